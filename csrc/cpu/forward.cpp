@@ -1,0 +1,124 @@
+// Forward of the RDA convolution on a CPU. Compiled once per instruction set.
+#include "kernels.h"
+#include "mask.h"
+
+namespace mrda {
+namespace MRDA_ISA {
+namespace {
+
+#ifndef TW
+#define TW 64
+#define TH 16
+#define TB 384
+#endif
+constexpr int64_t kScratchBytes = TB << 10;  // a share of the second-level cache
+constexpr int64_t kTileWidth = TW, kTileHeight = TH;
+
+template <class A>
+struct ForwardBuffers {
+  A *weight, *x, *mask;
+};
+
+template <class T, class A = Accumulator<T>>
+struct ForwardCall {
+  Geometry<A> geometry;
+  ForwardBuffers<A> buffer;
+  Mask<A> mask;
+  int64_t scratch_bytes;
+
+  static ForwardCall at(const RdaConvForward& p, Geometry<A> geometry, A* memory) {
+    Bump<A> scratch{memory};
+    ForwardCall call{geometry, {}, pack_mask<T>(p, geometry, false, scratch), 0};
+    call.buffer.weight = scratch.take(TapWeights<A>::elements(geometry));
+    call.buffer.x = scratch.take(geometry.region_elements(geometry.pad));
+    call.buffer.mask = scratch.take(mask_elements(p, geometry, 0));
+    call.scratch_bytes = scratch.used * int64_t(sizeof(A));
+    return call;
+  }
+
+  static ForwardCall make(const RdaConvForward& p, void* memory) {
+    Geometry<A> geometry(p, kTileWidth, p.kernel_size / 2);
+    geometry.tile_height = minimum(p.height, kTileHeight);
+    while (geometry.tile_height > 1 && at(p, geometry, nullptr).scratch_bytes > kScratchBytes) --geometry.tile_height;
+    return at(p, geometry, static_cast<A*>(memory));
+  }
+};
+
+template <int K, class T, class A = Accumulator<T>>
+void forward_tile(const RdaConvForward& p, const ForwardCall<T>& call, TapWeights<A> weight, int64_t b, int64_t top,
+                  int64_t left) {
+  const Geometry<A>& geometry = call.geometry;
+  const int64_t rows = minimum(geometry.tile_height, p.height - top);
+  const int64_t steps = geometry.steps(minimum(geometry.tile_width, p.width - left));
+  Region<A> x = geometry.region(call.buffer.x, geometry.pad);
+  x.rows = rows + 2 * geometry.pad;
+  pack<T>(p, p.input, b, top - geometry.pad, left - geometry.pad, geometry, x);
+  const Region<A> center = x.inner(geometry.pad, rows, steps);
+
+  const bool modulated = call.mask.count > 0;
+  Region<A> m{};
+  if (modulated) {
+    m = mask_region(p, geometry, call.buffer.mask, 0);
+    m.rows = rows;
+    m.steps = steps;
+    modulation_map(geometry, call.mask, center, m);
+  }
+
+  const Slopes<Vec<A>> slopes{splat(A(p.negative_slope)), splat(A(p.output_negative_slope))};
+  for (int64_t g = 0; g < geometry.groups; ++g) {
+    Vec<A> taps[kMaxTaps<K>];
+    weight.template get<K>(g, false, taps);
+    for (int64_t r = 0; r < rows; ++r) {
+      const ResultRow<T> out(p, p.output, b, g, top + r, left);
+      for (int64_t s = 0; s < steps; ++s) {
+        Vec<A> y = correlate<K>(x.at(g, r, s), x.row, x.tap, taps, geometry.kernel_size);
+        if (modulated) y = modulate(y, load(m.at(g, r, s)), load(center.at(g, r, s)), slopes);
+        out.write(s, y);
+      }
+    }
+  }
+}
+
+template <class T>
+void forward_task(const RdaConvForward& p, int64_t task, void* memory) {
+  using A = Accumulator<T>;
+  const ForwardCall<T> call = ForwardCall<T>::make(p, memory);
+  const Cut c = cut(p, call.geometry);
+  const int64_t b = task / c.tasks_per_sample, share = task % c.tasks_per_sample;
+  const TapWeights<A> weight = pack_weight<T>(p, b, call.geometry, call.buffer.weight);
+  for (int64_t tile = c.first_tile(share); tile < c.first_tile(share + 1); ++tile) {
+    const int64_t top = tile / c.tile_columns * call.geometry.tile_height;
+    const int64_t left = tile % c.tile_columns * call.geometry.tile_width;
+    if (p.kernel_size == 3) forward_tile<3, T>(p, call, weight, b, top, left);
+    else forward_tile<0, T>(p, call, weight, b, top, left);
+  }
+}
+
+template <class T>
+Plan forward_plan(const RdaConvForward& p) {
+  const ForwardCall<T> call = ForwardCall<T>::make(p, nullptr);
+  return {cut(p, call.geometry).tasks_per_sample, call.scratch_bytes, 0};
+}
+
+}  // namespace
+
+Plan plan_forward(const RdaConvForward& p) {
+  switch (p.dtype) {
+    case DType::kFloat64: return forward_plan<double>(p);
+    case DType::kBFloat16: return forward_plan<BFloat16>(p);
+    case DType::kFloat16: return forward_plan<Float16>(p);
+    default: return forward_plan<float>(p);
+  }
+}
+
+void forward(const RdaConvForward& p, int64_t task, void* scratch) {
+  switch (p.dtype) {
+    case DType::kFloat64: return forward_task<double>(p, task, scratch);
+    case DType::kBFloat16: return forward_task<BFloat16>(p, task, scratch);
+    case DType::kFloat16: return forward_task<Float16>(p, task, scratch);
+    default: return forward_task<float>(p, task, scratch);
+  }
+}
+
+}  // namespace MRDA_ISA
+}  // namespace mrda

@@ -1,0 +1,141 @@
+#include "launch.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <stdexcept>
+
+#include "kernels.h"
+
+namespace mrda {
+
+#if defined(MRDA_X86)
+MRDA_DECLARE_KERNELS(x86_64_v4)
+MRDA_DECLARE_KERNELS(x86_64_v3)
+#endif
+MRDA_DECLARE_KERNELS(baseline)
+
+namespace cpu {
+namespace {
+
+#define MRDA_KERNELS(isa) \
+  Kernels { #isa, isa::plan_forward, isa::forward, isa::plan_backward, isa::backward, isa::reduce }
+
+std::vector<Kernels> runnable() {
+  std::vector<Kernels> found;
+#if defined(MRDA_X86)
+  __builtin_cpu_init();
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
+  if (v4) found.push_back(MRDA_KERNELS(x86_64_v4));
+  if (v3) found.push_back(MRDA_KERNELS(x86_64_v3));
+#endif
+  found.push_back(MRDA_KERNELS(baseline));
+  return found;
+}
+
+const std::vector<Kernels>& all_kernels() {
+  static const std::vector<Kernels> kernels = runnable();
+  return kernels;
+}
+
+std::atomic<size_t> chosen{0};
+std::atomic<GompParallel> gomp_parallel{nullptr};
+
+// Memory that a thread keeps from call to call: fresh pages would cost more than the work done in them.
+class Scratch {
+ public:
+  ~Scratch() { std::free(data_); }
+  void* get(int64_t bytes) {
+    if (bytes > size_) {
+      std::free(data_);
+      size_ = 0;
+      data_ = std::aligned_alloc(64, size_t((bytes + 63) / 64 * 64));
+      if (data_) size_ = bytes;
+    }
+    return data_;
+  }
+
+ private:
+  void* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+template <class Work>
+struct Team {
+  const Work& work;
+  int64_t tasks, scratch_bytes;
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> out_of_memory{false};
+
+  void run() {
+    thread_local Scratch scratch;
+    void* memory = scratch.get(scratch_bytes);
+    if (!memory) {
+      out_of_memory = true;
+      return;
+    }
+    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) work(task, memory);
+  }
+  static void enter(void* self) { static_cast<Team*>(self)->run(); }
+};
+
+// Runs work(task, scratch) for every task. Which thread takes which task is left to chance: no result depends on it.
+template <class Work>
+void share(int64_t tasks, int64_t scratch_bytes, int threads, const Work& work) {
+  Team<Work> team{work, tasks, scratch_bytes};
+  const GompParallel parallel = gomp_parallel.load();
+  if (threads > tasks) threads = int(tasks);
+  if (parallel && threads > 1) parallel(&Team<Work>::enter, &team, unsigned(threads), 0);
+  else team.run();
+  if (team.out_of_memory) throw std::bad_alloc();
+}
+
+const Kernels& kernels() { return all_kernels()[chosen.load()]; }
+
+}  // namespace
+
+void rda_conv_forward(const RdaConvForward& params, int threads) {
+  const Kernels& k = kernels();
+  const Plan plan = k.plan_forward(params);
+  share(params.batch * plan.tasks_per_sample, plan.scratch_bytes, threads,
+        [&](int64_t task, void* scratch) { k.forward(params, task, scratch); });
+}
+
+void rda_conv_backward(const RdaConvBackward& params, int threads) {
+  const Kernels& k = kernels();
+  const Plan plan = k.plan_backward(params);
+  const int64_t tasks = params.batch * plan.tasks_per_sample;
+  std::unique_ptr<void, void (*)(void*)> partial(std::aligned_alloc(64, size_t(tasks * plan.partial_bytes + 64) / 64 * 64),
+                                                 std::free);
+  if (!partial) throw std::bad_alloc();
+  share(tasks, plan.scratch_bytes, threads, [&](int64_t task, void* scratch) {
+    k.backward(params, task, scratch, static_cast<char*>(partial.get()) + task * plan.partial_bytes);
+  });
+  k.reduce(params, partial.get());
+}
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const Kernels& k : all_kernels()) names.push_back(k.name);
+  return names;
+}
+
+std::string instruction_set() { return kernels().name; }
+
+void set_instruction_set(const std::string& name) {
+  for (size_t i = 0; i < all_kernels().size(); ++i)
+    if (name == all_kernels()[i].name) {
+      chosen = i;
+      return;
+    }
+  throw std::invalid_argument("instruction set " + name + " is not one that this machine can run");
+}
+
+void set_gomp_parallel(GompParallel function) { gomp_parallel = function; }
+
+}  // namespace cpu
+}  // namespace mrda

@@ -1,0 +1,25 @@
+// The CPU backend's entry points: choice of instruction set, sharing of the work among threads.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "../rda_conv.h"
+
+namespace mrda {
+namespace cpu {
+
+// `threads` at most; all memory that the call needs besides its tensors is kept per thread.
+void rda_conv_forward(const RdaConvForward& params, int threads);
+void rda_conv_backward(const RdaConvBackward& params, int threads);
+
+std::vector<std::string> instruction_sets();  // that this machine can run, best first
+std::string instruction_set();
+void set_instruction_set(const std::string& name);  // throws std::invalid_argument
+
+// libgomp's way to run a function on a team of threads, which libomp offers too.
+using GompParallel = void (*)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
+void set_gomp_parallel(GompParallel function);  // null: everything runs on the calling thread
+
+}  // namespace cpu
+}  // namespace mrda

@@ -1,0 +1,163 @@
+// The modulation map sigmoid(mask_weight . x + mask_bias), over a tile: one plane that all channels share (M = 1),
+// or a full matrix product (M = C).
+#pragma once
+
+#include "tile.h"
+
+namespace mrda {
+namespace MRDA_ISA {
+
+// A matrix over channels. Lanes along the width: matrix[out * channels + in]; lanes along the channels, where a
+// register holds neighbouring outputs: matrix[in * padded_channels + out], padded with zeros.
+template <class A>
+struct ChannelMatrix {
+  const A* data;
+  const A* bias;  // null for none
+};
+
+template <class A>
+MRDA_INLINE int64_t channel_matrix_elements(const Geometry<A>& geometry) {
+  return geometry.padded_channels * geometry.padded_channels;
+}
+
+template <class T, class A = Accumulator<T>>
+static void pack_channel_matrix(const RdaConvParams& p, const Geometry<A>& geometry, bool transposed, A* to) {
+  const T* from = static_cast<const T*>(p.mask_weight);
+  fill_zero(to, channel_matrix_elements(geometry));
+  const int64_t pitch = geometry.channels_last ? geometry.padded_channels : p.channels;
+  const bool swap = transposed != geometry.channels_last;
+  for (int64_t m = 0; m < p.channels; ++m)
+    for (int64_t c = 0; c < p.channels; ++c)
+      to[swap ? c * pitch + m : m * pitch + c] = load_scalar(from + m * p.channels + c);
+}
+
+// out = matrix . in + bias, or out += matrix . in where kAdd.
+template <bool kAdd, class A>
+static void mix_channels(const Geometry<A>& geometry, Region<A> in, ChannelMatrix<A> matrix, Region<A> out) {
+  constexpr int64_t L = kLanes<A>;
+  constexpr int kBlock = 4;
+  const bool channels_last = geometry.channels_last;
+  for (int64_t r = 0; r < out.rows; ++r) {
+    for (int64_t s = 0; s < out.steps; ++s) {
+      for (int64_t g = 0; g < geometry.groups; g += kBlock) {
+        const int64_t block = minimum(int64_t(kBlock), geometry.groups - g);
+        Vec<A> sum[kBlock];
+        for (int64_t i = 0; i < kBlock; ++i) {
+          sum[i] = Vec<A>{};
+          if (i >= block) continue;
+          if (kAdd) sum[i] = load(out.at(g + i, r, s));
+          else if (matrix.bias) sum[i] = channels_last ? load(matrix.bias + (g + i) * L) : splat(matrix.bias[g + i]);
+        }
+        for (int64_t c = 0; c < geometry.channels; ++c) {
+          if (channels_last) {
+            const Vec<A> x = splat(in.channel(c, r, s));
+            for (int64_t i = 0; i < block; ++i)
+              sum[i] += x * load(matrix.data + c * geometry.padded_channels + (g + i) * L);
+          } else {
+            const Vec<A> x = load(in.at(c, r, s));
+            for (int64_t i = 0; i < block; ++i) sum[i] += x * matrix.data[(g + i) * geometry.channels + c];
+          }
+        }
+        for (int64_t i = 0; i < block; ++i) store(out.at(g + i, r, s), sum[i]);
+      }
+    }
+  }
+}
+
+// Everything a tile needs to know of the mask.
+template <class A>
+struct Mask {
+  int64_t count;              // M; 0 for none
+  ChannelMatrix<A> forward;   // M = 1: a vector over the channels
+  ChannelMatrix<A> backward;  // its transpose, where M = C and the caller asked for it
+
+  static MRDA_MEMBER bool full(const RdaConvParams& p) { return p.mask_channels > 1; }
+};
+
+template <class T, class A = Accumulator<T>>
+static Mask<A> pack_mask(const RdaConvParams& p, const Geometry<A>& geometry, bool backward, Bump<A>& scratch) {
+  Mask<A> mask{p.mask_channels, {nullptr, nullptr}, {nullptr, nullptr}};
+  if (!mask.count) return mask;
+  const int64_t rows = Mask<A>::full(p) ? geometry.padded_channels : 1;
+  A* matrix = scratch.take(rows * geometry.padded_channels);
+  A* bias = scratch.take(rows);
+  A* transpose = Mask<A>::full(p) && backward ? scratch.take(channel_matrix_elements(geometry)) : nullptr;
+  if (!matrix) return mask;  // measuring
+
+  fill_zero(bias, rows);
+  for (int64_t m = 0; p.mask_bias && m < p.mask_channels; ++m)
+    bias[m] = load_scalar(static_cast<const T*>(p.mask_bias) + m);
+  if (Mask<A>::full(p)) {
+    pack_channel_matrix<T>(p, geometry, false, matrix);
+    if (transpose) pack_channel_matrix<T>(p, geometry, true, transpose);
+  } else {
+    fill_zero(matrix, geometry.padded_channels);
+    for (int64_t c = 0; c < p.channels; ++c) matrix[c] = load_scalar(static_cast<const T*>(p.mask_weight) + c);
+  }
+  mask.forward = {matrix, bias};
+  mask.backward = {transpose, nullptr};
+  return mask;
+}
+
+template <class A>
+MRDA_INLINE int64_t mask_elements(const RdaConvParams& p, const Geometry<A>& geometry, int64_t halo) {
+  return !p.mask_channels ? 0 : Mask<A>::full(p) ? geometry.region_elements(halo) : geometry.shared_elements(halo);
+}
+
+template <class A>
+MRDA_INLINE Region<A> mask_region(const RdaConvParams& p, const Geometry<A>& geometry, A* data, int64_t halo) {
+  return Mask<A>::full(p) ? geometry.region(data, halo) : geometry.shared_region(data, halo);
+}
+
+// sum_c weight[c] * x[c] at one step of a tile whose lanes are channels.
+template <class A>
+MRDA_INLINE A dot_channels(const Geometry<A>& geometry, Region<A> x, const A* weight, int64_t r, int64_t s) {
+  Vec<A> sum{};
+  for (int64_t g = 0; g < geometry.groups; ++g) sum += load(weight + g * kLanes<A>) * load(x.at(g, r, s));
+  return horizontal_sum<A>(sum);
+}
+
+// out = sigmoid(mask . x), for every step of `out`; `x` is the region of the same extent.
+template <class A>
+static void modulation_map(const Geometry<A>& geometry, const Mask<A>& mask, Region<A> x, Region<A> out) {
+  constexpr int64_t L = kLanes<A>;
+  if (mask.count > 1) {
+    mix_channels<false>(geometry, x, mask.forward, out);
+    for (int64_t g = 0; g < geometry.groups; ++g)
+      for (int64_t r = 0; r < out.rows; ++r)
+        for (int64_t s = 0; s < out.steps; ++s) store(out.at(g, r, s), sigmoid<A>(load(out.at(g, r, s))));
+    return;
+  }
+  const A bias = mask.forward.bias[0];
+  const A* weight = mask.forward.data;
+  for (int64_t r = 0; r < out.rows; ++r) {
+    if (geometry.channels_last) {
+      for (int64_t s = 0; s < out.steps; s += L) {  // one sigmoid for a register full of pixels
+        A logit[L] = {};
+        const int64_t n = minimum(L, out.steps - s);
+        for (int64_t i = 0; i < n; ++i) logit[i] = dot_channels(geometry, x, weight, r, s + i) + bias;
+        store(logit, sigmoid<A>(load(logit)));
+        for (int64_t i = 0; i < n; ++i) store(out.at(0, r, s + i), splat(logit[i]));
+      }
+    } else {
+      constexpr int kBlock = 4;
+      for (int64_t s = 0; s < out.steps; s += kBlock) {
+        const int64_t n = minimum(int64_t(kBlock), out.steps - s);
+        Vec<A> sum[kBlock];
+        for (int i = 0; i < kBlock; ++i) sum[i] = splat(bias);
+        for (int64_t c = 0; c < geometry.channels; ++c) {
+          const A* row = x.at(c, r, s);
+          if (n == kBlock) {
+            for (int i = 0; i < kBlock; ++i) sum[i] += load(row + i * L) * weight[c];
+          } else {
+            for (int64_t i = 0; i < n; ++i) sum[i] += load(row + i * L) * weight[c];
+          }
+        }
+        for (int64_t i = 0; i < n; ++i) store(out.at(0, r, s + i), sigmoid<A>(sum[i]));
+      }
+    }
+  }
+}
+
+}  // namespace MRDA_ISA
+}  // namespace mrda

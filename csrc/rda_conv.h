@@ -1,0 +1,101 @@
+// The RDA convolution, once for every processor: the parameters of a call, and the arithmetic of one element.
+//
+//   z = sum_ij weight[b,c,i,j] * input[b,c,h+i-p,w+j-p]        p = K/2, zero outside the image
+//   t = sum_c mask_weight[m,c] * input[b,c,h,w] + mask_bias[m]
+//   y = leaky_relu(leaky_relu(z, negative_slope) * sigmoid(t) + input, output_negative_slope)
+//
+// The functions below take a scalar or a vector of lanes: they use only operators that both have.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define MRDA_HOST_DEVICE __host__ __device__
+#else
+#define MRDA_HOST_DEVICE
+#endif
+
+namespace mrda {
+
+enum class DType : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
+
+// A (B, C, H, W) tensor: strides count elements and may be anything, 0 included.
+struct View {
+  void* data;
+  int64_t stride[4];
+};
+
+struct RdaConvParams {
+  int64_t batch, channels, height, width;
+  int kernel_size;        // odd
+  int64_t mask_channels;  // 1 or `channels`; 0 leaves the bare dynamic convolution, y = z
+  double negative_slope;
+  double output_negative_slope;  // 1 where the result is not activated: the identity
+  DType dtype;
+  bool channels_last;  // the memory format of `output` and `grad_input`, which decides how the work is cut
+
+  View input;
+  const void* weight;       // (B, C, K, K), contiguous
+  const void* mask_weight;  // (M, C), contiguous
+  const void* mask_bias;    // (M,), or null for zero
+};
+
+struct RdaConvForward : RdaConvParams {
+  View output;
+};
+
+// Gradients of weight, mask_weight and mask_bias come in the accumulation type: float, or double for float64.
+// A null pointer is a gradient that nobody asked for.
+struct RdaConvBackward : RdaConvParams {
+  View grad_output;
+  View grad_input;
+  void* grad_weight;
+  void* grad_mask_weight;
+  void* grad_mask_bias;
+};
+
+// All of these have internal linkage: the CPU backend compiles them once per instruction set,
+// and the linker must never take one set's copy for another's.
+
+template <class V>
+MRDA_HOST_DEVICE static inline V leaky_relu(V x, V slope) {
+  return x > V{} ? x : x * slope;
+}
+
+// The gradient of leaky_relu at x, times `grad`. At exactly 0 it is the slope, as in torch.
+template <class V>
+MRDA_HOST_DEVICE static inline V leaky_relu_backward(V grad, V x, V slope) {
+  return x > V{} ? grad : grad * slope;
+}
+
+// d sigmoid / dt, from the value m = sigmoid(t).
+template <class V>
+MRDA_HOST_DEVICE static inline V sigmoid_slope(V m) {
+  return m - m * m;
+}
+
+template <class V>
+struct Slopes {
+  V inner, outer;
+};
+
+template <class V>
+MRDA_HOST_DEVICE static inline V modulate(V z, V m, V x, Slopes<V> slopes) {
+  return leaky_relu(leaky_relu(z, slopes.inner) * m + x, slopes.outer);
+}
+
+template <class V>
+struct ModulateGrads {
+  V grad_residual;  // with respect to the `+ input` term
+  V grad_z;
+  V grad_m;
+};
+
+template <class V>
+MRDA_HOST_DEVICE static inline ModulateGrads<V> modulate_backward(V grad_y, V z, V m, V x, Slopes<V> slopes) {
+  const V f = leaky_relu(z, slopes.inner);
+  const V grad = leaky_relu_backward(grad_y, f * m + x, slopes.outer);
+  return {grad, leaky_relu_backward(grad * m, z, slopes.inner), grad * f};
+}
+
+}  // namespace mrda

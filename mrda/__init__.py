@@ -1,0 +1,1 @@
+"""MRDA: blind image super-resolution by meta-learned degradation representations."""

@@ -1,0 +1,263 @@
+"""The classic degradation: blur, bicubic downsampling, noise, 8 bits (paper, Eq. 1 and section IV-A)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mrda.checks import check_choice, check_image, check_odd, check_range, check_scale
+from mrda.degradations.kernels import KERNEL_SIZE, gaussian_kernels
+from mrda.degradations.quantize import quantize
+from mrda.degradations.resample import bicubic
+
+# Training ranges of the blur's standard deviation, in HR pixels, by scale.
+SIGMA_RANGES = {2: (0.2, 2.0), 3: (0.2, 3.0), 4: (0.2, 4.0)}
+
+
+class Degraded(NamedTuple):
+    """A degraded batch and what degraded it.
+
+    Attributes:
+        lr: (B, 3, H/scale, W/scale) in [0, 1], 8-bit values.
+        lr_up: (B, 3, H, W) in [0, 1], 8-bit values: LR before its rounding, enlarged by bicubic
+            interpolation.
+        kernel: (B, k, k), or (1, k, k) where all images share one; None where nothing was blurred.
+        noise_level: (B,), or (1,) where all images share one: standard deviation, in units of 1/255.
+    """
+
+    lr: Tensor
+    lr_up: Tensor
+    kernel: Tensor | None
+    noise_level: Tensor
+
+
+def crop_to_multiple(hr: Tensor, scale: int) -> Tensor:
+    """Return HR (B, C, H, W) cropped at bottom and right to multiples of ``scale``.
+
+    Raises:
+        TypeError: ``hr`` is not a floating point tensor.
+        ValueError: ``hr`` has another shape or is smaller than ``scale``, or ``scale`` is not 2, 3 or 4.
+    """
+    check_scale(scale)
+    check_image("hr", hr, channels=None)
+    height, width = hr.shape[2:]
+    if min(height, width) < scale:
+        raise ValueError(
+            f"hr must be at least {scale} pixels high and wide at scale {scale}, got {height}x{width}."
+        )
+    return hr[..., : height - height % scale, : width - width % scale]
+
+
+def degrade(
+    hr: Tensor,
+    kernel: Tensor | None,
+    scale: int,
+    *,
+    noise_level: float | Tensor = 0.0,
+    generator: torch.Generator | None = None,
+    downsample: str = "bicubic",
+    border: str = "clamp",
+) -> Degraded:
+    """Degrade HR by given parameters: blur, shrink, add noise, round LR and its enlargement to 8 bits.
+
+    Args:
+        hr: (B, 3, H, W) in [0, 1], H and W multiples of ``scale``.
+        kernel: (k, k) or (1, k, k) for all images, (B, k, k) for each its own, k odd, applied as a
+            correlation on the image reflected at its borders (edge not repeated); None blurs nothing.
+        scale: 2, 3 or 4.
+        noise_level: Standard deviation of the Gaussian colour noise, in units of 1/255: a number or a tensor
+            (1,) or (B,).
+        generator: Source of the noise, on the device of ``hr``; needed where there is noise.
+        downsample: "bicubic", or "sfold": the first pixel of every scale x scale cell.
+        border: See :func:`mrda.degradations.resample.bicubic`.
+
+    Raises:
+        TypeError: ``hr`` or ``kernel`` is not a floating point tensor, or there is noise and no generator.
+        ValueError: A shape, a size, a device or an option is not as described, or HR is too small for the
+            kernel's reflected border.
+    """
+    check_scale(scale)
+    check_choice("downsample", downsample, ("bicubic", "sfold"))
+    check_choice("border", border, ("clamp", "mirror"))
+    check_image("hr", hr)
+    if len(hr) == 0:
+        raise ValueError(f"hr must hold at least one image, got {tuple(hr.shape)}.")
+    if hr.shape[2] % scale or hr.shape[3] % scale:
+        raise ValueError(
+            f"hr must have height and width divisible by {scale} (see crop_to_multiple), "
+            f"got {tuple(hr.shape)}."
+        )
+    kernels = None if kernel is None else _check_kernel(kernel, hr)
+    levels = _check_noise_level(noise_level, hr)
+    noisy = bool(levels.any())
+    if noisy:
+        _check_generator(generator, hr)
+
+    blurred = hr if kernels is None else _blur(hr, kernels)
+    if downsample == "bicubic":
+        lr = bicubic(blurred, 1 / scale, border)
+    else:
+        lr = blurred[..., ::scale, ::scale]
+    if noisy:
+        noise = torch.randn(lr.shape, generator=generator, device=lr.device, dtype=lr.dtype)
+        lr = lr + levels[:, None, None, None] / 255 * noise
+    return Degraded(quantize(lr), quantize(bicubic(lr, scale, border)), kernels, levels)
+
+
+class ClassicDegradation:
+    """Draws the degradation of a batch at random and applies it.
+
+    Args:
+        scale: 2, 3 or 4.
+        kernel: "isotropic" or "anisotropic" Gaussian blur, or "none".
+        sigma_range: Of the uniform standard deviations, in HR pixels; None: (0.2, scale).
+        theta_range: Of the uniform angle of anisotropic kernels, in radians.
+        noise_range: Of the uniform standard deviation of the noise, in units of 1/255.
+        per: One draw of all parameters for the whole "batch", as adaptation of the MLN needs it, or for each
+            "image".
+        aniso_param: What ``sigma_range`` gives for anisotropic kernels: standard deviations ("sigma",
+            released code) or eigenvalues of the covariance ("eigen", the paper's wording).
+        downsample: "bicubic" or "sfold", see :func:`degrade`.
+        border: See :func:`mrda.degradations.resample.bicubic`.
+        kernel_size: Odd side of the kernels.
+
+    Raises:
+        TypeError: ``kernel_size`` is not an int.
+        ValueError: An option is none of those listed, a range is not finite, reversed, or negative where it
+            may not be, or ``kernel_size`` is not odd.
+    """
+
+    def __init__(
+        self,
+        scale: int = 4,
+        *,
+        kernel: str = "isotropic",
+        sigma_range: tuple[float, float] | None = None,
+        theta_range: tuple[float, float] = (0.0, math.pi),
+        noise_range: tuple[float, float] = (0.0, 0.0),
+        per: str = "batch",
+        aniso_param: str = "sigma",
+        downsample: str = "bicubic",
+        border: str = "clamp",
+        kernel_size: int = KERNEL_SIZE,
+    ) -> None:
+        check_scale(scale)
+        check_choice("kernel", kernel, ("isotropic", "anisotropic", "none"))
+        check_choice("per", per, ("batch", "image"))
+        check_choice("aniso_param", aniso_param, ("sigma", "eigen"))
+        check_choice("downsample", downsample, ("bicubic", "sfold"))
+        check_choice("border", border, ("clamp", "mirror"))
+        check_odd("kernel_size", kernel_size)
+        self.scale = scale
+        self.kernel = kernel
+        self.sigma_range = check_range("sigma_range", sigma_range or SIGMA_RANGES[scale], minimum=0)
+        self.theta_range = check_range("theta_range", theta_range)
+        self.noise_range = check_range("noise_range", noise_range, minimum=0)
+        self.per = per
+        self.aniso_param = aniso_param
+        self.downsample = downsample
+        self.border = border
+        self.kernel_size = kernel_size
+
+    def __call__(self, hr: Tensor, generator: torch.Generator) -> Degraded:
+        """Degrade HR (B, 3, H, W) in [0, 1] by parameters drawn from ``generator``, on the device of ``hr``.
+
+        Parameters are drawn in a fixed order (widths, angle, noise level), then the noise: the same seed
+        gives the same batch.
+
+        Raises:
+            TypeError: ``hr`` is not a floating point tensor, or ``generator`` not a torch.Generator.
+            ValueError: ``hr`` has another shape, a side that is no multiple of the scale, or a side too small
+                for the kernel; or ``generator`` is on another device.
+        """
+        check_image("hr", hr)
+        _check_generator(generator, hr)
+        count = hr.shape[0] if self.per == "image" else 1
+        kernels = self._draw_kernels(count, generator)
+        levels = _uniform(count, self.noise_range, generator)
+        return degrade(
+            hr,
+            kernels,
+            self.scale,
+            noise_level=levels,
+            generator=generator,
+            downsample=self.downsample,
+            border=self.border,
+        )
+
+    def _draw_kernels(self, count: int, generator: torch.Generator) -> Tensor | None:
+        if self.kernel == "none":
+            return None
+        l1 = _uniform(count, self.sigma_range, generator)
+        if self.kernel == "isotropic":
+            return gaussian_kernels(l1, l1, torch.zeros_like(l1), self.kernel_size)
+        l2 = _uniform(count, self.sigma_range, generator)
+        theta = _uniform(count, self.theta_range, generator)
+        if self.aniso_param == "eigen":
+            l1, l2 = l1.sqrt(), l2.sqrt()
+        return gaussian_kernels(l1, l2, theta, self.kernel_size)
+
+
+def _uniform(count: int, bounds: tuple[float, float], generator: torch.Generator) -> Tensor:
+    low, high = bounds
+    draw = torch.rand(count, generator=generator, device=generator.device, dtype=torch.float64)
+    return low + (high - low) * draw
+
+
+def _blur(hr: Tensor, kernels: Tensor) -> Tensor:
+    """Correlate every plane of ``hr`` with its image's kernel, on an image reflected at its borders."""
+    batch, channels, height, width = hr.shape
+    reach = kernels.shape[-1] // 2
+    with torch.autocast(hr.device.type, enabled=False):
+        planes = F.pad(hr, (reach,) * 4, mode="reflect").reshape(1, batch * channels, height + 2 * reach, -1)
+        weight = kernels[:, None, None].expand(batch, channels, 1, -1, -1)
+        weight = weight.reshape(batch * channels, 1, *kernels.shape[1:])
+        return F.conv2d(planes, weight, groups=batch * channels).reshape(batch, channels, height, width)
+
+
+def _check_kernel(kernel: Tensor, hr: Tensor) -> Tensor:
+    """Return ``kernel`` as (1 or B, k, k) in the dtype and on the device of ``hr``."""
+    if not isinstance(kernel, Tensor) or not kernel.is_floating_point():
+        raise TypeError(f"kernel must be a floating point tensor or None, got {kernel!r}.")
+    kernels = kernel[None] if kernel.dim() == 2 else kernel
+    size = kernels.shape[-1]
+    if (
+        kernels.dim() != 3
+        or kernels.shape[1] != size
+        or size % 2 == 0
+        or kernels.shape[0] not in (1, len(hr))
+    ):
+        raise ValueError(
+            f"kernel must have shape (k, k) or ({len(hr)}, k, k) with k odd, got {tuple(kernel.shape)}."
+        )
+    smallest = size // 2 + 1
+    if min(hr.shape[2:]) < smallest:
+        raise ValueError(
+            f"hr must be at least {smallest} pixels high and wide for a {size}x{size} kernel, "
+            f"got {tuple(hr.shape)}."
+        )
+    return kernels.to(hr)
+
+
+def _check_generator(generator: torch.Generator | None, hr: Tensor) -> None:
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator for random numbers, got {generator!r}.")
+    if generator.device.type != hr.device.type:
+        raise ValueError(f"generator is on {generator.device}, but must be on {hr.device} as hr is.")
+
+
+def _check_noise_level(noise_level: float | Tensor, hr: Tensor) -> Tensor:
+    """Return ``noise_level`` as (1,) or (B,) in the dtype and on the device of ``hr``."""
+    levels = torch.as_tensor(noise_level, dtype=hr.dtype, device=hr.device)
+    levels = levels[None] if levels.dim() == 0 else levels
+    if levels.shape not in ((1,), (len(hr),)):
+        raise ValueError(
+            f"noise_level must be a number or have shape (1,) or ({len(hr)},), got {tuple(levels.shape)}."
+        )
+    if not (torch.isfinite(levels) & (levels >= 0)).all():
+        raise ValueError(f"noise_level must be finite and at least 0, got {noise_level}.")
+    return levels

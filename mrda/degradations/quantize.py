@@ -1,0 +1,20 @@
+"""Rounding to 8 bits, as an image file does."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def quantize(x: Tensor) -> Tensor:
+    """Return ``x`` clipped to [0, 1] and rounded (half to even) to multiples of 1/255, same shape and dtype.
+
+    The gradient is zero. bfloat16 and float16 cannot hold all 256 levels exactly; the levels are then
+    rounded.
+
+    Raises:
+        TypeError: ``x`` is not a floating point tensor.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x must be a floating point tensor, got {got}.")
+    return (255 * x).clamp(0, 255).round() / 255

@@ -1,0 +1,1 @@
+"""Metrics, protocols and tables of the paper's evaluation."""

@@ -1,0 +1,134 @@
+"""Pictures for the eye: SR beside bicubic and HR, and where the modulation map is bright."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from mrda.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLUMN_WIDTH = 2.4  # inches
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row of the picture: a photo under one degradation.
+
+    Args:
+        caption: what the photo is and how it was degraded.
+        bicubic: LR enlarged by bicubic interpolation, (H, W, 3) uint8.
+        sr: the network's result, (H, W, 3) uint8.
+        hr: the original, (H, W, 3) uint8.
+        modulation: the mean mask of the RDA convs (Eq. 9), (H', W') in [0, 1], at LR resolution.
+        psnr_bicubic: PSNR-Y of `bicubic`, in dB.
+        psnr_sr: PSNR-Y of `sr`, in dB.
+        crop: top, left, size of the square shown enlarged, in HR pixels.
+
+    Raises:
+        ValueError: pictures of different shapes, or a crop that reaches outside.
+    """
+
+    caption: str
+    bicubic: npt.NDArray[np.uint8]
+    sr: npt.NDArray[np.uint8]
+    hr: npt.NDArray[np.uint8]
+    modulation: npt.NDArray[np.floating]
+    psnr_bicubic: float
+    psnr_sr: float
+    crop: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        if not self.bicubic.shape == self.sr.shape == self.hr.shape:
+            raise ValueError(
+                "bicubic, sr and hr must have one shape, "
+                f"not {self.bicubic.shape}, {self.sr.shape} and {self.hr.shape}"
+            )
+        top, left, size = self.crop
+        height, width = self.hr.shape[:2]
+        if min(top, left) < 0 or size < 1 or top + size > height or left + size > width:
+            raise ValueError(f"crop must lie inside {height} x {width}, not {self.crop}")
+
+
+def most_detailed_crop(image: npt.NDArray[np.uint8], size: int) -> tuple[int, int, int]:
+    """Find the square with the most detail: the greatest sum of absolute gradients of the mean of RGB.
+
+    Args:
+        image: (H, W, 3).
+        size: side of the square; the shorter side of `image` at most is taken.
+
+    Returns:
+        (top, left, size).
+    """
+    gray = image.astype(np.float64).mean(axis=2)
+    rows, columns = np.gradient(gray)
+    size = min(size, *gray.shape)
+    integral = np.pad(np.abs(rows) + np.abs(columns), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    strips = integral[size:] - integral[:-size]
+    sums = strips[:, size:] - strips[:, :-size]
+    top, left = np.unravel_index(int(sums.argmax()), sums.shape)
+    return int(top), int(left), size
+
+
+def save_comparison(rows: Sequence[Comparison], path: str | Path) -> None:
+    """Save the side-by-side picture; the file appears whole or not at all.
+
+    Columns: the photo with the crop framed; the crop by bicubic, by MRDA_S and of HR; the modulation map of
+    the whole photo, stretched over its range.
+
+    Args:
+        rows: one or more comparisons.
+        path: the file to write, PNG by its suffix.
+
+    Raises:
+        ValueError: no rows.
+        ModuleNotFoundError: matplotlib is missing; the message names the extra that brings it.
+    """
+    if not rows:
+        raise ValueError("rows must hold one comparison at least")
+    figure = _draw(rows)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150, bbox_inches="tight", pad_inches=0.08, facecolor="white")
+
+
+def _draw(rows: Sequence[Comparison]) -> "Figure":
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Rectangle
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the picture needs matplotlib: pip install 'mrda-kernels[demo]'", name=error.name
+        ) from error
+    # Photo and map keep the photo's proportions at the crops' height, so that a row has no gaps.
+    aspects = [row.hr.shape[1] / row.hr.shape[0] for row in rows]
+    wide = max(aspects)
+    widths = [wide, 1, 1, 1, wide]
+    figure = Figure(figsize=(_COLUMN_WIDTH * sum(widths), _COLUMN_WIDTH * 1.12 * len(rows)))
+    FigureCanvasAgg(figure)
+    grid = {"width_ratios": widths, "wspace": 0.03, "hspace": 0.12}
+    axes = figure.subplots(len(rows), len(widths), squeeze=False, gridspec_kw=grid)
+    for row, cells in zip(rows, axes, strict=True):
+        top, left, size = row.crop
+        window = np.s_[top : top + size, left : left + size]
+        cells[0].imshow(row.hr)
+        cells[0].add_patch(Rectangle((left, top), size, size, fill=False, edgecolor="#ffd400", linewidth=1.5))
+        for cell, picture in zip(cells[1:4], (row.bicubic, row.sr, row.hr), strict=True):
+            cell.imshow(picture[window], interpolation="nearest")
+        cells[4].imshow(row.modulation, cmap="magma", interpolation="bilinear")
+        titles = (
+            row.caption,
+            f"bicubic, {row.psnr_bicubic:.2f} dB",
+            f"MRDA$_S$, {row.psnr_sr:.2f} dB",
+            "HR",
+            "modulation map",
+        )
+        for cell, title in zip(cells, titles, strict=True):
+            cell.set_axis_off()
+            cell.set_title(title, fontsize=9)
+    return figure

@@ -1,0 +1,237 @@
+"""Reading and writing photographs: the one way in and the one way out."""
+
+import importlib.util
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+
+from mrda.files import atomic_write
+
+Source = str | Path
+"""A path, or `"skimage:NAME"` for a photograph that comes inside the scikit-image wheel."""
+
+ImageArray = npt.NDArray[Any]
+
+SKIMAGE_PREFIX = "skimage:"
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+# What Pillow's decoders raise on damaged bytes. A wrong file must never look like a fault of ours.
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_EXIF_ERRORS = (SyntaxError, struct.error)
+
+
+class ImageError(ValueError):
+    """An image could not be read; the message is one sentence that names the file."""
+
+
+def read_image(source: Source) -> Image.Image:
+    """Read a photograph, turned upright as its EXIF orientation says, in one of five modes.
+
+    Args:
+        source: a path or `"skimage:NAME"`, e.g. `"skimage:astronaut"`.
+
+    Returns:
+        A fully decoded image in mode L, LA, I;16, RGB or RGBA (see `canonical`); an animation's first frame.
+
+    Raises:
+        ImageError: the file is missing, empty, not an image, damaged, or of a kind with no known value range.
+    """
+    path = _locate(source)
+    if not path.is_file():
+        fault = "it is a folder" if path.is_dir() else "there is no such file"
+        raise ImageError(f"cannot read {source}: {fault}")
+    if path.stat().st_size == 0:
+        raise ImageError(f"cannot read {source}: the file is empty")
+    try:
+        with Image.open(path) as image:
+            image.load()
+            upright = _turn_upright(image)
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"cannot read {source}: it is not an image of a known format") from None
+    except _DECODING_ERRORS as error:
+        raise ImageError(f"cannot read {source}: {error}") from error
+    try:
+        return canonical(upright)
+    except ImageError as error:
+        raise ImageError(f"cannot read {source}: {error}") from None
+
+
+def read_rgb(source: Source) -> ImageArray:
+    """Read a photograph as RGB; gray is replicated, a palette converted, alpha dropped.
+
+    Args:
+        source: as for `read_image`.
+
+    Returns:
+        (H, W, 3), uint8, or uint16 for a 16-bit gray file. (Pillow gives 16-bit colour files as 8-bit ones.)
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    array = np.asarray(read_image(source))
+    if array.ndim == 2:
+        return np.stack([array] * 3, axis=-1)
+    if array.shape[2] == 2:
+        return np.repeat(array[..., :1], 3, axis=-1)
+    return np.ascontiguousarray(array[..., :3])
+
+
+def canonical(image: Image.Image) -> Image.Image:
+    """Convert to the mode that keeps what the image shows: L, LA, I;16, RGB or RGBA.
+
+    Args:
+        image: an image in any of Pillow's modes.
+
+    Returns:
+        Bilevel becomes L, 16-bit gray I;16, a palette and every other colour space RGB; LA or RGBA where
+        there is transparency of any sort.
+
+    Raises:
+        ImageError: 32-bit integer or floating-point pixels, which have no agreed white.
+    """
+    if image.mode in ("L", "LA", "I;16", "RGB", "RGBA") and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ImageError("its pixels are 32-bit integers beyond the 16-bit range 0..65535")
+        return Image.fromarray(levels.astype(np.uint16))
+    if image.mode == "F":
+        raise ImageError("its pixels are floating-point numbers of unknown range")
+    gray = image.mode in ("1", "L", "LA", "La")
+    if image.has_transparency_data:
+        return image.convert("LA" if gray else "RGBA")
+    return image.convert("L" if gray else "RGB")
+
+
+def to_tensor(array: ImageArray) -> torch.Tensor:
+    """Turn an image array into a network's input.
+
+    Args:
+        array: (H, W) or (H, W, C), uint8 (0..255), uint16 (0..65535) or floating point in [0, 1].
+
+    Returns:
+        (1, C, H, W) float32 in [0, 1]; C = 1 for (H, W).
+
+    Raises:
+        ValueError: another shape.
+        TypeError: another dtype.
+    """
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise ValueError(f"array must have shape (H, W) or (H, W, C), none of them 0, not {array.shape}")
+    values = np.atleast_3d(array).astype(np.float32) / np.float32(_white(array.dtype))
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)[None]))
+
+
+def to_array(tensor: torch.Tensor, dtype: npt.DTypeLike = np.uint8) -> ImageArray:
+    """Turn one image in [0, 1] into an array: clipped; integers rounded half to even.
+
+    Args:
+        tensor: (1, C, H, W) or (C, H, W), floating point.
+        dtype: uint8 (0..255), uint16 (0..65535) or floating point ([0, 1]).
+
+    Returns:
+        (H, W, C) of that dtype.
+
+    Raises:
+        ValueError: another shape.
+        TypeError: another dtype.
+    """
+    if tensor.ndim == 4 and tensor.shape[0] == 1:
+        tensor = tensor[0]
+    if tensor.ndim != 3:
+        raise ValueError(f"tensor must have shape (1, C, H, W) or (C, H, W), not {tuple(tensor.shape)}")
+    dtype = np.dtype(dtype)
+    levels = tensor.detach().to("cpu", torch.float32).clamp(0, 1) * _white(dtype)
+    if np.issubdtype(dtype, np.integer):
+        levels = levels.round()
+    return np.ascontiguousarray(levels.permute(1, 2, 0).numpy().astype(dtype))
+
+
+def write_image(path: str | Path, image: ImageArray | Image.Image) -> None:
+    """Write an image; it appears whole or not at all.
+
+    Args:
+        path: the file to write; its suffix gives the format.
+        image: uint8 (H, W), (H, W, 2|3|4), uint16 (H, W), or a Pillow image.
+
+    Raises:
+        OSError: the folder is missing or the disk is full.
+        ValueError: no format is known by that suffix.
+    """
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    with atomic_write(path) as temporary:
+        picture.save(temporary)
+
+
+def find_images(paths: Iterable[Source], recursive: bool = False) -> list[Source]:
+    """List the images among files and folders, in the order given, folders sorted by name.
+
+    Args:
+        paths: files and `"skimage:NAME"` sources, passed on unread; folders: their image files, by suffix.
+        recursive: also look into the folders' folders.
+
+    Returns:
+        Sources for `read_image`; a source met twice is listed once.
+
+    Raises:
+        ImageError: a folder holds no image.
+    """
+    found: dict[Source, None] = {}
+    for path in paths:
+        if str(path).startswith(SKIMAGE_PREFIX) or not Path(path).is_dir():
+            found[path] = None
+            continue
+        inside = Path(path).rglob("*") if recursive else Path(path).iterdir()
+        images = sorted(p for p in inside if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        if not images:
+            raise ImageError(f"the folder {path} holds no image ({', '.join(sorted(SUFFIXES))})")
+        found.update(dict.fromkeys(images))
+    return list(found)
+
+
+def source_name(source: Source) -> str:
+    """Name an image for a table or an output file: the file's name without its suffix."""
+    text = str(source)
+    return text.removeprefix(SKIMAGE_PREFIX) if text.startswith(SKIMAGE_PREFIX) else Path(text).stem
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except _EXIF_ERRORS:  # whole pixels with a damaged tag are still a photograph
+        return image
+
+
+def _locate(source: Source) -> Path:
+    text = str(source)
+    if not text.startswith(SKIMAGE_PREFIX):
+        return Path(source)
+    name = text.removeprefix(SKIMAGE_PREFIX)
+    # Found without importing it: the wheel is only a box of photographs here.
+    package = importlib.util.find_spec("skimage")
+    if package is None or not package.submodule_search_locations:
+        raise ImageError(
+            f"cannot read {source}: scikit-image is not installed (pip install 'mrda-kernels[demo]')"
+        )
+    folder = Path(package.submodule_search_locations[0]) / "data"
+    matches = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
+    if name not in matches:
+        raise ImageError(
+            f"cannot read {source}: scikit-image's wheel holds no such image, only {', '.join(matches)}"
+        )
+    return matches[name]
+
+
+def _white(dtype: np.dtype[Any]) -> int:
+    if dtype in (np.uint8, np.uint16):
+        return int(np.iinfo(dtype).max)
+    if np.issubdtype(dtype, np.floating):
+        return 1
+    raise TypeError(f"an image must be uint8, uint16 or floating point, not {dtype}")

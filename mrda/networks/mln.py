@@ -1,0 +1,99 @@
+"""MLN, the meta-learning network whose adapted features describe a degradation (paper, section III-B)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from mrda.checks import check_image, check_int
+from mrda.networks.layers import NEGATIVE_SLOPE, PixelShuffleUpscaler, conv3x3
+
+
+class MLN(nn.Module):
+    """A small SR network that a few SGD steps on one (LR, HR) batch adapt to that batch's degradation.
+
+    Args:
+        scale: 2, 3 or 4.
+        num_feat: Width C'.
+        num_body: Convolutions between the head and the tap.
+        negative_slope: Of the LeakyReLU after the head and after each body convolution.
+
+    Raises:
+        ValueError: ``scale`` is not 2, 3 or 4, or a size is below 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        scale: int = 4,
+        num_feat: int = 128,
+        num_body: int = 6,
+        negative_slope: float = NEGATIVE_SLOPE,
+    ) -> None:
+        super().__init__()
+        check_int("num_feat", num_feat)
+        check_int("num_body", num_body)
+        self.scale = scale
+        self.num_feat = num_feat
+        self.num_body = num_body
+        self.negative_slope = negative_slope
+        self.head = nn.Sequential(conv3x3(3, num_feat), nn.LeakyReLU(negative_slope))
+        body: list[nn.Module] = []
+        for _ in range(num_body):
+            body += [conv3x3(num_feat, num_feat), nn.LeakyReLU(negative_slope)]
+        self.body = nn.Sequential(*body)
+        self.upscaler = PixelShuffleUpscaler(num_feat, scale)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The keyword arguments, fit for JSON, that build this network again."""
+        return {
+            "scale": self.scale,
+            "num_feat": self.num_feat,
+            "num_body": self.num_body,
+            "negative_slope": self.negative_slope,
+        }
+
+    def features(self, lr: Tensor) -> Tensor:
+        """Return the tap (B, num_feat, H, W) of LR (B, 3, H, W) in [0, 1]: the body's last activation.
+
+        After adaptation this is D'_T, the input of the teacher's DEN.
+
+        Raises:
+            TypeError: ``lr`` is not a floating point tensor of the weights' dtype.
+            ValueError: ``lr`` has another shape or device.
+        """
+        check_image("lr", lr, like=next(self.head.parameters()))
+        return self.body(self.head(lr))
+
+    def forward(self, lr: Tensor, lr_up: Tensor) -> Tensor:
+        """Return SR (B, 3, scale*H, scale*W), not clamped.
+
+        Args:
+            lr: (B, 3, H, W) in [0, 1]; no mean is subtracted.
+            lr_up: (B, 3, scale*H, scale*W): LR enlarged by bicubic interpolation, the global residual.
+
+        Raises:
+            TypeError: An image is not a floating point tensor of the weights' dtype.
+            ValueError: An image has another shape or device.
+        """
+        features = self.features(lr)
+        check_image("lr_up", lr_up, like=features)
+        batch, _, height, width = lr.shape
+        expected = (batch, 3, self.scale * height, self.scale * width)
+        if lr_up.shape != expected:
+            raise ValueError(f"lr_up must have shape {expected}, got {tuple(lr_up.shape)}.")
+        return self.upscaler(features) + lr_up
+
+    def adaptable_parameters(self, freeze_upscaler: bool) -> dict[str, nn.Parameter]:
+        """Return the parameters that adaptation moves, by name: all, or all but the upscaler's.
+
+        The dictionary is what :func:`torch.func.functional_call` takes in place of the module's own
+        parameters.
+        """
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if not (freeze_upscaler and name.startswith("upscaler."))
+        }

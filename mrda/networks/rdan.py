@@ -1,0 +1,263 @@
+"""RDAN, the SR trunk that is steered by a degradation representation (paper, section III-E, Eqs. 8-9)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mrda.checks import check_choice, check_image, check_int, check_like, check_odd
+from mrda.networks.layers import NEGATIVE_SLOPE, PixelShuffleUpscaler, conv3x3
+from mrda_kernels import dynamic_depthwise_conv2d, rda_conv2d
+
+DIV2K_RGB_MEAN = (0.4488, 0.4371, 0.4040)
+
+
+class RDAConv(nn.Module):
+    """Region degradation aware convolution: a depthwise kernel predicted per sample, and a spatial mask.
+
+    The sum ``F1 * M + F`` of Eqs. 8-9 runs in one call of :func:`mrda_kernels.rda_conv2d`.
+
+    Args:
+        num_feat: Channels C of the feature map and length of the compressed IDR.
+        kernel_size: Odd side K of the predicted kernels.
+        mask_channels: 1 (the published network) or ``num_feat`` (Eq. 9 read literally).
+        mask_input: "F": the mask is computed from the input (Eq. 9); "F1": from the convolved features.
+        dyn_act: Activation of the convolved features: "lrelu" (released code) or "none" (Eq. 8).
+        backend: Backend of the operator; None lets it choose.
+
+    Raises:
+        ValueError: An option is none of those listed.
+    """
+
+    def __init__(
+        self,
+        num_feat: int,
+        kernel_size: int = 3,
+        *,
+        mask_channels: int = 1,
+        mask_input: str = "F",
+        dyn_act: str = "lrelu",
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        check_int("num_feat", num_feat)
+        check_odd("kernel_size", kernel_size)
+        check_choice("mask_channels", mask_channels, (1, num_feat))
+        check_choice("mask_input", mask_input, ("F", "F1"))
+        check_choice("dyn_act", dyn_act, ("lrelu", "none"))
+        self.num_feat = num_feat
+        self.kernel_size = kernel_size
+        self.mask_input = mask_input
+        self.dynamic_slope = NEGATIVE_SLOPE if dyn_act == "lrelu" else 1.0
+        self.backend = backend
+        self.kernel = nn.Sequential(
+            nn.Linear(num_feat, num_feat, bias=False),
+            nn.LeakyReLU(NEGATIVE_SLOPE),
+            nn.Linear(num_feat, num_feat * kernel_size**2, bias=False),
+        )
+        self.mask = nn.Conv2d(num_feat, mask_channels, 1)
+
+    def predict_kernels(self, idr: Tensor) -> Tensor:
+        """Return the depthwise kernels (B, C, K, K) for compressed IDRs (B, C)."""
+        return self.kernel(idr).reshape(-1, self.num_feat, self.kernel_size, self.kernel_size)
+
+    def forward(
+        self,
+        features: Tensor,
+        idr: Tensor,
+        *,
+        output_negative_slope: float | None = None,
+        masks: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Return the modulated features (B, C, H, W).
+
+        Args:
+            features: F (B, C, H, W).
+            idr: Compressed IDR (B, C).
+            output_negative_slope: Slope of a LeakyReLU on the result, which the operator fuses; None for
+                none.
+            masks: A list to append the mask (B, mask_channels, H, W) to; costs one more convolution.
+        """
+        kernels = self.predict_kernels(idr)
+        if self.mask_input == "F" and masks is None:
+            return rda_conv2d(
+                features,
+                kernels,
+                self.mask.weight,
+                self.mask.bias,
+                negative_slope=self.dynamic_slope,
+                output_negative_slope=output_negative_slope,
+                backend=self.backend,
+            )
+        convolved = dynamic_depthwise_conv2d(features, kernels, backend=self.backend)
+        convolved = F.leaky_relu(convolved, self.dynamic_slope)
+        mask = torch.sigmoid(self.mask(features if self.mask_input == "F" else convolved))
+        if masks is not None:
+            masks.append(mask)
+        out = convolved * mask + features
+        return out if output_negative_slope is None else F.leaky_relu(out, output_negative_slope)
+
+
+class RDAB(nn.Module):
+    """Region degradation aware block: two pairs of RDA conv and 3x3 convolution, and a skip.
+
+    Args:
+        num_feat: Channels C.
+        **rda_conv: Further arguments of :class:`RDAConv`, for both of them.
+    """
+
+    def __init__(self, num_feat: int, **rda_conv: Any) -> None:
+        super().__init__()
+        self.rda_conv1 = RDAConv(num_feat, **rda_conv)
+        self.conv1 = conv3x3(num_feat, num_feat)
+        self.rda_conv2 = RDAConv(num_feat, **rda_conv)
+        self.conv2 = conv3x3(num_feat, num_feat)
+
+    def forward(self, features: Tensor, idr: Tensor, *, masks: list[Tensor] | None = None) -> Tensor:
+        """Return features (B, C, H, W) for features (B, C, H, W) and compressed IDR (B, C).
+
+        The masks of both RDA convs are appended to ``masks`` where it is given.
+        """
+        out = self.rda_conv1(features, idr, output_negative_slope=NEGATIVE_SLOPE, masks=masks)
+        out = F.leaky_relu(self.conv1(out), NEGATIVE_SLOPE)
+        out = self.rda_conv2(out, idr, output_negative_slope=NEGATIVE_SLOPE, masks=masks)
+        return self.conv2(out) + features
+
+
+class RDAN(nn.Module):
+    """The whole trunk: mean shift, head, RDA blocks with one long skip, upscaler.
+
+    Args:
+        scale: 2, 3 or 4.
+        num_feat: Channels C of the trunk.
+        num_blocks: RDA blocks.
+        kernel_size: Odd side of the predicted kernels.
+        idr_dim: Length of the raw IDR.
+        mask_channels: See :class:`RDAConv`.
+        mask_input: See :class:`RDAConv`.
+        dyn_act: See :class:`RDAConv`.
+        rgb_mean: Mean colour that is subtracted from LR and added to SR, as a fraction of ``rgb_range``.
+        rgb_range: Largest value of the images.
+        backend: Backend of the dynamic convolutions; None lets the operator choose.
+
+    Raises:
+        ValueError: A size is below 1, ``rgb_mean`` is not three finite numbers, or an option is none of those
+            listed.
+    """
+
+    mean: Tensor
+
+    def __init__(
+        self,
+        *,
+        scale: int = 4,
+        num_feat: int = 64,
+        num_blocks: int = 27,
+        kernel_size: int = 3,
+        idr_dim: int = 256,
+        mask_channels: int = 1,
+        mask_input: str = "F",
+        dyn_act: str = "lrelu",
+        rgb_mean: Sequence[float] = DIV2K_RGB_MEAN,
+        rgb_range: float = 1.0,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        check_int("num_feat", num_feat)
+        check_int("num_blocks", num_blocks)
+        check_int("idr_dim", idr_dim)
+        if len(rgb_mean) != 3 or not all(math.isfinite(value) for value in rgb_mean):
+            raise ValueError(f"rgb_mean must be three finite numbers, got {rgb_mean!r}.")
+        if not (math.isfinite(rgb_range) and rgb_range > 0):
+            raise ValueError(f"rgb_range must be a positive number, got {rgb_range!r}.")
+        self.scale = scale
+        self.idr_dim = idr_dim
+        self._options = {
+            "scale": scale,
+            "num_feat": num_feat,
+            "num_blocks": num_blocks,
+            "kernel_size": kernel_size,
+            "idr_dim": idr_dim,
+            "mask_channels": mask_channels,
+            "mask_input": mask_input,
+            "dyn_act": dyn_act,
+            "rgb_mean": [float(value) for value in rgb_mean],
+            "rgb_range": rgb_range,
+        }
+        # Not persistent: the hyperparameters carry it, and nothing trains it.
+        shift = torch.tensor(rgb_mean, dtype=torch.float64) * rgb_range
+        self.register_buffer("mean", shift.to(torch.get_default_dtype()).reshape(3, 1, 1), persistent=False)
+        self.head = conv3x3(3, num_feat)
+        self.compress = nn.Linear(idr_dim, num_feat, bias=False)
+        self.blocks = nn.ModuleList(
+            RDAB(
+                num_feat,
+                kernel_size=kernel_size,
+                mask_channels=mask_channels,
+                mask_input=mask_input,
+                dyn_act=dyn_act,
+                backend=backend,
+            )
+            for _ in range(num_blocks)
+        )
+        self.body_tail = conv3x3(num_feat, num_feat)
+        self.upscaler = PixelShuffleUpscaler(num_feat, scale)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The keyword arguments, fit for JSON, that build this network again (without ``backend``)."""
+        return dict(self._options)
+
+    def set_backend(self, backend: str | None) -> None:
+        """Let every RDA conv run on ``backend`` of mrda_kernels; None lets the operator choose."""
+        for module in self.modules():
+            if isinstance(module, RDAConv):
+                module.backend = backend
+
+    def forward(self, lr: Tensor, degradation: Tensor) -> Tensor:
+        """Return SR (B, 3, scale*H, scale*W), not clamped.
+
+        Args:
+            lr: (B, 3, H, W) in [0, rgb_range].
+            degradation: Raw IDR (B, idr_dim).
+
+        Raises:
+            TypeError: An argument is not a floating point tensor of the weights' dtype.
+            ValueError: An argument has another shape or device.
+        """
+        shallow, deep = self._trunk(lr, degradation)
+        return self.upscaler(self.body_tail(deep) + shallow) + self.mean
+
+    @torch.no_grad()
+    def modulation_map(self, lr: Tensor, degradation: Tensor) -> Tensor:
+        """Return (B, 1, H, W) in (0, 1): the mean of the masks of all RDA convs, as drawn in Fig. 10.
+
+        No gradient is recorded. Arguments and errors are those of :meth:`forward`.
+        """
+        masks: list[Tensor] = []
+        self._trunk(lr, degradation, masks)
+        return torch.stack([mask.mean(dim=1, keepdim=True) for mask in masks]).mean(dim=0)
+
+    def _trunk(
+        self, lr: Tensor, degradation: Tensor, masks: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the head's features and those after the last block."""
+        check_image("lr", lr, like=self.head.weight)
+        if not isinstance(degradation, Tensor):
+            raise TypeError(f"degradation must be a torch.Tensor, got {type(degradation).__name__}.")
+        if degradation.shape != (lr.shape[0], self.idr_dim):
+            raise ValueError(
+                f"degradation must have shape {(lr.shape[0], self.idr_dim)}, got {tuple(degradation.shape)}."
+            )
+        check_like("degradation", degradation, self.head.weight)
+        idr = F.leaky_relu(self.compress(degradation), NEGATIVE_SLOPE)
+        shallow = self.head(lr - self.mean)
+        deep = shallow
+        for block in self.blocks:
+            deep = block(deep, idr, masks=masks)
+        return shallow, deep

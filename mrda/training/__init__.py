@@ -1,0 +1,9 @@
+"""The training of MRDA: MLN pretraining and meta-learning, teacher, student.
+
+`train` runs the stages; each is a small class (`mrda.training.mln`, `.teacher`, `.student`) that the one loop
+(`mrda.training.loop`) drives.
+"""
+
+from mrda.training.pipeline import STAGES, train, weights_path
+
+__all__ = ["STAGES", "train", "weights_path"]

@@ -1,0 +1,24 @@
+"""Learning rates as functions of the step, so that a resumed run needs no scheduler state."""
+
+from __future__ import annotations
+
+import math
+
+from mrda.config import StageConfig, StudentConfig
+
+
+def learning_rate(stage: StageConfig, step: int) -> float:
+    """Adam's learning rate in step ``step`` = 0, 1, ... of a stage.
+
+    The student's encoder-only phase has a law of its own (to a tenth every `encoder_decay_every` steps); its
+    joint phase follows `lr_law`, as every other stage does, counted from the phase's first step.
+    """
+    first = stage.encoder_steps if isinstance(stage, StudentConfig) else 0
+    if isinstance(stage, StudentConfig) and step < first:
+        return stage.encoder_lr * 0.1 ** (step // stage.encoder_decay_every)
+    if stage.lr_law == "halving":
+        return stage.lr * 0.5 ** ((step - first) // stage.halve_every)
+    if stage.lr_law == "cosine":
+        progress = (step - first) / (stage.steps - first)
+        return stage.lr_min + 0.5 * (stage.lr - stage.lr_min) * (1 + math.cos(math.pi * progress))
+    return stage.lr

@@ -1,0 +1,116 @@
+"""What a training stage is to the loop, and what the stages build alike."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from mrda.config import StageName, TrainConfig
+from mrda.degradations.classic import ClassicDegradation
+from mrda.networks import MLN, MRDAStudent, MRDATeacher, load_network
+from mrda.networks.checkpoints import Network
+
+AnyNetwork = TypeVar("AnyNetwork", MLN, MRDATeacher, MRDAStudent)
+
+
+class Stage(ABC):
+    """One stage of the method: the network it trains, the networks it only asks, and its loss.
+
+    Args:
+        config: the run's configuration.
+        inputs: weight files of earlier stages, by the names in the class's `inputs`.
+    """
+
+    name: ClassVar[StageName]
+    inputs: ClassVar[Mapping[str, StageName]] = {}
+    """Weights this stage starts from: a name for each (`init_NAME` in its section), and their stage."""
+    depends_on: ClassVar[tuple[str, ...]]
+    """Config sections and keys, besides its own section and the common ones, that change what it computes."""
+    tasks: int = 1
+    """Losses per micro-batch; each is back-propagated before the next is computed, and they are averaged."""
+    network: Network
+    """The network that is trained and saved; what must not move in it does not require gradients."""
+    frozen: tuple[nn.Module, ...] = ()
+    """Networks that are evaluated but never change."""
+
+    @abstractmethod
+    def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None: ...
+
+    @abstractmethod
+    def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Compute one loss on a micro-batch.
+
+        Args:
+            step: number of the step, from 0.
+            hr: (B, 3, H, W) HR patches in [0, 1].
+            generator: source of the degradation's random draws.
+
+        Returns:
+            Scalars by name: ``"loss"``, which is minimised, and its parts, which are logged.
+        """
+
+    def to(self, device: torch.device) -> None:
+        """Move all networks to ``device``."""
+        for network in (self.network, *self.frozen):
+            network.to(device)
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters that the optimizer moves."""
+        return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+
+
+def mln_options(config: TrainConfig) -> dict[str, Any]:
+    """Keyword arguments of the MLN."""
+    return {"scale": config.scale, "num_feat": config.networks.mln_feat, "num_body": config.networks.mln_body}
+
+
+def mrda_options(config: TrainConfig) -> dict[str, Any]:
+    """Keyword arguments that teacher and student share."""
+    networks = config.networks
+    return {
+        "scale": config.scale,
+        "num_feat": networks.num_feat,
+        "num_blocks": networks.num_blocks,
+        "kernel_size": networks.kernel_size,
+        "den_width": networks.den_width,
+        "mask_channels": networks.num_feat if networks.mask_channels == "C" else 1,
+        "mask_input": networks.mask_input,
+        "dyn_act": networks.dyn_act,
+    }
+
+
+def build_degradation(config: TrainConfig) -> ClassicDegradation:
+    """The degradation that the config describes."""
+    return ClassicDegradation(config.scale, **config.degradation.model_dump())
+
+
+def upscaler_is_frozen(config: TrainConfig, stage: StageName) -> bool:
+    """Whether ``stage`` must leave the MLN's upscaler as it is, in its inner and its outer steps."""
+    stages = {"all": ("meta", "teacher", "student"), "student_only": ("student",), "none": ()}
+    return stage in stages[config.freeze_upscaler]
+
+
+def load_input(path: Path, expect: type[AnyNetwork], options: Mapping[str, Any]) -> AnyNetwork:
+    """Load the network of an earlier stage.
+
+    Raises:
+        ValueError: the file holds another architecture, or sizes other than ``options``.
+    """
+    network = cast(AnyNetwork, load_network(path, expect=expect))
+    made_with = network.hyperparameters
+    for key, value in options.items():
+        if made_with[key] != value:
+            raise ValueError(
+                f"the weights {path} were made with {key}={made_with[key]}, the config says {value}"
+            )
+    return network
+
+
+def freeze(network: AnyNetwork) -> AnyNetwork:
+    """Switch off gradients for good; returns the network."""
+    return network.requires_grad_(False).eval()

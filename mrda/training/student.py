@@ -1,0 +1,63 @@
+"""Stage 3, the student: a DEN that sees the LR image alone learns the teacher's IDR, and RDAN follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mrda.config import TrainConfig
+from mrda.networks import MLN, MRDAStudent, MRDATeacher
+from mrda.training.losses import absolute_difference, kl_divergence, reconstruction
+from mrda.training.mln import adapted_features
+from mrda.training.randomness import seeded_weights
+from mrda.training.stage import Stage, build_degradation, freeze, load_input, mln_options, mrda_options
+
+
+class StudentStage(Stage):
+    """Stage 3; RDAN starts as the teacher's, the DEN from scratch.
+
+    During the first `encoder_steps` the loss is the distillation alone, so that only the DEN receives
+    gradients (and Adam leaves parameters without gradients as they are); then all of the student learns
+    from all losses.
+    """
+
+    name = "student"
+    inputs: ClassVar = {"mln": "meta", "teacher": "teacher"}
+    depends_on: ClassVar = ("degradation", "networks", "adaptation", "freeze_upscaler")
+
+    def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
+        self.mln = freeze(load_input(inputs["mln"], MLN, mln_options(config)))
+        options = mrda_options(config)
+        teacher_options = {**options, "mln_feat": config.networks.mln_feat}
+        self.teacher = freeze(load_input(inputs["teacher"], MRDATeacher, teacher_options))
+        self.frozen = (self.mln, self.teacher)
+        with seeded_weights(config.seed, self.name, "weights"):
+            self.network: MRDAStudent = MRDAStudent(**options)
+        self.network.rdan.load_state_dict(self.teacher.rdan.state_dict())
+        self.config = config
+        self.degradation = build_degradation(config)
+
+    def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Distillation of the raw IDR, and after the encoder-only phase L1 between SR and HR too."""
+        section = self.config.student
+        pair = self.degradation(hr, generator)
+        with torch.no_grad():
+            features = adapted_features(
+                self.mln, pair.lr, pair.lr_up, hr, config=self.config, stage=self.name
+            )
+            target = self.teacher.degradation(features).float()
+        degradation = self.network.degradation(pair.lr).float()
+        kl = kl_divergence(
+            degradation, target, temperature=section.kl_temperature, reduction=section.kl_reduction
+        )
+        absolute = absolute_difference(degradation, target)
+        distillation = section.lambda_kl * kl + section.lambda_abs * absolute
+        terms = {"kl": kl, "abs": absolute}
+        if step < section.encoder_steps:
+            return {"loss": distillation, **terms}
+        l1 = reconstruction(self.network(pair.lr, degradation), hr)
+        return {"loss": l1 + distillation, "l1": l1, **terms}

@@ -1,0 +1,140 @@
+"""The native CPU backend: C++ compiled for several instruction sets, run on torch's own threads."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mrda_kernels.memory_format import empty_result, result_memory_format
+from mrda_kernels.reference import accumulation_dtype
+
+try:
+    from mrda_kernels import _C
+except ImportError as error:
+    if error.name not in {None, "mrda_kernels._C", "mrda_kernels"}:
+        raise
+    _C, _missing = None, str(error)
+
+
+def why_not(device_type: str) -> str | None:
+    """Why this backend can't serve tensors of a device type, or None where it can."""
+    if _C is None:
+        return (
+            "the compiled extension mrda_kernels._C does not load "
+            f"({_missing}); install a C++17 compiler and reinstall the package"
+        )
+    if device_type != "cpu":
+        return f"it serves CPU tensors, not {device_type} ones"
+    return None
+
+
+def _gomp_parallel_address() -> int:
+    """Where torch's own OpenMP runtime keeps GOMP_parallel; 0 where it has none.
+
+    torch's wheels carry their OpenMP runtime under a private name. A second one beside it would keep threads of
+    its own, which spin against torch's between operators; so the kernels are linked to none and borrow torch's.
+    """
+    name = "libtorch_cpu.dylib" if sys.platform == "darwin" else "libtorch_cpu.so"
+    try:
+        # a symbol is looked up in the library and in what it depends on
+        torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name), mode=os.RTLD_NOLOAD)
+        return ctypes.cast(torch_cpu.GOMP_parallel, ctypes.c_void_p).value or 0
+    except (AttributeError, OSError):  # another platform, or a torch without OpenMP
+        return 0
+
+
+shares_torch_threads = False
+if _C is not None:
+    _address = _gomp_parallel_address()
+    _C.set_gomp_parallel(_address)
+    shares_torch_threads = _address != 0
+    _DTYPES = {
+        torch.float32: _C.DType.float32,
+        torch.float64: _C.DType.float64,
+        torch.bfloat16: _C.DType.bfloat16,
+        torch.float16: _C.DType.float16,
+    }
+
+
+def forward(
+    input: Tensor,
+    weight: Tensor,
+    mask_weight: Tensor | None,
+    mask_bias: Tensor | None,
+    negative_slope: float,
+    output_negative_slope: float | None,
+) -> Tensor:
+    """The result, in the operator's memory format."""
+    output = empty_result(input)
+    small = _contiguous(weight, mask_weight, mask_bias)  # alive until the kernel has read them
+    _C.rda_conv_forward_cpu(
+        _params(input, *small, negative_slope, output_negative_slope),
+        output=output.data_ptr(),
+        output_strides=output.stride(),
+        threads=torch.get_num_threads(),
+    )
+    return output
+
+
+def backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    mask_weight: Tensor | None,
+    mask_bias: Tensor | None,
+    negative_slope: float,
+    output_negative_slope: float | None,
+) -> tuple[Tensor, ...]:
+    """Gradients of input and weight; where there is a mask, of its weight and bias too."""
+    dtype = accumulation_dtype(input.dtype)
+    grad_input = empty_result(input)
+    sums = [torch.empty(weight.shape, dtype=dtype)]
+    if mask_weight is not None:
+        sums += [torch.empty(mask_weight.shape, dtype=dtype), torch.empty(mask_weight.shape[0], dtype=dtype)]
+    small = _contiguous(weight, mask_weight, mask_bias)
+    _C.rda_conv_backward_cpu(
+        _params(input, *small, negative_slope, output_negative_slope),
+        grad_output=grad_output.data_ptr(),
+        grad_output_strides=grad_output.stride(),
+        grad_input=grad_input.data_ptr(),
+        grad_input_strides=grad_input.stride(),
+        grad_weight=sums[0].data_ptr(),
+        grad_mask_weight=sums[1].data_ptr() if mask_weight is not None else 0,
+        grad_mask_bias=sums[2].data_ptr() if mask_weight is not None else 0,
+        threads=torch.get_num_threads(),
+    )
+    return grad_input, *(grad.to(input.dtype) for grad in sums)
+
+
+def _contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    return tuple(None if t is None else t.contiguous() for t in tensors)
+
+
+def _params(
+    input: Tensor,
+    weight: Tensor,
+    mask_weight: Tensor | None,
+    mask_bias: Tensor | None,
+    negative_slope: float,
+    output_negative_slope: float | None,
+) -> object:
+    return _C.RdaConvParams(
+        shape=input.shape,
+        kernel_size=weight.shape[-1],
+        mask_channels=0 if mask_weight is None else mask_weight.shape[0],
+        negative_slope=negative_slope,
+        # a slope of 1 is the identity
+        output_negative_slope=1.0 if output_negative_slope is None else output_negative_slope,
+        dtype=_DTYPES[input.dtype],
+        channels_last=result_memory_format(input) == torch.channels_last,
+        input=input.data_ptr(),
+        input_strides=input.stride(),
+        weight=weight.data_ptr(),
+        mask_weight=0 if mask_weight is None else mask_weight.data_ptr(),
+        mask_bias=0 if mask_bias is None else mask_bias.data_ptr(),
+    )

@@ -1,0 +1,52 @@
+"""Which backend serves a call, and why each other one does not."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from torch import Tensor
+
+BACKENDS = ("cpu", "reference")
+"""Every backend, the preferred one first."""
+
+ENVIRONMENT_VARIABLE = "MRDA_KERNELS_BACKEND"
+
+
+class Backend(Protocol):
+    """What a module under :mod:`mrda_kernels.backends` offers."""
+
+    why_not: Callable[[str], str | None]
+    forward: Callable[..., Tensor]
+    backward: Callable[..., tuple[Tensor, ...]]
+
+
+def check_name(name: str | None) -> str | None:
+    """Return ``name`` where it is None or a backend's; else ValueError."""
+    if name is not None and name not in BACKENDS:
+        raise ValueError(f"backend is {name!r}, but must be None or one of {', '.join(BACKENDS)}")
+    return name
+
+
+def load(name: str) -> Backend:
+    """The backend of that name; ValueError for an unknown one."""
+    check_name(name)
+    return cast(Backend, importlib.import_module(f"mrda_kernels.backends.{name}"))
+
+
+def select(name: str | None, device_type: str) -> Backend:
+    """The backend for a call on tensors of ``device_type``.
+
+    ``name`` is the caller's wish; without one, the environment variable MRDA_KERNELS_BACKEND decides; without that,
+    the first backend that can serve. A named backend that can't serve is a RuntimeError that says why.
+    """
+    name = name or os.environ.get(ENVIRONMENT_VARIABLE) or None
+    if name is None:
+        return next(b for b in map(load, BACKENDS) if b.why_not(device_type) is None)
+    backend = load(name)
+    reason = backend.why_not(device_type)
+    if reason is not None:
+        raise RuntimeError(f"backend {name!r} can't serve this call: {reason}")
+    return backend

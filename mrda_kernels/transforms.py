@@ -1,0 +1,26 @@
+"""What surrounds a call: autocast regions and torch.func transforms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def autocast(*tensors: Tensor | None) -> Any:
+    """Cast the tensors as autocast does for ``conv2d``: floating point ones, float64 excepted; None stays None."""
+    device_type = next(t.device.type for t in tensors if t is not None)
+    if not torch.is_autocast_enabled(device_type):
+        return tensors
+    dtype = torch.get_autocast_dtype(device_type)
+    return tuple(
+        t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors
+    )
+
+
+def functorch_is_active() -> bool:
+    """Whether the call is inside torch.func.grad, vmap and their like, which registered autograd does not serve."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None

@@ -1,0 +1,51 @@
+import pytest
+import torch
+from torch import nn
+
+from mrda.networks import DEN
+
+
+@pytest.mark.parametrize(
+    ("options", "total"),
+    [({}, 1_276_992), ({"in_channels": 128}, 1_348_992), ({"width": 128}, 5_101_696)],
+)
+def test_published_parameter_counts(options, total):
+    assert sum(parameter.numel() for parameter in DEN(**options).parameters()) == total
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 9), (16, 16)])
+def test_any_size_gives_one_vector(height, width):
+    assert DEN(in_channels=5, width=3)(torch.rand(2, 5, height, width)).shape == (2, 12)
+
+
+def test_the_last_layer_has_no_activation():
+    den = DEN(width=2)
+    assert isinstance(den.mlp[-1], nn.Linear)
+    nn.init.constant_(den.mlp[-1].bias, -5.0)
+    nn.init.zeros_(den.mlp[-1].weight)
+    assert torch.equal(den(torch.rand(1, 3, 8, 8)), torch.full((1, 8), -5.0))
+
+
+def test_hyperparameters_rebuild():
+    options = {"in_channels": 5, "width": 3, "negative_slope": 0.3}
+    assert DEN(**options).hyperparameters == options
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "match"),
+    [
+        (torch.rand(1, 4, 8, 8), ValueError, r"x must have shape \(B, 3, H, W\), got \(1, 4, 8, 8\)"),
+        (torch.rand(3, 8, 8), ValueError, "x must have shape"),
+        (torch.rand(1, 3, 8, 8).half(), TypeError, "x is torch.float16, but must be torch.float32"),
+        (torch.ones(1, 3, 8, 8, dtype=torch.int32), TypeError, "x must be a floating point tensor"),
+    ],
+)
+def test_bad_input(x, error, match):
+    with pytest.raises(error, match=match):
+        DEN(width=2)(x)
+
+
+@pytest.mark.parametrize("name", ["in_channels", "width"])
+def test_bad_options(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        DEN(**{name: 0})

@@ -1,0 +1,89 @@
+import json
+
+import pytest
+import torch
+
+from mrda.networks import DEN, MRDAStudent, MRDATeacher
+
+TINY = {"scale": 2, "num_feat": 4, "num_blocks": 1, "den_width": 2}
+MEAN_SHIFT = 24  # fixed values that the published totals count
+
+
+def parameters(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(("scale", "total"), [(2, 5_691_025), (3, 5_875_665), (4, 5_838_737)])
+def test_published_student_parameter_counts(scale, total):
+    assert parameters(MRDAStudent(scale=scale)) == total - MEAN_SHIFT
+
+
+def test_published_teacher_and_gan_parameter_counts():
+    assert parameters(MRDATeacher()) == 5_910_737 - MEAN_SHIFT
+    gan = {"num_feat": 128, "num_blocks": 21, "den_width": 128}
+    assert parameters(MRDAStudent(**gan)) == 19_587_781 - MEAN_SHIFT
+    assert parameters(MRDATeacher(**gan)) == 19_731_781 - MEAN_SHIFT
+
+
+def test_student_forward_is_rdan_of_its_own_idr():
+    student = MRDAStudent(**TINY)
+    lr = torch.rand(2, 3, 5, 6)
+    idr = student.degradation(lr)
+    assert idr.shape == (2, 8)
+    assert student(lr).shape == (2, 3, 10, 12)
+    assert torch.equal(student(lr), student.rdan(lr, idr))
+    assert torch.equal(student(lr), student(lr, degradation=idr))
+    assert not torch.equal(student(lr), student(lr, degradation=idr + 1))
+    student.eval()
+    assert isinstance(student(lr), torch.Tensor)
+
+
+def test_teacher_forward_is_rdan_of_the_features_idr():
+    teacher = MRDATeacher(**TINY, mln_feat=5)
+    lr, features = torch.rand(2, 3, 5, 6), torch.randn(2, 5, 5, 6)
+    idr = teacher.degradation(features)
+    assert idr.shape == (2, 8)
+    assert torch.equal(teacher(lr, features), teacher.rdan(lr, idr))
+
+
+def test_the_student_can_start_from_the_teachers_rdan():
+    teacher, student = MRDATeacher(**TINY, mln_feat=5), MRDAStudent(**TINY)
+    student.rdan.load_state_dict(teacher.rdan.state_dict())
+    lr, idr = torch.rand(1, 3, 4, 4), torch.randn(1, 8)
+    assert torch.equal(student.rdan(lr, idr), teacher.rdan(lr, idr))
+
+
+@pytest.mark.parametrize("network", [MRDAStudent(**TINY), MRDATeacher(**TINY, mln_feat=5, mask_input="F1")])
+def test_hyperparameters_rebuild(network):
+    options = json.loads(json.dumps(network.hyperparameters))
+    rebuilt = type(network)(**options)
+    assert rebuilt.hyperparameters == network.hyperparameters
+    assert "backend" not in options
+    assert rebuilt.scale == 2
+    rebuilt.load_state_dict(network.state_dict())
+
+
+@pytest.mark.parametrize("network", [MRDAStudent, MRDATeacher])
+def test_bad_options(network):
+    with pytest.raises(ValueError, match="den_width must be at least 1, got 0"):
+        network(**{**TINY, "den_width": 0})
+    with pytest.raises(ValueError, match="mask_input must be one of"):
+        network(**TINY, mask_input="F2")
+    with pytest.raises(TypeError, match="num_feats"):
+        network(**TINY, num_feats=3)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="mln_feat must be at least 1, got 0"):
+        MRDATeacher(**TINY, mln_feat=0)
+    with pytest.raises(ValueError, match=r"must have shape \(B, 5, H, W\), got \(1, 3, 4, 4\)"):
+        MRDATeacher(**TINY, mln_feat=5)(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4))
+    with pytest.raises(ValueError, match=r"degradation must have shape \(1, 8\)"):
+        MRDAStudent(**TINY)(torch.rand(1, 3, 4, 4), torch.rand(2, 8))
+    with pytest.raises(TypeError, match=r"torch\.uint8"):
+        MRDAStudent(**TINY)(torch.ones(1, 3, 4, 4, dtype=torch.uint8))
+
+
+def test_each_has_the_den_of_its_input():
+    assert MRDAStudent(**TINY).den.hyperparameters == DEN(in_channels=3, width=2).hyperparameters
+    assert MRDATeacher(**TINY, mln_feat=5).den.in_channels == 5

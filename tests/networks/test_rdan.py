@@ -1,0 +1,185 @@
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import mrda.networks.rdan as rdan_module
+from mrda.networks import RDAB, RDAN, RDAConv
+
+TINY = {"scale": 2, "num_feat": 4, "num_blocks": 2, "idr_dim": 8}
+
+
+def parameters(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_published_parameter_counts():
+    rdan = RDAN()
+    assert parameters(RDAConv(64)) == 41_025
+    assert parameters(RDAB(64)) == 155_906
+    assert parameters(rdan.head) == 1_792
+    assert parameters(rdan.compress) == 16_384
+    assert parameters(rdan.blocks) == 4_209_462
+    assert parameters(rdan.body_tail) == 36_928
+    assert parameters(rdan.upscaler.expand) == 295_424
+    assert parameters(rdan.upscaler.last) == 1_731
+    # The published total counts the two mean shifts, 12 fixed values each.
+    assert parameters(rdan) == 4_561_745 - 24
+
+
+def test_published_count_with_one_mask_per_channel():
+    student_with_mask_per_channel = 6_059_867
+    den = 1_276_992
+    assert parameters(RDAN(mask_channels=64)) == student_with_mask_per_channel - den - 24
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("mask_channels", [1, 4])
+def test_shapes(scale, mask_channels):
+    rdan = RDAN(**{**TINY, "scale": scale}, mask_channels=mask_channels, kernel_size=5)
+    lr, idr = torch.rand(2, 3, 5, 3), torch.randn(2, 8)
+    assert rdan(lr, idr).shape == (2, 3, 5 * scale, 3 * scale)
+    modulation = rdan.modulation_map(lr, idr)
+    assert modulation.shape == (2, 1, 5, 3)
+    assert modulation.min() > 0
+    assert modulation.max() < 1
+    assert not modulation.requires_grad
+
+
+@pytest.mark.parametrize("mask_input", ["F", "F1"])
+@pytest.mark.parametrize("dyn_act", ["lrelu", "none"])
+@pytest.mark.parametrize("output_negative_slope", [None, 0.1])
+def test_rda_conv_options_follow_their_definition(mask_input, dyn_act, output_negative_slope):
+    torch.manual_seed(0)
+    layer = RDAConv(3, mask_channels=3, mask_input=mask_input, dyn_act=dyn_act).double()
+    x, idr = torch.randn(2, 3, 4, 5).double(), torch.randn(2, 3).double()
+    kernels = (F.leaky_relu(idr @ layer.kernel[0].weight.T, 0.1) @ layer.kernel[2].weight.T).reshape(
+        6, 1, 3, 3
+    )
+    f1 = F.conv2d(x.reshape(1, 6, 4, 5), kernels, padding=1, groups=6).reshape(2, 3, 4, 5)
+    f1 = F.leaky_relu(f1, 0.1) if dyn_act == "lrelu" else f1
+    expected_mask = torch.sigmoid(
+        F.conv2d(x if mask_input == "F" else f1, layer.mask.weight, layer.mask.bias)
+    )
+    expected = f1 * expected_mask + x
+    if output_negative_slope is not None:
+        expected = F.leaky_relu(expected, output_negative_slope)
+    # The same float64 arithmetic in another order, terms of order 1: a few dozen roundings at most.
+    budget = {"rtol": 0, "atol": 64 * torch.finfo(torch.float64).eps}
+    masks = []
+    got = layer(x, idr, output_negative_slope=output_negative_slope)
+    with_masks = layer(x, idr, output_negative_slope=output_negative_slope, masks=masks)
+    torch.testing.assert_close(got, expected, **budget)
+    torch.testing.assert_close(with_masks, expected, **budget)
+    torch.testing.assert_close(masks[0], expected_mask, **budget)
+
+
+def test_modulation_map_is_the_mean_over_all_rda_convs():
+    rdan = RDAN(**TINY)
+    with torch.no_grad():
+        for i, block in enumerate(rdan.blocks):
+            for j, layer in enumerate((block.rda_conv1, block.rda_conv2)):
+                layer.mask.weight.zero_()
+                layer.mask.bias.fill_(float(2 * i + j))
+    expected = torch.sigmoid(torch.arange(4.0)).mean()
+    modulation = rdan.modulation_map(torch.rand(1, 3, 4, 4), torch.randn(1, 8))
+    # A mean of four numbers below 1 in float32.
+    torch.testing.assert_close(modulation, expected.expand(1, 1, 4, 4), rtol=0, atol=4 * 2**-23)
+
+
+def test_every_rda_conv_is_one_operator_call_on_the_chosen_backend(monkeypatch):
+    calls = []
+    operator = rdan_module.rda_conv2d
+
+    def spy(*args, backend, **options):
+        calls.append((backend, options))
+        return operator(*args, backend=None, **options)
+
+    monkeypatch.setattr(rdan_module, "rda_conv2d", spy)
+    rdan = RDAN(**TINY, backend="first")
+    lr, idr = torch.rand(1, 3, 4, 4), torch.randn(1, 8)
+    rdan(lr, idr)
+    rdan.set_backend("second")
+    rdan(lr, idr)
+    rdan.set_backend(None)
+    rdan(lr, idr)
+    assert [backend for backend, _ in calls] == ["first"] * 4 + ["second"] * 4 + [None] * 4
+    assert all(options == {"negative_slope": 0.1, "output_negative_slope": 0.1} for _, options in calls)
+
+
+def test_all_parameters_receive_gradients():
+    rdan = RDAN(**TINY)
+    idr = torch.randn(2, 8, requires_grad=True)
+    rdan(torch.rand(2, 3, 6, 6), idr).square().mean().backward()
+    gradients = [parameter.grad for parameter in rdan.parameters()] + [idr.grad]
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_the_mean_is_fixed_and_scaled_by_the_range():
+    rdan = RDAN(**TINY, rgb_mean=(0.1, 0.2, 0.3), rgb_range=255.0)
+    torch.testing.assert_close(rdan.mean.flatten(), torch.tensor([25.5, 51.0, 76.5]), rtol=2**-23, atol=0)
+    assert not rdan.mean.requires_grad
+    assert "mean" not in rdan.state_dict()
+
+
+def test_hyperparameters_rebuild():
+    options = {
+        "scale": 3,
+        "num_feat": 4,
+        "num_blocks": 1,
+        "kernel_size": 5,
+        "idr_dim": 8,
+        "mask_channels": 4,
+        "mask_input": "F1",
+        "dyn_act": "none",
+        "rgb_mean": [0.1, 0.2, 0.3],
+        "rgb_range": 2.0,
+    }
+    hyperparameters = RDAN(**options, backend="reference").hyperparameters
+    assert hyperparameters == options
+    assert json.loads(json.dumps(hyperparameters)) == options
+    hyperparameters["scale"] = 4
+    assert RDAN(**options).hyperparameters["scale"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"scale": 1}, "scale must be one of 2, 3, 4, got 1"),
+        ({"num_feat": 0}, "num_feat must be at least 1"),
+        ({"num_blocks": 0}, "num_blocks must be at least 1"),
+        ({"idr_dim": -1}, "idr_dim must be at least 1"),
+        ({"kernel_size": 4}, "kernel_size must be odd, got 4"),
+        ({"mask_channels": 2}, "mask_channels must be one of 1, 64, got 2"),
+        ({"mask_input": "f"}, "mask_input must be one of 'F', 'F1', got 'f'"),
+        ({"dyn_act": "relu"}, "dyn_act must be one of 'lrelu', 'none', got 'relu'"),
+        ({"rgb_mean": (0.4, 0.4)}, "rgb_mean must be three finite numbers"),
+        ({"rgb_mean": (0.4, 0.4, float("nan"))}, "rgb_mean must be three finite numbers"),
+        ({"rgb_range": 0.0}, "rgb_range must be a positive number"),
+    ],
+)
+def test_bad_options(options, match):
+    with pytest.raises(ValueError, match=match):
+        RDAN(**options)
+
+
+@pytest.mark.parametrize(
+    ("lr", "idr", "error", "match"),
+    [
+        (torch.rand(3, 4, 4), torch.rand(1, 8), ValueError, "lr must have shape"),
+        (
+            torch.rand(2, 3, 4, 4),
+            torch.rand(1, 8),
+            ValueError,
+            r"degradation must have shape \(2, 8\), got \(1, 8\)",
+        ),
+        (torch.rand(1, 3, 4, 4), torch.rand(1, 9), ValueError, "degradation must have shape"),
+        (torch.rand(1, 3, 4, 4), torch.rand(1, 8).double(), TypeError, "degradation is torch.float64"),
+        (torch.rand(1, 3, 4, 4).long(), torch.rand(1, 8), TypeError, "lr must be a floating point tensor"),
+        (torch.rand(1, 3, 4, 4), None, TypeError, "degradation must be a torch.Tensor, got NoneType"),
+    ],
+)
+def test_bad_input(lr, idr, error, match):
+    with pytest.raises(error, match=match):
+        RDAN(**TINY)(lr, idr)

@@ -1,0 +1,271 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mrda.images import (
+    ImageError,
+    canonical,
+    find_images,
+    read_image,
+    read_rgb,
+    source_name,
+    to_array,
+    to_tensor,
+    write_image,
+)
+
+
+@pytest.fixture
+def rgb() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+
+
+def save(folder, name, image, **options):
+    path = folder / name
+    image.save(path, **options)
+    return path
+
+
+def test_rgb_png_comes_back_unchanged(tmp_path, rgb):
+    array = read_rgb(save(tmp_path, "a.png", Image.fromarray(rgb)))
+    assert array.dtype == np.uint8
+    np.testing.assert_array_equal(array, rgb)
+
+
+def test_gray_is_replicated(tmp_path, rgb):
+    array = read_rgb(save(tmp_path, "a.png", Image.fromarray(rgb[..., 0])))
+    np.testing.assert_array_equal(array, np.stack([rgb[..., 0]] * 3, axis=-1))
+
+
+def test_16_bit_gray_keeps_its_depth(tmp_path):
+    levels = np.arange(54, dtype=np.uint16).reshape(6, 9) * 1200
+    for name in ("a.png", "a.tif"):
+        array = read_rgb(save(tmp_path, name, Image.fromarray(levels)))
+        assert array.dtype == np.uint16
+        np.testing.assert_array_equal(array[..., 2], levels)
+
+
+def test_16_bit_rgb_is_read_as_8_bit(tmp_path):
+    levels = np.random.default_rng(1).integers(0, 65536, (4, 5, 3)).astype(">u2")
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + row.tobytes() for row in levels)
+    header = struct.pack(">IIBBBBB", 5, 4, 16, 2, 0, 0, 0)
+    path = tmp_path / "a.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+    array = read_rgb(path)
+    assert array.dtype == np.uint8
+    # Whichever way 16 bits become 8 (truncation or rounding), no level is off by a whole step.
+    assert np.abs(array.astype(float) * 257 - levels.astype(float)).max() < 257
+
+
+def test_alpha_is_dropped_and_the_colour_below_it_kept(tmp_path, rgb):
+    rgba = np.dstack([rgb, np.zeros((6, 9), np.uint8)])
+    np.testing.assert_array_equal(read_rgb(save(tmp_path, "a.png", Image.fromarray(rgba))), rgb)
+    gray_alpha = rgba[..., [0, 3]]
+    array = read_rgb(save(tmp_path, "la.png", Image.fromarray(gray_alpha)))
+    np.testing.assert_array_equal(array, np.stack([rgb[..., 0]] * 3, axis=-1))
+
+
+def test_palette_is_converted(tmp_path, rgb):
+    few = rgb // 128 * 255
+    path = save(tmp_path, "a.png", Image.fromarray(few).quantize(8))
+    with Image.open(path) as stored:
+        assert stored.mode == "P"
+    np.testing.assert_array_equal(read_rgb(path), few)
+
+
+def test_palette_with_transparency_becomes_rgba(tmp_path, rgb):
+    path = save(tmp_path, "a.png", Image.fromarray(rgb // 128 * 255).quantize(8), transparency=0)
+    image = read_image(path)
+    assert image.mode == "RGBA"
+    assert 0 in np.asarray(image)[..., 3]
+
+
+def test_cmyk_jpeg_is_converted(tmp_path):
+    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    array = read_rgb(save(tmp_path, "a.jpg", image, quality=100))
+    assert array.shape == (16, 16, 3)
+    # Cyan off, magenta and yellow full: red, but for JPEG's rounding.
+    assert array[..., 0].min() > 250
+    assert array[..., 1:].max() < 5
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_exif_orientation_is_applied(tmp_path, rgb, orientation, turns):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path, "a.png", Image.fromarray(rgb), exif=exif)
+    np.testing.assert_array_equal(read_rgb(path), np.rot90(rgb, turns))
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0?M\0*\0\0\0\x08", b"Exif\0\0MM\0*\0\0"])
+def test_damaged_exif_does_not_cost_the_photo(tmp_path, rgb, exif):
+    path = save(tmp_path, "a.png", Image.fromarray(rgb), exif=exif)
+    np.testing.assert_array_equal(read_rgb(path), rgb)
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [("1", "L"), ("L", "L"), ("LA", "LA"), ("I;16", "I;16"), ("P", "RGB"), ("YCbCr", "RGB"), ("HSV", "RGB")],
+)
+def test_canonical_modes(mode, expected):
+    assert canonical(Image.new(mode, (3, 2))).mode == expected
+
+
+def test_32_bit_integers_within_16_bits_become_16_bit():
+    image = Image.fromarray(np.array([[0, 65535]], dtype=np.int32))
+    np.testing.assert_array_equal(np.asarray(canonical(image)), np.array([[0, 65535]], np.uint16))
+
+
+@pytest.mark.parametrize("value", [65536, -1])
+def test_32_bit_integers_beyond_16_bits_are_refused(value):
+    with pytest.raises(ImageError, match="32-bit integers"):
+        canonical(Image.fromarray(np.array([[value]], dtype=np.int32)))
+
+
+def test_float_tiff_is_refused_with_its_name(tmp_path):
+    path = save(tmp_path, "depth.tif", Image.fromarray(np.ones((4, 4), np.float32)))
+    with pytest.raises(ImageError, match=r"depth\.tif.*floating-point"):
+        read_rgb(path)
+
+
+def damaged(kind, folder, rgb):
+    path = folder / "bad.png"
+    if kind == "empty":
+        path.touch()
+    elif kind == "text":
+        path.write_text("this is a shopping list\n")
+    elif kind == "truncated":
+        big = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(big).save(path)
+        path.write_bytes(path.read_bytes()[:2000])
+    elif kind == "corrupt":
+        Image.fromarray(rgb).save(path)
+        content = bytearray(path.read_bytes())
+        content[45] ^= 0xFF
+        path.write_bytes(content)
+    elif kind == "folder":
+        path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "truncated", "corrupt", "folder", "missing"])
+def test_unreadable_files_are_named_in_one_line(tmp_path, rgb, kind):
+    path = damaged(kind, tmp_path, rgb)
+    with pytest.raises(ImageError) as caught:
+        read_rgb(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "tif", "webp", "bmp", "ppm"])
+def test_random_damage_gives_an_image_or_a_clear_error(tmp_path, rgb, suffix):
+    generator = np.random.default_rng(len(suffix))
+    whole = save(tmp_path, f"whole.{suffix}", Image.fromarray(rgb)).read_bytes()
+    path = tmp_path / f"damaged.{suffix}"
+    messages = []
+    for _ in range(150):
+        content = bytearray(whole)
+        for place in generator.integers(0, min(len(content), 120), 3):
+            content[place] = generator.integers(256)
+        path.write_bytes(content[: generator.integers(len(content) // 2, len(content))])
+        try:
+            read_rgb(path)
+        except ImageError as error:
+            messages.append(str(error))
+    assert messages
+    assert all(str(path) in message for message in messages)
+
+
+def test_skimage_photographs():
+    pytest.importorskip("skimage")
+    assert read_rgb("skimage:astronaut").shape == (512, 512, 3)
+    with pytest.raises(ImageError, match="astronaut"):
+        read_rgb("skimage:nobody")
+
+
+def test_skimage_source_without_scikit_image(monkeypatch):
+    monkeypatch.setattr("mrda.images.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImageError, match="scikit-image is not installed"):
+        read_rgb("skimage:astronaut")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_integers_survive_the_way_to_a_tensor_and_back(dtype):
+    top = np.iinfo(dtype).max
+    levels = np.linspace(0, top, 3 * 40 * 50).reshape(40, 50, 3).astype(dtype)
+    tensor = to_tensor(levels)
+    assert tensor.shape == (1, 3, 40, 50)
+    assert tensor.dtype == torch.float32
+    assert tensor.max() == 1
+    np.testing.assert_array_equal(to_array(tensor, dtype), levels)
+
+
+def test_to_array_clips_and_rounds_half_to_even():
+    tensor = torch.tensor([-0.2, 0.3, 1.7]).reshape(3, 1, 1)
+    assert tensor[1] * 255 == 76.5
+    np.testing.assert_array_equal(to_array(tensor), np.array([[[0, 76, 255]]], np.uint8))
+
+
+def test_to_tensor_and_to_array_refuse_other_shapes_and_dtypes():
+    with pytest.raises(ValueError, match=r"shape \(H, W\)"):
+        to_tensor(np.zeros(3, np.uint8))
+    with pytest.raises(ValueError, match="none of them 0"):
+        to_tensor(np.zeros((0, 4, 3), np.uint8))
+    with pytest.raises(TypeError, match="int32"):
+        to_tensor(np.zeros((4, 4, 3), np.int32))
+    with pytest.raises(ValueError, match=r"\(2, 3, 4, 4\)"):
+        to_array(torch.zeros(2, 3, 4, 4))
+
+
+def test_write_image_replaces_whole_files_only(tmp_path, rgb, monkeypatch):
+    path = tmp_path / "a.png"
+    write_image(path, rgb)
+    np.testing.assert_array_equal(read_rgb(path), rgb)
+
+    def stop_halfway(self, target):
+        target.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", stop_halfway)
+    with pytest.raises(KeyboardInterrupt):
+        write_image(path, 255 - rgb)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+    np.testing.assert_array_equal(read_rgb(path), rgb)
+
+
+def test_find_images_lists_folders_sorted_and_each_source_once(tmp_path):
+    for name in ("b.JPG", "a.png", "notes.txt", ".hidden.png", "deep/c.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    lone = tmp_path / "notes.txt"
+    assert find_images([lone, tmp_path, tmp_path / "a.png", "skimage:coffee"]) == [
+        lone,
+        tmp_path / "a.png",
+        tmp_path / "b.JPG",
+        "skimage:coffee",
+    ]
+    assert tmp_path / "deep" / "c.webp" in find_images([tmp_path], recursive=True)
+
+
+def test_find_images_refuses_a_folder_without_any(tmp_path):
+    with pytest.raises(ImageError, match="holds no image"):
+        find_images([tmp_path])
+
+
+def test_source_name():
+    assert source_name("skimage:coffee") == "coffee"
+    assert source_name("some/where/cat.v2.png") == "cat.v2"

@@ -1,0 +1,66 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from mrda.training.losses import absolute_difference, kl_divergence, reconstruction
+
+EPS = torch.finfo(torch.float64).eps
+
+
+def idr(seed: int, batch: int = 3, size: int = 8) -> Tensor:
+    return torch.randn(batch, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def softmax(row: list[float], temperature: float) -> list[float]:
+    weights = [math.exp(value / temperature) for value in row]
+    return [weight / sum(weights) for weight in weights]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.15])
+def test_kl_is_the_sum_of_the_paper(temperature: float) -> None:
+    student, teacher = idr(0), idr(1)
+    total = 0.0
+    for row_s, row_t in zip(student.tolist(), teacher.tolist(), strict=True):
+        pairs = zip(softmax(row_s, temperature), softmax(row_t, temperature), strict=True)
+        total += sum(p_t * math.log(p_t / p_s) for p_s, p_t in pairs)
+    # Inputs of at most about 3/0.15 in the exponent: a relative error of 20 eps each, over 24 terms of a sum.
+    budget = 24 * 20 * EPS * max(1.0, total)
+    batchmean = kl_divergence(student, teacher, temperature=temperature, reduction="batchmean")
+    mean = kl_divergence(student, teacher, temperature=temperature, reduction="mean_elements")
+    assert abs(float(batchmean) - total / 3) <= budget
+    assert abs(float(mean) - total / 24) <= budget
+
+
+def test_the_default_is_the_published_form() -> None:
+    student, teacher = idr(0), idr(1)
+    published = kl_divergence(student, teacher, temperature=0.15, reduction="batchmean")
+    assert torch.equal(kl_divergence(student, teacher), published)
+
+
+def test_kl_vanishes_for_equal_idrs_and_for_a_common_shift() -> None:
+    teacher = idr(0)
+    assert abs(float(kl_divergence(teacher, teacher))) == 0
+    assert abs(float(kl_divergence(teacher + 0.5, teacher))) <= 8 * 20 * EPS
+
+
+def test_absolute_difference_is_the_mean_over_everything() -> None:
+    student, teacher = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 5.0]])
+    assert float(absolute_difference(student, teacher)) == (0 + 2 + 3 + 1) / 4
+
+
+@pytest.mark.parametrize("loss", [kl_divergence, absolute_difference])
+def test_idrs_of_different_shapes_are_refused(loss: object) -> None:
+    assert callable(loss)
+    for student, teacher in [(idr(0), idr(1, batch=1)), (idr(0)[0], idr(1)[0])]:
+        with pytest.raises(ValueError, match=r"must be raw IDRs of one shape \(B, 4C\)"):
+            loss(student, teacher)
+
+
+def test_reconstruction_is_in_float32_for_a_bfloat16_sr() -> None:
+    sr = torch.full((1, 3, 2, 2), 0.5, dtype=torch.bfloat16)
+    hr = torch.full((1, 3, 2, 2), 0.5 + 2**-12)
+    loss = reconstruction(sr, hr)
+    assert loss.dtype == torch.float32
+    assert float(loss) == 2**-12
