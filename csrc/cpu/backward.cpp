@@ -74,7 +74,7 @@ struct BackwardCall {
 };
 
 // grad (of the result) becomes the gradient of the residual term; grad_z and grad_mask are written.
-template <int K, class T, class A = Accumulator<T>>
+template <int K, bool kChannelsLast, class T, class A = Accumulator<T>>
 void differentiate_modulation(const RdaConvBackward& p, const BackwardCall<T>& call, TapWeights<A> weight, Region<A> x,
                               Region<A> m, Region<A> grad, Region<A> grad_z, Region<A> grad_m) {
   const Slopes<Vec<A>> slopes{splat(A(p.negative_slope)), splat(A(p.output_negative_slope))};
@@ -85,7 +85,7 @@ void differentiate_modulation(const RdaConvBackward& p, const BackwardCall<T>& c
     weight.template get<K>(g, false, taps);
     for (int64_t r = 0; r < grad.rows; ++r) {
       for (int64_t s = 0; s < grad.steps; ++s) {
-        const Vec<A> z = correlate<K>(x.at(g, r, s), x.row, x.tap, taps, call.geometry.kernel_size);
+        const Vec<A> z = correlate<K, kTap<kChannelsLast, A>>(x.at(g, r, s), x.row, taps, call.geometry.kernel_size);
         const ModulateGrads<Vec<A>> d = modulate_backward(load(grad.at(g, r, s)), z, load(m.at(g, r, s)),
                                                           load(center.at(g, r, s)), slopes);
         store(grad.at(g, r, s), d.grad_residual);
@@ -109,7 +109,7 @@ void differentiate_sigmoid(const Geometry<A>& geometry, bool full, Region<A> m, 
       }
 }
 
-template <int K, class T, class A = Accumulator<T>>
+template <int K, bool kChannelsLast, class T, class A = Accumulator<T>>
 void write_grad_input(const RdaConvBackward& p, const BackwardCall<T>& call, TapWeights<A> weight, Region<A> grad_z,
                       Region<A> residual, Region<A> grad_t, int64_t b, int64_t top, int64_t left) {
   const Geometry<A>& geometry = call.geometry;
@@ -122,7 +122,7 @@ void write_grad_input(const RdaConvBackward& p, const BackwardCall<T>& call, Tap
     for (int64_t r = 0; r < residual.rows; ++r) {
       const ResultRow<T> out(p, p.grad_input, b, g, top + r, left);
       for (int64_t s = 0; s < residual.steps; ++s) {
-        Vec<A> v = correlate<K>(grad_z.at(g, r, s), grad_z.row, grad_z.tap, taps, geometry.kernel_size);
+        Vec<A> v = correlate<K, kTap<kChannelsLast, A>>(grad_z.at(g, r, s), grad_z.row, taps, geometry.kernel_size);
         if (modulated) v += load(residual.at(g, r, s));
         if (shared) v += mask_weight * load(grad_t.at(g, r, s));
         out.write(s, v);
@@ -131,7 +131,7 @@ void write_grad_input(const RdaConvBackward& p, const BackwardCall<T>& call, Tap
   }
 }
 
-template <int K, class A>
+template <int K, bool kChannelsLast, class A>
 void add_grad_weight(const Geometry<A>& geometry, Region<A> x, Region<A> grad_z, A* sums) {
   const int64_t k = K ? K : geometry.kernel_size;
   for (int64_t g = 0; g < geometry.groups; ++g) {
@@ -146,7 +146,7 @@ void add_grad_weight(const Geometry<A>& geometry, Region<A> x, Region<A> grad_z,
 #pragma GCC unroll 3
         for (int64_t i = 0; i < k; ++i)
 #pragma GCC unroll 3
-          for (int64_t j = 0; j < k; ++j) sum[i * k + j] += d * load(from + i * x.row + j * x.tap);
+          for (int64_t j = 0; j < k; ++j) sum[i * k + j] += d * load(from + i * x.row + j * kTap<kChannelsLast, A>);
       }
 #pragma GCC unroll 9
     for (int64_t i = 0; i < k * k; ++i) store(to + i * kLanes<A>, sum[i]);
@@ -199,7 +199,7 @@ void add_grad_full_mask(const Geometry<A>& geometry, Region<A> x, Region<A> d, A
   }
 }
 
-template <int K, class T, class A = Accumulator<T>>
+template <int K, bool kChannelsLast, class T, class A = Accumulator<T>>
 void backward_tile(const RdaConvBackward& p, const BackwardCall<T>& call, TapWeights<A> weight, int64_t b, int64_t top,
                    int64_t left) {
   const Geometry<A>& geometry = call.geometry;
@@ -227,21 +227,21 @@ void backward_tile(const RdaConvBackward& p, const BackwardCall<T>& call, TapWei
     grad.steps = grad_z.steps = m.steps = wide_steps;
     m.rows = grad.rows;
     modulation_map(geometry, call.mask, wide_x, m);
-    differentiate_modulation<K>(p, call, weight, x, m, grad, grad_z, grad_m);
+    differentiate_modulation<K, kChannelsLast>(p, call, weight, x, m, grad, grad_z, grad_m);
     grad_t = grad_m.inner(pad, rows, steps);
     differentiate_sigmoid(geometry, Mask<A>::full(p), m.inner(pad, rows, steps), grad_t);
   }
   const Region<A> residual = grad.inner(pad, rows, steps);
   const Region<A> center_grad_z = grad_z.inner(pad, rows, steps);
 
-  if (p.grad_weight) add_grad_weight<K>(geometry, near_x, center_grad_z, buffer.weight_sums);
+  if (p.grad_weight) add_grad_weight<K, kChannelsLast>(geometry, near_x, center_grad_z, buffer.weight_sums);
   if (p.grad_mask_weight) {
     const auto add = Mask<A>::full(p) ? add_grad_full_mask<A> : add_grad_shared_mask<A>;
     add(geometry, center_x, grad_t, buffer.mask_weight_sums, buffer.mask_bias_sums);
   }
   if (p.grad_input.data) {
     if (Mask<A>::full(p)) mix_channels<true>(geometry, grad_t, call.mask.backward, residual);
-    write_grad_input<K>(p, call, weight, grad_z, residual, grad_t, b, top, left);
+    write_grad_input<K, kChannelsLast>(p, call, weight, grad_z, residual, grad_t, b, top, left);
   }
 }
 
@@ -279,11 +279,12 @@ void backward_task(const RdaConvBackward& p, int64_t task, void* memory, void* p
   const int64_t b = task / c.tasks_per_sample, share = task % c.tasks_per_sample;
   const TapWeights<A> weight = pack_weight<T>(p, b, call.geometry, call.buffer.weight);
   fill_zero(call.buffer.weight_sums, call.sums_elements);
+  const auto tile_function = p.channels_last ? (p.kernel_size == 3 ? backward_tile<3, true, T> : backward_tile<0, true, T>)
+                                             : (p.kernel_size == 3 ? backward_tile<3, false, T> : backward_tile<0, false, T>);
   for (int64_t tile = c.first_tile(share); tile < c.first_tile(share + 1); ++tile) {
     const int64_t top = tile / c.tile_columns * call.geometry.tile_height;
     const int64_t left = tile % c.tile_columns * call.geometry.tile_width;
-    if (p.kernel_size == 3) backward_tile<3, T>(p, call, weight, b, top, left);
-    else backward_tile<0, T>(p, call, weight, b, top, left);
+    tile_function(p, call, weight, b, top, left);
   }
   const Partial<A> partial = Partial<A>::at(p, partial_memory);
   if (p.grad_weight) collect(call.geometry, call.buffer.weight_sums, weight.taps, partial.weight);

@@ -6,13 +6,9 @@ namespace mrda {
 namespace MRDA_ISA {
 namespace {
 
-#ifndef TW
-#define TW 64
-#define TH 16
-#define TB 384
-#endif
-constexpr int64_t kScratchBytes = TB << 10;  // a share of the second-level cache
-constexpr int64_t kTileWidth = TW, kTileHeight = TH;
+// Measured: the scratch memory should fit the second-level cache; runs in memory should be long.
+constexpr int64_t kScratchBytes = 512 << 10;
+constexpr int64_t kTileHeight = 16, kTileWidth = 320, kTileWidthChannelsLast = 64;
 
 template <class A>
 struct ForwardBuffers {
@@ -37,14 +33,14 @@ struct ForwardCall {
   }
 
   static ForwardCall make(const RdaConvForward& p, void* memory) {
-    Geometry<A> geometry(p, kTileWidth, p.kernel_size / 2);
+    Geometry<A> geometry(p, p.channels_last ? kTileWidthChannelsLast : kTileWidth, p.kernel_size / 2);
     geometry.tile_height = minimum(p.height, kTileHeight);
     while (geometry.tile_height > 1 && at(p, geometry, nullptr).scratch_bytes > kScratchBytes) --geometry.tile_height;
     return at(p, geometry, static_cast<A*>(memory));
   }
 };
 
-template <int K, class T, class A = Accumulator<T>>
+template <int K, bool kChannelsLast, class T, class A = Accumulator<T>>
 void forward_tile(const RdaConvForward& p, const ForwardCall<T>& call, TapWeights<A> weight, int64_t b, int64_t top,
                   int64_t left) {
   const Geometry<A>& geometry = call.geometry;
@@ -71,7 +67,7 @@ void forward_tile(const RdaConvForward& p, const ForwardCall<T>& call, TapWeight
     for (int64_t r = 0; r < rows; ++r) {
       const ResultRow<T> out(p, p.output, b, g, top + r, left);
       for (int64_t s = 0; s < steps; ++s) {
-        Vec<A> y = correlate<K>(x.at(g, r, s), x.row, x.tap, taps, geometry.kernel_size);
+        Vec<A> y = correlate<K, kTap<kChannelsLast, A>>(x.at(g, r, s), x.row, taps, geometry.kernel_size);
         if (modulated) y = modulate(y, load(m.at(g, r, s)), load(center.at(g, r, s)), slopes);
         out.write(s, y);
       }
@@ -86,11 +82,12 @@ void forward_task(const RdaConvForward& p, int64_t task, void* memory) {
   const Cut c = cut(p, call.geometry);
   const int64_t b = task / c.tasks_per_sample, share = task % c.tasks_per_sample;
   const TapWeights<A> weight = pack_weight<T>(p, b, call.geometry, call.buffer.weight);
+  const auto tile_function = p.channels_last ? (p.kernel_size == 3 ? forward_tile<3, true, T> : forward_tile<0, true, T>)
+                                             : (p.kernel_size == 3 ? forward_tile<3, false, T> : forward_tile<0, false, T>);
   for (int64_t tile = c.first_tile(share); tile < c.first_tile(share + 1); ++tile) {
     const int64_t top = tile / c.tile_columns * call.geometry.tile_height;
     const int64_t left = tile % c.tile_columns * call.geometry.tile_width;
-    if (p.kernel_size == 3) forward_tile<3, T>(p, call, weight, b, top, left);
-    else forward_tile<0, T>(p, call, weight, b, top, left);
+    tile_function(p, call, weight, b, top, left);
   }
 }
 

@@ -6,6 +6,11 @@
 #include <new>
 #include <stdexcept>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
 #include "kernels.h"
 
 namespace mrda {
@@ -94,6 +99,22 @@ void share(int64_t tasks, int64_t scratch_bytes, int threads, const Work& work) 
   if (team.out_of_memory) throw std::bad_alloc();
 }
 
+// A large result is fresh memory, and touching it page by page costs several times the writing: asks for large pages.
+// Only a hint; what is there already stays as it is.
+void prefer_large_pages(const RdaConvParams& p, const View& view) {
+#if defined(__linux__)
+  const uintptr_t size = p.dtype == DType::kFloat64 ? 8 : p.dtype == DType::kFloat32 ? 4 : 2;
+  const uintptr_t bytes = uintptr_t(p.batch * p.channels * p.height * p.width) * size;  // results are dense
+  if (!view.data || bytes < (8u << 20)) return;
+  const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE));
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(view.data) + page - 1) / page * page;
+  const uintptr_t last = (reinterpret_cast<uintptr_t>(view.data) + bytes) / page * page;
+  madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  (void)p, (void)view;
+#endif
+}
+
 const Kernels& kernels() { return all_kernels()[chosen.load()]; }
 
 }  // namespace
@@ -101,6 +122,7 @@ const Kernels& kernels() { return all_kernels()[chosen.load()]; }
 void rda_conv_forward(const RdaConvForward& params, int threads) {
   const Kernels& k = kernels();
   const Plan plan = k.plan_forward(params);
+  prefer_large_pages(params, params.output);
   share(params.batch * plan.tasks_per_sample, plan.scratch_bytes, threads,
         [&](int64_t task, void* scratch) { k.forward(params, task, scratch); });
 }
@@ -108,6 +130,7 @@ void rda_conv_forward(const RdaConvForward& params, int threads) {
 void rda_conv_backward(const RdaConvBackward& params, int threads) {
   const Kernels& k = kernels();
   const Plan plan = k.plan_backward(params);
+  prefer_large_pages(params, params.grad_input);
   const int64_t tasks = params.batch * plan.tasks_per_sample;
   std::unique_ptr<void, void (*)(void*)> partial(std::aligned_alloc(64, size_t(tasks * plan.partial_bytes + 64) / 64 * 64),
                                                  std::free);

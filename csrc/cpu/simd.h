@@ -148,27 +148,22 @@ MRDA_INLINE Vec<Accumulator<T>> load_whole(const T* p) {
 // `count` elements, `stride` apart, as lanes; the lanes past them are zero.
 template <class T>
 MRDA_INLINE Vec<Accumulator<T>> load_elements(const T* p, int64_t stride, int64_t count) {
-  typename Element<T>::Raw raw{};
-  if (stride == 1 && count >= kLanes<Accumulator<T>>) {
-    memcpy(&raw, p, sizeof(raw));
-  } else {
-    T lane[kLanes<Accumulator<T>>] = {};
-    for (int i = 0; i < kLanes<Accumulator<T>> && i < count; ++i) lane[i] = p[i * stride];
-    memcpy(&raw, lane, sizeof(raw));
-  }
-  return Element<T>::widen(raw);
+  T lane[kLanes<Accumulator<T>>] = {};
+  for (int i = 0; i < kLanes<Accumulator<T>> && i < count; ++i) lane[i] = p[i * stride];
+  return load_whole(lane);
+}
+
+template <class T>
+MRDA_INLINE void store_whole(T* p, Vec<Accumulator<T>> v) {
+  const typename Element<T>::Raw raw = Element<T>::narrow(v);
+  memcpy(p, &raw, sizeof(raw));
 }
 
 template <class T>
 MRDA_INLINE void store_elements(T* p, int64_t stride, int64_t count, Vec<Accumulator<T>> v) {
-  const typename Element<T>::Raw raw = Element<T>::narrow(v);
-  if (stride == 1 && count >= kLanes<Accumulator<T>>) {
-    memcpy(p, &raw, sizeof(raw));
-  } else {
-    T lane[kLanes<Accumulator<T>>];
-    memcpy(lane, &raw, sizeof(raw));
-    for (int i = 0; i < kLanes<Accumulator<T>> && i < count; ++i) p[i * stride] = lane[i];
-  }
+  T lane[kLanes<Accumulator<T>>];
+  store_whole(lane, v);
+  for (int i = 0; i < kLanes<Accumulator<T>> && i < count; ++i) p[i * stride] = lane[i];
 }
 
 template <class T>

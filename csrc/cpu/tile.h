@@ -80,6 +80,12 @@ struct Geometry {
   }
 };
 
+// A hint; the address may be anything.
+template <class T>
+MRDA_INLINE void prefetch(const T* p) {
+  __builtin_prefetch(p);
+}
+
 template <class A>
 MRDA_INLINE void fill_zero(A* p, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = 0;
@@ -96,35 +102,49 @@ static void pack(const RdaConvParams& p, const View& view, int64_t b, int64_t to
   const int64_t first = maximum(left, int64_t(0));        // the first column inside the image,
   const int64_t before = minimum(first - left, columns);  // the columns before it
   const int64_t inside = maximum(minimum(p.width - first, columns - before), int64_t(0));
-  for (int64_t r = 0; r < region.rows; ++r) {
-    const int64_t h = top + r;
-    const bool empty = h < 0 || h >= p.height;
-    const T* from = sample + h * row_stride + first * pixel_stride;
-    for (int64_t g = 0; g < geometry.groups; ++g) {
-      A* to = region.at(g, r, 0);
-      if (empty) {
-        fill_zero(to, region.row);
-      } else if (geometry.channels_last) {
-        fill_zero(to, before * L);
-        const bool whole = channel_stride == 1 && geometry.channels - g * L >= L;
-        const T* lanes = from + g * L * channel_stride;
-        A* at = to + before * L;
-        if (whole)
-          for (int64_t w = 0; w < inside; ++w) store(at + w * L, load_whole(lanes + w * pixel_stride));
-        else
-          for (int64_t w = 0; w < inside; ++w)
-            store(at + w * L, load_elements(lanes + w * pixel_stride, channel_stride, geometry.channels - g * L));
-        fill_zero(at + inside * L, region.row - (before + inside) * L);
-      } else {
-        fill_zero(to, before);
-        const T* lanes = from + g * channel_stride;
-        int64_t w = 0;
-        if (pixel_stride == 1)
-          for (; w + L <= inside; w += L) store(to + before + w, load_whole(lanes + w));
-        for (; w < inside; w += L)
-          store(to + before + w, load_elements(lanes + w * pixel_stride, pixel_stride, inside - w));
-        fill_zero(to + before + w, region.row - before - w);
+  // The next row (or channel) is fetched while this one is copied: the runs are too short for the processor to see it coming.
+  constexpr int64_t kLine = 64 / int64_t(sizeof(T));
+  if (geometry.channels_last) {
+    const int64_t whole = channel_stride == 1 ? p.channels / L : 0;  // groups that need no care
+    for (int64_t r = 0; r < region.rows; ++r) {
+      const int64_t h = top + r;
+      const bool empty = h < 0 || h >= p.height || inside == 0;
+      for (int64_t g = 0; g < geometry.groups; ++g) {
+        A* to = region.at(g, r, 0);
+        fill_zero(to, empty ? region.row : before * L);
+        if (!empty) fill_zero(to + (before + inside) * L, region.row - (before + inside) * L);
       }
+      if (empty) continue;
+      const T* from = sample + h * row_stride + first * pixel_stride;
+      A* to = region.at(0, r, before);
+      for (int64_t w = 0; w < inside; ++w, from += pixel_stride, to += L) {
+        if (r + 1 < region.rows)
+          for (int64_t c = 0; c < p.channels; c += kLine) prefetch(from + row_stride + c);
+        for (int64_t g = 0; g < whole; ++g) store(to + g * region.group, load_whole(from + g * L));
+        for (int64_t g = whole; g < geometry.groups; ++g)
+          store(to + g * region.group, load_elements(from + g * L * channel_stride, channel_stride, p.channels - g * L));
+      }
+    }
+    return;
+  }
+  for (int64_t c = 0; c < geometry.channels; ++c) {
+    for (int64_t r = 0; r < region.rows; ++r) {
+      const int64_t h = top + r;
+      A* to = region.at(c, r, 0);
+      if (h < 0 || h >= p.height) {
+        fill_zero(to, region.row);
+        continue;
+      }
+      const T* from = sample + c * channel_stride + h * row_stride + first * pixel_stride;
+      fill_zero(to, before);
+      int64_t w = 0;
+      if (pixel_stride == 1) {
+        for (int64_t i = 0; i < inside; i += kLine) prefetch(from + channel_stride + i);
+        for (; w + L <= inside; w += L) store(to + before + w, load_whole(from + w));
+      }
+      for (; w < inside; w += L)
+        store(to + before + w, load_elements(from + w * pixel_stride, pixel_stride, inside - w));
+      fill_zero(to + before + w, region.row - before - w);
     }
   }
 }
@@ -134,8 +154,9 @@ template <class T, class A = Accumulator<T>>
 struct ResultRow {
   T* data;
   int64_t step, lane;  // strides: from step to step, from lane to lane
-  int64_t count;       // lanes that exist, from the first step's first one on
-  int64_t lanes_used;  // by one step
+  int64_t whole;       // steps that are a run of neighbouring elements
+  int64_t count;       // lanes that exist, from the first step's first one on,
+  int64_t lanes_used;  // and how many of them a step uses up
 
   MRDA_MEMBER ResultRow(const RdaConvParams& p, const View& view, int64_t b, int64_t g, int64_t h, int64_t w) {
     constexpr int64_t L = kLanes<A>;
@@ -145,9 +166,11 @@ struct ResultRow {
     lane = p.channels_last ? view.stride[1] : view.stride[3];
     count = p.channels_last ? p.channels - g * L : p.width - w;
     lanes_used = p.channels_last ? 0 : L;
+    whole = lane != 1 ? 0 : !p.channels_last ? count / L : count >= L ? p.width : 0;
   }
   MRDA_MEMBER void write(int64_t s, Vec<A> value) const {
-    store_elements(data + s * step, lane, count - s * lanes_used, value);
+    if (s < whole) store_whole(data + s * step, value);
+    else store_elements(data + s * step, lane, count - s * lanes_used, value);
   }
 };
 
@@ -188,15 +211,19 @@ static TapWeights<A> pack_weight(const RdaConvParams& p, int64_t b, const Geomet
   return {to, geometry.channels_last, taps};
 }
 
+// One pixel to the right, in elements.
+template <bool kChannelsLast, class A>
+constexpr int64_t kTap = kChannelsLast ? kLanes<A> : 1;
+
 // sum_ij weight[ij] * x[i, j] around one register. K = 0 takes the size at run time.
-template <int K, class A>
-MRDA_INLINE Vec<A> correlate(const A* x, int64_t row, int64_t tap, const Vec<A>* weight, int64_t kernel_size) {
+template <int K, int64_t kTap, class A>
+MRDA_INLINE Vec<A> correlate(const A* x, int64_t row, const Vec<A>* weight, int64_t kernel_size) {
   const int64_t k = K ? K : kernel_size;
   Vec<A> sum{};
 #pragma GCC unroll 3
   for (int64_t i = 0; i < k; ++i)
 #pragma GCC unroll 3
-    for (int64_t j = 0; j < k; ++j) sum += weight[i * k + j] * load(x + i * row + j * tap);
+    for (int64_t j = 0; j < k; ++j) sum += weight[i * k + j] * load(x + i * row + j * kTap);
   return sum;
 }
 
