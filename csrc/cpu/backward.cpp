@@ -111,7 +111,7 @@ void differentiate_sigmoid(const Geometry<A>& geometry, bool full, Region<A> m, 
 
 template <int K, bool kChannelsLast, class T, class A = Accumulator<T>>
 void write_grad_input(const RdaConvBackward& p, const BackwardCall<T>& call, TapWeights<A> weight, Region<A> grad_z,
-                      Region<A> residual, Region<A> grad_t, int64_t b, int64_t top, int64_t left) {
+                      Region<A> residual, Region<A> grad_t, Position tile) {
   const Geometry<A>& geometry = call.geometry;
   const bool modulated = call.mask.count > 0, shared = call.mask.count == 1;
   for (int64_t g = 0; g < geometry.groups; ++g) {
@@ -120,7 +120,7 @@ void write_grad_input(const RdaConvBackward& p, const BackwardCall<T>& call, Tap
     if (shared) mask_weight = geometry.channels_last ? load(call.mask.forward.data + g * kLanes<A>)
                                                      : splat(call.mask.forward.data[g]);
     for (int64_t r = 0; r < residual.rows; ++r) {
-      const ResultRow<T> out(p, p.grad_input, b, g, top + r, left);
+      const ResultRow<T> out(p, p.grad_input, tile.sample, g, tile.top + r, tile.left);
       for (int64_t s = 0; s < residual.steps; ++s) {
         Vec<A> v = correlate<K, kTap<kChannelsLast, A>>(grad_z.at(g, r, s), grad_z.row, taps, geometry.kernel_size);
         if (modulated) v += load(residual.at(g, r, s));
@@ -200,11 +200,11 @@ void add_grad_full_mask(const Geometry<A>& geometry, Region<A> x, Region<A> d, A
 }
 
 template <int K, bool kChannelsLast, class T, class A = Accumulator<T>>
-void backward_tile(const RdaConvBackward& p, const BackwardCall<T>& call, TapWeights<A> weight, int64_t b, int64_t top,
-                   int64_t left) {
+void backward_tile(const RdaConvBackward& p, const BackwardCall<T>& call, TapWeights<A> weight, Position tile) {
   const Geometry<A>& geometry = call.geometry;
   const BackwardBuffers<A>& buffer = call.buffer;
   const int64_t pad = geometry.pad, halo = call.input_halo;
+  const auto [b, top, left] = tile;
   const int64_t rows = minimum(geometry.tile_height, p.height - top);
   const int64_t columns = minimum(geometry.tile_width, p.width - left);
   const int64_t steps = geometry.steps(columns);
@@ -241,7 +241,7 @@ void backward_tile(const RdaConvBackward& p, const BackwardCall<T>& call, TapWei
   }
   if (p.grad_input.data) {
     if (Mask<A>::full(p)) mix_channels<true>(geometry, grad_t, call.mask.backward, residual);
-    write_grad_input<K, kChannelsLast>(p, call, weight, grad_z, residual, grad_t, b, top, left);
+    write_grad_input<K, kChannelsLast>(p, call, weight, grad_z, residual, grad_t, tile);
   }
 }
 
@@ -282,9 +282,7 @@ void backward_task(const RdaConvBackward& p, int64_t task, void* memory, void* p
   const auto tile_function = p.channels_last ? (p.kernel_size == 3 ? backward_tile<3, true, T> : backward_tile<0, true, T>)
                                              : (p.kernel_size == 3 ? backward_tile<3, false, T> : backward_tile<0, false, T>);
   for (int64_t tile = c.first_tile(share); tile < c.first_tile(share + 1); ++tile) {
-    const int64_t top = tile / c.tile_columns * call.geometry.tile_height;
-    const int64_t left = tile % c.tile_columns * call.geometry.tile_width;
-    tile_function(p, call, weight, b, top, left);
+    tile_function(p, call, weight, c.position(call.geometry, b, tile));
   }
   const Partial<A> partial = Partial<A>::at(p, partial_memory);
   if (p.grad_weight) collect(call.geometry, call.buffer.weight_sums, weight.taps, partial.weight);

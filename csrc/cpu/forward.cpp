@@ -40,10 +40,12 @@ struct ForwardCall {
   }
 };
 
+// Computes one tile, and meanwhile fetches the input of the next one.
 template <int K, bool kChannelsLast, class T, class A = Accumulator<T>>
-void forward_tile(const RdaConvForward& p, const ForwardCall<T>& call, TapWeights<A> weight, int64_t b, int64_t top,
-                  int64_t left) {
+void forward_tile(const RdaConvForward& p, const ForwardCall<T>& call, TapWeights<A> weight, Position tile,
+                  Position next) {
   const Geometry<A>& geometry = call.geometry;
+  const auto [b, top, left] = tile;
   const int64_t rows = minimum(geometry.tile_height, p.height - top);
   const int64_t steps = geometry.steps(minimum(geometry.tile_width, p.width - left));
   Region<A> x = geometry.region(call.buffer.x, geometry.pad);
@@ -66,7 +68,10 @@ void forward_tile(const RdaConvForward& p, const ForwardCall<T>& call, TapWeight
     weight.template get<K>(g, false, taps);
     for (int64_t r = 0; r < rows; ++r) {
       const ResultRow<T> out(p, p.output, b, g, top + r, left);
+      const uintptr_t soon = address<T>(p.input, next, r) +
+                             uintptr_t(g * (kChannelsLast ? steps * kLineBytes : p.input.stride[1] * int64_t(sizeof(T))));
       for (int64_t s = 0; s < steps; ++s) {
+        prefetch(soon + uintptr_t(s * kLineBytes));
         Vec<A> y = correlate<K, kTap<kChannelsLast, A>>(x.at(g, r, s), x.row, taps, geometry.kernel_size);
         if (modulated) y = modulate(y, load(m.at(g, r, s)), load(center.at(g, r, s)), slopes);
         out.write(s, y);
@@ -85,9 +90,7 @@ void forward_task(const RdaConvForward& p, int64_t task, void* memory) {
   const auto tile_function = p.channels_last ? (p.kernel_size == 3 ? forward_tile<3, true, T> : forward_tile<0, true, T>)
                                              : (p.kernel_size == 3 ? forward_tile<3, false, T> : forward_tile<0, false, T>);
   for (int64_t tile = c.first_tile(share); tile < c.first_tile(share + 1); ++tile) {
-    const int64_t top = tile / c.tile_columns * call.geometry.tile_height;
-    const int64_t left = tile % c.tile_columns * call.geometry.tile_width;
-    tile_function(p, call, weight, b, top, left);
+    tile_function(p, call, weight, c.position(call.geometry, b, tile), c.position(call.geometry, b, tile + 1));
   }
 }
 

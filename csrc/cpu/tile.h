@@ -80,15 +80,27 @@ struct Geometry {
   }
 };
 
+constexpr int64_t kLineBytes = 64;  // of the caches
+
 // A hint; the address may be anything.
-template <class T>
-MRDA_INLINE void prefetch(const T* p) {
-  __builtin_prefetch(p);
-}
+MRDA_INLINE void prefetch(uintptr_t address) { __builtin_prefetch(reinterpret_cast<const void*>(address)); }
 
 template <class A>
 MRDA_INLINE void fill_zero(A* p, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = 0;
+}
+
+// Where a tile stands.
+struct Position {
+  int64_t sample, top, left;
+};
+
+// Where row `r` of a tile begins in memory: a number, since it may be outside the tensor.
+template <class T>
+MRDA_INLINE uintptr_t address(const View& view, Position tile, int64_t r) {
+  const int64_t offset =
+      tile.sample * view.stride[0] + (tile.top + r) * view.stride[2] + tile.left * view.stride[3];
+  return reinterpret_cast<uintptr_t>(view.data) + uintptr_t(offset * int64_t(sizeof(T)));
 }
 
 // Copies the window of sample `b` whose first pixel is (top, left) into `region`; zero outside the image.
@@ -103,7 +115,6 @@ static void pack(const RdaConvParams& p, const View& view, int64_t b, int64_t to
   const int64_t before = minimum(first - left, columns);  // the columns before it
   const int64_t inside = maximum(minimum(p.width - first, columns - before), int64_t(0));
   // The next row (or channel) is fetched while this one is copied: the runs are too short for the processor to see it coming.
-  constexpr int64_t kLine = 64 / int64_t(sizeof(T));
   if (geometry.channels_last) {
     const int64_t whole = channel_stride == 1 ? p.channels / L : 0;  // groups that need no care
     for (int64_t r = 0; r < region.rows; ++r) {
@@ -119,7 +130,8 @@ static void pack(const RdaConvParams& p, const View& view, int64_t b, int64_t to
       A* to = region.at(0, r, before);
       for (int64_t w = 0; w < inside; ++w, from += pixel_stride, to += L) {
         if (r + 1 < region.rows)
-          for (int64_t c = 0; c < p.channels; c += kLine) prefetch(from + row_stride + c);
+          for (int64_t byte = 0; byte < p.channels * int64_t(sizeof(T)); byte += kLineBytes)
+            prefetch(reinterpret_cast<uintptr_t>(from + row_stride) + uintptr_t(byte));
         for (int64_t g = 0; g < whole; ++g) store(to + g * region.group, load_whole(from + g * L));
         for (int64_t g = whole; g < geometry.groups; ++g)
           store(to + g * region.group, load_elements(from + g * L * channel_stride, channel_stride, p.channels - g * L));
@@ -139,7 +151,8 @@ static void pack(const RdaConvParams& p, const View& view, int64_t b, int64_t to
       fill_zero(to, before);
       int64_t w = 0;
       if (pixel_stride == 1) {
-        for (int64_t i = 0; i < inside; i += kLine) prefetch(from + channel_stride + i);
+        for (int64_t byte = 0; byte < inside * int64_t(sizeof(T)); byte += kLineBytes)
+          prefetch(reinterpret_cast<uintptr_t>(from + channel_stride) + uintptr_t(byte));
         for (; w + L <= inside; w += L) store(to + before + w, load_whole(from + w));
       }
       for (; w < inside; w += L)
@@ -248,6 +261,10 @@ struct Cut {
   int64_t tile_rows, tile_columns, tasks_per_sample;
   MRDA_MEMBER int64_t tiles() const { return tile_rows * tile_columns; }
   MRDA_MEMBER int64_t first_tile(int64_t task) const { return tiles() * task / tasks_per_sample; }
+  template <class A>
+  MRDA_MEMBER Position position(const Geometry<A>& geometry, int64_t sample, int64_t tile) const {
+    return {sample, tile / tile_columns * geometry.tile_height, tile % tile_columns * geometry.tile_width};
+  }
 };
 
 template <class A>
