@@ -72,9 +72,7 @@ class Timing:
 
 def main(
     config: Annotated[str, typer.Option(help="A preset's name or a YAML file.")] = "demo",
-    output: Annotated[Path, typer.Option(help="Folder for the run, the picture and the scores.")] = Path(
-        "demo-output"
-    ),
+    output: Annotated[Path, typer.Option(help="Folder for the run, the picture and the scores.")] = Path("demo-output"),
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of the operator's timing.")] = 20,
 ) -> None:
     """Train a small MRDA, upscale photographs it has never seen, and time the fused operator."""
@@ -129,9 +127,7 @@ def unseen(photos: Sequence[str], config: TrainConfig) -> Sequence[str]:
     return photos
 
 
-def score(
-    upscaler: Upscaler, photos: Sequence[str], sigmas: Sequence[float], console: Console
-) -> list[Score]:
+def score(upscaler: Upscaler, photos: Sequence[str], sigmas: Sequence[float], console: Console) -> list[Score]:
     """Degrade each photo by each blur (standard deviations in HR pixels) and measure what is restored."""
     scores = []
     with progress(console) as bar:

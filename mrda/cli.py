@@ -45,9 +45,7 @@ Weights = Annotated[
     short_help="Train the three stages.",
 )
 def train(
-    config: Annotated[
-        str, typer.Option("--config", help="A preset's name or a YAML file.", metavar="NAME|PATH")
-    ],
+    config: Annotated[str, typer.Option("--config", help="A preset's name or a YAML file.", metavar="NAME|PATH")],
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change one option; may be repeated.", metavar="KEY=VALUE"),
@@ -132,9 +130,7 @@ def evaluate(
     method: Annotated[
         str, typer.Option("--method", help="mrda_s, or bicubic alone, which needs no weights.")
     ] = "mrda_s",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the scores here too.", metavar="FILE")
-    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.", metavar="FILE")] = None,
 ) -> None:
     """Degrade HR photos in agreed ways, upscale them, and compare; bicubic is always beside."""
     if method not in ("mrda_s", "bicubic"):

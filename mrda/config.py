@@ -208,9 +208,7 @@ class StudentConfig(StageConfig):
     @model_validator(mode="after")
     def _phases(self) -> StudentConfig:
         if self.encoder_steps > self.steps:
-            raise ValueError(
-                f"encoder_steps must be at most steps, it was {self.encoder_steps} of {self.steps}"
-            )
+            raise ValueError(f"encoder_steps must be at most steps, it was {self.encoder_steps} of {self.steps}")
         return self
 
 

@@ -217,15 +217,11 @@ def _locate(source: Source) -> Path:
     # Found without importing it: the wheel is only a box of photographs here.
     package = importlib.util.find_spec("skimage")
     if package is None or not package.submodule_search_locations:
-        raise ImageError(
-            f"cannot read {source}: scikit-image is not installed (pip install 'mrda-kernels[demo]')"
-        )
+        raise ImageError(f"cannot read {source}: scikit-image is not installed (pip install 'mrda-kernels[demo]')")
     folder = Path(package.submodule_search_locations[0]) / "data"
     matches = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
     if name not in matches:
-        raise ImageError(
-            f"cannot read {source}: scikit-image's wheel holds no such image, only {', '.join(matches)}"
-        )
+        raise ImageError(f"cannot read {source}: scikit-image's wheel holds no such image, only {', '.join(matches)}")
     return matches[name]
 
 

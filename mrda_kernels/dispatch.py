@@ -19,6 +19,7 @@ class Backend(Protocol):
     """What a module under :mod:`mrda_kernels.backends` offers."""
 
     why_not: Callable[[str], str | None]
+    details: Callable[[], str]
     forward: Callable[..., Tensor]
     backward: Callable[..., tuple[Tensor, ...]]
 

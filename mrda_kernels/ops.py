@@ -14,7 +14,7 @@ from torch import Tensor
 from mrda_kernels import checks, dispatch, reference
 from mrda_kernels.memory_format import empty_result
 
-_TYPES = ("cpu", "cuda")
+_TYPES = "default"  # of device: backends decide what they serve
 
 torch.library.define(
     "mrda_kernels::rda_conv2d",
@@ -26,9 +26,7 @@ torch.library.define(
     "(Tensor grad_output, Tensor input, Tensor weight, Tensor mask_weight, Tensor? mask_bias, float negative_slope,"
     " float? output_negative_slope, str? backend) -> (Tensor, Tensor, Tensor, Tensor)",
 )
-torch.library.define(
-    "mrda_kernels::dynamic_depthwise_conv2d", "(Tensor input, Tensor weight, str? backend) -> Tensor"
-)
+torch.library.define("mrda_kernels::dynamic_depthwise_conv2d", "(Tensor input, Tensor weight, str? backend) -> Tensor")
 torch.library.define(
     "mrda_kernels::dynamic_depthwise_conv2d_backward",
     "(Tensor grad_output, Tensor input, Tensor weight, str? backend) -> (Tensor, Tensor)",
@@ -128,10 +126,11 @@ def _save_rda(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _rda_conv2d_autograd(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+    tensors = ctx.saved_tensors  # once: activation checkpointing recomputes them here, and refuses a second time
     grads: tuple[Any, ...] = torch.ops.mrda_kernels.rda_conv2d_backward(
-        grad_output, *ctx.saved_tensors, ctx.negative_slope, ctx.output_negative_slope, ctx.backend
+        grad_output, *tensors, ctx.negative_slope, ctx.output_negative_slope, ctx.backend
     )
-    if ctx.saved_tensors[3] is None:
+    if tensors[3] is None:
         grads = (*grads[:3], None)
     return *grads, None, None, None
 
@@ -145,9 +144,7 @@ def _rda_conv2d_backward_autograd(ctx: Any, *grad_grads: Tensor) -> tuple[Any, .
     return *_differentiate(first_order, ctx.saved_tensors, grad_grads), None, None, None
 
 
-torch.library.register_autograd(
-    "mrda_kernels::rda_conv2d", _rda_conv2d_autograd, setup_context=_save_rda
-)
+torch.library.register_autograd("mrda_kernels::rda_conv2d", _rda_conv2d_autograd, setup_context=_save_rda)
 torch.library.register_autograd(
     "mrda_kernels::rda_conv2d_backward", _rda_conv2d_backward_autograd, setup_context=_save_rda
 )
@@ -172,9 +169,7 @@ def _dynamic_fake(input: Tensor, weight: Tensor, backend: str | None) -> Tensor:
 
 
 @torch.library.impl("mrda_kernels::dynamic_depthwise_conv2d_backward", _TYPES)
-def _dynamic_backward(
-    grad_output: Tensor, input: Tensor, weight: Tensor, backend: str | None
-) -> tuple[Tensor, ...]:
+def _dynamic_backward(grad_output: Tensor, input: Tensor, weight: Tensor, backend: str | None) -> tuple[Tensor, ...]:
     checks.check_input_and_weight(input, weight)
     checks.check_grad_output(input, grad_output)
     chosen = dispatch.select(backend, input.device.type)
@@ -198,9 +193,7 @@ def _save_dynamic(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _dynamic_autograd(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
-    return *torch.ops.mrda_kernels.dynamic_depthwise_conv2d_backward(
-        grad_output, *ctx.saved_tensors, ctx.backend
-    ), None
+    return *torch.ops.mrda_kernels.dynamic_depthwise_conv2d_backward(grad_output, *ctx.saved_tensors, ctx.backend), None
 
 
 def _dynamic_backward_autograd(ctx: Any, *grad_grads: Tensor) -> tuple[Any, ...]:

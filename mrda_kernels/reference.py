@@ -6,18 +6,37 @@ differentiable any number of times; the forward ones work under ``torch.func`` t
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv2d_input, conv2d_weight
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
+def _without_autocast(function: Callable[P, R]) -> Callable[P, R]:
+    """Keep a surrounding autocast region from casting what is computed inside, too."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.autocast(cast(Tensor, args[0]).device.type, enabled=False):
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
+@_without_autocast
 def dynamic_depthwise_conv2d(input: Tensor, weight: Tensor) -> Tensor:
     """See :func:`mrda_kernels.dynamic_depthwise_conv2d`; here in eager PyTorch."""
     dtype = accumulation_dtype(input.dtype)
     return _depthwise(input.to(dtype), weight.to(dtype)).to(input.dtype)
 
 
+@_without_autocast
 def rda_conv2d(
     input: Tensor,
     weight: Tensor,
@@ -38,15 +57,15 @@ def rda_conv2d(
     return out.to(input.dtype)
 
 
-def dynamic_depthwise_conv2d_backward(
-    grad_output: Tensor, input: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor]:
+@_without_autocast
+def dynamic_depthwise_conv2d_backward(grad_output: Tensor, input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of :func:`dynamic_depthwise_conv2d` with respect to ``input`` and ``weight``."""
     dtype = accumulation_dtype(input.dtype)
     grads = _depthwise_backward(grad_output.to(dtype), input.to(dtype), weight.to(dtype))
     return grads[0].to(input.dtype), grads[1].to(input.dtype)
 
 
+@_without_autocast
 def rda_conv2d_backward(
     grad_output: Tensor,
     input: Tensor,
@@ -87,29 +106,32 @@ def _depthwise(x: Tensor, kernels: Tensor) -> Tensor:
     if x.numel() == 0:  # conv2d refuses a group count of 0
         return x * kernels.sum()
     batch, channels, height, width = x.shape
-    planes, filters = _as_groups(x, kernels)
-    out = F.conv2d(planes, filters, padding=kernels.shape[-1] // 2, groups=batch * channels)
+    size = kernels.shape[-1]
+    planes = x.reshape(1, batch * channels, height, width)
+    filters = kernels.reshape(batch * channels, 1, size, size)
+    out = F.conv2d(planes, filters, padding=size // 2, groups=batch * channels)
     return out.reshape(batch, channels, height, width)
 
 
 def _depthwise_backward(grad_z: Tensor, x: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
-    if x.numel() == 0:
-        return grad_z * kernels.sum(), kernels * grad_z.sum()
-    planes, filters = _as_groups(x, kernels)
-    grad_planes = grad_z.reshape(planes.shape)
-    padding, groups = kernels.shape[-1] // 2, planes.shape[1]
-    grad_x = conv2d_input(planes.shape, filters, grad_planes, padding=padding, groups=groups)
-    grad_filters = conv2d_weight(planes, filters.shape, grad_planes, padding=padding, groups=groups)
-    return grad_x.reshape(x.shape), grad_filters.reshape(kernels.shape)
+    """By correlation with the turned kernels, and tap by tap.
 
-
-def _as_groups(x: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
-    batch, channels, height, width = x.shape
-    size = kernels.shape[-1]
-    return x.reshape(1, batch * channels, height, width), kernels.reshape(batch * channels, 1, size, size)
+    Not by torch.nn.grad, whose own derivatives do not take the symbolic sizes of
+    ``torch.compile(dynamic=True)``.
+    """
+    grad_x = _depthwise(grad_z, kernels.flip(2, 3))
+    size, (height, width) = kernels.shape[-1], x.shape[2:]
+    padded = F.pad(x, [size // 2] * 4)
+    taps = [
+        (padded[:, :, i : i + height, j : j + width] * grad_z).sum(dim=(2, 3)) for i in range(size) for j in range(size)
+    ]
+    return grad_x, torch.stack(taps, dim=-1).reshape(kernels.shape)
 
 
 def _modulation(x: Tensor, mask_weight: Tensor, mask_bias: Tensor | None) -> Tensor:
+    if x.numel() == 0:  # conv2d refuses an empty image
+        logits = torch.einsum("bchw,mc->bmhw", x, mask_weight.flatten(1))
+        return torch.sigmoid(logits if mask_bias is None else logits + mask_bias[:, None, None])
     return torch.sigmoid(F.conv2d(x, mask_weight, mask_bias))
 
 

@@ -177,9 +177,7 @@ def test_upscale_refuses_two_photos_of_one_name(tmp_path, photo, weights):
     other = tmp_path / "photo.jpg"
     Image.new("RGB", (8, 8)).save(other)
     out = tmp_path / "out"
-    refused(
-        run("upscale", photo, other, "-o", out, "-w", weights), out, str(photo), str(other), "photo_x2.png"
-    )
+    refused(run("upscale", photo, other, "-o", out, "-w", weights), out, str(photo), str(other), "photo_x2.png")
 
 
 def test_upscale_never_overwrites_a_photo(tmp_path, photo, weights):
@@ -286,9 +284,7 @@ def test_evaluate_takes_several_folders(tmp_path, folder):
     other = tmp_path / "SetB"
     other.mkdir()
     Image.new("RGB", (40, 40), "red").save(other / "red.png")
-    result = run(
-        "evaluate", "--method", "bicubic", "--protocol", "bicubic", "--scale", 2, "--data", folder, other
-    )
+    result = run("evaluate", "--method", "bicubic", "--protocol", "bicubic", "--scale", 2, "--data", folder, other)
     assert result.exit_code == 0, result.stderr
     assert "| SetA | bicubic |" in result.stdout
     assert "| SetB | bicubic |" in result.stdout
@@ -334,9 +330,7 @@ def test_evaluate_refuses_wrong_usage(tmp_path, folder, weights):
 
 def test_train_runs_the_chosen_stages(tmp_path):
     pytest.importorskip("skimage")
-    result = run(
-        "train", "--config", "toy", "--run-dir", tmp_path / "run", "--stage", "bicubic", "--set", "seed=5"
-    )
+    result = run("train", "--config", "toy", "--run-dir", tmp_path / "run", "--stage", "bicubic", "--set", "seed=5")
     assert result.exit_code == 0, result.stderr
     assert f"bicubic: {tmp_path / 'run' / 'bicubic' / 'weights.safetensors'}" in result.stdout
     assert not (tmp_path / "run" / "meta").exists()

@@ -72,9 +72,7 @@ def test_sources_must_not_be_empty() -> None:
 
 
 @pytest.mark.parametrize(("recursive", "numbers"), [(False, {0}), (True, {0, 1})])
-def test_folders_are_read_recursively_only_where_asked(
-    recursive: bool, numbers: set[int], tmp_path: Path
-) -> None:
+def test_folders_are_read_recursively_only_where_asked(recursive: bool, numbers: set[int], tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     Image.fromarray(coordinates(8, 8, 0)).save(tmp_path / "a.png")
     Image.fromarray(coordinates(8, 8, 1)).save(tmp_path / "inner" / "b.png")

@@ -102,9 +102,7 @@ def test_the_whole_demo_at_toy_size_trains_anew_each_time(demo, tmp_path):
     app.command()(demo.main)
     stamps = []
     for _ in range(2):
-        result = CliRunner().invoke(
-            app, ["--config", "toy", "--output", str(tmp_path / "out"), "--rounds", "1"]
-        )
+        result = CliRunner().invoke(app, ["--config", "toy", "--output", str(tmp_path / "out"), "--rounds", "1"])
         assert result.exit_code == 0, result.output
         stamps.append((tmp_path / "out" / "run" / "student" / "weights.safetensors").stat().st_mtime_ns)
     assert stamps[0] < stamps[1]

@@ -59,10 +59,7 @@ def test_16_bit_rgb_is_read_as_8_bit(tmp_path):
     header = struct.pack(">IIBBBBB", 5, 4, 16, 2, 0, 0, 0)
     path = tmp_path / "a.png"
     path.write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     )
     array = read_rgb(path)
     assert array.dtype == np.uint8

@@ -46,9 +46,7 @@ def crop_to_multiple(hr: Tensor, scale: int) -> Tensor:
     check_image("hr", hr, channels=None)
     height, width = hr.shape[2:]
     if min(height, width) < scale:
-        raise ValueError(
-            f"hr must be at least {scale} pixels high and wide at scale {scale}, got {height}x{width}."
-        )
+        raise ValueError(f"hr must be at least {scale} pixels high and wide at scale {scale}, got {height}x{width}.")
     return hr[..., : height - height % scale, : width - width % scale]
 
 
@@ -88,8 +86,7 @@ def degrade(
         raise ValueError(f"hr must hold at least one image, got {tuple(hr.shape)}.")
     if hr.shape[2] % scale or hr.shape[3] % scale:
         raise ValueError(
-            f"hr must have height and width divisible by {scale} (see crop_to_multiple), "
-            f"got {tuple(hr.shape)}."
+            f"hr must have height and width divisible by {scale} (see crop_to_multiple), got {tuple(hr.shape)}."
         )
     kernels = None if kernel is None else _check_kernel(kernel, hr)
     levels = _check_noise_level(noise_level, hr)
@@ -225,20 +222,12 @@ def _check_kernel(kernel: Tensor, hr: Tensor) -> Tensor:
         raise TypeError(f"kernel must be a floating point tensor or None, got {kernel!r}.")
     kernels = kernel[None] if kernel.dim() == 2 else kernel
     size = kernels.shape[-1]
-    if (
-        kernels.dim() != 3
-        or kernels.shape[1] != size
-        or size % 2 == 0
-        or kernels.shape[0] not in (1, len(hr))
-    ):
-        raise ValueError(
-            f"kernel must have shape (k, k) or ({len(hr)}, k, k) with k odd, got {tuple(kernel.shape)}."
-        )
+    if kernels.dim() != 3 or kernels.shape[1] != size or size % 2 == 0 or kernels.shape[0] not in (1, len(hr)):
+        raise ValueError(f"kernel must have shape (k, k) or ({len(hr)}, k, k) with k odd, got {tuple(kernel.shape)}.")
     smallest = size // 2 + 1
     if min(hr.shape[2:]) < smallest:
         raise ValueError(
-            f"hr must be at least {smallest} pixels high and wide for a {size}x{size} kernel, "
-            f"got {tuple(hr.shape)}."
+            f"hr must be at least {smallest} pixels high and wide for a {size}x{size} kernel, got {tuple(hr.shape)}."
         )
     return kernels.to(hr)
 
@@ -255,9 +244,7 @@ def _check_noise_level(noise_level: float | Tensor, hr: Tensor) -> Tensor:
     levels = torch.as_tensor(noise_level, dtype=hr.dtype, device=hr.device)
     levels = levels[None] if levels.dim() == 0 else levels
     if levels.shape not in ((1,), (len(hr),)):
-        raise ValueError(
-            f"noise_level must be a number or have shape (1,) or ({len(hr)},), got {tuple(levels.shape)}."
-        )
+        raise ValueError(f"noise_level must be a number or have shape (1,) or ({len(hr)},), got {tuple(levels.shape)}.")
     if not (torch.isfinite(levels) & (levels >= 0)).all():
         raise ValueError(f"noise_level must be finite and at least 0, got {noise_level}.")
     return levels

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from mrda.checks import check_choice, check_image
 
-_BLOCK = (
-    64  # outputs per product: small enough for its matrix to be nearly a band, large enough to be a good GEMM
-)
+_BLOCK = 64  # outputs per product: small enough for its matrix to be nearly a band, large enough to be a good GEMM
 
 
 class _Block(NamedTuple):
@@ -83,9 +81,7 @@ def _blocks(size: int, scale: float, border: str) -> tuple[_Block, ...]:
     """Cut the resampling matrix of one axis of ``size`` pixels into blocks of rows."""
     shrink = min(scale, 1.0)
     support = 4 / shrink
-    centers = torch.arange(1, output_size(size, scale) + 1, dtype=torch.float64) / scale + 0.5 * (
-        1 - 1 / scale
-    )
+    centers = torch.arange(1, output_size(size, scale) + 1, dtype=torch.float64) / scale + 0.5 * (1 - 1 / scale)
     taps = torch.floor(centers - support / 2)[:, None] + torch.arange(math.ceil(support) + 2)
     weights = _cubic(shrink * (centers[:, None] - taps))
     weights = weights / weights.sum(dim=1, keepdim=True)

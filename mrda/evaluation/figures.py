@@ -46,8 +46,7 @@ class Comparison:
     def __post_init__(self) -> None:
         if not self.bicubic.shape == self.sr.shape == self.hr.shape:
             raise ValueError(
-                "bicubic, sr and hr must have one shape, "
-                f"not {self.bicubic.shape}, {self.sr.shape} and {self.hr.shape}"
+                f"bicubic, sr and hr must have one shape, not {self.bicubic.shape}, {self.sr.shape} and {self.hr.shape}"
             )
         top, left, size = self.crop
         height, width = self.hr.shape[:2]

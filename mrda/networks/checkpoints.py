@@ -117,9 +117,7 @@ def load_network(path: str | os.PathLike[str], *, expect: type[nn.Module] | None
     name = f"weights {os.fspath(path)}"
     metadata = read_metadata(path)
     if "architecture" not in metadata or "hyperparameters" not in metadata:
-        raise ValueError(
-            f"{name} must name architecture and hyperparameters in its metadata, as save_network does."
-        )
+        raise ValueError(f"{name} must name architecture and hyperparameters in its metadata, as save_network does.")
     architecture = metadata["architecture"]
     if architecture not in _ARCHITECTURES:
         raise ValueError(f"{name} must hold one of {', '.join(_ARCHITECTURES)}, got {architecture!r}.")
@@ -157,9 +155,7 @@ def load_official(source: str | os.PathLike[str] | Mapping[str, Tensor]) -> Netw
         name, state = f"weights {os.fspath(source)}", _read_tensors(source)
     for key, tensor in state.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            raise ValueError(
-                f"{name} must hold floating point tensors only, got {key!r}: {type(tensor).__name__}."
-            )
+            raise ValueError(f"{name} must hold floating point tensors only, got {key!r}: {type(tensor).__name__}.")
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
     architecture = _recognise(name, state)
@@ -188,9 +184,7 @@ def to_official(network: Network) -> dict[str, Tensor]:
         ("rgb_range", 1.0),
     ):
         if options.get(key, released) != released:
-            raise ValueError(
-                f"official weights imply {key}={released!r}, got a network with {options[key]!r}."
-            )
+            raise ValueError(f"official weights imply {key}={released!r}, got a network with {options[key]!r}.")
     own = network.state_dict()
     state = {theirs: own[ours] for ours, theirs in _official_keys(network).items()}
     if not isinstance(network, MLN):
@@ -233,9 +227,7 @@ def _recognise(name: str, state: Mapping[str, Tensor]) -> _NetworkClass:
     )
 
 
-def _infer_hyperparameters(
-    name: str, state: Mapping[str, Tensor], architecture: type[nn.Module]
-) -> dict[str, Any]:
+def _infer_hyperparameters(name: str, state: Mapping[str, Tensor], architecture: type[nn.Module]) -> dict[str, Any]:
     def size(key: str, axis: int) -> int:
         if key not in state:
             raise ValueError(f"{name} misses the key {key!r}.")
@@ -252,8 +244,7 @@ def _infer_hyperparameters(
     scale = next((scale for scale, known in _UPSCALER_STEPS.items() if steps == known), None)
     if scale is None:
         raise ValueError(
-            f"{name} must have an upscaler for scale 2, 3 or 4, "
-            f"got {steps[0]} steps widening by {steps[1]:g}."
+            f"{name} must have an upscaler for scale 2, 3 or 4, got {steps[0]} steps widening by {steps[1]:g}."
         )
     if architecture is MLN:
         return {"scale": scale, "num_feat": num_feat, "num_body": count("body.")}
@@ -301,9 +292,7 @@ def _check_mean_shift(name: str, state: Mapping[str, Tensor]) -> None:
     identity = torch.eye(3).reshape(3, 3, 1, 1)
     for key in ("G.sub_mean.weight", "G.add_mean.weight"):
         if not torch.equal(state[key].float().cpu(), identity):
-            raise ValueError(
-                f"{name} must have the identity in {key!r}, got {state[key].flatten().tolist()}."
-            )
+            raise ValueError(f"{name} must have the identity in {key!r}, got {state[key].flatten().tolist()}.")
     if not torch.equal(state["G.sub_mean.bias"], -state["G.add_mean.bias"]):
         raise ValueError(f"{name} must have opposite values in 'G.sub_mean.bias' and 'G.add_mean.bias'.")
 

@@ -24,9 +24,7 @@ class DEN(nn.Module):
         ValueError: A size is below 1.
     """
 
-    def __init__(
-        self, *, in_channels: int = 3, width: int = 64, negative_slope: float = NEGATIVE_SLOPE
-    ) -> None:
+    def __init__(self, *, in_channels: int = 3, width: int = 64, negative_slope: float = NEGATIVE_SLOPE) -> None:
         super().__init__()
         check_int("in_channels", in_channels)
         check_int("width", width)

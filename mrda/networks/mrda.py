@@ -60,9 +60,7 @@ class MRDATeacher(_MRDA):
         ValueError: An option is out of its range.
     """
 
-    def __init__(
-        self, *, den_width: int = 64, mln_feat: int = 128, **rdan_options: Unpack[RDANOptions]
-    ) -> None:
+    def __init__(self, *, den_width: int = 64, mln_feat: int = 128, **rdan_options: Unpack[RDANOptions]) -> None:
         check_int("mln_feat", mln_feat)
         super().__init__(mln_feat, den_width, rdan_options)
 

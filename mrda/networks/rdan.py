@@ -243,9 +243,7 @@ class RDAN(nn.Module):
         self._trunk(lr, degradation, masks)
         return torch.stack([mask.mean(dim=1, keepdim=True) for mask in masks]).mean(dim=0)
 
-    def _trunk(
-        self, lr: Tensor, degradation: Tensor, masks: list[Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def _trunk(self, lr: Tensor, degradation: Tensor, masks: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Return the head's features and those after the last block."""
         check_image("lr", lr, like=self.head.weight)
         if not isinstance(degradation, Tensor):

@@ -89,9 +89,7 @@ def adapted_features(
         freeze_upscaler=upscaler_is_frozen(config, stage),
     )
     with torch.no_grad():
-        features: Tensor = functional_call(
-            _Tap(mln), {f"mln.{name}": value for name, value in fast.items()}, (lr,)
-        )
+        features: Tensor = functional_call(_Tap(mln), {f"mln.{name}": value for name, value in fast.items()}, (lr,))
     return features.float()
 
 
@@ -154,6 +152,4 @@ class MetaStage(Stage):
         # their values to the bit and hands their gradient on to theta.
         theta = self.network.adaptable_parameters(self.freeze_upscaler)
         weights = {name: value + (theta[name] - theta[name].detach()) for name, value in fast.items()}
-        return {
-            "loss": reconstruction(functional_call(self.network, weights, (lr_test, lr_up_test)), hr_test)
-        }
+        return {"loss": reconstruction(functional_call(self.network, weights, (lr_test, lr_up_test)), hr_test)}

@@ -46,14 +46,10 @@ class StudentStage(Stage):
         section = self.config.student
         pair = self.degradation(hr, generator)
         with torch.no_grad():
-            features = adapted_features(
-                self.mln, pair.lr, pair.lr_up, hr, config=self.config, stage=self.name
-            )
+            features = adapted_features(self.mln, pair.lr, pair.lr_up, hr, config=self.config, stage=self.name)
             target = self.teacher.degradation(features).float()
         degradation = self.network.degradation(pair.lr).float()
-        kl = kl_divergence(
-            degradation, target, temperature=section.kl_temperature, reduction=section.kl_reduction
-        )
+        kl = kl_divergence(degradation, target, temperature=section.kl_temperature, reduction=section.kl_reduction)
         absolute = absolute_difference(degradation, target)
         distillation = section.lambda_kl * kl + section.lambda_abs * absolute
         terms = {"kl": kl, "abs": absolute}

@@ -33,6 +33,12 @@ def why_not(device_type: str) -> str | None:
     return None
 
 
+def details() -> str:
+    """The instruction set in use, those that could be, and whose threads do the work."""
+    threads = "on torch's own threads" if shares_torch_threads else "on one thread (torch has no OpenMP to share)"
+    return f"{_C.cpu_instruction_set()} of {', '.join(_C.cpu_instruction_sets())}, {threads}"
+
+
 def _gomp_parallel_address() -> int:
     """Where torch's own OpenMP runtime keeps GOMP_parallel; 0 where it has none.
 

@@ -13,6 +13,11 @@ def why_not(device_type: str) -> str | None:
     return None
 
 
+def details() -> str:
+    """What it is."""
+    return "eager PyTorch, any device, slow"
+
+
 def forward(
     input: Tensor,
     weight: Tensor,

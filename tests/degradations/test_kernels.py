@@ -83,9 +83,7 @@ def test_one_width_of_zero_keeps_the_axis():
 
 
 def test_tensors_and_floats_agree():
-    assert torch.equal(
-        isotropic_gaussian(torch.tensor([1.5], dtype=torch.float64))[0].float(), isotropic_gaussian(1.5)
-    )
+    assert torch.equal(isotropic_gaussian(torch.tensor([1.5], dtype=torch.float64))[0].float(), isotropic_gaussian(1.5))
     theta = torch.tensor([0.1, 0.2], dtype=torch.float64)
     mixed = anisotropic_gaussian(2.0, 1.0, theta)
     assert mixed.dtype == torch.float64
@@ -112,9 +110,7 @@ def test_bad_sigma(sigma, error, match):
         isotropic_gaussian(sigma)
 
 
-@pytest.mark.parametrize(
-    ("size", "error"), [(20, ValueError), (0, ValueError), (-3, ValueError), (21.0, TypeError)]
-)
+@pytest.mark.parametrize(("size", "error"), [(20, ValueError), (0, ValueError), (-3, ValueError), (21.0, TypeError)])
 def test_bad_size(size, error):
     with pytest.raises(error, match="size must be"):
         isotropic_gaussian(1.0, size)

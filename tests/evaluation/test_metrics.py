@@ -31,9 +31,7 @@ def luma(images, variant, divisor, border):
 def test_psnr_is_scikit_images_on_the_documented_luma(variant, divisor, border):
     sr, hr = pair()
     y_sr, y_hr = (luma(image, variant, divisor, border) for image in (sr, hr))
-    expected = [
-        metrics.peak_signal_noise_ratio(h, s, data_range=255) for s, h in zip(y_sr, y_hr, strict=True)
-    ]
+    expected = [metrics.peak_signal_noise_ratio(h, s, data_range=255) for s, h in zip(y_sr, y_hr, strict=True)]
     got = psnr_y(sr, hr, border, variant)
     assert got.dtype == torch.float64
     # Float64 throughout; a relative error of some eps in the luma difference (of numbers 100 times larger) is
@@ -154,7 +152,5 @@ def test_bad_input(metric, sr, hr, border, variant, error, match):
 def test_ssim_needs_room_for_its_window():
     image = torch.rand(1, 3, 18, 30)
     assert ssim_y(image, image, 3).shape == (1,)
-    with pytest.raises(
-        ValueError, match="border must leave 11 or more pixels per side of a 18x30 image, got 4"
-    ):
+    with pytest.raises(ValueError, match="border must leave 11 or more pixels per side of a 18x30 image, got 4"):
         ssim_y(image, image, 4)

@@ -52,9 +52,9 @@ def rda_conv(state, key, x, d):
     side = int((kernels.shape[1] // channels) ** 0.5)
     out = torch.empty_like(x)
     for b in range(x.shape[0]):
-        mask = torch.sigmoid(
-            F.conv2d(x[b : b + 1], state[f"{key}.conv.weight"], state[f"{key}.conv.bias"])
-        ).expand(1, channels, -1, -1)
+        mask = torch.sigmoid(F.conv2d(x[b : b + 1], state[f"{key}.conv.weight"], state[f"{key}.conv.bias"])).expand(
+            1, channels, -1, -1
+        )
         for c in range(channels):
             kernel = kernels[b, side * side * c : side * side * (c + 1)].reshape(1, 1, side, side)
             convolved = F.conv2d(x[b : b + 1, c : c + 1], kernel, padding=side // 2)

@@ -95,9 +95,7 @@ def test_official_keys_of_the_published_sizes(kind, tensors, scale):
     assert len(ours) == tensors[scale]
 
 
-@pytest.mark.parametrize(
-    "sizes", [SMALL, {**SMALL, "kernel": 5, "mask": 8}, {**SMALL, "blocks": 11, "feat": 3}]
-)
+@pytest.mark.parametrize("sizes", [SMALL, {**SMALL, "kernel": 5, "mask": 8}, {**SMALL, "blocks": 11, "feat": 3}])
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("kind", KINDS)
 def test_official_round_trip_loses_nothing(kind, scale, sizes):
@@ -225,9 +223,7 @@ def small_student(**options):
     [
         MLN(scale=2, num_feat=4, num_body=3, negative_slope=0.2),
         MRDATeacher(scale=4, num_feat=4, num_blocks=1, den_width=2, mln_feat=5, kernel_size=5),
-        small_student(
-            mask_channels=4, mask_input="F1", dyn_act="none", rgb_mean=(0.1, 0.2, 0.3), rgb_range=2.0
-        ),
+        small_student(mask_channels=4, mask_input="F1", dyn_act="none", rgb_mean=(0.1, 0.2, 0.3), rgb_range=2.0),
     ],
 )
 def test_saved_networks_come_back(tmp_path, network):

@@ -54,14 +54,10 @@ def test_rda_conv_options_follow_their_definition(mask_input, dyn_act, output_ne
     torch.manual_seed(0)
     layer = RDAConv(3, mask_channels=3, mask_input=mask_input, dyn_act=dyn_act).double()
     x, idr = torch.randn(2, 3, 4, 5).double(), torch.randn(2, 3).double()
-    kernels = (F.leaky_relu(idr @ layer.kernel[0].weight.T, 0.1) @ layer.kernel[2].weight.T).reshape(
-        6, 1, 3, 3
-    )
+    kernels = (F.leaky_relu(idr @ layer.kernel[0].weight.T, 0.1) @ layer.kernel[2].weight.T).reshape(6, 1, 3, 3)
     f1 = F.conv2d(x.reshape(1, 6, 4, 5), kernels, padding=1, groups=6).reshape(2, 3, 4, 5)
     f1 = F.leaky_relu(f1, 0.1) if dyn_act == "lrelu" else f1
-    expected_mask = torch.sigmoid(
-        F.conv2d(x if mask_input == "F" else f1, layer.mask.weight, layer.mask.bias)
-    )
+    expected_mask = torch.sigmoid(F.conv2d(x if mask_input == "F" else f1, layer.mask.weight, layer.mask.bias))
     expected = f1 * expected_mask + x
     if output_negative_slope is not None:
         expected = F.leaky_relu(expected, output_negative_slope)

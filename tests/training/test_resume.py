@@ -38,8 +38,7 @@ def alone(toy: TrainConfig, finished: Path, changed: Changed) -> Callable[[Stage
 
     def config(name: StageName) -> TrainConfig:
         made = {
-            f"init_{key}": str(finished / maker / "weights.safetensors")
-            for key, maker in STAGES[name].inputs.items()
+            f"init_{key}": str(finished / maker / "weights.safetensors") for key, maker in STAGES[name].inputs.items()
         }
         return changed(toy, **{name: made})
 
@@ -143,18 +142,14 @@ def test_an_unfinished_checkpoint_is_no_checkpoint(toy: TrainConfig, finished: P
     assert checkpoints(tmp_path / "bicubic") == ["step-00000002", "step-00000004"]
 
 
-def test_finished_stages_are_skipped(
-    toy: TrainConfig, finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_stages_are_skipped(toy: TrainConfig, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("weights.safetensors")}
     monkeypatch.setattr("mrda.training.pipeline.run_stage", kill)
     assert set(train(toy, finished, progress=False).values()) == set(before)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_without_resume_a_finished_stage_is_trained_anew(
-    toy: TrainConfig, tmp_path: Path, changed: Changed
-) -> None:
+def test_without_resume_a_finished_stage_is_trained_anew(toy: TrainConfig, tmp_path: Path, changed: Changed) -> None:
     first = load_file(train(toy, tmp_path, stages=["bicubic"], progress=False)["bicubic"])
     other = changed(toy, seed=2)
     second = load_file(train(other, tmp_path, stages=["bicubic"], resume=False, progress=False)["bicubic"])
@@ -183,9 +178,7 @@ def test_a_changed_config_is_refused(
     assert (finished / "config.yaml").read_text() == resolved
 
 
-def test_a_change_that_does_not_matter_is_no_obstacle(
-    toy: TrainConfig, finished: Path, changed: Changed
-) -> None:
+def test_a_change_that_does_not_matter_is_no_obstacle(toy: TrainConfig, finished: Path, changed: Changed) -> None:
     config = changed(toy, log_every=7, networks={"num_feat": 4}, student={"lr": 1.0})
     train(config, finished, stages=["bicubic", "meta"], progress=False)
 
@@ -203,21 +196,15 @@ def test_new_weights_of_an_earlier_stage_are_noticed(
 def test_a_stage_without_its_predecessor_says_what_to_run(
     toy: TrainConfig, finished: Path, tmp_path: Path, changed: Changed
 ) -> None:
-    with pytest.raises(
-        ValueError, match=r"'teacher' needs .*: train stage 'meta' first or set teacher.init_mln"
-    ):
+    with pytest.raises(ValueError, match=r"'teacher' needs .*: train stage 'meta' first or set teacher.init_mln"):
         train(toy, tmp_path, stages=["teacher"], progress=False)
-    lost = changed(
-        toy, student={"init_mln": str(finished / "meta" / "weights.safetensors"), "init_teacher": "no"}
-    )
+    lost = changed(toy, student={"init_mln": str(finished / "meta" / "weights.safetensors"), "init_teacher": "no"})
     with pytest.raises(ValueError, match=r"'student' needs the weights no, which do not exist"):
         train(lost, tmp_path, progress=False)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_of_other_sizes_are_refused(
-    toy: TrainConfig, finished: Path, tmp_path: Path, changed: Changed
-) -> None:
+def test_weights_of_other_sizes_are_refused(toy: TrainConfig, finished: Path, tmp_path: Path, changed: Changed) -> None:
     made = str(finished / "meta" / "weights.safetensors")
     config = changed(toy, networks={"mln_feat": 4}, teacher={"init_mln": made})
     with pytest.raises(ValueError, match=r"were made with num_feat=8, the config says 4"):
@@ -226,15 +213,11 @@ def test_weights_of_other_sizes_are_refused(
 
 def test_unknown_stages_are_refused(toy: TrainConfig, tmp_path: Path) -> None:
     for stages in (["techer"], []):
-        with pytest.raises(
-            ValueError, match="stages must be some of bicubic, meta, teacher, student, it was"
-        ):
+        with pytest.raises(ValueError, match="stages must be some of bicubic, meta, teacher, student, it was"):
             train(toy, tmp_path, stages=stages, progress=False)  # type: ignore[arg-type]
 
 
-def test_a_loss_that_is_not_finite_stops_and_spoils_nothing(
-    toy: TrainConfig, tmp_path: Path, finished: Path
-) -> None:
+def test_a_loss_that_is_not_finite_stops_and_spoils_nothing(toy: TrainConfig, tmp_path: Path, finished: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         meddle(patch, "bicubic", 3, poison)
         with pytest.raises(FloatingPointError, match="stage 'bicubic' stopped: in step 3 loss is nan"):

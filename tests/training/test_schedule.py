@@ -22,9 +22,7 @@ def test_constant_stays() -> None:
 
 
 def test_the_student_has_two_phases_each_counted_from_its_start() -> None:
-    stage = StudentConfig(
-        steps=100, lr=8.0, halve_every=10, encoder_steps=25, encoder_lr=1.0, encoder_decay_every=10
-    )
+    stage = StudentConfig(steps=100, lr=8.0, halve_every=10, encoder_steps=25, encoder_lr=1.0, encoder_decay_every=10)
     rates = [learning_rate(stage, step) for step in (0, 9, 10, 20, 24, 25, 34, 35)]
     assert rates == pytest.approx([1, 1, 0.1, 0.01, 0.01, 8, 8, 4], rel=1e-15)
 

@@ -75,9 +75,7 @@ def test_adaptation_is_sgd_on_a_copy(toy: TrainConfig, freeze_upscaler: bool, gr
     hr = patches(toy)
     pair = build_degradation(toy)(hr, generator(1))
     with torch.set_grad_enabled(gradients_are_on):
-        fast = adapt(
-            mln, pair.lr, pair.lr_up, hr, inner_lr=[0.5, 0.1], steps=4, freeze_upscaler=freeze_upscaler
-        )
+        fast = adapt(mln, pair.lr, pair.lr_up, hr, inner_lr=[0.5, 0.1], steps=4, freeze_upscaler=freeze_upscaler)
     expected = sgd_by_hand(mln, pair.lr, pair.lr_up, hr, [0.5, 0.1, 0.1, 0.1], freeze_upscaler)
 
     assert any(name.startswith("upscaler.") for name in fast) != freeze_upscaler
@@ -167,9 +165,7 @@ def step(stage: Stage, config: TrainConfig, number: int = 0) -> dict[str, float]
     return train_step(stage, number, config, sampler, optimizer, Accelerator(mixed_precision="no"))
 
 
-def test_a_teacher_step_moves_the_whole_teacher_and_no_mln(
-    toy: TrainConfig, weights: dict[StageName, Path]
-) -> None:
+def test_a_teacher_step_moves_the_whole_teacher_and_no_mln(toy: TrainConfig, weights: dict[StageName, Path]) -> None:
     stage = build("teacher", toy, weights)
     assert isinstance(stage, TeacherStage)
     teacher, mln = parameters(stage.network), parameters(stage.mln)
@@ -277,8 +273,7 @@ def test_bfloat16_changes_little_and_keeps_float32_parameters(
     name: StageName, toy: TrainConfig, weights: dict[StageName, Path], changed: Changed
 ) -> None:
     plain, half = (
-        step(build(name, toy, weights), changed(toy, mixed_precision=precision))
-        for precision in ("no", "bf16")
+        step(build(name, toy, weights), changed(toy, mixed_precision=precision)) for precision in ("no", "bf16")
     )
     stage = build(name, toy, weights)
     half = step(stage, changed(toy, mixed_precision="bf16"))
@@ -295,9 +290,7 @@ def test_seeds_depend_on_every_label() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_the_losses_of_all_stages_fall_on_one_patch(
-    toy: TrainConfig, tmp_path: Path, changed: Changed
-) -> None:
+def test_the_losses_of_all_stages_fall_on_one_patch(toy: TrainConfig, tmp_path: Path, changed: Changed) -> None:
     """Overfitting: one patch-sized photo under one blur; only flips and transpositions vary."""
     long = {"steps": 60, "lr": 2e-3, "lr_law": "constant"}
     config = changed(

@@ -1,0 +1,46 @@
+# The whole of a contributor's vocabulary. Every target works from a clean clone.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.*)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-quick lint bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F'\t' '{printf "make %-11s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## make .venv, build the extension, install everything the other targets need
+
+$(STAMP): $(SOURCES)
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "setup: Python 3.11 or newer is needed$(if $(PYTHON), and $(PYTHON) is not that,); install it, or name it: make setup PYTHON=/path/to/python3"; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "setup: $(PYTHON) cannot make virtual environments; install its venv package (Debian: apt-get install python3-venv)"; exit 1; }
+	@test "$(MRDA_KERNELS_NATIVE)" = 0 || command -v "$${CXX:-g++}" >/dev/null || command -v clang++ >/dev/null || { echo "setup: no C++ compiler found; install g++ or clang++ (Debian: apt-get install g++), or go without the fast kernels: make setup MRDA_KERNELS_NATIVE=0"; exit 1; }
+	@"$(PYTHON)" -c 'import os, sysconfig; raise SystemExit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || test "$(MRDA_KERNELS_NATIVE)" = 0 || { echo "setup: Python.h is missing; install Python's headers (Debian: apt-get install python3-dev)"; exit 1; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,demo,triton]'
+	@touch $@
+
+demo: setup  ## train a small MRDA on real photos, upscale others blind, print the gain, save a picture (about 6 minutes)
+	$(BIN)/python examples/demo.py
+
+test: setup  ## run the whole test suite
+	$(BIN)/python -m pytest
+
+test-quick: setup  ## run the tests that take no more than a few seconds each
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: setup  ## check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup  ## time the operator against its peers and write benchmarks/results/ and the README's table
+	$(BIN)/python benchmarks/rda_conv.py --device cpu --json benchmarks/results/rda_conv_cpu.json
+	$(BIN)/python -m benchmarks.table benchmarks/results/rda_conv_cpu.json --update README.md
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build dist *.egg-info mrda_kernels/_C.*.so

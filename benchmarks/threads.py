@@ -1,0 +1,116 @@
+"""Does the operator share torch's threads, or fight them? Times it alternating with torch's conv2d.
+
+    python benchmarks/threads.py --json benchmarks/results/threads.json
+
+Operators with threads of their own wait for each other's to stop spinning, so alternating would take longer
+than the two take apart. The count of the process's threads shows a second pool, too.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+if not __package__:  # run as a script: import from the root, as `python -m benchmarks.threads` does
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+import torch.nn.functional as F
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.rda_conv import Arguments, Setting, environment
+from benchmarks.timing import clock_for, interleaved
+from mrda.files import atomic_write
+from mrda_kernels import dispatch, rda_conv2d
+
+SHAPES = ((1, 64, 64, 64), (1, 64, 180, 320))
+CALLS = 20
+SECONDS = 10.0
+MIN_ROUNDS = 5
+
+
+def main(
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")] = None,
+) -> None:
+    """Time the RDA conv alternating with torch's conv2d, against each alone, on the CPU."""
+    if json_path is not None and not json_path.absolute().parent.is_dir():
+        raise typer.BadParameter(f"--json is {json_path}, but its folder does not exist")
+    try:
+        dispatch.select("cpu", "cpu")
+    except RuntimeError as error:
+        raise typer.BadParameter(f"there is nothing to measure: {error}") from error
+
+    bar = track(SHAPES, "timing", console=Console(stderr=True), transient=True, auto_refresh=False)
+    results = [measure(shape) for shape in bar]
+    if json_path is not None:
+        with atomic_write(json_path) as temporary:
+            temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    console = Console()
+    for r in results:
+        console.print(
+            f"{tuple(r['shape'])}: rda_conv2d {r['op_ms']:.3f} ms, conv2d {r['conv_ms']:.3f} ms, alternating "
+            f"{r['alternating_ms']:.3f} ms: {r['ratio']:.2f} times their sum. Threads of the process: "
+            f"{r['os_threads_before']} with conv2d alone, {r['os_threads_after']} with both.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def measure(shape: tuple[int, int, int, int], seconds: float = SECONDS, min_rounds: int = MIN_ROUNDS) -> dict[str, Any]:
+    """Milliseconds of one call of each, of one call of both in turn, and the threads before and after.
+
+    Threads are counted before this function's first call of the operator; None where the system doesn't tell.
+    """
+    arguments = Arguments.random(Setting("cpu", torch.float32, "nchw", shape, "forward"))
+    x = arguments.tensors[0]
+    pointwise = torch.randn(shape[1], shape[1], 1, 1, generator=torch.Generator().manual_seed(0))
+
+    def conv() -> None:
+        F.conv2d(x, pointwise)
+
+    def op() -> None:
+        rda_conv2d(*arguments.tensors, backend="cpu")
+
+    def alternating() -> None:
+        op()
+        conv()
+
+    with torch.no_grad():
+        conv()
+        before = os_threads()
+        runs = {"op": repeated(op), "conv": repeated(conv), "alternating": repeated(alternating)}
+        timings = interleaved(runs, clock_for(torch.device("cpu")), seconds=seconds, min_rounds=min_rounds)
+    op_ms, conv_ms, alternating_ms = (timings[name].ms / CALLS for name in runs)
+    return {
+        "shape": list(shape),
+        "op_ms": op_ms,
+        "conv_ms": conv_ms,
+        "alternating_ms": alternating_ms,
+        "ratio": alternating_ms / (op_ms + conv_ms),
+        "os_threads_before": before,
+        "os_threads_after": os_threads(),
+        "rounds": timings["op"].rounds,
+    } | environment("cpu")
+
+
+def repeated(run: Callable[[], None]) -> Callable[[], None]:
+    """CALLS calls in a row, so that each has the same one before it."""
+
+    def repeat() -> None:
+        for _ in range(CALLS):
+            run()
+
+    return repeat
+
+
+def os_threads() -> int | None:
+    """How many threads this process has; None where the system doesn't tell."""
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.is_dir() else None
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,229 @@
+"""How far a correct implementation may be from the exact result, element by element.
+
+Notation: hatted values are computed, d(v) bounds |hat v - v|, u is the unit roundoff of the accumulation type
+(2^-24 for float32, float16 and bfloat16 inputs, 2^-53 for float64), and gamma(n) = n u / (1 - n u).  The
+exact values come from a float64 run, whose own error obeys the same bounds with u = 2^-53; so u + 2^-53 is
+used throughout.
+
+Building blocks (Higham, Accuracy and Stability of Numerical Algorithms, chapters 2 and 3):
+
+- A sum of n products, in any order, with or without FMA: |error| <= gamma(n) * sum of |terms|.  If the
+  factors carry errors themselves, add the sum of d(factor) * |other factor|.
+- LeakyReLU is Lipschitz: with constant 1 or |slope| where the sign is known, with the larger one where it is
+  not. Its product and the slope's rounding to the accumulation type cost 2 u |result|.
+- LeakyReLU's derivative jumps at 0: where |z| <= d(z) the sign is not known, and the gradient may be off by
+  the jump, |1 - slope| * |gradient from above|.  Test inputs that are small dyadic rationals make z exact,
+  d(z) = 0, so that neither the sign nor an exact zero is ever in doubt; ``exact_z`` says so.
+- sigmoid(t) = 1 / (1 + e), e = exp(-t).  A relative error of e counts e / (1 + e) = 1 - m of itself in m:
+  with d(t), and 8 u (four units in the last place) granted to exp, d(m) <= m (1 - m) exp(d(t)) (d(t) + 8 u) +
+  2 u m. The factor exp(d(t)) bounds how much steeper the sigmoid can be inside the interval.  An
+  implementation may clamp t where exp would overflow: that is an absolute error below the smallest normal
+  number.
+- sigmoid's slope s = m - m^2 has d(s) <= |1 - 2 m| d(m) + d(m)^2 + 2 u m: cancellation makes its error
+  absolute.
+- The result is rounded once to the output's dtype: + u_out (|v| + d(v)), u_out = eps / 2, and never less than
+  half the smallest subnormal number.  float32 and float64 results are in the accumulation type already.
+
+First-order terms are written out; products of roundoffs are covered by a last factor 1 + 2^-10.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mrda_kernels import reference
+
+SECOND_ORDER = 1 + 2**-10
+EXP_ERROR = 8  # in units of u
+
+
+@dataclass
+class Bounded:
+    """An exact value (float64) and the largest error that it may be met with."""
+
+    value: Tensor
+    bound: Tensor
+
+    def error_ratio(self, actual: Tensor) -> Tensor:
+        """|error| / bound, element by element; infinite where a finite value is met with NaN or infinity."""
+        error = (actual.double() - self.value).abs()
+        ratio = torch.where(error == 0, 0.0, error / self.bound)
+        return ratio.nan_to_num(nan=math.inf, posinf=math.inf)
+
+    def check(self, actual: Tensor, name: str) -> None:
+        """Fail where an error exceeds its bound."""
+        assert actual.shape == self.value.shape, f"{name} has shape {tuple(actual.shape)}"
+        if actual.numel() == 0:
+            return
+        ratio = self.error_ratio(actual)
+        worst = int(ratio.argmax())
+        place = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), ratio.shape))
+        assert ratio.max() <= 1, (
+            f"{name}{list(place)} is {actual[place].item()}, exactly {self.value[place].item()}: "
+            f"{ratio.max().item():.3g} times the error bound; "
+            f"{int((ratio > 1).sum())} of {ratio.numel()} are beyond"
+        )
+
+
+def roundoff(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps / 2
+
+
+class Arithmetic:
+    """The roundoff of a computation on tensors of a dtype."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        accumulation = reference.accumulation_dtype(dtype)
+        self.u = roundoff(accumulation) + roundoff(torch.float64)
+        self.tiny = torch.finfo(accumulation).tiny
+        info = torch.finfo(dtype)
+        self.output_u = 0.0 if dtype == accumulation else roundoff(dtype)
+        self.output_tiny = info.tiny * info.eps / 2
+
+    def gamma(self, n: int) -> float:
+        return n * self.u / (1 - n * self.u)
+
+    def rounded(self, value: Tensor, bound: Tensor) -> Bounded:
+        """The bound after the one rounding to the output's dtype."""
+        bound = bound * SECOND_ORDER + self.tiny
+        return Bounded(value, bound + self.output_u * (value.abs() + bound) + self.output_tiny)
+
+
+# ---- dynamic_depthwise_conv2d ------------------------------------------------------------------------------
+
+
+def dynamic_forward(input: Tensor, weight: Tensor) -> Bounded:
+    arithmetic = Arithmetic(input.dtype)
+    x, w = input.double(), weight.double()
+    terms = reference.dynamic_depthwise_conv2d(x.abs(), w.abs())
+    return arithmetic.rounded(reference.dynamic_depthwise_conv2d(x, w), arithmetic.gamma(weight.shape[-1] ** 2) * terms)
+
+
+def dynamic_backward(grad_output: Tensor, input: Tensor, weight: Tensor) -> list[Bounded]:
+    arithmetic = Arithmetic(input.dtype)
+    grad, x, w = grad_output.double(), input.double(), weight.double()
+    exact = reference.dynamic_depthwise_conv2d_backward(grad, x, w)
+    terms = reference.dynamic_depthwise_conv2d_backward(grad.abs(), x.abs(), w.abs())
+    counts = weight.shape[-1] ** 2, input.shape[2] * input.shape[3]
+    return [arithmetic.rounded(v, arithmetic.gamma(n) * t) for v, n, t in zip(exact, counts, terms, strict=True)]
+
+
+# ---- rda_conv2d --------------------------------------------------------------------------------------------
+
+
+class RdaBudget:
+    """Bounds for one call of ``rda_conv2d`` and its gradients."""
+
+    def __init__(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        mask_weight: Tensor,
+        mask_bias: Tensor | None,
+        negative_slope: float,
+        output_negative_slope: float | None,
+        *,
+        exact_z: bool,
+    ) -> None:
+        self.arithmetic = Arithmetic(input.dtype)
+        u, gamma = self.arithmetic.u, self.arithmetic.gamma
+        self.x, self.w = x, w = input.double(), weight.double()
+        self.mixing = mask_weight.double()
+        self.bias = None if mask_bias is None else mask_bias.double()
+        self.slope = negative_slope
+        self.outer_slope = 1.0 if output_negative_slope is None else output_negative_slope
+
+        self.z = reference.dynamic_depthwise_conv2d(x, w)
+        self.z_error = gamma(w.shape[-1] ** 2) * reference.dynamic_depthwise_conv2d(x.abs(), w.abs())
+        if exact_z:
+            self.z_error = torch.zeros_like(self.z)
+        self.f, self.f_error = self._leaky_relu(self.z, self.z_error, self.slope)
+
+        bias = torch.zeros(1) if self.bias is None else self.bias[:, None, None]
+        t = torch.einsum("bchw,mc->bmhw", x, self.mixing.flatten(1)) + bias
+        t_terms = torch.einsum("bchw,mc->bmhw", x.abs(), self.mixing.flatten(1).abs()) + bias.abs()
+        t_error = gamma(x.shape[1] + 1) * t_terms
+        self.m = torch.sigmoid(t)
+        self.s = self.m * (1 - self.m)
+        self.m_error = self.s * t_error.exp() * (t_error + EXP_ERROR * u) + 2 * u * self.m + self.arithmetic.tiny
+
+        product = self.f * self.m
+        self.y = product + x
+        self.y_error = (
+            self.m * self.f_error + (self.f.abs() + self.f_error) * self.m_error + u * (product.abs() + self.y.abs())
+        )
+
+    def _leaky_relu(self, v: Tensor, error: Tensor, slope: float) -> tuple[Tensor, Tensor]:
+        out = F.leaky_relu(v, slope)
+        steepness = torch.where(v > error, 1.0, torch.where(v <= -error, abs(slope), max(1.0, abs(slope))))
+        return out, steepness * error + 2 * self.arithmetic.u * out.abs() * (slope != 1)
+
+    def _leaky_relu_backward(
+        self, grad: Tensor, grad_error: Tensor, v: Tensor, v_error: Tensor, slope: float
+    ) -> tuple[Tensor, Tensor]:
+        out = torch.where(v > 0, grad, grad * slope)
+        error = torch.where(v > 0, grad_error, grad_error * abs(slope)) + 2 * self.arithmetic.u * out.abs()
+        in_doubt = (v.abs() <= v_error) & (v_error > 0)
+        jump = abs(1 - slope) * (grad.abs() + grad_error) + grad_error
+        return out, torch.where(in_doubt, error + jump, error)
+
+    def forward(self) -> Bounded:
+        return self.arithmetic.rounded(*self._leaky_relu(self.y, self.y_error, self.outer_slope))
+
+    def backward(self, grad_output: Tensor) -> list[Bounded]:
+        """Gradients of input, weight, mask_weight and mask_bias."""
+        u, gamma = self.arithmetic.u, self.arithmetic.gamma
+        x, w, mixing, m = self.x, self.w, self.mixing.flatten(1), self.m
+        batch, channels, height, width = x.shape
+        masks = mixing.shape[0]
+
+        above = grad_output.double()
+        g, g_error = self._leaky_relu_backward(above, torch.zeros_like(above), self.y, self.y_error, self.outer_slope)
+        gz, gz_error = self._leaky_relu_backward(
+            g * m, m * g_error + g.abs() * self.m_error + u * (g * m).abs(), self.z, self.z_error, self.slope
+        )
+
+        gm_terms = (g * self.f).abs()
+        gm_error = self.f.abs() * g_error + g.abs() * self.f_error
+        gm = g * self.f
+        if masks == 1:
+            gm, gm_error, gm_terms = (v.sum(1, keepdim=True) for v in (gm, gm_error, gm_terms))
+        gm_error = gm_error + gamma(channels if masks == 1 else 1) * gm_terms
+        s_error = (1 - 2 * m).abs() * self.m_error + self.m_error**2 + 2 * u * m
+        gt = gm * self.s
+        gt_error = self.s * gm_error + (gm.abs() + gm_error) * s_error + 2 * u * gt.abs()
+
+        gz_terms = reference.dynamic_depthwise_conv2d_backward(gz.abs(), x.abs(), w.abs())
+        gz_carried = reference.dynamic_depthwise_conv2d_backward(gz_error, x.abs(), w.abs())
+
+        def mix(v: Tensor) -> Tensor:
+            return torch.einsum("mc,bmhw->bchw", mixing.abs(), v)
+
+        def correlate(v: Tensor) -> Tensor:
+            return torch.einsum("bmhw,bchw->mc", v, x.abs())[..., None, None]
+
+        pixels = height * width
+        bounds = [
+            gz_carried[0]
+            + g_error
+            + mix(gt_error)
+            + gamma(w.shape[-1] ** 2 + masks + 1) * (gz_terms[0] + g.abs() + mix(gt.abs())),
+            gz_carried[1] + gamma(pixels) * gz_terms[1],
+            correlate(gt_error) + gamma(batch * pixels) * correlate(gt.abs()),
+            (gt_error + gamma(batch * pixels) * gt.abs()).sum(dim=(0, 2, 3)),
+        ]
+        exact = reference.rda_conv2d_backward(
+            above,
+            x,
+            w,
+            self.mixing,
+            self.bias,
+            negative_slope=self.slope,
+            output_negative_slope=self.outer_slope,
+        )
+        return [self.arithmetic.rounded(v, b) for v, b in zip(exact, bounds, strict=True)]

@@ -1,0 +1,138 @@
+"""Calls of the operators to test with: their sizes, values and memory layouts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mrda_kernels import checks
+
+DTYPES = checks.DTYPES
+KERNEL_SIZES = (1, 3, 5, 7)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What to call an operator with; tensors are made from it, the same ones each time."""
+
+    shape: tuple[int, int, int, int]
+    kernel_size: int = 3
+    dtype: torch.dtype = torch.float32
+    full_mask: bool = False
+    bias: bool = True
+    negative_slope: float = 0.1
+    output_negative_slope: float | None = None
+    layout: str = "nchw"
+    grad_layout: str = "nchw"
+    dyadic: bool = True
+    mask_gain: float = 1.0
+    seed: int = 0
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """input, weight, mask_weight and mask_bias."""
+        channels = self.shape[1]
+        masks = channels if self.full_mask else 1
+        scale = self.mask_gain / math.sqrt(max(channels, 1))
+        weight = self._values((*self.shape[:2], self.kernel_size, self.kernel_size), 1, 1 / self.kernel_size)
+        mask_weight = self._values((masks, channels, 1, 1), 2, scale)
+        mask_bias = self._values((masks,), 3, self.mask_gain) if self.bias else None
+        return LAYOUTS[self.layout](self._values(self.shape, 0, 1.0)), weight, mask_weight, mask_bias
+
+    def grad_output(self) -> Tensor:
+        return LAYOUTS[self.grad_layout](self._values(self.shape, 4, 1.0))
+
+    @property
+    def options(self) -> tuple[float, float | None]:
+        return self.negative_slope, self.output_negative_slope
+
+    def _values(self, shape: tuple[int, ...], stream: int, scale: float) -> Tensor:
+        generator = torch.Generator().manual_seed(8 * self.seed + stream)
+        if (
+            self.dyadic
+        ):  # multiples of 1/8 up to 1: products and sums of a few are exact in every dtype, zeros are common
+            return torch.randint(-8, 9, shape, generator=generator).to(self.dtype) / 8
+        return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(self.dtype)
+
+
+# ---- memory layouts: the same values elsewhere, NaN in between ---------------------------------------------
+
+
+def _inside(storage_shape: tuple[int, ...], values: Tensor, window: Callable[[Tensor], Tensor]) -> Tensor:
+    view = window(torch.full(storage_shape, math.nan, dtype=values.dtype))
+    return view.copy_(values)
+
+
+def step2(values: Tensor) -> Tensor:
+    b, c, h, w = values.shape
+    return _inside((b, c, 2 * h, 2 * w), values, lambda t: t[..., ::2, ::2])
+
+
+def transposed(values: Tensor) -> Tensor:
+    return values.transpose(2, 3).contiguous().transpose(2, 3)
+
+
+def expanded(values: Tensor) -> Tensor:
+    """The first sample and column for all of them, with strides of 0."""
+    return values[:1, :, :, :1].expand(values.shape)
+
+
+def channel_slice(values: Tensor) -> Tensor:
+    """Some of the channels of a channels_last tensor."""
+    b, c, h, w = values.shape
+    return _inside((b, h, w, c + 3), values, lambda t: t.permute(0, 3, 1, 2)[:, 1 : c + 1])
+
+
+def offset(values: Tensor) -> Tensor:
+    """One element beyond an aligned address."""
+    return _inside((values.numel() + 1,), values, lambda t: t[1:].view(values.shape))
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "nchw": lambda values: values,
+    "channels_last": lambda values: values.contiguous(memory_format=torch.channels_last),
+    "step2": step2,
+    "transposed": transposed,
+    "expanded": expanded,
+    "channel_slice": channel_slice,
+    "offset": offset,
+    "channels_last_offset": lambda values: offset(values.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
+}
+
+# ---- sizes -------------------------------------------------------------------------------------------------
+
+# Tiles of the native kernels are 16 rows by 64 pixels (forward in NCHW: 320), and fewer rows where channels
+# are many.
+AWKWARD_SHAPES = [
+    (1, 3, 17, 65),
+    (2, 19, 33, 67),
+    (1, 2, 5, 641),
+    (1, 1, 35, 1),
+    (1, 33, 1, 130),
+    (130, 1, 17, 66),  # more samples than tasks: one task goes through several tiles
+    (1, 130, 18, 20),  # so many channels that a tile has few rows
+]
+
+_small_shapes = st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 9), st.integers(1, 21))
+_wide_shapes = st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(14, 35), st.integers(60, 70))
+_empty_shapes = st.tuples(*[st.integers(0, 2)] * 4)
+
+calls = st.builds(
+    Call,
+    shape=st.one_of(_small_shapes, _wide_shapes, _empty_shapes),
+    kernel_size=st.sampled_from(KERNEL_SIZES),
+    dtype=st.sampled_from(DTYPES),
+    full_mask=st.booleans(),
+    bias=st.booleans(),
+    negative_slope=st.sampled_from([0.1, 0.0, 1.0]),
+    output_negative_slope=st.sampled_from([None, 0.1, 0.0, 1.0]),
+    layout=st.sampled_from(list(LAYOUTS)),
+    grad_layout=st.sampled_from(list(LAYOUTS)),
+    dyadic=st.booleans(),
+    mask_gain=st.sampled_from([1.0, 8.0]),
+    seed=st.integers(0, 2**16),
+)

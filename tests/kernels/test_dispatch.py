@@ -1,0 +1,102 @@
+"""The choice of a backend."""
+
+import os
+import shutil
+
+import pytest
+import torch
+from calls import Call
+
+from mrda_kernels import dispatch, dynamic_depthwise_conv2d, rda_conv2d
+from mrda_kernels.backends import cpu, reference
+
+
+@pytest.fixture(autouse=True)
+def no_wish_from_outside(monkeypatch):
+    monkeypatch.delenv(dispatch.ENVIRONMENT_VARIABLE, raising=False)
+
+
+@pytest.fixture
+def without_extension(monkeypatch):
+    monkeypatch.setattr(cpu, "_C", None)
+    monkeypatch.setattr(cpu, "_missing", "No module named 'mrda_kernels._C'", raising=False)
+
+
+def test_the_extension_is_built_where_there_is_a_compiler():
+    # else half of these tests would be skipped unseen
+    compilers = [os.environ.get("CXX") or "g++", "clang++"]
+    if os.environ.get("MRDA_KERNELS_NATIVE") == "0" or not any(map(shutil.which, compilers)):
+        pytest.skip("no compiler, or the extension was left out on purpose")
+    assert cpu.why_not("cpu") is None
+
+
+def test_the_native_backend_is_preferred_for_cpu_tensors():
+    assert dispatch.select(None, "cpu") is (cpu if cpu.why_not("cpu") is None else reference)
+
+
+def test_the_reference_serves_what_no_other_backend_does():
+    assert dispatch.select(None, "cuda") is reference
+
+
+@pytest.mark.usefixtures("without_extension")
+def test_the_reference_serves_where_the_extension_is_missing():
+    assert dispatch.select(None, "cpu") is reference
+    with pytest.raises(RuntimeError, match=r"^backend 'cpu' can't serve this call: .*_C does not load.* C\+\+17"):
+        rda_conv2d(*Call((1, 1, 2, 2)).tensors(), backend="cpu")
+
+
+def test_a_backend_says_why_it_does_not_serve_a_device():
+    if cpu.why_not("cpu") is not None:
+        pytest.skip("the extension is not built")
+    with pytest.raises(RuntimeError, match=r"^backend 'cpu' can't serve this call: it serves CPU tensors, not cuda"):
+        dispatch.select("cpu", "cuda")
+
+
+def test_the_environment_variable_decides_where_the_caller_does_not(monkeypatch):
+    monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, "reference")
+    assert dispatch.select(None, "cpu") is reference
+    if cpu.why_not("cpu") is None:
+        assert dispatch.select("cpu", "cpu") is cpu
+    monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, "")
+    assert dispatch.select(None, "cpu") is not None
+
+
+def test_an_unknown_name_is_an_error(monkeypatch):
+    tensors = Call((1, 1, 2, 2)).tensors()
+    message = "^backend is 'cpuu', but must be None or one of cpu, reference"
+    with pytest.raises(ValueError, match=message):
+        rda_conv2d(*tensors, backend="cpuu")
+    with pytest.raises(ValueError, match=message):
+        dynamic_depthwise_conv2d(*tensors[:2], backend="cpuu")
+    with pytest.raises(ValueError, match=message):
+        torch.ops.mrda_kernels.dynamic_depthwise_conv2d(*tensors[:2], "cpuu")
+    monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, "cpuu")
+    with pytest.raises(ValueError, match=message):
+        rda_conv2d(*tensors)
+
+
+@pytest.mark.parametrize("name", dispatch.BACKENDS)
+def test_the_named_backend_does_the_work_in_both_directions(monkeypatch, name):
+    module = dispatch.load(name)
+    if module.why_not("cpu") is not None:
+        pytest.skip(f"backend {name} is not available")
+    served = []
+    for function in ("forward", "backward"):
+        original = getattr(module, function)
+        monkeypatch.setattr(module, function, lambda *a, o=original, f=function: (served.append(f), o(*a))[1])
+    tensors = [t.requires_grad_() for t in Call((1, 2, 3, 3)).tensors()]
+    rda_conv2d(*tensors, backend=name).sum().backward()
+    dynamic_depthwise_conv2d(*tensors[:2], backend=name).sum().backward()
+    assert served == ["forward", "backward"] * 2
+    assert torch.is_tensor(tensors[3].grad)
+
+
+def test_only_instruction_sets_of_this_machine_can_be_chosen():
+    if cpu.why_not("cpu") is not None:
+        pytest.skip("the extension is not built")
+    from mrda_kernels import _C
+
+    assert _C.cpu_instruction_sets()[-1] == "baseline"
+    assert _C.cpu_instruction_set() in _C.cpu_instruction_sets()
+    with pytest.raises(ValueError, match="instruction set sse9 is not one that this machine can run"):
+        _C.set_cpu_instruction_set("sse9")

@@ -1,0 +1,48 @@
+"""rda_conv2d and its gradients on every backend, within the error budget."""
+
+import pytest
+import torch
+from budget import RdaBudget
+from calls import AWKWARD_SHAPES, DTYPES, KERNEL_SIZES, Call, calls
+from hypothesis import example, given, settings
+
+OPS = torch.ops.mrda_kernels
+GRADIENTS = ("grad_input", "grad_weight", "grad_mask_weight", "grad_mask_bias")
+
+
+def check(call: Call, backend: str) -> None:
+    arguments = (*call.tensors(), *call.options)
+    budget = RdaBudget(*arguments, exact_z=call.dyadic)
+    output = OPS.rda_conv2d(*arguments, backend)
+    assert output.dtype == call.dtype
+    budget.forward().check(output, "output")
+
+    grad_output = call.grad_output()
+    grads = OPS.rda_conv2d_backward(grad_output, *arguments, backend)
+    for name, grad, bounded in zip(GRADIENTS, grads, budget.backward(grad_output), strict=True):
+        assert grad.dtype == call.dtype
+        bounded.check(grad, name)
+
+
+@settings(max_examples=200)
+@given(calls)
+@example(Call((0, 3, 4, 5)))
+@example(Call((2, 0, 4, 5)))
+@example(Call((2, 3, 0, 5), full_mask=True))
+@example(Call((1, 1, 1, 1), kernel_size=7))
+def test_any_call_stays_within_the_budget(backend, call):
+    check(call, backend)
+
+
+@pytest.mark.parametrize("shape", AWKWARD_SHAPES)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("full_mask", [False, True], ids=["M=1", "M=C"])
+def test_sizes_beyond_a_tile(backend, shape, layout, full_mask):
+    check(Call(shape, layout=layout, full_mask=full_mask, output_negative_slope=0.1), backend)
+
+
+@pytest.mark.parametrize("kernel_size", KERNEL_SIZES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_kernel_sizes_and_dtypes_beyond_a_tile(backend, kernel_size, dtype, layout):
+    check(Call((1, 18, 19, 71), kernel_size, dtype, layout=layout, dyadic=False), backend)
