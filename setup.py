@@ -102,7 +102,7 @@ if COMPILER is None and REQUEST == "1":
     raise SystemExit("mrda-kernels: MRDA_KERNELS_NATIVE=1, but there is no C++ compiler; install g++ or clang++.")
 if COMPILER is None and REQUEST != "0":
     print(
-        "WARNING: mrda-kernels: no C++ compiler (g++ or clang++) found; installing with the slow reference backend only.",
+        "WARNING: mrda-kernels: no C++ compiler (g++ or clang++) found; only the slow reference backend is installed.",
         file=sys.stderr,
     )
 

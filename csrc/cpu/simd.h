@@ -166,9 +166,11 @@ MRDA_INLINE void store_elements(T* p, int64_t stride, int64_t count, Vec<Accumul
   for (int i = 0; i < kLanes<Accumulator<T>> && i < count; ++i) p[i * stride] = lane[i];
 }
 
+MRDA_INLINE float load_scalar(const float* p) { return *p; }
+MRDA_INLINE double load_scalar(const double* p) { return *p; }
 template <class T>
-MRDA_INLINE Accumulator<T> load_scalar(const T* p) {
-  return load_elements<T>(p, 1, 1)[0];
+MRDA_INLINE float load_scalar(const T* p) {
+  return Element<T>::widen(Bits16{} + p->bits)[0];
 }
 
 // ---- exp and sigmoid ------------------------------------------------------------------------------------

@@ -13,17 +13,18 @@ from torch import Tensor
 from mrda_kernels.memory_format import empty_result, result_memory_format
 from mrda_kernels.reference import accumulation_dtype
 
+_missing: str | None = None
 try:
     from mrda_kernels import _C
 except ImportError as error:
     if error.name not in {None, "mrda_kernels._C", "mrda_kernels"}:
         raise
-    _C, _missing = None, str(error)
+    _missing = str(error)
 
 
 def why_not(device_type: str) -> str | None:
     """Why this backend can't serve tensors of a device type, or None where it can."""
-    if _C is None:
+    if _missing is not None:
         return (
             "the compiled extension mrda_kernels._C does not load "
             f"({_missing}); install a C++17 compiler and reinstall the package"
@@ -55,7 +56,7 @@ def _gomp_parallel_address() -> int:
 
 
 shares_torch_threads = False
-if _C is not None:
+if _missing is None:
     _address = _gomp_parallel_address()
     _C.set_gomp_parallel(_address)
     shares_torch_threads = _address != 0
@@ -77,9 +78,9 @@ def forward(
 ) -> Tensor:
     """The result, in the operator's memory format."""
     output = empty_result(input)
-    small = _contiguous(weight, mask_weight, mask_bias)  # alive until the kernel has read them
+    small = _contiguous(weight, mask_weight, mask_bias)
     _C.rda_conv_forward_cpu(
-        _params(input, *small, negative_slope, output_negative_slope),
+        _params(input, small, negative_slope, output_negative_slope),
         output=output.data_ptr(),
         output_strides=output.stride(),
         threads=torch.get_num_threads(),
@@ -104,7 +105,7 @@ def backward(
         sums += [torch.empty(mask_weight.shape, dtype=dtype), torch.empty(mask_weight.shape[0], dtype=dtype)]
     small = _contiguous(weight, mask_weight, mask_bias)
     _C.rda_conv_backward_cpu(
-        _params(input, *small, negative_slope, output_negative_slope),
+        _params(input, small, negative_slope, output_negative_slope),
         grad_output=grad_output.data_ptr(),
         grad_output_strides=grad_output.stride(),
         grad_input=grad_input.data_ptr(),
@@ -117,18 +118,22 @@ def backward(
     return grad_input, *(grad.to(input.dtype) for grad in sums)
 
 
-def _contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    return tuple(None if t is None else t.contiguous() for t in tensors)
+_Small = tuple[Tensor, Tensor | None, Tensor | None]
+
+
+def _contiguous(weight: Tensor, mask_weight: Tensor | None, mask_bias: Tensor | None) -> _Small:
+    """Copies where needed; the caller keeps them alive until the kernel has read them."""
+    return (
+        weight.contiguous(),
+        None if mask_weight is None else mask_weight.contiguous(),
+        None if mask_bias is None else mask_bias.contiguous(),
+    )
 
 
 def _params(
-    input: Tensor,
-    weight: Tensor,
-    mask_weight: Tensor | None,
-    mask_bias: Tensor | None,
-    negative_slope: float,
-    output_negative_slope: float | None,
-) -> object:
+    input: Tensor, small: _Small, negative_slope: float, output_negative_slope: float | None
+) -> _C.RdaConvParams:
+    weight, mask_weight, mask_bias = small
     return _C.RdaConvParams(
         shape=input.shape,
         kernel_size=weight.shape[-1],

@@ -1,0 +1,47 @@
+"""Native kernels of mrda_kernels, from csrc/bindings.cpp: addresses, sizes and strides; nothing is checked."""
+
+from collections.abc import Sequence
+
+class DType:
+    float32: DType
+    float64: DType
+    bfloat16: DType
+    float16: DType
+
+class RdaConvParams:
+    def __init__(
+        self,
+        *,
+        shape: Sequence[int],
+        kernel_size: int,
+        mask_channels: int,
+        negative_slope: float,
+        output_negative_slope: float,
+        dtype: DType,
+        channels_last: bool,
+        input: int,
+        input_strides: Sequence[int],
+        weight: int,
+        mask_weight: int,
+        mask_bias: int,
+    ) -> None: ...
+
+def rda_conv_forward_cpu(
+    params: RdaConvParams, *, output: int, output_strides: Sequence[int], threads: int
+) -> None: ...
+def rda_conv_backward_cpu(
+    params: RdaConvParams,
+    *,
+    grad_output: int,
+    grad_output_strides: Sequence[int],
+    grad_input: int,
+    grad_input_strides: Sequence[int],
+    grad_weight: int,
+    grad_mask_weight: int,
+    grad_mask_bias: int,
+    threads: int,
+) -> None: ...
+def cpu_instruction_sets() -> list[str]: ...
+def cpu_instruction_set() -> str: ...
+def set_cpu_instruction_set(name: str) -> None: ...
+def set_gomp_parallel(address: int) -> None: ...
