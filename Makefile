@@ -18,7 +18,7 @@ setup: $(STAMP)  ## make .venv, build the extension, install everything the othe
 $(STAMP): $(SOURCES)
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "setup: Python 3.11 or newer is needed$(if $(PYTHON), and $(PYTHON) is not that,); install it, or name it: make setup PYTHON=/path/to/python3"; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "setup: $(PYTHON) cannot make virtual environments; install its venv package (Debian: apt-get install python3-venv)"; exit 1; }
-	@test "$(MRDA_KERNELS_NATIVE)" = 0 || command -v "$${CXX:-g++}" >/dev/null || command -v clang++ >/dev/null || { echo "setup: no C++ compiler found; install g++ or clang++ (Debian: apt-get install g++), or go without the fast kernels: make setup MRDA_KERNELS_NATIVE=0"; exit 1; }
+	@cxx="$${CXX:-$$(command -v g++ || command -v clang++ || command -v c++)}"; test "$(MRDA_KERNELS_NATIVE)" = 0 || command -v "$${cxx%% *}" >/dev/null || { echo "setup: no C++ compiler$${CXX:+ $$CXX} found; install g++ or clang++ (Debian: apt-get install g++), or go without the fast kernels: make setup MRDA_KERNELS_NATIVE=0"; exit 1; }
 	@"$(PYTHON)" -c 'import os, sysconfig; raise SystemExit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || test "$(MRDA_KERNELS_NATIVE)" = 0 || { echo "setup: Python.h is missing; install Python's headers (Debian: apt-get install python3-dev)"; exit 1; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,demo,triton]'
@@ -41,6 +41,7 @@ lint: setup  ## check style, formatting and types
 bench: setup  ## time the operator against its peers and write benchmarks/results/ and the README's table
 	$(BIN)/python benchmarks/rda_conv.py --device cpu --json benchmarks/results/rda_conv_cpu.json
 	$(BIN)/python -m benchmarks.table benchmarks/results/rda_conv_cpu.json --update README.md
+	$(BIN)/python benchmarks/threads.py --json benchmarks/results/threads_cpu.json
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist *.egg-info mrda_kernels/_C.*.so

@@ -24,15 +24,14 @@ KERNELS = ["csrc/cpu/forward.cpp", "csrc/cpu/backward.cpp"]  # once per instruct
 COMMON = ["csrc/cpu/launch.cpp", "csrc/bindings.cpp"]
 
 
-def is_x86() -> bool:
-    return platform.machine().lower() in {"x86_64", "amd64"}
-
-
-def instruction_sets() -> dict[str, list[str]]:
+def instruction_sets(compiler: list[str]) -> dict[str, list[str]]:
     """Name -> compiler flags. The kernels choose among them at run time, so the binary runs on any machine."""
     sets: dict[str, list[str]] = {"baseline": []}
-    if is_x86():
-        sets |= {"x86_64_v3": ["-march=x86-64-v3"], "x86_64_v4": ["-march=x86-64-v4"]}
+    if platform.machine().lower() in {"x86_64", "amd64"}:
+        for name, flag in (("x86_64_v3", "-march=x86-64-v3"), ("x86_64_v4", "-march=x86-64-v4")):
+            probe = [*compiler, flag, "-fsyntax-only", "-x", "c++", os.devnull]  # older compilers know neither
+            if subprocess.run(probe, capture_output=True).returncode == 0:
+                sets[name] = [flag]
     return sets
 
 
@@ -53,8 +52,11 @@ def write_ninja(build_dir: Path, output: Path, compiler: list[str]) -> None:
     import pybind11
 
     includes = [sysconfig.get_path("include"), pybind11.get_include()]
-    flags = [*FLAGS, *(["-DMRDA_X86"] if is_x86() else []), *(f"-isystem{path}" for path in includes)]
+    sets = instruction_sets(compiler)
+    flags = [*FLAGS, *(f"-DMRDA_HAS_{name}" for name in sets), *(f"-isystem{path}" for path in includes)]
+    flags += shlex.split(os.environ.get("CXXFLAGS", ""))
     link = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
+    link += shlex.split(os.environ.get("LDFLAGS", ""))
     lines = [
         f"cxx = {shlex.join(compiler)}",
         f"flags = {shlex.join(flags)}",
@@ -66,7 +68,7 @@ def write_ninja(build_dir: Path, output: Path, compiler: list[str]) -> None:
         f"  command = $cxx {shlex.join(link)} $in -o $out",
     ]
     objects = []
-    for isa, extra in instruction_sets().items():
+    for isa, extra in sets.items():
         for source in KERNELS:
             obj = f"{isa}/{Path(source).stem}.o"
             objects.append(obj)

@@ -1,6 +1,6 @@
 """Time the RDA conv against other ways to compute it, all in one process.
 
-    python benchmarks/rda_conv.py --device cpu --json benchmarks/results/rda_conv.json
+    python benchmarks/rda_conv.py --device cpu --json benchmarks/results/rda_conv_cpu.json
 
 Providers: "released", the released network's way; "released_compiled" and "shift_add_compiled", that and a
 sum of shifted products under torch.compile; "mrda_kernels"; and "copy", the floor: the bytes that the

@@ -2,7 +2,7 @@
 
 To bring the README up to date::
 
-    python -m benchmarks.table benchmarks/results/rda_conv.json --update README.md
+    python -m benchmarks.table benchmarks/results/rda_conv_cpu.json --update README.md
 """
 
 import json

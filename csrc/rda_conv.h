@@ -45,7 +45,7 @@ struct RdaConvForward : RdaConvParams {
 };
 
 // Gradients of weight, mask_weight and mask_bias come in the accumulation type: float, or double for float64.
-// A null pointer is a gradient that nobody asked for.
+// Without a mask, the latter two are not written.
 struct RdaConvBackward : RdaConvParams {
   View grad_output;
   View grad_input;

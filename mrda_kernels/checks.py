@@ -7,6 +7,7 @@ in ``torch.compile`` and through ``torch.ops``.
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -16,10 +17,19 @@ MAX_KERNEL_SIZE = 7
 
 
 def require_tensors(**tensors: object) -> None:
-    """Raise TypeError for anything that is not a tensor."""
+    """Raise TypeError for anything that is not a dense tensor."""
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} is {type(value).__name__}, but must be a torch.Tensor")
+        if value.layout != torch.strided:
+            raise TypeError(f"{name} has layout {value.layout}, but must be torch.strided")
+
+
+def require_numbers(**numbers: object) -> None:
+    """Raise TypeError for anything that is not a real number; a tensor is none, since it would get no gradient."""
+    for name, value in numbers.items():
+        if not isinstance(value, Real | torch.SymFloat | torch.SymInt):
+            raise TypeError(f"{name} is {type(value).__name__}, but must be a number")
 
 
 def check_input_and_weight(input: Tensor, weight: Tensor) -> None:

@@ -99,7 +99,7 @@ def _rda_conv2d_backward(
     chosen = dispatch.select(backend, input.device.type)
     if input.numel() == 0:
         bias = mask_weight.new_zeros(mask_weight.shape[0])
-        return empty_result(input), torch.zeros_like(weight), torch.zeros_like(mask_weight), bias
+        return empty_result(input), weight.new_zeros(weight.shape), mask_weight.new_zeros(mask_weight.shape), bias
     return chosen.backward(grad_output, *arguments)
 
 
@@ -174,7 +174,7 @@ def _dynamic_backward(grad_output: Tensor, input: Tensor, weight: Tensor, backen
     checks.check_grad_output(input, grad_output)
     chosen = dispatch.select(backend, input.device.type)
     if input.numel() == 0:
-        return empty_result(input), torch.zeros_like(weight)
+        return empty_result(input), weight.new_zeros(weight.shape)
     return chosen.backward(grad_output, input, weight, None, None, 1.0, None)
 
 
@@ -213,10 +213,12 @@ torch.library.register_autograd(
 
 def _differentiate(function: Any, tensors: Any, grad_outputs: Any) -> list[Tensor | None]:
     """Gradients of ``function(*tensors)`` for those tensors that want one; differentiable in their turn."""
-    wanted = [t for t in tensors if t is not None and t.requires_grad]
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
+        # Aliases: the way from grad_output on to the inputs, if there is one, belongs to the graph outside.
+        tensors = [None if t is None else t.view_as(t) for t in tensors]
         outputs = function(*tensors)
+    wanted = [t for t in tensors if t is not None and t.requires_grad]
     pairs = [(o, g) for o, g in zip(outputs, grad_outputs, strict=True) if g is not None and o.requires_grad]
     grads = iter(
         torch.autograd.grad(

@@ -44,9 +44,10 @@ def rda_conv2d(
         (B, C, H, W) in input's dtype, each element computed in float32 (float64 for float64) and rounded once;
         channels_last where ``input`` is channels_last-contiguous and not NCHW-contiguous, else NCHW-contiguous.
 
-    Differentiable any number of times; the forward keeps nothing but its inputs. All gradients are deterministic, and
-    the same to the bit for any number of threads. Under autocast, tensors are cast as for ``conv2d``. Inside
-    ``torch.func`` transforms the eager reference is used, whatever ``backend`` says.
+    Differentiable any number of times; the forward keeps nothing but its inputs. The native backends' results and
+    gradients are deterministic, and the same to the bit for any number of threads. Under autocast, tensors are cast
+    as for ``conv2d``. Inside ``torch.func`` transforms the eager reference is used, whatever ``backend`` says; a
+    transform inside a function under ``torch.compile`` is not supported.
 
     Raises:
         TypeError: an argument that is no tensor, a dtype that isn't supported, or dtypes that differ.
@@ -56,6 +57,9 @@ def rda_conv2d(
     checks.require_tensors(input=input, weight=weight, mask_weight=mask_weight)
     if mask_bias is not None:
         checks.require_tensors(mask_bias=mask_bias)
+    checks.require_numbers(negative_slope=negative_slope)
+    if output_negative_slope is not None:
+        checks.require_numbers(output_negative_slope=output_negative_slope)
     input, weight, mask_weight, mask_bias = autocast(input, weight, mask_weight, mask_bias)
     if functorch_is_active():
         ops.check_rda(input, weight, mask_weight, mask_bias, negative_slope, output_negative_slope)

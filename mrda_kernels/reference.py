@@ -23,7 +23,10 @@ def _without_autocast(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        with torch.autocast(cast(Tensor, args[0]).device.type, enabled=False):
+        device_type = cast(Tensor, args[0]).device.type
+        if not torch.amp.is_autocast_available(device_type):
+            return function(*args, **kwargs)
+        with torch.autocast(device_type, enabled=False):
             return function(*args, **kwargs)
 
     return wrapper

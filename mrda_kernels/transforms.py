@@ -11,7 +11,7 @@ from torch import Tensor
 def autocast(*tensors: Tensor | None) -> Any:
     """Cast the tensors as autocast does for ``conv2d``: floating point ones, float64 excepted; None stays None."""
     device_type = next(t.device.type for t in tensors if t is not None)
-    if not torch.is_autocast_enabled(device_type):
+    if not (torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)):
         return tensors
     dtype = torch.get_autocast_dtype(device_type)
     return tuple(

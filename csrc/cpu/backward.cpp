@@ -234,15 +234,13 @@ void backward_tile(const RdaConvBackward& p, const BackwardCall<T>& call, TapWei
   const Region<A> residual = grad.inner(pad, rows, steps);
   const Region<A> center_grad_z = grad_z.inner(pad, rows, steps);
 
-  if (p.grad_weight) add_grad_weight<K, kChannelsLast>(geometry, near_x, center_grad_z, buffer.weight_sums);
-  if (p.grad_mask_weight) {
+  add_grad_weight<K, kChannelsLast>(geometry, near_x, center_grad_z, buffer.weight_sums);
+  if (p.mask_channels) {
     const auto add = Mask<A>::full(p) ? add_grad_full_mask<A> : add_grad_shared_mask<A>;
     add(geometry, center_x, grad_t, buffer.mask_weight_sums, buffer.mask_bias_sums);
   }
-  if (p.grad_input.data) {
-    if (Mask<A>::full(p)) mix_channels<true>(geometry, grad_t, call.mask.backward, residual);
-    write_grad_input<K, kChannelsLast>(p, call, weight, grad_z, residual, grad_t, tile);
-  }
+  if (Mask<A>::full(p)) mix_channels<true>(geometry, grad_t, call.mask.backward, residual);
+  write_grad_input<K, kChannelsLast>(p, call, weight, grad_z, residual, grad_t, tile);
 }
 
 // From lanes to numbers: `terms` registers for each group.
@@ -285,8 +283,8 @@ void backward_task(const RdaConvBackward& p, int64_t task, void* memory, void* p
     tile_function(p, call, weight, c.position(call.geometry, b, tile));
   }
   const Partial<A> partial = Partial<A>::at(p, partial_memory);
-  if (p.grad_weight) collect(call.geometry, call.buffer.weight_sums, weight.taps, partial.weight);
-  if (p.grad_mask_weight) collect_mask(p, call.geometry, call.buffer, partial);
+  collect(call.geometry, call.buffer.weight_sums, weight.taps, partial.weight);
+  if (p.mask_channels) collect_mask(p, call.geometry, call.buffer, partial);
 }
 
 template <class T>
@@ -309,11 +307,9 @@ void reduce_partials(const RdaConvBackward& p, const void* memory) {
   for (int64_t task = 0; task < p.batch * plan.tasks_per_sample; ++task) {
     const Partial<A> partial =
         Partial<A>::at(p, const_cast<char*>(static_cast<const char*>(memory)) + task * plan.partial_bytes);
-    if (p.grad_weight) {
-      A* sample = static_cast<A*>(p.grad_weight) + task / plan.tasks_per_sample * p.channels * taps;
-      add(sample, partial.weight, p.channels * taps, task % plan.tasks_per_sample == 0);
-    }
-    if (p.grad_mask_weight) {
+    A* sample = static_cast<A*>(p.grad_weight) + task / plan.tasks_per_sample * p.channels * taps;
+    add(sample, partial.weight, p.channels * taps, task % plan.tasks_per_sample == 0);
+    if (p.mask_channels) {
       add(static_cast<A*>(p.grad_mask_weight), partial.mask_weight, p.mask_channels * p.channels, task == 0);
       add(static_cast<A*>(p.grad_mask_bias), partial.mask_bias, p.mask_channels, task == 0);
     }

@@ -15,8 +15,10 @@
 
 namespace mrda {
 
-#if defined(MRDA_X86)
+#if defined(MRDA_HAS_x86_64_v4)
 MRDA_DECLARE_KERNELS(x86_64_v4)
+#endif
+#if defined(MRDA_HAS_x86_64_v3)
 MRDA_DECLARE_KERNELS(x86_64_v3)
 #endif
 MRDA_DECLARE_KERNELS(baseline)
@@ -29,13 +31,16 @@ namespace {
 
 std::vector<Kernels> runnable() {
   std::vector<Kernels> found;
-#if defined(MRDA_X86)
+#if defined(MRDA_HAS_x86_64_v3)
   __builtin_cpu_init();
-  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+                  __builtin_cpu_supports("bmi2");
+#if defined(MRDA_HAS_x86_64_v4)
   const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                   __builtin_cpu_supports("avx512vl");
   if (v4) found.push_back(MRDA_KERNELS(x86_64_v4));
+#endif
   if (v3) found.push_back(MRDA_KERNELS(x86_64_v3));
 #endif
   found.push_back(MRDA_KERNELS(baseline));

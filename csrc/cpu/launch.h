@@ -9,7 +9,7 @@
 namespace mrda {
 namespace cpu {
 
-// `threads` at most; all memory that the call needs besides its tensors is kept per thread.
+// `threads` at most. Scratch memory is kept per thread; the backward takes some more for its sums.
 void rda_conv_forward(const RdaConvForward& params, int threads);
 void rda_conv_backward(const RdaConvBackward& params, int threads);
 

@@ -36,6 +36,7 @@ struct VectorOf {
 };
 template <class A>
 using Vec = typename VectorOf<A, kLanes<A>>::type;
+using Int32 = VectorOf<int32_t, kLanes<float>>::type;
 using Bits32 = VectorOf<uint32_t, kLanes<float>>::type;
 using Bits16 = VectorOf<uint16_t, kLanes<float>>::type;
 
@@ -116,11 +117,13 @@ struct Element<Float16> {
   using Raw = Bits16;
   MRDA_INLINE Vec<float> widen(Raw raw) {
     const Bits32 h = __builtin_convertvector(raw, Bits32);
-    const Bits32 magnitude = (h & 0x7fffu) << 13;
-    // times 2^112 moves the exponent from half's bias to float's, subnormals included
-    const Bits32 finite = bit_cast<Bits32>(bit_cast<Vec<float>>(magnitude) * 0x1p112f);
-    const Bits32 special = magnitude | 0x7f800000u;
-    return bit_cast<Vec<float>>((magnitude >= (0x7c00u << 13) ? special : finite) | ((h & 0x8000u) << 16));
+    const Bits32 a = h & 0x7fffu;
+    const Bits32 normal = (a << 13) + (112u << 23);  // from half's exponent bias to float's
+    const Bits32 special = (a << 13) | 0x7f800000u;
+    // a subnormal is a number of smallest steps; never a float subnormal, which a thread may be set to flush
+    const Bits32 tiny = bit_cast<Bits32>(__builtin_convertvector(bit_cast<Int32>(a), Vec<float>) * 0x1p-24f);
+    const Bits32 finite = a < 0x400u ? tiny : normal;
+    return bit_cast<Vec<float>>((a >= 0x7c00u ? special : finite) | ((h & 0x8000u) << 16));
   }
   MRDA_INLINE Raw narrow(Vec<float> v) {  // round to nearest even
     const Bits32 u = bit_cast<Bits32>(v);

@@ -8,7 +8,7 @@ from calls import Call
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
-from mrda_kernels import dynamic_depthwise_conv2d, rda_conv2d
+from mrda_kernels import dynamic_depthwise_conv2d, rda_conv2d, reference
 
 OPS = torch.ops.mrda_kernels
 
@@ -123,6 +123,74 @@ def test_second_order_of_some_inputs(backend):
         results += torch.autograd.grad(grad.square().sum(), weight)
     assert results[1].any()
     assert torch.equal(*results)
+
+
+def eager(negative_slope, output_negative_slope):
+    """The operator in float64 by torch's own operators alone, and so with torch's own higher derivatives."""
+
+    def function(input, weight, mask_weight, mask_bias):
+        return reference.rda_conv2d(
+            input,
+            weight,
+            mask_weight,
+            mask_bias,
+            negative_slope=negative_slope,
+            output_negative_slope=output_negative_slope,
+        )
+
+    return function
+
+
+def chain(function):
+    """Two calls, and a loss that is not linear: every gradient depends on every input in several ways."""
+
+    def loss(input, weight, mask_weight, mask_bias):
+        inner = function(input, weight, mask_weight, mask_bias)
+        return function(inner, weight, mask_weight, mask_bias).square().sum()
+
+    return loss
+
+
+def penalties(loss, tensors, order):
+    """Gradients of the sum of squares of the gradients ... of the loss, `order` times."""
+    value = loss(*tensors)
+    for step in range(order):
+        grads = torch.autograd.grad(value, tensors, create_graph=step < order - 1)
+        value = sum(grad.square().sum() for grad in grads)
+    return grads
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("full_mask", [False, True])
+def test_gradient_penalties_agree_with_torchs_own(backend, order, full_mask):
+    # The gradient of the result depends on the inputs here, which gradgradcheck does not try.
+    call = Call((2, 3, 3, 2), dtype=torch.float64, dyadic=False, seed=1, full_mask=full_mask)
+
+    def ours(*tensors):
+        return rda_conv2d(*tensors, negative_slope=0.3, output_negative_slope=0.2, backend=backend)
+
+    results = [penalties(chain(f), leaves(call), order) for f in (ours, eager(0.3, 0.2))]
+    for got, expected in zip(*results, strict=True):
+        # some 1e4 float64 roundings at most, each relative to the largest term
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_gradient_penalties_agree_for_the_bare_convolution(backend, order):
+    tensors = Call((2, 3, 3, 2), dtype=torch.float64, dyadic=False, seed=1).tensors()[:2]
+
+    def loss(operator):
+        return lambda input, weight: operator(operator(input, weight), weight).square().sum()
+
+    def ours(input, weight):
+        return dynamic_depthwise_conv2d(input, weight, backend=backend)
+
+    results = [
+        penalties(loss(f), [t.clone().requires_grad_() for t in tensors], order)
+        for f in (ours, reference.dynamic_depthwise_conv2d)
+    ]
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max()))
 
 
 def test_nothing_is_recorded_without_grad():

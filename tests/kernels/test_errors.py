@@ -210,3 +210,25 @@ def test_the_same_sentence_under_torch_compile():
     compiled = torch.compile(rda_conv2d, backend="aot_eager")
     with pytest.raises(Exception, match="weight has a kernel size K of 2, but K must be 1, 3, 5 or 7"):
         compiled(GOOD["input"], torch.zeros(2, 3, 2, 2), GOOD["mask_weight"])
+
+
+@pytest.mark.parametrize("bad", ["0.1", 1j, torch.tensor(0.1)], ids=str)
+@pytest.mark.parametrize("name", ["negative_slope", "output_negative_slope"])
+def test_a_slope_must_be_a_number(name, bad):
+    tensors = [GOOD[key] for key in ("input", "weight", "mask_weight", "mask_bias")]
+    with pytest.raises(TypeError, match=f"^{name} is {type(bad).__name__}, but must be a number$"):
+        rda_conv2d(*tensors, **{name: bad})
+
+
+@pytest.mark.parametrize("name", ["input", "weight", "mask_weight", "mask_bias"])
+def test_a_tensor_must_be_dense(name):
+    tensors = {key: GOOD[key] for key in ("input", "weight", "mask_weight", "mask_bias")}
+    tensors[name] = tensors[name].to_sparse()
+    with pytest.raises(TypeError, match=f"^{name} has layout torch.sparse_coo, but must be torch.strided$"):
+        rda_conv2d(**tensors)
+
+
+def test_meta_tensors_get_a_shape():
+    tensors = [GOOD[key].to("meta") for key in ("input", "weight", "mask_weight", "mask_bias")]
+    assert rda_conv2d(*tensors).shape == GOOD["input"].shape
+    assert dynamic_depthwise_conv2d(*tensors[:2]).shape == GOOD["input"].shape
