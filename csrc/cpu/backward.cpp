@@ -85,7 +85,7 @@ void differentiate_modulation(const RdaConvBackward& p, const BackwardCall<T>& c
     weight.template get<K>(g, false, taps);
     for (int64_t r = 0; r < grad.rows; ++r) {
       for (int64_t s = 0; s < grad.steps; ++s) {
-        const Vec<A> z = correlate<K, kTap<kChannelsLast, A>>(x.at(g, r, s), x.row, taps, call.geometry.kernel_size);
+        const Vec<A> z = correlate<K, kChannelsLast>(x, x.at(g, r, s), taps, call.geometry.kernel_size);
         const ModulateGrads<Vec<A>> d = modulate_backward(load(grad.at(g, r, s)), z, load(m.at(g, r, s)),
                                                           load(center.at(g, r, s)), slopes);
         store(grad.at(g, r, s), d.grad_residual);
@@ -122,7 +122,7 @@ void write_grad_input(const RdaConvBackward& p, const BackwardCall<T>& call, Tap
     for (int64_t r = 0; r < residual.rows; ++r) {
       const ResultRow<T> out(p, p.grad_input, tile.sample, g, tile.top + r, tile.left);
       for (int64_t s = 0; s < residual.steps; ++s) {
-        Vec<A> v = correlate<K, kTap<kChannelsLast, A>>(grad_z.at(g, r, s), grad_z.row, taps, geometry.kernel_size);
+        Vec<A> v = correlate<K, kChannelsLast>(grad_z, grad_z.at(g, r, s), taps, geometry.kernel_size);
         if (modulated) v += load(residual.at(g, r, s));
         if (shared) v += mask_weight * load(grad_t.at(g, r, s));
         out.write(s, v);
@@ -146,7 +146,7 @@ void add_grad_weight(const Geometry<A>& geometry, Region<A> x, Region<A> grad_z,
 #pragma GCC unroll 3
         for (int64_t i = 0; i < k; ++i)
 #pragma GCC unroll 3
-          for (int64_t j = 0; j < k; ++j) sum[i * k + j] += d * load(from + i * x.row + j * kTap<kChannelsLast, A>);
+          for (int64_t j = 0; j < k; ++j) sum[i * k + j] += d * load(from + i * x.row + j * (kChannelsLast ? x.tap : 1));
       }
 #pragma GCC unroll 9
     for (int64_t i = 0; i < k * k; ++i) store(to + i * kLanes<A>, sum[i]);

@@ -48,10 +48,18 @@ void forward_tile(const RdaConvForward& p, const ForwardCall<T>& call, TapWeight
   const auto [b, top, left] = tile;
   const int64_t rows = minimum(geometry.tile_height, p.height - top);
   const int64_t steps = geometry.steps(minimum(geometry.tile_width, p.width - left));
-  Region<A> x = geometry.region(call.buffer.x, geometry.pad);
-  x.rows = rows + 2 * geometry.pad;
-  pack<T>(p, p.input, b, top - geometry.pad, left - geometry.pad, geometry, x);
-  const Region<A> center = x.inner(geometry.pad, rows, steps);
+  const int64_t pad = geometry.pad, kernel_size = geometry.kernel_size;
+  const bool direct = kChannelsLast && readable_in_place<T>(p, p.input);
+  Region<A> x;  // the tile itself; its surroundings are in memory too, or outside the image
+  if (direct) {
+    x = in_place<T>(p.input, tile, rows, steps);
+  } else {
+    Region<A> packed = geometry.region(call.buffer.x, pad);
+    packed.rows = rows + 2 * pad;
+    pack<T>(p, p.input, b, top - pad, left - pad, geometry, packed);
+    x = packed.inner(pad, rows, steps);
+  }
+  const int64_t to_first_tap = -pad * (x.row + (kChannelsLast ? x.tap : 1));
 
   const bool modulated = call.mask.count > 0;
   Region<A> m{};
@@ -59,7 +67,7 @@ void forward_tile(const RdaConvForward& p, const ForwardCall<T>& call, TapWeight
     m = mask_region(p, geometry, call.buffer.mask, 0);
     m.rows = rows;
     m.steps = steps;
-    modulation_map(geometry, call.mask, center, m);
+    modulation_map(geometry, call.mask, x, m);
   }
 
   const Slopes<Vec<A>> slopes{splat(A(p.negative_slope)), splat(A(p.output_negative_slope))};
@@ -70,11 +78,25 @@ void forward_tile(const RdaConvForward& p, const ForwardCall<T>& call, TapWeight
       const ResultRow<T> out(p, p.output, b, g, top + r, left);
       const uintptr_t soon = address<T>(p.input, next, r) +
                              uintptr_t(g * (kChannelsLast ? steps * kLineBytes : p.input.stride[1] * int64_t(sizeof(T))));
-      for (int64_t s = 0; s < steps; ++s) {
+      const auto finish = [&](int64_t s, Vec<A> z) {
+        out.write(s, modulated ? modulate(z, load(m.at(g, r, s)), load(x.at(g, r, s)), slopes) : z);
+      };
+      // Steps before `first` and from `last` on have taps outside the image, and no zeros in memory there.
+      const TapRange tap_rows(top + r, p.height, kernel_size);
+      int64_t first = 0, last = steps;
+      if (direct) {
+        first = tap_rows.whole(kernel_size) ? minimum(maximum(pad - left, int64_t(0)), steps) : steps;
+        last = maximum(minimum(p.width - pad - left, steps), first);
+      }
+      for (int64_t s = first; s < last; ++s) {
         prefetch(soon + uintptr_t(s * kLineBytes));
-        Vec<A> y = correlate<K, kTap<kChannelsLast, A>>(x.at(g, r, s), x.row, taps, geometry.kernel_size);
-        if (modulated) y = modulate(y, load(m.at(g, r, s)), load(center.at(g, r, s)), slopes);
-        out.write(s, y);
+        finish(s, correlate<K, kChannelsLast>(x, x.at(g, r, s) + to_first_tap, taps, kernel_size));
+      }
+      for (int64_t s = 0; s < steps; ++s) {
+        if (s == first) s = last;
+        if (s >= steps) break;
+        const TapRange tap_columns(left + s, p.width, kernel_size);
+        finish(s, correlate_inside(x, x.at(g, r, s), weight, g, kernel_size, tap_rows, tap_columns));
       }
     }
   }

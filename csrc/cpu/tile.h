@@ -103,6 +103,20 @@ MRDA_INLINE uintptr_t address(const View& view, Position tile, int64_t r) {
   return reinterpret_cast<uintptr_t>(view.data) + uintptr_t(offset * int64_t(sizeof(T)));
 }
 
+// Whether tiles can be read where they are: registers of channels, in the accumulation type.
+template <class T, class A = Accumulator<T>>
+MRDA_INLINE bool readable_in_place(const RdaConvParams& p, const View& view) {
+  return sizeof(T) == sizeof(A) && p.channels_last && view.stride[1] == 1 && p.channels % kLanes<A> == 0;
+}
+
+// The tile as a region of the tensor itself: to be read only.
+template <class T, class A = Accumulator<T>>
+MRDA_INLINE Region<A> in_place(const View& view, Position tile, int64_t rows, int64_t steps) {
+  const int64_t offset =
+      tile.sample * view.stride[0] + tile.top * view.stride[2] + tile.left * view.stride[3];
+  return {static_cast<A*>(view.data) + offset, kLanes<A>, view.stride[2], view.stride[3], view.stride[3], rows, steps};
+}
+
 // Copies the window of sample `b` whose first pixel is (top, left) into `region`; zero outside the image.
 template <class T, class A = Accumulator<T>>
 static void pack(const RdaConvParams& p, const View& view, int64_t b, int64_t top, int64_t left,
@@ -224,19 +238,39 @@ static TapWeights<A> pack_weight(const RdaConvParams& p, int64_t b, const Geomet
   return {to, geometry.channels_last, taps};
 }
 
-// One pixel to the right, in elements.
-template <bool kChannelsLast, class A>
-constexpr int64_t kTap = kChannelsLast ? kLanes<A> : 1;
-
-// sum_ij weight[ij] * x[i, j] around one register. K = 0 takes the size at run time.
-template <int K, int64_t kTap, class A>
-MRDA_INLINE Vec<A> correlate(const A* x, int64_t row, const Vec<A>* weight, int64_t kernel_size) {
+// sum_ij weight[ij] * x[i, j], for the taps whose first one is at `x`. K = 0 takes the size at run time.
+template <int K, bool kChannelsLast, class A>
+MRDA_INLINE Vec<A> correlate(const Region<A>& region, const A* x, const Vec<A>* weight, int64_t kernel_size) {
+  const int64_t row = region.row, tap = kChannelsLast ? region.tap : 1;
   const int64_t k = K ? K : kernel_size;
   Vec<A> sum{};
 #pragma GCC unroll 3
-  for (int64_t i = 0; i < k; ++i)
-#pragma GCC unroll 3
-    for (int64_t j = 0; j < k; ++j) sum += weight[i * k + j] * load(x + i * row + j * kTap);
+  for (int64_t i = 0; i < k; ++i) {
+    Vec<A> part = weight[i * k] * load(x + i * row);  // a sum per row: shorter chains of dependent operations
+#pragma GCC unroll 2
+    for (int64_t j = 1; j < k; ++j) part += weight[i * k + j] * load(x + i * row + j * tap);
+    sum += part;
+  }
+  return sum;
+}
+
+// The taps around position `at` that are inside an image of `size`.
+struct TapRange {
+  int64_t first, last;
+  MRDA_MEMBER TapRange(int64_t at, int64_t size, int64_t kernel_size)
+      : first(maximum(kernel_size / 2 - at, int64_t(0))),
+        last(minimum(size + kernel_size / 2 - at, kernel_size)) {}
+  MRDA_MEMBER bool whole(int64_t kernel_size) const { return first == 0 && last == kernel_size; }
+};
+
+// The same sum around the pixel at `center`, of some of the taps.
+template <class A>
+MRDA_INLINE Vec<A> correlate_inside(const Region<A>& region, const A* center, TapWeights<A> weight, int64_t g,
+                                    int64_t k, TapRange rows, TapRange columns) {
+  Vec<A> sum{};
+  for (int64_t i = rows.first; i < rows.last; ++i)
+    for (int64_t j = columns.first; j < columns.last; ++j)
+      sum += weight(g, i * k + j) * load(center + (i - k / 2) * region.row + (j - k / 2) * region.tap);
   return sum;
 }
 
