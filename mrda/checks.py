@@ -11,8 +11,16 @@ from torch import Tensor
 SCALES = (2, 3, 4)
 
 
+def check_tensor(name: str, value: object) -> None:
+    """Raise TypeError unless ``value`` is a floating point tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is {type(value).__name__}, but must be a torch.Tensor")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} has dtype {value.dtype}, but must be a floating point tensor")
+
+
 def check_image(name: str, image: Tensor, *, channels: int | None = 3, like: Tensor | None = None) -> None:
-    """Raise unless ``image`` is a non-empty floating point batch (B, C, H, W).
+    """Raise unless ``image`` is a floating point batch (B, C, H, W) of at least 1x1 pixels; B may be 0.
 
     Args:
         name: The argument's name, for the message.
@@ -25,15 +33,13 @@ def check_image(name: str, image: Tensor, *, channels: int | None = 3, like: Ten
         TypeError: Not a tensor, not floating point, or not of the dtype of ``like``.
         ValueError: Wrong rank, channels or device, or height or width of zero.
     """
-    if not isinstance(image, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(image).__name__}.")
-    if not image.is_floating_point():
-        raise TypeError(f"{name} must be a floating point tensor, got {image.dtype}.")
-    expected = f"(B, {'C' if channels is None else channels}, H, W)"
+    check_tensor(name, image)
+    shape = tuple(image.shape)
     if image.dim() != 4 or (channels is not None and image.shape[1] != channels):
-        raise ValueError(f"{name} must have shape {expected}, got {tuple(image.shape)}.")
+        expected = f"(B, {'C' if channels is None else channels}, H, W)"
+        raise ValueError(f"{name} has shape {shape}, but must be {expected}")
     if image.shape[2] < 1 or image.shape[3] < 1:
-        raise ValueError(f"{name} must be at least 1 pixel high and wide, got {tuple(image.shape)}.")
+        raise ValueError(f"{name} has shape {shape}, but must be at least 1 pixel high and wide")
     if like is not None:
         check_like(name, image, like)
 
@@ -41,17 +47,32 @@ def check_image(name: str, image: Tensor, *, channels: int | None = 3, like: Ten
 def check_like(name: str, tensor: Tensor, like: Tensor) -> None:
     """Raise unless ``tensor`` lives where ``like`` does, in its dtype (any floating dtype under autocast)."""
     if tensor.device != like.device:
-        raise ValueError(f"{name} is on {tensor.device}, but must be on {like.device} as the weights are.")
+        raise ValueError(f"{name} is on {tensor.device}, but must be on {like.device} as the weights are")
     if tensor.dtype != like.dtype and not torch.is_autocast_enabled(tensor.device.type):
-        raise TypeError(f"{name} is {tensor.dtype}, but must be {like.dtype} as the weights are.")
+        raise TypeError(f"{name} has dtype {tensor.dtype}, but must have {like.dtype} as the weights do")
 
 
 def check_int(name: str, value: int, *, minimum: int = 1) -> None:
     """Raise unless ``value`` is an int of at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {value!r}.")
+        raise TypeError(f"{name} is {value!r}, but must be an int")
     if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}.")
+        raise ValueError(f"{name} is {value}, but must be at least {minimum}")
+
+
+def check_number(name: str, value: float) -> None:
+    """Raise unless ``value`` is a finite int or float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is {value!r}, but must be a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}, but must be finite")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise unless ``value`` is a finite int or float above 0."""
+    check_number(name, value)
+    if value <= 0:
+        raise ValueError(f"{name} is {value}, but must be positive")
 
 
 def check_scale(scale: int) -> None:
@@ -64,21 +85,23 @@ def check_odd(name: str, value: int) -> None:
     """Raise unless ``value`` is a positive odd int."""
     check_int(name, value)
     if value % 2 == 0:
-        raise ValueError(f"{name} must be odd, got {value}.")
+        raise ValueError(f"{name} is {value}, but must be odd")
 
 
 def check_choice(name: str, value: object, choices: Collection[object]) -> None:
     """Raise unless ``value`` is one of ``choices``."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+        raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(map(repr, choices))}")
 
 
 def check_range(name: str, value: tuple[float, float], *, minimum: float = -math.inf) -> tuple[float, float]:
     """Return ``value`` as (low, high) floats; raise unless both are finite and minimum <= low <= high."""
     if not isinstance(value, tuple | list) or len(value) != 2:
-        raise TypeError(f"{name} must be a pair (low, high), got {value!r}.")
-    low, high = (float(bound) for bound in value)
-    if not (math.isfinite(low) and math.isfinite(high) and minimum <= low <= high):
-        at_least = f" of numbers from {minimum:g} up" if math.isfinite(minimum) else ""
-        raise ValueError(f"{name} must be a finite range (low, high){at_least}, got {value!r}.")
-    return low, high
+        raise TypeError(f"{name} is {value!r}, but must be a pair (low, high)")
+    low, high = value
+    check_number(f"{name}[0]", low)
+    check_number(f"{name}[1]", high)
+    if not minimum <= low <= high:
+        at_least = f" with low at least {minimum:g}" if math.isfinite(minimum) else ""
+        raise ValueError(f"{name} is {value!r}, but must be (low, high) in this order{at_least}")
+    return float(low), float(high)

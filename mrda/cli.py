@@ -6,6 +6,7 @@ weights, said before any work; 130 interrupted.
 Whatever imports torch is imported inside the commands, so that help appears at once.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
+
+from mrda.progress import progress_bar
 
 if TYPE_CHECKING:
     from mrda.config import StageName
@@ -63,17 +66,20 @@ def train(
 ) -> None:
     """Train the MLN, the teacher and the student, in this order, or some of the stages."""
     from mrda.config import load_config
+    from mrda.training import RunRefusedError
     from mrda.training import train as run_training
 
     with _refusing():
         settings = load_config(config, overrides or ())
-        run_dir = run_dir or Path("runs") / Path(config).stem
-        chosen = cast("list[StageName] | None", stages)  # `train` checks them
-        try:
-            weights = run_training(settings, run_dir, stages=chosen, resume=resume)
-        except FloatingPointError as error:
-            typer.echo(f"mrda: {error}", err=True)
-            raise typer.Exit(1) from None
+    run_dir = run_dir or Path("runs") / Path(config).stem
+    chosen = cast("list[StageName] | None", stages)  # `train` checks them
+    try:
+        weights = run_training(settings, run_dir, stages=chosen, resume=resume)
+    except RunRefusedError as error:
+        _refuse(str(error))
+    except FloatingPointError as error:
+        typer.echo(f"mrda: {error}", err=True)
+        raise typer.Exit(1) from None
     for stage, path in weights.items():
         typer.echo(f"{stage}: {path}")
 
@@ -90,7 +96,7 @@ def upscale(
     """Upscale photos of unknown degradation and write {name}_x{scale}.png into a folder."""
     if weights is None:
         _refuse(_NO_WEIGHTS)
-    from mrda.images import ImageError, find_images, read_image, write_image
+    from mrda.images import find_images
     from mrda.inference import Upscaler
 
     with _refusing():
@@ -98,16 +104,14 @@ def upscale(
         upscaler = Upscaler.from_pretrained(weights)
         targets = _targets(sources, output, upscaler.scale)
     failures = 0
-    with _progress("upscaling", len(sources) * len(upscaler.network.rdan.blocks), upscaler) as progress:
-        for source, target in zip(sources, targets, strict=True):
-            try:
-                write_image(target, upscaler(read_image(source)))
-            except ImageError as error:
+    blocks = len(upscaler.network.rdan.blocks)
+    with _progress("upscaling", len(sources) * blocks, upscaler) as progress:
+        for done, (source, target) in enumerate(zip(sources, targets, strict=True), start=1):
+            failure = _upscale_photo(upscaler, source, target)
+            if failure is not None:
                 failures += 1
-                _report(progress, str(error))
-            except OSError as error:
-                failures += 1
-                _report(progress, f"cannot write {target}: {error.strerror or error}")
+                _report(progress, failure)
+            progress.update(progress.task_ids[0], completed=done * blocks)
     typer.echo(f"{len(sources) - failures} of {len(sources)} photos upscaled into {output}")
     raise typer.Exit(1 if failures else 0)
 
@@ -139,8 +143,8 @@ def evaluate(
         _refuse(_NO_WEIGHTS)
     if method == "bicubic" and weights is not None:
         _refuse("--method bicubic uses no weights, so -w can't go with it")
-    if json_file is not None and (json_file.is_dir() or not json_file.parent.is_dir()):
-        _refuse(f"--json must be a file in an existing folder, not {json_file}")
+    if json_file is not None:
+        _check_json(json_file)
     from mrda.evaluation.protocols import conditions
     from mrda.evaluation.protocols import evaluate as measure
     from mrda.evaluation.tables import markdown, summarise, write_json
@@ -149,7 +153,8 @@ def evaluate(
     with _refusing():
         folders = _folders([*data, *(more_data or ())])
         upscaler = None if weights is None else Upscaler.from_pretrained(weights)
-        scale = scale or (upscaler.scale if upscaler else 4)
+        if scale is None:
+            scale = 4 if upscaler is None else upscaler.scale
         if upscaler is not None and scale != upscaler.scale:
             raise ValueError(f"--scale is {scale}, but {weights} upscales by {upscaler.scale}")
         degradations = conditions(protocol, scale)
@@ -220,11 +225,45 @@ def _refusing() -> Iterator[None]:
         _refuse(str(error))
 
 
+def _check_json(path: Path) -> None:
+    """Refuse a file that the scores could not be written to when they are there."""
+    from mrda.files import check_writable
+
+    if os.path.isdir(path) or not os.path.isdir(path.parent):
+        _refuse(f"--json must be a file in an existing folder, not {path}")
+    try:
+        check_writable(path)
+    except OSError as error:
+        _refuse(f"--json {path} can't be written: {error.strerror}")
+
+
+def _upscale_photo(upscaler: "Upscaler", source: "Source", target: Path) -> str | None:
+    """Upscale one photo into a file; returns what prevented it, in a sentence."""
+    from mrda.images import ImageError, read_image, write_image
+    from mrda.inference import is_out_of_memory
+
+    try:
+        sr = upscaler(read_image(source))
+    except ImageError as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot read {source}: {error.strerror or error}"
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return f"cannot upscale {source}: there is not enough memory for a photo of its size"
+    try:
+        write_image(target, sr)
+    except OSError as error:
+        return f"cannot write {target}: {error.strerror or error}"
+    return None
+
+
 def _targets(sources: "Sequence[Source]", output: Path, scale: int) -> list[Path]:
     """Make the output folder and name each photo's output in it; refuse what would lose a file."""
     from mrda.images import source_name
 
-    if output.exists() and not output.is_dir():
+    if os.path.exists(output) and not os.path.isdir(output):
         raise ValueError(f"the output folder {output} is a file")
     inputs = {Path(source).resolve() for source in sources}
     claimed: dict[Path, Source] = {}
@@ -248,7 +287,7 @@ def _folders(data: Sequence[Path]) -> "dict[str, list[Source]]":
 
     folders: dict[str, list[Source]] = {}
     for folder in data:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise ValueError(f"--data must be a folder of photos, not {folder}")
         name = folder.resolve().name
         if name in folders:
@@ -260,9 +299,7 @@ def _folders(data: Sequence[Path]) -> "dict[str, list[Source]]":
 @contextmanager
 def _progress(description: str, total: int, upscaler: "Upscaler | None" = None) -> Iterator[Progress]:
     """A bar on the terminal's stderr, with the time that remains; it steps with each RDAB of `upscaler`."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bar(Console(stderr=True)) as progress:
         task = progress.add_task(description, total=total)
         hooks = [
             block.register_forward_hook(lambda *_: progress.advance(task))

@@ -8,6 +8,7 @@ then applies overrides; a key it does not know is an error that names the neares
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -15,10 +16,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+
+def _no_bool(value: object) -> object:
+    """YAML's ``yes`` and ``true`` are no numbers, though Python counts with them."""
+    if isinstance(value, bool):
+        raise ValueError(f"must be an integer, it was {value}")
+    return value
+
 
 StageName = Literal["bicubic", "meta", "teacher", "student"]
-PositiveInt = Annotated[int, Field(gt=0)]
+Int = Annotated[int, BeforeValidator(_no_bool)]
+PositiveInt = Annotated[Int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Angle = Annotated[float, Field(allow_inf_nan=False)]
@@ -90,11 +100,11 @@ class NetworksConfig(Section):
     """Channels of the RDAN, C in the paper."""
     num_blocks: PositiveInt = 27
     """RDA blocks of the RDAN."""
-    kernel_size: Literal[1, 3, 5, 7] = 3
+    kernel_size: Annotated[Literal[1, 3, 5, 7], BeforeValidator(_no_bool)] = 3
     """Side of the dynamic depthwise kernels."""
     den_width: PositiveInt = 64
     """Base width of both DENs; the raw IDR has four times as many elements."""
-    mask_channels: Literal[1, "C"] = 1
+    mask_channels: Annotated[Literal[1, "C"], BeforeValidator(_no_bool)] = 1
     """Channels of the modulation mask: 1 as published, or C as Eq. 9 reads."""
     mask_input: Literal["F", "F1"] = "F"
     """What the mask is computed from: the RDA conv's input (Eq. 9) or the dynamic conv's output."""
@@ -105,7 +115,7 @@ class NetworksConfig(Section):
 class AdaptationConfig(Section):
     """How the MLN is adapted to one batch in the teacher and the student stage (Algorithm 2)."""
 
-    inner_steps: Annotated[int, Field(ge=0)] = 5
+    inner_steps: Annotated[Int, Field(ge=0)] = 5
     """SGD steps on the batch, n in the paper."""
     inner_lr: Annotated[list[PositiveFloat], Field(min_length=1)] = [1e-2, 5e-3, 5e-3, 5e-3, 5e-3, 1e-3]
     """Learning rate of each inner step; the last one serves all further steps."""
@@ -150,7 +160,7 @@ class MetaConfig(StageConfig):
     """Steps between two halvings."""
     tasks: PositiveInt = 5
     """Degradations (tasks) per step, m in the paper; all of them see the same HR images."""
-    inner_steps: Annotated[int, Field(ge=0)] = 5
+    inner_steps: Annotated[Int, Field(ge=0)] = 5
     """SGD steps per task, n in the paper."""
     inner_lr: Annotated[list[PositiveFloat], Field(min_length=1)] = [1e-2]
     """Learning rate of each inner step, alpha in the paper; the last one serves all further steps."""
@@ -186,7 +196,7 @@ class StudentConfig(StageConfig):
     """Images in one micro-batch."""
     halve_every: PositiveInt = 80_875
     """Steps between two halvings, counted from the end of the encoder-only phase."""
-    encoder_steps: Annotated[int, Field(ge=0)] = 64_700
+    encoder_steps: Annotated[Int, Field(ge=0)] = 64_700
     """First steps, in which only the DEN moves and only the distillation losses count."""
     encoder_lr: PositiveFloat = 1e-4
     """Learning rate of the encoder-only phase."""
@@ -217,7 +227,7 @@ class TrainConfig(Section):
 
     scale: Literal[2, 3, 4] = 4
     """Upscaling factor."""
-    seed: int = 1
+    seed: Int = 1
     """Every random draw of the run is a function of this seed, the stage, the step and the micro-batch."""
     mixed_precision: Literal["no", "bf16"] = "no"
     """Autocast of the networks to bfloat16; parameters stay in float32."""
@@ -278,14 +288,14 @@ def load_config(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Trai
         overrides: assignments such as ``"teacher.steps=10"``; the value is read as YAML.
 
     Raises:
-        ValueError: for an unknown preset, a file that is not a YAML mapping, an override without ``=``, an
+        ValueError: for an unknown preset, a file that is unreadable or no YAML mapping, an override without ``=``, an
             unknown key (the nearest known one is named) or a value that its field does not allow.
     """
     known = presets()
     if str(name_or_path) in known:
         text = known[str(name_or_path)].read_text(encoding="utf-8")
-    elif Path(name_or_path).is_file():
-        text = Path(name_or_path).read_text(encoding="utf-8")
+    elif os.path.isfile(name_or_path):
+        text = _read(Path(name_or_path))
     else:
         raise ValueError(f"config '{name_or_path}' must be a file or one of the presets {', '.join(known)}")
     tree = _parse_yaml(text, f"config '{name_or_path}'")
@@ -314,6 +324,15 @@ def parse_config(tree: Mapping[str, Any]) -> TrainConfig:
         message = problems[0]["msg"].removeprefix("Value error, ")
         given = "" if kind == "value_error" else f", it was {problems[0]['input']!r}"
         raise ValueError(f"{subject}: {message[0].lower()}{message[1:]}{given}") from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"config '{path}' is not UTF-8 text") from None
+    except OSError as error:
+        raise ValueError(f"config '{path}' can't be read: {error.strerror}") from None
 
 
 def _parse_yaml(text: str, what: str) -> Any:

@@ -21,9 +21,26 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         The path to write to, in the same folder, so that the rename never crosses a file system.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    temporary = _beside(path)
     try:
         yield temporary
+        with open(temporary, "rb+") as file:  # on the disk before the name is, so that a power cut keeps one of both
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: str | Path) -> None:
+    """Try whether `atomic_write` could write `path`, and leave no trace.
+
+    Raises:
+        OSError: the folder is missing, not writable, or the name is too long.
+    """
+    temporary = _beside(Path(path))
+    temporary.touch()
+    temporary.unlink()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")

@@ -1,6 +1,7 @@
 """Reading and writing photographs: the one way in and the one way out."""
 
 import importlib.util
+import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,8 +44,8 @@ def read_image(source: Source) -> Image.Image:
         ImageError: the file is missing, empty, not an image, damaged, or of a kind with no known value range.
     """
     path = _locate(source)
-    if not path.is_file():
-        fault = "it is a folder" if path.is_dir() else "there is no such file"
+    if not os.path.isfile(path):  # unlike Path's, these say False to a name that no file can have
+        fault = "it is a folder" if os.path.isdir(path) else "there is no such file"
         raise ImageError(f"cannot read {source}: {fault}")
     if path.stat().st_size == 0:
         raise ImageError(f"cannot read {source}: the file is empty")
@@ -124,7 +125,7 @@ def to_tensor(array: ImageArray) -> torch.Tensor:
         TypeError: another dtype.
     """
     if array.ndim not in (2, 3) or 0 in array.shape:
-        raise ValueError(f"array must have shape (H, W) or (H, W, C), none of them 0, not {array.shape}")
+        raise ValueError(f"array has shape {array.shape}, but must be (H, W) or (H, W, C), none of them 0")
     values = np.atleast_3d(array).astype(np.float32) / np.float32(_white(array.dtype))
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)[None]))
 
@@ -146,7 +147,7 @@ def to_array(tensor: torch.Tensor, dtype: npt.DTypeLike = np.uint8) -> ImageArra
     if tensor.ndim == 4 and tensor.shape[0] == 1:
         tensor = tensor[0]
     if tensor.ndim != 3:
-        raise ValueError(f"tensor must have shape (1, C, H, W) or (C, H, W), not {tuple(tensor.shape)}")
+        raise ValueError(f"tensor has shape {tuple(tensor.shape)}, but must be (1, C, H, W) or (C, H, W)")
     dtype = np.dtype(dtype)
     levels = tensor.detach().to("cpu", torch.float32).clamp(0, 1) * _white(dtype)
     if np.issubdtype(dtype, np.integer):
@@ -178,22 +179,26 @@ def find_images(paths: Iterable[Source], recursive: bool = False) -> list[Source
         recursive: also look into the folders' folders.
 
     Returns:
-        Sources for `read_image`; a source met twice is listed once.
+        Sources for `read_image`; a file met twice, by whatever path, is listed once.
 
     Raises:
         ImageError: a folder holds no image.
     """
-    found: dict[Source, None] = {}
+    found: dict[Source, Source] = {}
     for path in paths:
-        if str(path).startswith(SKIMAGE_PREFIX) or not Path(path).is_dir():
-            found[path] = None
+        if str(path).startswith(SKIMAGE_PREFIX):
+            found.setdefault(path, path)
+            continue
+        if not os.path.isdir(path):
+            found.setdefault(Path(path).resolve(), path)
             continue
         inside = Path(path).rglob("*") if recursive else Path(path).iterdir()
         images = sorted(p for p in inside if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
         if not images:
             raise ImageError(f"the folder {path} holds no image ({', '.join(sorted(SUFFIXES))})")
-        found.update(dict.fromkeys(images))
-    return list(found)
+        for image in images:
+            found.setdefault(image.resolve(), image)
+    return list(found.values())
 
 
 def source_name(source: Source) -> str:
@@ -230,4 +235,4 @@ def _white(dtype: np.dtype[Any]) -> int:
         return int(np.iinfo(dtype).max)
     if np.issubdtype(dtype, np.floating):
         return 1
-    raise TypeError(f"an image must be uint8, uint16 or floating point, not {dtype}")
+    raise TypeError(f"an image has dtype {dtype}, but must be uint8, uint16 or floating point")

@@ -1,5 +1,6 @@
 """Upscaling a photograph with a trained student: an image in, an image of the same kind out."""
 
+import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +12,7 @@ from mrda.degradations.resample import bicubic
 from mrda.images import canonical, to_array, to_tensor
 from mrda.networks import MLN, MRDAStudent, MRDATeacher
 from mrda.networks.checkpoints import load_network, load_official
+from mrda.networks.layers import to_channels_last
 
 ImageT = TypeVar("ImageT", Image.Image, np.ndarray, torch.Tensor)
 
@@ -25,14 +27,17 @@ def load_weights(path: str | Path) -> MLN | MRDATeacher | MRDAStudent:
         ValueError: there is no such file, or it does not hold such weights.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"there is no weights file {path}")
-    if path.suffix not in (".pth", ".pt"):
-        return load_network(path)
-    try:
-        return load_official(path)
-    except TypeError as error:  # the file's fault, not the caller's
-        raise ValueError(str(error)) from error
+    return load_official(path) if path.suffix in (".pth", ".pt") else load_network(path)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was not enough memory, of whatever device."""
+    # torch has a class of its own for CUDA's; its CPU allocator raises a bare RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
 
 
 class Upscaler:
@@ -52,9 +57,8 @@ class Upscaler:
 
     def __init__(self, network: MRDAStudent, *, device: torch.device | str | None = None) -> None:
         if not isinstance(network, MRDAStudent):
-            raise TypeError(f"network must be an MRDAStudent, not {type(network).__name__}")
-        # channels_last: the layout that convolutions are fastest in
-        self.network = network.eval().to(device).to(memory_format=torch.channels_last)
+            raise TypeError(f"network is {type(network).__name__}, but must be an MRDAStudent")
+        self.network = to_channels_last(network.eval().to(device))
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, device: torch.device | str | None = None) -> "Upscaler":
@@ -105,11 +109,11 @@ class Upscaler:
         if isinstance(image, np.ndarray):
             return self._upscale_array(image)
         if not isinstance(image, torch.Tensor):
-            raise TypeError(f"image must be a Pillow image, array or tensor, not {type(image).__name__}")
+            raise TypeError(f"image is {type(image).__name__}, but must be a Pillow image, array or tensor")
         if not image.is_floating_point():
-            raise TypeError(f"image must be a floating-point tensor, not {image.dtype}")
+            raise TypeError(f"image has dtype {image.dtype}, but must be a floating point tensor")
         if image.ndim not in (3, 4):
-            raise ValueError(f"image must have shape (C, H, W) or (B, C, H, W), not {tuple(image.shape)}")
+            raise ValueError(f"image has shape {tuple(image.shape)}, but must be (C, H, W) or (B, C, H, W)")
         sr = self._upscale(image if image.ndim == 4 else image[None]).to(image.device, image.dtype)
         return sr if image.ndim == 4 else sr[0]
 
@@ -117,12 +121,12 @@ class Upscaler:
         sr = to_array(self._upscale(to_tensor(array)), array.dtype)
         return sr if array.ndim == 3 else sr[..., 0]
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode, whose tensors the caller could not use in training
     def _upscale(self, image: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C, scale H, scale W), clipped to [0, 1]."""
         channels = image.shape[1]
         if channels not in (1, 2, 3, 4):
-            raise ValueError(f"image must have 1, 2, 3 or 4 channels, not {channels}")
+            raise ValueError(f"image has {channels} channels, but must have 1, 2, 3 or 4")
         parameter = next(self.network.parameters())
         image = image.to(parameter.device, parameter.dtype)
         colour, alpha = image.tensor_split([1 if channels < 3 else 3], dim=1)

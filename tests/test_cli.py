@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+import mrda.cli
 from mrda.cli import app
 from mrda.inference import Upscaler
 from mrda.networks import MLN, MRDAStudent, save_network
@@ -143,6 +145,59 @@ def test_upscale_reports_a_photo_it_cannot_write(tmp_path, photo, weights):
     assert one_sentence(result.stderr)
     assert "cannot write" in result.stderr
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["photo_x2.png"]
+
+
+def test_upscale_reports_a_photo_too_large_for_the_memory(tmp_path, photo, weights, monkeypatch):
+    Image.new("RGB", (99, 9)).save(tmp_path / "large.png")
+    upscale = Upscaler.__call__
+
+    def short_of_memory(self, image):
+        return upscale(self, image) if image.width < 99 else torch.empty(2**60)
+
+    monkeypatch.setattr(Upscaler, "__call__", short_of_memory)
+    result = run("upscale", tmp_path / "large.png", photo, "-o", tmp_path / "out", "-w", weights)
+    assert result.exit_code == 1
+    assert one_sentence(result.stderr)
+    assert f"cannot upscale {tmp_path / 'large.png'}: there is not enough memory" in result.stderr
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["photo_x2.png"]
+
+
+def test_upscale_hides_no_other_fault(tmp_path, photo, weights, monkeypatch):
+    def broken(self, image):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Upscaler, "__call__", broken)
+    result = run("upscale", photo, "-o", tmp_path / "out", "-w", weights)
+    assert isinstance(result.exception, RuntimeError)
+
+
+def test_upscale_tells_reading_from_writing(tmp_path, photo, weights, monkeypatch):
+    def unplugged(source):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("mrda.images.read_image", unplugged)
+    result = run("upscale", photo, "-o", tmp_path / "out", "-w", weights)
+    assert result.exit_code == 1
+    assert result.stderr == f"mrda: cannot read {photo}: Input/output error\n"
+
+
+def test_upscale_reports_names_that_no_file_can_have(tmp_path, photo, weights):
+    result = run("upscale", "x" * 300, photo, "-o", tmp_path / "out", "-w", weights)
+    assert result.exit_code == 2 or result.stderr.startswith("mrda: cannot read xxx")
+    assert one_sentence(result.stderr)
+    result = run("upscale", photo, "-o", tmp_path / ("x" * 300), "-w", weights)
+    assert result.exit_code == 2
+    assert one_sentence(result.stderr)
+
+
+def test_the_bar_counts_failed_photos_too(tmp_path, photo, weights, monkeypatch):
+    bars = []
+    make = mrda.cli.progress_bar
+    monkeypatch.setattr("mrda.cli.progress_bar", lambda console: bars.append(make(console)) or bars[-1])
+    (tmp_path / "text.png").write_text("milk, bread\n")
+    run("upscale", photo, tmp_path / "text.png", "-o", tmp_path / "out", "-w", weights)
+    (task,) = bars[0].tasks
+    assert task.completed == task.total == 2 * 2
 
 
 def refused(result, out, *words):
@@ -315,7 +370,11 @@ def test_evaluate_refuses_wrong_usage(tmp_path, folder, weights):
         ((*data, "-w", weights, "--method", "bicubic"), "no weights"),
         ((*data, "-w", weights, "--protocol", "gaussian9"), "gaussian9"),
         ((*data, "--method", "bicubic", "--scale", 5), "5"),
+        ((*data, "--method", "bicubic", "--scale", 0), "scale is 0"),
+        ((*data, "-w", weights, "--scale", 0), "--scale is 0"),
         ((*data, "--method", "bicubic", "--json", tmp_path / "no" / "s.json"), "--json"),
+        ((*data, "--method", "bicubic", "--json", tmp_path / ("x" * 300)), "--json"),
+        (("--data", "x" * 300, "--method", "bicubic"), "xxx"),
         ((*data, same_name, "--method", "bicubic"), "SetA"),
         (("--data", tmp_path / "nowhere", "--method", "bicubic"), "nowhere"),
     ):
@@ -355,11 +414,38 @@ def test_train_goes_on_where_it_was_unless_told_otherwise(tmp_path):
         (("--config", "toy", "--set", "seed"), "seed"),
         (("--config", "toy", "--stage", "finish"), "finish"),
         (("--config", "toy", "--stage", "student"), "weights"),
+        (("--config", "x" * 300), "presets"),
     ],
 )
 def test_train_refuses_wrong_usage(tmp_path, arguments, word):
     out = tmp_path / "run"
     refused(run("train", "--run-dir", out, *arguments), out, word)
+
+
+def test_train_names_a_photo_that_is_not_there(tmp_path):
+    run_dir = tmp_path / "run"
+    result = run("train", "--config", "toy", "--set", "data.sources=[nowhere.png]", "--run-dir", run_dir)
+    assert result.exit_code == 2
+    assert result.stderr == "mrda: cannot read nowhere.png: there is no such file\n"
+
+
+def test_train_refuses_a_file_as_run_directory(tmp_path, photo):
+    result = run("train", "--config", "toy", "--run-dir", photo, "--stage", "bicubic")
+    assert result.exit_code == 2
+    assert one_sentence(result.stderr), result.stderr
+    assert str(photo) in result.stderr
+
+
+def test_train_hides_no_fault_of_the_training(tmp_path, monkeypatch):
+    pytest.importorskip("skimage")
+
+    def broken(*_):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("mrda.training.pipeline.run_stage", broken)
+    result = run("train", "--config", "toy", "--run-dir", tmp_path / "run", "--stage", "bicubic")
+    assert isinstance(result.exception, ValueError)
+    assert result.exit_code == 1
 
 
 def test_info_shows_versions_and_backends():

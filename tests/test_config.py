@@ -69,6 +69,11 @@ def test_every_field_is_described() -> None:
         ("data.patch_size=5", "config: scale * data.patch_size must be at least 11 px"),
         ("degradation.theta_range=[0, .inf]", "'degradation.theta_range.1': input should be a finite number"),
         ("seed.x=1", "'seed': input should be a valid integer"),
+        ("teacher.steps=true", "'teacher.steps': must be an integer, it was True"),
+        ("seed=no", "'seed': must be an integer, it was False"),
+        ("student.encoder_steps=false", "'student.encoder_steps': must be an integer, it was False"),
+        ("networks.mask_channels=true", "'networks.mask_channels': must be an integer, it was True"),
+        ("networks.kernel_size=yes", "'networks.kernel_size': must be an integer, it was True"),
         ("teacher.steps", "override 'teacher.steps' must look like 'section.key=value'"),
         ("=3", "override '=3' must look like 'section.key=value'"),
         ("teacher.steps=[", "the value of override 'teacher.steps=[' is not valid YAML"),
@@ -105,3 +110,15 @@ def test_broken_yaml_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not valid YAML") as caught:
         load_config(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_utf_8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "latin.yaml"
+    path.write_bytes("data: {sources: [Stra\u00dfe]}".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"config '.*latin\.yaml' is not UTF-8 text"):
+        load_config(path)
+
+
+def test_a_name_that_no_file_can_have_is_an_unknown_preset() -> None:
+    with pytest.raises(ValueError, match="must be a file or one of the presets"):
+        load_config("x" * 300)

@@ -18,6 +18,7 @@ from mrda.evaluation.metrics import psnr_y
 from mrda.images import read_rgb, to_tensor
 from mrda.inference import Upscaler
 from mrda.networks import MRDAStudent
+from mrda_kernels import dispatch
 
 SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "demo.py"
 
@@ -85,6 +86,22 @@ def test_operator_is_timed_in_both_modes(demo):
     assert all(timing.fused_ms > 0 and timing.eager_ms > 0 for timing in timings)
 
 
+def test_the_backend_that_serves_is_named(demo, monkeypatch):
+    for name in ("cpu", "reference"):
+        if dispatch.load(name).why_not("cpu") is None:
+            monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, name)
+            assert demo.operator_backend() == name
+
+
+@pytest.mark.parametrize(("package", "name"), [("skimage", "scikit-image"), ("matplotlib", "matplotlib")])
+def test_missing_packages_are_noticed_before_the_training(demo, tmp_path, monkeypatch, package, name):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda wanted: None if wanted == package else find(wanted))
+    monkeypatch.setattr(demo, "train", lambda *_, **__: pytest.fail("it trained"))
+    with pytest.raises(typer.BadParameter, match=name):
+        demo.main(config="toy", output=tmp_path / "out", rounds=1)
+
+
 def test_photos_that_were_trained_on_are_refused(demo):
     config = load_config("toy", ['data.sources=["skimage:chelsea"]'])
     with pytest.raises(typer.BadParameter, match="chelsea"):
@@ -95,20 +112,26 @@ def test_the_demo_preset_keeps_the_test_photos_unseen(demo):
     assert demo.unseen(demo.PHOTOS, load_config("demo")) == demo.PHOTOS
 
 
-def test_the_whole_demo_at_toy_size_trains_anew_each_time(demo, tmp_path):
+def test_the_whole_demo_at_toy_size_trains_anew_each_time(demo, tmp_path, monkeypatch):
     pytest.importorskip("skimage")
     pytest.importorskip("matplotlib")
     app = typer.Typer()
     app.command()(demo.main)
     stamps = []
-    for _ in range(2):
+    for backend in ("reference", dispatch.BACKENDS[0]):
+        if dispatch.load(backend).why_not("cpu") is not None:
+            pytest.skip(f"the backend {backend} is missing")
+        monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, backend)
         result = CliRunner().invoke(app, ["--config", "toy", "--output", str(tmp_path / "out"), "--rounds", "1"])
         assert result.exit_code == 0, result.output
+        assert ("none to time" in result.output) == (backend == "reference")
         stamps.append((tmp_path / "out" / "run" / "student" / "weights.safetensors").stat().st_mtime_ns)
     assert stamps[0] < stamps[1]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert f"mean gain over bicubic: {results['mean_gain_db']:+.2f} dB" in result.output
     assert len(results["scores"]) == len(demo.PHOTOS) * len(demo.SIGMAS)
+    assert results["operator_backend"] == dispatch.BACKENDS[0]
+    assert f"fused (backend {dispatch.BACKENDS[0]})" in result.output.replace("\n", " ")
     assert {row["mode"] for row in results["operator"]} == {"forward", "forward and backward"}
     with Image.open(tmp_path / "out" / "comparison.png") as picture:
         picture.load()

@@ -218,7 +218,7 @@ def test_to_array_clips_and_rounds_half_to_even():
 
 
 def test_to_tensor_and_to_array_refuse_other_shapes_and_dtypes():
-    with pytest.raises(ValueError, match=r"shape \(H, W\)"):
+    with pytest.raises(ValueError, match=r"must be \(H, W\)"):
         to_tensor(np.zeros(3, np.uint8))
     with pytest.raises(ValueError, match="none of them 0"):
         to_tensor(np.zeros((0, 4, 3), np.uint8))
@@ -266,3 +266,17 @@ def test_find_images_refuses_a_folder_without_any(tmp_path):
 def test_source_name():
     assert source_name("skimage:coffee") == "coffee"
     assert source_name("some/where/cat.v2.png") == "cat.v2"
+
+
+def test_find_images_lists_a_file_once_whatever_its_path(tmp_path, monkeypatch):
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_images([f"{tmp_path}/a.png", tmp_path]) == [f"{tmp_path}/a.png"]
+    assert find_images(["a.png", ".", "sub/../a.png", tmp_path]) == ["a.png"]
+    assert find_images(["skimage:cat", "skimage:cat"]) == ["skimage:cat"]
+
+
+def test_a_name_that_no_file_can_have_is_an_image_error():
+    with pytest.raises(ImageError, match="there is no such file"):
+        read_image(*find_images(["x" * 300 + ".png"]))

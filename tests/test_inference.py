@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from mrda.degradations.resample import bicubic
-from mrda.inference import Upscaler, load_weights
+from mrda.inference import Upscaler, is_out_of_memory, load_weights
 from mrda.networks import MLN, MRDAStudent, MRDATeacher, save_network, to_official
 
 TINY = {"num_feat": 8, "num_blocks": 2, "den_width": 4}
@@ -101,6 +101,27 @@ def test_network_is_set_to_evaluation_and_no_graph_is_kept(upscaler):
     assert not upscaler(torch.rand(3, 8, 8)).requires_grad
 
 
+def test_results_can_be_used_in_training(upscaler):
+    sr = upscaler(torch.rand(3, 8, 8))
+    weight = torch.ones((), requires_grad=True)
+    (weight * sr).sum().backward()
+    assert weight.grad == sr.sum()
+
+
+def test_out_of_memory_is_told_from_other_errors():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60, dtype=torch.uint8)
+    for error in (raised.value, MemoryError(), torch.OutOfMemoryError("CUDA out of memory")):
+        assert is_out_of_memory(error)
+    for error in (RuntimeError("shapes differ"), OSError("DefaultCPUAllocator")):
+        assert not is_out_of_memory(error)
+
+
+def test_a_weights_name_that_no_file_can_have_is_refused():
+    with pytest.raises(ValueError, match="there is no weights file"):
+        load_weights("x" * 300)
+
+
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_scale_is_that_of_the_network(scale):
     upscaler = Upscaler(tiny_student(scale))
@@ -111,10 +132,10 @@ def test_scale_is_that_of_the_network(scale):
 @pytest.mark.parametrize(
     ("image", "error", "match"),
     [
-        ("photo.png", TypeError, "image must be a Pillow image, array or tensor, not str"),
-        (torch.zeros(3, 4, 4, dtype=torch.uint8), TypeError, "floating-point tensor"),
+        ("photo.png", TypeError, "image is str, but must be a Pillow image, array or tensor"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), TypeError, "must be a floating point tensor"),
         (torch.zeros(4, 4), ValueError, r"\(C, H, W\)"),
-        (torch.zeros(5, 4, 4), ValueError, "channels, not 5"),
+        (torch.zeros(5, 4, 4), ValueError, "image has 5 channels, but must"),
         (np.zeros((4, 4, 3), np.int64), TypeError, "int64"),
         (np.zeros((1, 4, 4, 3), np.uint8), ValueError, r"\(H, W, C\)"),
         (Image.new("F", (4, 4)), ValueError, "floating-point"),
@@ -126,7 +147,7 @@ def test_other_images_are_refused(upscaler, image, error, match):
 
 
 def test_other_networks_are_refused():
-    with pytest.raises(TypeError, match="must be an MRDAStudent, not MLN"):
+    with pytest.raises(TypeError, match="network is MLN, but must be an MRDAStudent"):
         Upscaler(MLN(scale=2, num_feat=8, num_body=1))
 
 

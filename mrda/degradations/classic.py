@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mrda.checks import check_choice, check_image, check_odd, check_range, check_scale
+from mrda.checks import check_choice, check_image, check_number, check_odd, check_range, check_scale, check_tensor
 from mrda.degradations.kernels import KERNEL_SIZE, gaussian_kernels
 from mrda.degradations.quantize import quantize
-from mrda.degradations.resample import bicubic
+from mrda.degradations.resample import BORDERS, bicubic
+
+DOWNSAMPLES = ("bicubic", "sfold")
 
 # Training ranges of the blur's standard deviation, in HR pixels, by scale.
 SIGMA_RANGES = {2: (0.2, 2.0), 3: (0.2, 3.0), 4: (0.2, 4.0)}
@@ -46,7 +48,7 @@ def crop_to_multiple(hr: Tensor, scale: int) -> Tensor:
     check_image("hr", hr, channels=None)
     height, width = hr.shape[2:]
     if min(height, width) < scale:
-        raise ValueError(f"hr must be at least {scale} pixels high and wide at scale {scale}, got {height}x{width}.")
+        raise ValueError(f"hr is {height}x{width}, but must be at least {scale} pixels high and wide at scale {scale}")
     return hr[..., : height - height % scale, : width - width % scale]
 
 
@@ -65,7 +67,8 @@ def degrade(
     Args:
         hr: (B, 3, H, W) in [0, 1], H and W multiples of ``scale``.
         kernel: (k, k) or (1, k, k) for all images, (B, k, k) for each its own, k odd, applied as a
-            correlation on the image reflected at its borders (edge not repeated); None blurs nothing.
+            correlation on the image reflected at its borders (edge not repeated), after rounding to the dtype of
+            ``hr``; finite, on the device of ``hr``. None blurs nothing.
         scale: 2, 3 or 4.
         noise_level: Standard deviation of the Gaussian colour noise, in units of 1/255: a number or a tensor
             (1,) or (B,).
@@ -74,19 +77,20 @@ def degrade(
         border: See :func:`mrda.degradations.resample.bicubic`.
 
     Raises:
-        TypeError: ``hr`` or ``kernel`` is not a floating point tensor, or there is noise and no generator.
+        TypeError: ``hr`` or ``kernel`` is not a floating point tensor, ``noise_level`` neither a number nor a tensor,
+            or there is noise and no generator.
         ValueError: A shape, a size, a device or an option is not as described, or HR is too small for the
             kernel's reflected border.
     """
     check_scale(scale)
-    check_choice("downsample", downsample, ("bicubic", "sfold"))
-    check_choice("border", border, ("clamp", "mirror"))
+    check_choice("downsample", downsample, DOWNSAMPLES)
+    check_choice("border", border, BORDERS)
     check_image("hr", hr)
     if len(hr) == 0:
-        raise ValueError(f"hr must hold at least one image, got {tuple(hr.shape)}.")
+        raise ValueError(f"hr has shape {tuple(hr.shape)}, but must hold at least one image")
     if hr.shape[2] % scale or hr.shape[3] % scale:
         raise ValueError(
-            f"hr must have height and width divisible by {scale} (see crop_to_multiple), got {tuple(hr.shape)}."
+            f"hr has shape {tuple(hr.shape)}, but height and width must be divisible by {scale} (see crop_to_multiple)"
         )
     kernels = None if kernel is None else _check_kernel(kernel, hr)
     levels = _check_noise_level(noise_level, hr)
@@ -123,7 +127,7 @@ class ClassicDegradation:
         kernel_size: Odd side of the kernels.
 
     Raises:
-        TypeError: ``kernel_size`` is not an int.
+        TypeError: ``kernel_size`` is not an int, or a range not a pair of numbers.
         ValueError: An option is none of those listed, a range is not finite, reversed, or negative where it
             may not be, or ``kernel_size`` is not odd.
     """
@@ -146,12 +150,14 @@ class ClassicDegradation:
         check_choice("kernel", kernel, ("isotropic", "anisotropic", "none"))
         check_choice("per", per, ("batch", "image"))
         check_choice("aniso_param", aniso_param, ("sigma", "eigen"))
-        check_choice("downsample", downsample, ("bicubic", "sfold"))
-        check_choice("border", border, ("clamp", "mirror"))
+        check_choice("downsample", downsample, DOWNSAMPLES)
+        check_choice("border", border, BORDERS)
         check_odd("kernel_size", kernel_size)
         self.scale = scale
         self.kernel = kernel
-        self.sigma_range = check_range("sigma_range", sigma_range or SIGMA_RANGES[scale], minimum=0)
+        self.sigma_range = check_range(
+            "sigma_range", SIGMA_RANGES[scale] if sigma_range is None else sigma_range, minimum=0
+        )
         self.theta_range = check_range("theta_range", theta_range)
         self.noise_range = check_range("noise_range", noise_range, minimum=0)
         self.per = per
@@ -218,33 +224,39 @@ def _blur(hr: Tensor, kernels: Tensor) -> Tensor:
 
 def _check_kernel(kernel: Tensor, hr: Tensor) -> Tensor:
     """Return ``kernel`` as (1 or B, k, k) in the dtype and on the device of ``hr``."""
-    if not isinstance(kernel, Tensor) or not kernel.is_floating_point():
-        raise TypeError(f"kernel must be a floating point tensor or None, got {kernel!r}.")
+    check_tensor("kernel", kernel)
+    if kernel.device != hr.device:
+        raise ValueError(f"kernel is on {kernel.device}, but must be on {hr.device} as hr is")
     kernels = kernel[None] if kernel.dim() == 2 else kernel
     size = kernels.shape[-1]
     if kernels.dim() != 3 or kernels.shape[1] != size or size % 2 == 0 or kernels.shape[0] not in (1, len(hr)):
-        raise ValueError(f"kernel must have shape (k, k) or ({len(hr)}, k, k) with k odd, got {tuple(kernel.shape)}.")
+        raise ValueError(f"kernel has shape {tuple(kernel.shape)}, but must be (k, k) or ({len(hr)}, k, k) with k odd")
+    if not kernels.isfinite().all():
+        raise ValueError("kernel has NaN or infinite values, but must be finite")
     smallest = size // 2 + 1
     if min(hr.shape[2:]) < smallest:
         raise ValueError(
-            f"hr must be at least {smallest} pixels high and wide for a {size}x{size} kernel, got {tuple(hr.shape)}."
+            f"hr has shape {tuple(hr.shape)}, but must be at least {smallest} pixels high and wide "
+            f"for a {size}x{size} kernel"
         )
     return kernels.to(hr)
 
 
 def _check_generator(generator: torch.Generator | None, hr: Tensor) -> None:
     if not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator for random numbers, got {generator!r}.")
+        raise TypeError(f"generator is {generator!r}, but must be a torch.Generator for random numbers")
     if generator.device.type != hr.device.type:
-        raise ValueError(f"generator is on {generator.device}, but must be on {hr.device} as hr is.")
+        raise ValueError(f"generator is on {generator.device}, but must be on {hr.device} as hr is")
 
 
 def _check_noise_level(noise_level: float | Tensor, hr: Tensor) -> Tensor:
     """Return ``noise_level`` as (1,) or (B,) in the dtype and on the device of ``hr``."""
+    if not isinstance(noise_level, Tensor):
+        check_number("noise_level", noise_level)
     levels = torch.as_tensor(noise_level, dtype=hr.dtype, device=hr.device)
     levels = levels[None] if levels.dim() == 0 else levels
     if levels.shape not in ((1,), (len(hr),)):
-        raise ValueError(f"noise_level must be a number or have shape (1,) or ({len(hr)},), got {tuple(levels.shape)}.")
+        raise ValueError(f"noise_level has shape {tuple(levels.shape)}, but must be (1,) or ({len(hr)},), or a number")
     if not (torch.isfinite(levels) & (levels >= 0)).all():
-        raise ValueError(f"noise_level must be finite and at least 0, got {noise_level}.")
+        raise ValueError(f"noise_level is {noise_level}, but must be finite and at least 0")
     return levels

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from mrda.checks import check_odd
+from mrda.checks import check_number, check_odd, check_tensor
 
 KERNEL_SIZE = 21
+
+# Stands for a width of zero: a neighbouring pixel gets exp(-0.5/0.02^2), which is 0 in float64, and yet the rounding of
+# a rotated axis (1e-15 px) moves no weight.
+_NARROWEST = 0.02
 
 
 def isotropic_gaussian(sigma: float | Tensor, size: int = KERNEL_SIZE) -> Tensor:
     """Return Gaussian kernels that sum to 1.
 
     Args:
-        sigma: Standard deviation in HR pixels, >= 0; 0 gives a delta.
+        sigma: Standard deviation in HR pixels, >= 0; below 0.02 it counts as 0.02, which gives a delta.
         size: Odd side of the kernel.
 
     Returns:
@@ -40,8 +42,8 @@ def anisotropic_gaussian(
     rows (downwards): at ``theta`` 0 the axis of ``l1`` lies along a row of the kernel.
 
     Args:
-        l1: Standard deviation along the first axis, in HR pixels, >= 0.
-        l2: Standard deviation along the second axis, in HR pixels, >= 0.
+        l1: Standard deviation along the first axis, in HR pixels, >= 0; below 0.02 it counts as 0.02.
+        l2: Standard deviation along the second axis, alike.
         theta: Angle from the x to the first axis, in radians.
         size: Odd side of the kernel.
 
@@ -50,16 +52,23 @@ def anisotropic_gaussian(
         tensors (B,), floats standing for all B.
 
     Raises:
-        TypeError: An argument is neither a number nor a floating point tensor, or ``size`` is not an int.
+        TypeError: An argument is neither a number nor a floating point tensor, the tensors differ in dtype, or
+            ``size`` is not an int.
         ValueError: A width is negative, a number is not finite, a tensor is not one-dimensional, the tensors
-            differ in length, or ``size`` is not odd.
+            differ in length or device, or ``size`` is not odd.
     """
+    tensors = [value for value in (l1, l2, theta) if isinstance(value, Tensor)]
+    if len({value.dtype for value in tensors}) > 1:
+        dtypes = ", ".join(str(value.dtype) for value in tensors)
+        raise TypeError(f"l1, l2 and theta have dtypes {dtypes}, but must have the same")
+    if len({value.device for value in tensors}) > 1:
+        devices = ", ".join(str(value.device) for value in tensors)
+        raise ValueError(f"l1, l2 and theta are on {devices}, but must be on one device")
     widths1, widths2 = _check_widths("l1", l1), _check_widths("l2", l2)
     angles = _check_vector("theta", theta)
-    tensors = [value for value in (l1, l2, theta) if isinstance(value, Tensor)]
     if len({value.shape[0] for value in tensors}) > 1:
         lengths = [value.shape[0] if isinstance(value, Tensor) else 1 for value in (l1, l2, theta)]
-        raise ValueError(f"l1, l2 and theta must have the same length, got {lengths}.")
+        raise ValueError(f"l1, l2 and theta have lengths {lengths}, but must have the same")
     if not tensors:
         return gaussian_kernels(widths1, widths2, angles, size)[0].float()
     like = tensors[0]
@@ -72,9 +81,7 @@ def gaussian_kernels(l1: Tensor, l2: Tensor, theta: Tensor, size: int) -> Tensor
     dtype = l1.dtype
     axis = torch.arange(size, dtype=torch.float64, device=l1.device) - size // 2
     y, x = axis[:, None], axis[None, :]
-    # A width of zero keeps the points on the other axis: 0/tiny is 0, all else is far out.
-    tiny = torch.finfo(torch.float64).tiny
-    width1, width2 = (width.double().clamp(min=tiny)[:, None, None] for width in (l1, l2))
+    width1, width2 = (width.double().clamp(min=_NARROWEST)[:, None, None] for width in (l1, l2))
     cos, sin = (function(theta.double())[:, None, None] for function in (torch.cos, torch.sin))
     kernels = torch.exp(-0.5 * (((x * cos + y * sin) / width1) ** 2 + ((y * cos - x * sin) / width2) ** 2))
     return (kernels / kernels.sum(dim=(1, 2), keepdim=True)).to(dtype)
@@ -83,22 +90,18 @@ def gaussian_kernels(l1: Tensor, l2: Tensor, theta: Tensor, size: int) -> Tensor
 def _check_vector(name: str, value: float | Tensor) -> Tensor:
     """Return ``value`` as a tensor (B,), float64 for a number; raise unless all of it is finite."""
     if isinstance(value, Tensor):
-        if not value.is_floating_point():
-            raise TypeError(f"{name} must be a floating point tensor, got {value.dtype}.")
+        check_tensor(name, value)
         if value.dim() != 1:
-            raise ValueError(f"{name} must be a float or a tensor of shape (B,), got {tuple(value.shape)}.")
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, but must be (B,), or a number")
         if not torch.isfinite(value).all():
-            raise ValueError(f"{name} must be finite, got {value.tolist()}.")
+            raise ValueError(f"{name} is {value.tolist()}, but must be finite")
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a float or a tensor, got {value!r}.")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}.")
+    check_number(name, value)
     return torch.tensor([value], dtype=torch.float64)
 
 
 def _check_widths(name: str, value: float | Tensor) -> Tensor:
     widths = _check_vector(name, value)
     if (widths < 0).any():
-        raise ValueError(f"{name} must be at least 0, got {value}.")
+        raise ValueError(f"{name} is {widths.tolist()}, but must be at least 0")
     return widths

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mrda.checks import check_tensor
+
 
 def quantize(x: Tensor) -> Tensor:
     """Return ``x`` clipped to [0, 1] and rounded (half to even) to multiples of 1/255, same shape and dtype.
@@ -14,7 +16,5 @@ def quantize(x: Tensor) -> Tensor:
     Raises:
         TypeError: ``x`` is not a floating point tensor.
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"x must be a floating point tensor, got {got}.")
+    check_tensor("x", x)
     return (255 * x).clamp(0, 255).round() / 255

@@ -9,7 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mrda.checks import check_choice, check_image
+from mrda.checks import check_choice, check_image, check_positive
+
+BORDERS = ("clamp", "mirror")
+"""Rules for the pixels outside, see `bicubic`."""
 
 _BLOCK = 64  # outputs per product: small enough for its matrix to be nearly a band, large enough to be a good GEMM
 
@@ -40,16 +43,15 @@ def bicubic(x: Tensor, scale: float, border: str = "clamp") -> Tensor:
         (B, C, floor(H*scale), floor(W*scale)), NCHW-contiguous.
 
     Raises:
-        TypeError: ``x`` is not a floating point tensor.
-        ValueError: ``x`` has another shape, ``scale`` is not a positive number or leaves no pixel, or
+        TypeError: ``x`` is not a floating point tensor, or ``scale`` not a number.
+        ValueError: ``x`` has another shape, ``scale`` is not positive or leaves no pixel, or
             ``border`` is unknown.
     """
     check_image("x", x, channels=None)
-    if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale must be a positive number, got {scale!r}.")
-    check_choice("border", border, ("clamp", "mirror"))
+    check_positive("scale", scale)
+    check_choice("border", border, BORDERS)
     if min(output_size(n, scale) for n in x.shape[2:]) < 1:
-        raise ValueError(f"scale must leave at least one pixel of {tuple(x.shape[2:])}, got {scale!r}.")
+        raise ValueError(f"scale is {scale!r}, but must leave at least one pixel of {tuple(x.shape[2:])}")
     with torch.autocast(x.device.type, enabled=False):
         rows = [
             torch.matmul(weights.to(x), x[..., start:stop, :])

@@ -46,12 +46,13 @@ class Comparison:
     def __post_init__(self) -> None:
         if not self.bicubic.shape == self.sr.shape == self.hr.shape:
             raise ValueError(
-                f"bicubic, sr and hr must have one shape, not {self.bicubic.shape}, {self.sr.shape} and {self.hr.shape}"
+                f"bicubic, sr and hr have shapes {self.bicubic.shape}, {self.sr.shape} and {self.hr.shape}, "
+                "but must have one"
             )
         top, left, size = self.crop
         height, width = self.hr.shape[:2]
         if min(top, left) < 0 or size < 1 or top + size > height or left + size > width:
-            raise ValueError(f"crop must lie inside {height} x {width}, not {self.crop}")
+            raise ValueError(f"crop is {self.crop}, but must lie inside {height} x {width}")
 
 
 def most_detailed_crop(image: npt.NDArray[np.uint8], size: int) -> tuple[int, int, int]:

@@ -59,7 +59,7 @@ def ssim_y(sr: Tensor, hr: Tensor, border: int, variant: str = "released") -> Te
         hr: Ground truth, of the same shape and range.
         border: Pixels to leave out on each side; the scale, by custom.
         variant: Luma weights: "released" (65.738, 129.057, 25.064)/255 + 16, not /256 as in :func:`psnr_y`,
-            or "matlab" (65.481, 128.553, 24.966)/255 + 16; the two differ by up to 3e-4.
+            or "matlab" (65.481, 128.553, 24.966)/255 + 16; up to 7e-4 apart where we measured (docs/method.md).
 
     Returns:
         (B,) in float64; 1 where the images are equal.
@@ -88,13 +88,13 @@ def _prepare(sr: Tensor, hr: Tensor, border: int, *, smallest: int) -> tuple[Ten
     check_image("hr", hr)
     check_int("border", border, minimum=0)
     if sr.shape != hr.shape:
-        raise ValueError(f"sr must have the shape of hr, {tuple(hr.shape)}, got {tuple(sr.shape)}.")
+        raise ValueError(f"sr has shape {tuple(sr.shape)}, but must have that of hr, {tuple(hr.shape)}")
     if sr.device != hr.device:
-        raise ValueError(f"sr must be on the device of hr, {hr.device}, got {sr.device}.")
+        raise ValueError(f"sr is on {sr.device}, but must be on {hr.device} as hr is")
     height, width = hr.shape[2:]
     if min(height, width) - 2 * border < smallest:
         raise ValueError(
-            f"border must leave {smallest} or more pixels per side of a {height}x{width} image, got {border}."
+            f"border is {border}, but must leave {smallest} or more pixels per side of a {height}x{width} image"
         )
     inner = (..., slice(border, height - border), slice(border, width - border))
     return quantize(sr[inner].double()), quantize(hr[inner].double())

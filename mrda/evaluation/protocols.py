@@ -1,10 +1,12 @@
 """Test protocols: photographs degraded in agreed ways, upscaled and measured against the originals."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 
+from mrda.checks import check_choice, check_scale
 from mrda.degradations.classic import crop_to_multiple, degrade
 from mrda.degradations.kernels import isotropic_gaussian
 from mrda.degradations.resample import bicubic
@@ -53,12 +55,11 @@ def conditions(protocol: str, scale: int) -> list[Condition]:
         scale: 2, 3 or 4.
 
     Raises:
+        TypeError: the scale is not an int.
         ValueError: no such protocol, or no such scale in it.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, not {protocol!r}")
-    if scale not in GAUSSIAN8_RANGE:
-        raise ValueError(f"scale must be 2, 3 or 4, not {scale!r}")
+    check_choice("protocol", protocol, PROTOCOLS)
+    check_scale(scale)
     if protocol == BICUBIC:
         return [Condition(BICUBIC, None)]
     narrowest, widest = GAUSSIAN8_RANGE[scale]
@@ -90,7 +91,7 @@ def evaluate(
 
     Raises:
         ImageError: an image can't be read.
-        ValueError: no such protocol, or an image too small for the blur kernel or the SSIM window.
+        ValueError: no such protocol, an image too small for the blur kernel or the SSIM window, or an SR with NaN.
     """
     degradations = conditions(protocol, scale) if isinstance(protocol, str) else protocol
     methods: dict[str, Method] = {BICUBIC: lambda lr: bicubic(lr, scale)}
@@ -102,10 +103,7 @@ def evaluate(
             lr = degrade(hr, condition.kernel, scale).lr
             for label, upscale in methods.items():
                 sr = upscale(lr)
-                yield Record(
-                    source_name(source),
-                    condition.name,
-                    label,
-                    float(psnr_y(sr, hr, scale)),
-                    float(ssim_y(sr, hr, scale)),
-                )
+                psnr, ssim = float(psnr_y(sr, hr, scale)), float(ssim_y(sr, hr, scale))
+                if math.isnan(psnr) or math.isnan(ssim):
+                    raise ValueError(f"{source}: the SR of {label} under {condition.name} has NaN values")
+                yield Record(source_name(source), condition.name, label, psnr, ssim)

@@ -71,23 +71,20 @@ def save_network(network: Network, path: str | os.PathLike[str], **metadata: str
         TypeError: ``network`` is not one of the three, or a metadata value is not a string.
         ValueError: A metadata key is taken (``architecture``, ``hyperparameters``).
     """
-    if type(network).__name__ not in _ARCHITECTURES:
-        raise TypeError(f"network must be an {', '.join(_ARCHITECTURES)}, got {type(network).__name__}.")
+    _check_network(network)
     for key, value in metadata.items():
         if key in ("architecture", "hyperparameters"):
-            raise ValueError(f"metadata key {key!r} is written by save_network itself.")
+            raise ValueError(f"metadata key {key!r} is written by save_network itself")
         if not isinstance(value, str):
-            raise TypeError(f"metadata {key!r} must be a string, got {value!r}.")
+            raise TypeError(f"metadata {key!r} is {value!r}, but must be a string")
     entries = {
         **metadata,
         "architecture": type(network).__name__,
         "hyperparameters": json.dumps(network.hyperparameters),
     }
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    with atomic_write(Path(path)) as temporary, open(temporary, "wb") as file:
-        file.write(save(tensors, entries))
-        file.flush()
-        os.fsync(file.fileno())
+    with atomic_write(Path(path)) as temporary:
+        temporary.write_bytes(save(tensors, entries))
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -100,7 +97,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"weights {os.fspath(path)} cannot be read: {_reason(error)}.") from error
+        raise ValueError(f"weights {os.fspath(path)} cannot be read: {_reason(error)}") from error
 
 
 def load_network(path: str | os.PathLike[str], *, expect: type[nn.Module] | None = None) -> Network:
@@ -117,16 +114,16 @@ def load_network(path: str | os.PathLike[str], *, expect: type[nn.Module] | None
     name = f"weights {os.fspath(path)}"
     metadata = read_metadata(path)
     if "architecture" not in metadata or "hyperparameters" not in metadata:
-        raise ValueError(f"{name} must name architecture and hyperparameters in its metadata, as save_network does.")
+        raise ValueError(f"{name} must name architecture and hyperparameters in the metadata, as save_network does")
     architecture = metadata["architecture"]
     if architecture not in _ARCHITECTURES:
-        raise ValueError(f"{name} must hold one of {', '.join(_ARCHITECTURES)}, got {architecture!r}.")
+        raise ValueError(f"{name} hold {architecture!r}, but must hold one of {', '.join(_ARCHITECTURES)}")
     if expect is not None and not issubclass(_ARCHITECTURES[architecture], expect):
-        raise ValueError(f"{name} must hold {expect.__name__}, got {architecture}.")
+        raise ValueError(f"{name} hold {architecture}, but must hold {expect.__name__}")
     try:
         network = _build(_ARCHITECTURES[architecture], json.loads(metadata["hyperparameters"]))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} has unusable hyperparameters: {_reason(error)}.") from error
+        raise ValueError(f"{name} have unusable hyperparameters: {_reason(error)}") from error
     tensors = load_file(path)
     _check_tensors(name, tensors, network.state_dict())
     network.load_state_dict(tensors)
@@ -155,16 +152,33 @@ def load_official(source: str | os.PathLike[str] | Mapping[str, Tensor]) -> Netw
         name, state = f"weights {os.fspath(source)}", _read_tensors(source)
     for key, tensor in state.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            raise ValueError(f"{name} must hold floating point tensors only, got {key!r}: {type(tensor).__name__}.")
+            kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"{name} has {key!r}: {kind}, but must hold floating point tensors by name only")
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
     architecture = _recognise(name, state)
-    network = _build(architecture, _infer_hyperparameters(name, state, architecture))
+    options = _infer_hyperparameters(name, state, architecture)
+    try:
+        network = _build(architecture, options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} has the shapes of an impossible network: {_reason(error)}") from error
     _check_tensors(name, state, to_official(network))
     if not isinstance(network, MLN):
         _check_mean_shift(name, state)
     network.load_state_dict({ours: state[theirs] for ours, theirs in _official_keys(network).items()})
     return network
+
+
+def read_pickle(path: str | os.PathLike[str]) -> Any:
+    """Return what a .pt or .pth file holds, on the CPU; only tensors and plain containers are let in.
+
+    Raises:
+        ValueError: The file cannot be read, is damaged, or holds anything else.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        raise ValueError(f"{os.fspath(path)} cannot be read: {_reason(error)}") from error
 
 
 def to_official(network: Network) -> dict[str, Tensor]:
@@ -174,17 +188,15 @@ def to_official(network: Network) -> dict[str, Tensor]:
         TypeError: ``network`` is not one of the three.
         ValueError: A hyperparameter differs from the released code and leaves no trace in keys and shapes.
     """
-    if type(network).__name__ not in _ARCHITECTURES:
-        raise TypeError(f"network must be an {', '.join(_ARCHITECTURES)}, got {type(network).__name__}.")
+    _check_network(network)
     options = network.hyperparameters
     for key, released in (
-        ("negative_slope", 0.1),
         ("mask_input", "F"),
         ("dyn_act", "lrelu"),
         ("rgb_range", 1.0),
     ):
         if options.get(key, released) != released:
-            raise ValueError(f"official weights imply {key}={released!r}, got a network with {options[key]!r}.")
+            raise ValueError(f"the network has {key}={options[key]!r}, but official weights imply {released!r}")
     own = network.state_dict()
     state = {theirs: own[ours] for ours, theirs in _official_keys(network).items()}
     if not isinstance(network, MLN):
@@ -222,17 +234,17 @@ def _recognise(name: str, state: Mapping[str, Tensor]) -> _NetworkClass:
         return MLN
     found = ", ".join(sorted(prefixes)[:8]) or "none"
     raise ValueError(
-        f"{name} must have keys under head, body and tail (MLN), G and E (teacher) or G and E_st (student), "
-        f"got {found}."
+        f"{name} has keys under {found}, but must have them under head, body and tail (MLN), G and E (teacher) "
+        "or G and E_st (student)"
     )
 
 
 def _infer_hyperparameters(name: str, state: Mapping[str, Tensor], architecture: type[nn.Module]) -> dict[str, Any]:
     def size(key: str, axis: int) -> int:
         if key not in state:
-            raise ValueError(f"{name} misses the key {key!r}.")
+            raise ValueError(f"{name} misses the key {key!r}")
         if state[key].dim() <= axis or state[key].numel() == 0:
-            raise ValueError(f"{name} has {key!r} of the impossible shape {tuple(state[key].shape)}.")
+            raise ValueError(f"{name} has {key!r} of the impossible shape {tuple(state[key].shape)}")
         return state[key].shape[axis]
 
     def count(prefix: str) -> int:
@@ -244,7 +256,7 @@ def _infer_hyperparameters(name: str, state: Mapping[str, Tensor], architecture:
     scale = next((scale for scale, known in _UPSCALER_STEPS.items() if steps == known), None)
     if scale is None:
         raise ValueError(
-            f"{name} must have an upscaler for scale 2, 3 or 4, got {steps[0]} steps widening by {steps[1]:g}."
+            f"{name} has an upscaler of {steps[0]} steps widening by {steps[1]:g}, but must have that of x2, x3 or x4"
         )
     if architecture is MLN:
         return {"scale": scale, "num_feat": num_feat, "num_body": count("body.")}
@@ -271,6 +283,11 @@ def _build(architecture: _NetworkClass, options: dict[str, Any]) -> Network:
         return architecture(**options)
 
 
+def _check_network(network: object) -> None:
+    if type(network) not in _ARCHITECTURES.values():
+        raise TypeError(f"network is {type(network).__name__}, but must be one of {', '.join(_ARCHITECTURES)}")
+
+
 def _check_tensors(name: str, got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Raise a ValueError that lists the keys in which ``got`` differs from ``expected``."""
     problems = {
@@ -284,7 +301,7 @@ def _check_tensors(name: str, got: Mapping[str, Tensor], expected: Mapping[str, 
     }
     found = [f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys]
     if found:
-        raise ValueError(f"{name} must have exactly the network's keys; {'; '.join(found)}.")
+        raise ValueError(f"{name} must have exactly the network's keys; {'; '.join(found)}")
 
 
 def _check_mean_shift(name: str, state: Mapping[str, Tensor]) -> None:
@@ -292,21 +309,20 @@ def _check_mean_shift(name: str, state: Mapping[str, Tensor]) -> None:
     identity = torch.eye(3).reshape(3, 3, 1, 1)
     for key in ("G.sub_mean.weight", "G.add_mean.weight"):
         if not torch.equal(state[key].float().cpu(), identity):
-            raise ValueError(f"{name} must have the identity in {key!r}, got {state[key].flatten().tolist()}.")
+            raise ValueError(f"{name} has {state[key].flatten().tolist()} in {key!r}, but must have the identity")
     if not torch.equal(state["G.sub_mean.bias"], -state["G.add_mean.bias"]):
-        raise ValueError(f"{name} must have opposite values in 'G.sub_mean.bias' and 'G.add_mean.bias'.")
+        raise ValueError(f"{name} must have opposite values in 'G.sub_mean.bias' and 'G.add_mean.bias'")
 
 
 def _read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    name = f"weights {os.fspath(path)}"
-    try:
-        if Path(path).suffix == ".safetensors":
+    if Path(path).suffix == ".safetensors":
+        try:
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, *_UNREADABLE) as error:
-        raise ValueError(f"{name} cannot be read: {_reason(error)}.") from error
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"weights {os.fspath(path)} cannot be read: {_reason(error)}") from error
+    loaded = read_pickle(path)
     if not isinstance(loaded, dict):
-        raise ValueError(f"{name} must hold a state dict, got {type(loaded).__name__}.")
+        raise ValueError(f"weights {os.fspath(path)} hold {type(loaded).__name__}, but must hold a state dict")
     return loaded
 
 

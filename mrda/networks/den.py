@@ -13,24 +13,24 @@ from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3
 class DEN(nn.Module):
     """Six convolutions, two of stride 2, a global average and a two-layer MLP: an image to its raw IDR.
 
+    LeakyReLU follows every layer but the last.
+
     Args:
         in_channels: 3 for the student, which reads LR; the MLN's width for the teacher, which reads its
             features.
         width: Channels of the first two convolutions; the next two have 2*width, the last two and the MLP
             4*width.
-        negative_slope: Of the LeakyReLU after every layer but the last.
 
     Raises:
         ValueError: A size is below 1.
     """
 
-    def __init__(self, *, in_channels: int = 3, width: int = 64, negative_slope: float = NEGATIVE_SLOPE) -> None:
+    def __init__(self, *, in_channels: int = 3, width: int = 64) -> None:
         super().__init__()
         check_int("in_channels", in_channels)
         check_int("width", width)
         self.in_channels = in_channels
         self.width = width
-        self.negative_slope = negative_slope
         layers: list[nn.Module] = []
         channels = in_channels
         for out_channels, stride in (
@@ -41,17 +41,17 @@ class DEN(nn.Module):
             (4 * width, 2),
             (4 * width, 1),
         ):
-            layers += [conv3x3(channels, out_channels, stride), nn.LeakyReLU(negative_slope)]
+            layers += [conv3x3(channels, out_channels, stride), nn.LeakyReLU(NEGATIVE_SLOPE)]
             channels = out_channels
         self.convs = nn.Sequential(*layers)
         self.mlp = nn.Sequential(
-            nn.Linear(channels, channels), nn.LeakyReLU(negative_slope), nn.Linear(channels, channels)
+            nn.Linear(channels, channels), nn.LeakyReLU(NEGATIVE_SLOPE), nn.Linear(channels, channels)
         )
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """The keyword arguments, fit for JSON, that build this network again."""
-        return {"in_channels": self.in_channels, "width": self.width, "negative_slope": self.negative_slope}
+        return {"in_channels": self.in_channels, "width": self.width}
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the raw IDR (B, 4*width) of ``x`` (B, in_channels, H, W), of any size from 1x1 up.

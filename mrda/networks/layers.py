@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import torch
 from torch import Tensor, nn
 
 from mrda.checks import check_scale
 
 NEGATIVE_SLOPE = 0.1  # of every LeakyReLU in the published networks
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def to_channels_last(module: Module) -> Module:
+    """Put 4-D parameters into the layout that convolutions are fastest in; returns ``module``."""
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:

@@ -13,47 +13,35 @@ from mrda.networks.layers import NEGATIVE_SLOPE, PixelShuffleUpscaler, conv3x3
 class MLN(nn.Module):
     """A small SR network that a few SGD steps on one (LR, HR) batch adapt to that batch's degradation.
 
+    LeakyReLU follows the head and each body convolution.
+
     Args:
         scale: 2, 3 or 4.
         num_feat: Width C'.
         num_body: Convolutions between the head and the tap.
-        negative_slope: Of the LeakyReLU after the head and after each body convolution.
 
     Raises:
         ValueError: ``scale`` is not 2, 3 or 4, or a size is below 1.
     """
 
-    def __init__(
-        self,
-        *,
-        scale: int = 4,
-        num_feat: int = 128,
-        num_body: int = 6,
-        negative_slope: float = NEGATIVE_SLOPE,
-    ) -> None:
+    def __init__(self, *, scale: int = 4, num_feat: int = 128, num_body: int = 6) -> None:
         super().__init__()
         check_int("num_feat", num_feat)
         check_int("num_body", num_body)
         self.scale = scale
         self.num_feat = num_feat
         self.num_body = num_body
-        self.negative_slope = negative_slope
-        self.head = nn.Sequential(conv3x3(3, num_feat), nn.LeakyReLU(negative_slope))
+        self.head = nn.Sequential(conv3x3(3, num_feat), nn.LeakyReLU(NEGATIVE_SLOPE))
         body: list[nn.Module] = []
         for _ in range(num_body):
-            body += [conv3x3(num_feat, num_feat), nn.LeakyReLU(negative_slope)]
+            body += [conv3x3(num_feat, num_feat), nn.LeakyReLU(NEGATIVE_SLOPE)]
         self.body = nn.Sequential(*body)
         self.upscaler = PixelShuffleUpscaler(num_feat, scale)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """The keyword arguments, fit for JSON, that build this network again."""
-        return {
-            "scale": self.scale,
-            "num_feat": self.num_feat,
-            "num_body": self.num_body,
-            "negative_slope": self.negative_slope,
-        }
+        return {"scale": self.scale, "num_feat": self.num_feat, "num_body": self.num_body}
 
     def features(self, lr: Tensor) -> Tensor:
         """Return the tap (B, num_feat, H, W) of LR (B, 3, H, W) in [0, 1]: the body's last activation.
@@ -78,13 +66,14 @@ class MLN(nn.Module):
             TypeError: An image is not a floating point tensor of the weights' dtype.
             ValueError: An image has another shape or device.
         """
-        features = self.features(lr)
-        check_image("lr_up", lr_up, like=features)
+        weight = next(self.head.parameters())
+        check_image("lr", lr, like=weight)
+        check_image("lr_up", lr_up, like=weight)
         batch, _, height, width = lr.shape
         expected = (batch, 3, self.scale * height, self.scale * width)
         if lr_up.shape != expected:
-            raise ValueError(f"lr_up must have shape {expected}, got {tuple(lr_up.shape)}.")
-        return self.upscaler(features) + lr_up
+            raise ValueError(f"lr_up has shape {tuple(lr_up.shape)}, but must be {expected}")
+        return self.upscaler(self.features(lr)) + lr_up
 
     def adaptable_parameters(self, freeze_upscaler: bool) -> dict[str, nn.Parameter]:
         """Return the parameters that adaptation moves, by name: all, or all but the upscaler's.

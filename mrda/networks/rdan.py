@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrda.checks import check_choice, check_image, check_int, check_like, check_odd
+from mrda.checks import check_choice, check_image, check_int, check_like, check_number, check_positive, check_tensor
 from mrda.networks.layers import NEGATIVE_SLOPE, PixelShuffleUpscaler, conv3x3
 from mrda_kernels import dynamic_depthwise_conv2d, rda_conv2d
+from mrda_kernels.dispatch import check_name
 
+KERNEL_SIZES = (1, 3, 5, 7)  # what the operator has kernels for
 DIV2K_RGB_MEAN = (0.4488, 0.4371, 0.4040)
 
 
@@ -24,7 +25,7 @@ class RDAConv(nn.Module):
 
     Args:
         num_feat: Channels C of the feature map and length of the compressed IDR.
-        kernel_size: Odd side K of the predicted kernels.
+        kernel_size: Side K of the predicted kernels: 1, 3, 5 or 7.
         mask_channels: 1 (the published network) or ``num_feat`` (Eq. 9 read literally).
         mask_input: "F": the mask is computed from the input (Eq. 9); "F1": from the convolved features.
         dyn_act: Activation of the convolved features: "lrelu" (released code) or "none" (Eq. 8).
@@ -46,7 +47,8 @@ class RDAConv(nn.Module):
     ) -> None:
         super().__init__()
         check_int("num_feat", num_feat)
-        check_odd("kernel_size", kernel_size)
+        check_int("kernel_size", kernel_size)
+        check_choice("kernel_size", kernel_size, KERNEL_SIZES)
         check_choice("mask_channels", mask_channels, (1, num_feat))
         check_choice("mask_input", mask_input, ("F", "F1"))
         check_choice("dyn_act", dyn_act, ("lrelu", "none"))
@@ -54,7 +56,7 @@ class RDAConv(nn.Module):
         self.kernel_size = kernel_size
         self.mask_input = mask_input
         self.dynamic_slope = NEGATIVE_SLOPE if dyn_act == "lrelu" else 1.0
-        self.backend = backend
+        self.backend = check_name(backend)
         self.kernel = nn.Sequential(
             nn.Linear(num_feat, num_feat, bias=False),
             nn.LeakyReLU(NEGATIVE_SLOPE),
@@ -82,7 +84,13 @@ class RDAConv(nn.Module):
             output_negative_slope: Slope of a LeakyReLU on the result, which the operator fuses; None for
                 none.
             masks: A list to append the mask (B, mask_channels, H, W) to; costs one more convolution.
+
+        Raises:
+            ValueError: ``idr`` has another shape.
         """
+        if idr.shape != (features.shape[0], self.num_feat):
+            expected = (features.shape[0], self.num_feat)
+            raise ValueError(f"idr has shape {tuple(idr.shape)}, but must be (B, C) = {expected}")
         kernels = self.predict_kernels(idr)
         if self.mask_input == "F" and masks is None:
             return rda_conv2d(
@@ -136,7 +144,7 @@ class RDAN(nn.Module):
         scale: 2, 3 or 4.
         num_feat: Channels C of the trunk.
         num_blocks: RDA blocks.
-        kernel_size: Odd side of the predicted kernels.
+        kernel_size: Side of the predicted kernels: 1, 3, 5 or 7.
         idr_dim: Length of the raw IDR.
         mask_channels: See :class:`RDAConv`.
         mask_input: See :class:`RDAConv`.
@@ -146,8 +154,9 @@ class RDAN(nn.Module):
         backend: Backend of the dynamic convolutions; None lets the operator choose.
 
     Raises:
-        ValueError: A size is below 1, ``rgb_mean`` is not three finite numbers, or an option is none of those
-            listed.
+        TypeError: A size is not an int, or a number is not one.
+        ValueError: A size is below 1, ``rgb_mean`` is not three finite numbers, ``rgb_range`` is not positive, or an
+            option is none of those listed.
     """
 
     mean: Tensor
@@ -171,10 +180,11 @@ class RDAN(nn.Module):
         check_int("num_feat", num_feat)
         check_int("num_blocks", num_blocks)
         check_int("idr_dim", idr_dim)
-        if len(rgb_mean) != 3 or not all(math.isfinite(value) for value in rgb_mean):
-            raise ValueError(f"rgb_mean must be three finite numbers, got {rgb_mean!r}.")
-        if not (math.isfinite(rgb_range) and rgb_range > 0):
-            raise ValueError(f"rgb_range must be a positive number, got {rgb_range!r}.")
+        if not isinstance(rgb_mean, Sequence) or len(rgb_mean) != 3:
+            raise ValueError(f"rgb_mean is {rgb_mean!r}, but must be three numbers")
+        for index, value in enumerate(rgb_mean):
+            check_number(f"rgb_mean[{index}]", value)
+        check_positive("rgb_range", rgb_range)
         self.scale = scale
         self.idr_dim = idr_dim
         self._options = {
@@ -217,7 +227,7 @@ class RDAN(nn.Module):
         """Let every RDA conv run on ``backend`` of mrda_kernels; None lets the operator choose."""
         for module in self.modules():
             if isinstance(module, RDAConv):
-                module.backend = backend
+                module.backend = check_name(backend)
 
     def forward(self, lr: Tensor, degradation: Tensor) -> Tensor:
         """Return SR (B, 3, scale*H, scale*W), not clamped.
@@ -246,11 +256,10 @@ class RDAN(nn.Module):
     def _trunk(self, lr: Tensor, degradation: Tensor, masks: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Return the head's features and those after the last block."""
         check_image("lr", lr, like=self.head.weight)
-        if not isinstance(degradation, Tensor):
-            raise TypeError(f"degradation must be a torch.Tensor, got {type(degradation).__name__}.")
+        check_tensor("degradation", degradation)
         if degradation.shape != (lr.shape[0], self.idr_dim):
             raise ValueError(
-                f"degradation must have shape {(lr.shape[0], self.idr_dim)}, got {tuple(degradation.shape)}."
+                f"degradation has shape {tuple(degradation.shape)}, but must be {(lr.shape[0], self.idr_dim)}"
             )
         check_like("degradation", degradation, self.head.weight)
         idr = F.leaky_relu(self.compress(degradation), NEGATIVE_SLOPE)

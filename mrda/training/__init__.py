@@ -4,6 +4,7 @@
 (`mrda.training.loop`) drives.
 """
 
+from mrda.training.errors import RunRefusedError
 from mrda.training.pipeline import STAGES, train, weights_path
 
-__all__ = ["STAGES", "train", "weights_path"]
+__all__ = ["STAGES", "RunRefusedError", "train", "weights_path"]

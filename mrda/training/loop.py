@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from mrda.training.report import Bars, ScalarLog
 from mrda.training.schedule import learning_rate
 from mrda.training.stage import Stage
 from mrda.training.state import Checkpoints
-from mrda.training.work import work_per_step
+from mrda.training.work import work
 
 
 def run_stage(
@@ -42,6 +43,7 @@ def run_stage(
         bars: progress bars.
 
     Raises:
+        RunRefusedError: the newest checkpoint is damaged.
         FloatingPointError: a loss or gradient is not finite; it has reached no parameter and no checkpoint.
         KeyboardInterrupt: after SIGINT, once the step is finished and a checkpoint saved.
     """
@@ -49,7 +51,7 @@ def run_stage(
     stage.to(accelerator.device)
     optimizer = torch.optim.Adam(stage.trainable(), lr=section.lr)
     start = checkpoints.restore(stage.network, optimizer)
-    advance = bars.stage(stage.name, section.steps, start, work_per_step(config, stage.name))
+    advance = bars.stage(stage.name, section.steps, start, partial(work, config, stage.name))
 
     with ScalarLog(folder, start) as log, deferred_interrupt() as interrupted:
         for step in range(start, section.steps):
@@ -63,9 +65,10 @@ def run_stage(
             if done % config.log_every == 0 or done == section.steps:
                 log.record(done, lr=rate)
             advance(f"loss {scalars['loss']:.4f}")
-            if done % config.checkpoint_every == 0 or interrupted():
+            stopping = interrupted()  # once: a signal between two looks would end the run without a checkpoint
+            if stopping or done % config.checkpoint_every == 0:
                 checkpoints.save(done, stage.network, optimizer)
-            if interrupted():
+            if stopping:
                 raise KeyboardInterrupt
 
 

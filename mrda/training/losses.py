@@ -7,6 +7,8 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
+from mrda.checks import check_choice, check_positive
+
 
 def reconstruction(sr: Tensor, hr: Tensor) -> Tensor:
     """Mean |SR - HR| over all elements of two (B, 3, H, W), in the wider of their dtypes."""
@@ -33,9 +35,12 @@ def kl_divergence(
         A scalar, not negative.
 
     Raises:
-        ValueError: the shapes differ or are not (B, 4C).
+        TypeError: the temperature is not a number.
+        ValueError: the shapes differ or are not (B, 4C), the temperature is not positive, or the reduction is unknown.
     """
     _check_pair(student, teacher)
+    check_positive("temperature", temperature)
+    check_choice("reduction", reduction, ("batchmean", "mean_elements"))
     log_student = F.log_softmax(student / temperature, dim=1)
     log_teacher = F.log_softmax(teacher / temperature, dim=1)
     total = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
@@ -55,6 +60,6 @@ def absolute_difference(student: Tensor, teacher: Tensor) -> Tensor:
 def _check_pair(student: Tensor, teacher: Tensor) -> None:
     if student.ndim != 2 or student.shape != teacher.shape:
         raise ValueError(
-            f"student and teacher must be raw IDRs of one shape (B, 4C), they were "
-            f"{tuple(student.shape)} and {tuple(teacher.shape)}"
+            f"student and teacher have shapes {tuple(student.shape)} and {tuple(teacher.shape)}, "
+            "but must be raw IDRs of one shape (B, 4C)"
         )

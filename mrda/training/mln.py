@@ -15,7 +15,7 @@ from mrda.degradations.classic import degrade
 from mrda.networks import MLN
 from mrda.training.losses import reconstruction
 from mrda.training.randomness import seeded_weights
-from mrda.training.stage import Stage, build_degradation, load_input, mln_options, upscaler_is_frozen
+from mrda.training.stage import Stage, build_degradation, load_mln, mln_options, upscaler_is_frozen
 
 
 def adapt(
@@ -124,7 +124,7 @@ class MetaStage(Stage):
     depends_on: ClassVar = ("degradation", "freeze_upscaler", "networks.mln_feat", "networks.mln_body")
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
-        self.network: MLN = load_input(inputs["mln"], MLN, mln_options(config))
+        self.network: MLN = load_mln(config, inputs["mln"])
         self.section = config.meta
         self.tasks = config.meta.tasks
         self.degradation = build_degradation(config)

@@ -102,17 +102,20 @@ class Bars:
         """Count work that turned out to be done already."""
         self.progress.advance(self.whole, work)
 
-    def stage(self, name: str, steps: int, start: int, work_per_step: float) -> Callable[[str], None]:
-        """Open the bar of a stage of which ``start`` steps are done.
+    def stage(self, name: str, steps: int, start: int, work: Callable[[int], float]) -> Callable[[str], None]:
+        """Open the bar of a stage of which ``start`` steps are done; the first n steps are ``work(n)``.
 
         Returns:
             A function that counts one step and shows a note beside the bar.
         """
         job = self.progress.add_task(name, total=steps, completed=start, note="")
-        self.progress.advance(self.whole, start * work_per_step)
+        done = start
+        self.skip(work(start))
 
         def advance(note: str) -> None:
+            nonlocal done
             self.progress.update(job, advance=1, note=note)
-            self.progress.advance(self.whole, work_per_step)
+            self.progress.advance(self.whole, work(done + 1) - work(done))
+            done += 1
 
         return advance

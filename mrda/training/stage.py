@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -14,6 +14,7 @@ from mrda.config import StageName, TrainConfig
 from mrda.degradations.classic import ClassicDegradation
 from mrda.networks import MLN, MRDAStudent, MRDATeacher, load_network
 from mrda.networks.checkpoints import Network
+from mrda.networks.layers import to_channels_last
 
 AnyNetwork = TypeVar("AnyNetwork", MLN, MRDATeacher, MRDAStudent)
 
@@ -55,9 +56,9 @@ class Stage(ABC):
         """
 
     def to(self, device: torch.device) -> None:
-        """Move all networks to ``device``, in channels_last: the layout that convolutions are fastest in."""
+        """Move all networks to ``device``, in channels_last."""
         for network in (self.network, *self.frozen):
-            network.to(device, memory_format=torch.channels_last)
+            to_channels_last(network.to(device))
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that the optimizer moves."""
@@ -95,20 +96,37 @@ def upscaler_is_frozen(config: TrainConfig, stage: StageName) -> bool:
     return stage in stages[config.freeze_upscaler]
 
 
-def load_input(path: Path, expect: type[AnyNetwork], options: Mapping[str, Any]) -> AnyNetwork:
-    """Load the network of an earlier stage.
+def load_mln(config: TrainConfig, path: Path) -> MLN:
+    """Load the MLN of an earlier stage.
 
     Raises:
-        ValueError: the file holds another architecture, or sizes other than ``options``.
+        ValueError: the file is unreadable, or holds another architecture or other sizes than ``config``.
     """
+    return _load(path, MLN, mln_options(config))
+
+
+def load_teacher(config: TrainConfig, path: Path) -> MRDATeacher:
+    """Load the teacher of an earlier stage.
+
+    Raises:
+        ValueError: the file is unreadable, or holds another architecture or other sizes than ``config``.
+    """
+    return _load(path, MRDATeacher, {**mrda_options(config), "mln_feat": config.networks.mln_feat})
+
+
+INPUTS: Mapping[str, Callable[[TrainConfig, Path], Network]] = {"mln": load_mln, "teacher": load_teacher}
+"""How to load what a stage starts from, by the names in `Stage.inputs`."""
+
+
+def freeze(network: AnyNetwork) -> AnyNetwork:
+    """Switch off gradients for good; returns the network."""
+    return network.requires_grad_(False).eval()
+
+
+def _load(path: Path, expect: type[AnyNetwork], options: Mapping[str, Any]) -> AnyNetwork:
     network = cast(AnyNetwork, load_network(path, expect=expect))
     made_with = network.hyperparameters
     for key, value in options.items():
         if made_with[key] != value:
             raise ValueError(f"the weights {path} were made with {key}={made_with[key]}, the config says {value}")
     return network
-
-
-def freeze(network: AnyNetwork) -> AnyNetwork:
-    """Switch off gradients for good; returns the network."""
-    return network.requires_grad_(False).eval()

@@ -20,7 +20,8 @@ import torch
 from mrda.config import TrainConfig
 from mrda.files import atomic_write
 from mrda.networks import load_network, save_network
-from mrda.networks.checkpoints import Network
+from mrda.networks.checkpoints import Network, read_pickle
+from mrda.training.errors import RunRefusedError
 from mrda.training.stage import Stage
 
 Recipe = dict[str, Any]
@@ -43,18 +44,27 @@ def recipe_of(stage: type[Stage], config: TrainConfig, inputs: Mapping[str, Path
 
 
 def check_recipe(folder: Path, recipe: Recipe) -> None:
-    """Refuse a stage's folder that holds results of another recipe.
+    """Refuse a stage's folder that holds results of another recipe, or of none that is known.
 
     Raises:
-        ValueError: the recipes differ; the first difference is named.
+        RunRefusedError: the recipes differ (the first difference is named), or there are weights or checkpoints but
+            no readable recipe.
     """
     path = folder / "recipe.json"
     if not path.is_file():
+        if any((folder / results).exists() for results in ("weights.safetensors", "checkpoints")):
+            raise RunRefusedError(
+                f"{folder} holds results but no recipe.json to tell how they were made: "
+                "use another run directory, or train anew without resuming"
+            )
         return
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise RunRefusedError(f"{path} is not the JSON that a run writes: train anew without resuming") from None
     for key in [*recipe, *stored]:
         if stored.get(key) != recipe.get(key):
-            raise ValueError(
+            raise RunRefusedError(
                 f"{folder} holds results of {key} = {stored.get(key)}, now it is {recipe.get(key)}: "
                 "use another run directory, or train anew without resuming"
             )
@@ -65,6 +75,19 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "recipe.json") as temporary:
         temporary.write_text(json.dumps(recipe, indent=2), encoding="utf-8")
+
+
+def discard(folder: Path) -> None:
+    """Delete a stage's folder.
+
+    It gets another name first, so that a deletion that is cut short leaves nothing that looks like results.
+    """
+    trash = folder.with_name(f".{folder.name}.trash")
+    if trash.exists():
+        shutil.rmtree(trash)
+    if folder.exists():
+        os.rename(folder, trash)
+        shutil.rmtree(trash)
 
 
 def save_weights(path: Path, network: Network, recipe: Recipe) -> None:
@@ -97,20 +120,28 @@ class Checkpoints:
         temporary.mkdir(parents=True)
         save_network(network, temporary / "network.safetensors")
         state = {"step": step, "optimizer": optimizer.state_dict(), "torch_version": str(torch.__version__)}
-        torch.save(state, temporary / "state.pt")
+        with atomic_write(temporary / "state.pt") as file:
+            torch.save(state, file)
         os.rename(temporary, final)
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self._path(old))
         return final
 
     def restore(self, network: Network, optimizer: torch.optim.Optimizer) -> int:
-        """Load the newest checkpoint, if there is one, and return the number of finished steps."""
+        """Load the newest checkpoint, if there is one, and return the number of finished steps.
+
+        Raises:
+            RunRefusedError: it is damaged.
+        """
         steps = self.steps()
         if not steps:
             return 0
         folder = self._path(steps[-1])
-        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-        saved = load_network(folder / "network.safetensors", expect=type(network))
+        try:
+            state = read_pickle(folder / "state.pt")
+            saved = load_network(folder / "network.safetensors", expect=type(network))
+        except ValueError as error:
+            raise RunRefusedError(f"{error}; delete the damaged checkpoint {folder} to go on without it") from error
         network.load_state_dict(saved.state_dict())
         optimizer.load_state_dict(state["optimizer"])
         return int(state["step"])

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from mrda.config import TrainConfig
-from mrda.networks import MLN, MRDAStudent, MRDATeacher
+from mrda.networks import MRDAStudent
 from mrda.training.losses import absolute_difference, kl_divergence, reconstruction
 from mrda.training.mln import adapted_features
 from mrda.training.randomness import seeded_weights
-from mrda.training.stage import Stage, build_degradation, freeze, load_input, mln_options, mrda_options
+from mrda.training.stage import Stage, build_degradation, freeze, load_mln, load_teacher, mrda_options
 
 
 class StudentStage(Stage):
@@ -30,13 +30,11 @@ class StudentStage(Stage):
     depends_on: ClassVar = ("degradation", "networks", "adaptation", "freeze_upscaler")
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
-        self.mln = freeze(load_input(inputs["mln"], MLN, mln_options(config)))
-        options = mrda_options(config)
-        teacher_options = {**options, "mln_feat": config.networks.mln_feat}
-        self.teacher = freeze(load_input(inputs["teacher"], MRDATeacher, teacher_options))
+        self.mln = freeze(load_mln(config, inputs["mln"]))
+        self.teacher = freeze(load_teacher(config, inputs["teacher"]))
         self.frozen = (self.mln, self.teacher)
         with seeded_weights(config.seed, self.name, "weights"):
-            self.network: MRDAStudent = MRDAStudent(**options)
+            self.network: MRDAStudent = MRDAStudent(**mrda_options(config))
         self.network.rdan.load_state_dict(self.teacher.rdan.state_dict())
         self.config = config
         self.degradation = build_degradation(config)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from mrda.config import TrainConfig
-from mrda.networks import MLN, MRDATeacher
+from mrda.networks import MRDATeacher
 from mrda.training.losses import reconstruction
 from mrda.training.mln import adapted_features
 from mrda.training.randomness import seeded_weights
-from mrda.training.stage import Stage, build_degradation, freeze, load_input, mln_options, mrda_options
+from mrda.training.stage import Stage, build_degradation, freeze, load_mln, mrda_options
 
 
 class TeacherStage(Stage):
@@ -25,7 +25,7 @@ class TeacherStage(Stage):
     depends_on: ClassVar = ("degradation", "networks", "adaptation", "freeze_upscaler")
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
-        self.mln = freeze(load_input(inputs["mln"], MLN, mln_options(config)))
+        self.mln = freeze(load_mln(config, inputs["mln"]))
         self.frozen = (self.mln,)
         with seeded_weights(config.seed, self.name, "weights"):
             self.network: MRDATeacher = MRDATeacher(mln_feat=config.networks.mln_feat, **mrda_options(config))

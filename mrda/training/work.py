@@ -1,21 +1,27 @@
-"""A rough price of each stage's steps, so that the bar of the whole run can tell the time that is left."""
+"""A rough price of each stage's work, so that the bar of the whole run can tell the time that is left."""
 
 from __future__ import annotations
 
 from mrda.config import StageName, TrainConfig
 
 
-def work_per_step(config: TrainConfig, stage: StageName) -> float:
-    """Relative cost of one step: images times 3x3 convolutions' channel products per LR pixel."""
+def work(config: TrainConfig, stage: StageName, steps: int) -> float:
+    """Relative cost of a stage's first ``steps`` steps.
+
+    It is the number of images times the 3x3 convolutions' channel products per LR pixel.
+    """
     networks = config.networks
     # A pixel-shuffle upsampler works on up to scale^2 times the pixels; 20 is x4's 4 + 16.
     mln = networks.mln_feat**2 * (networks.mln_body + 20)
     rdan = networks.num_feat**2 * (2 * networks.num_blocks + 21)
+    den = 4 * networks.den_width**2  # its later layers are wider, on fewer pixels
     adaptation = config.adaptation.inner_steps * mln
     per_image = {
         "bicubic": mln,
         "meta": config.meta.tasks * (config.meta.inner_steps + 1) * mln / 2,
-        "teacher": adaptation + rdan,
-        "student": adaptation + rdan,
+        "teacher": adaptation + den + rdan,
+        "student": adaptation + 2 * den + rdan,
     }
-    return config.stage(stage).batch * config.micro_batches * per_image[stage]
+    encoder_steps = min(steps, config.student.encoder_steps) if stage == "student" else 0
+    images = config.stage(stage).batch * config.micro_batches
+    return images * (steps * per_image[stage] - encoder_steps * rdan)

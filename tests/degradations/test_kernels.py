@@ -93,16 +93,16 @@ def test_tensors_and_floats_agree():
 @pytest.mark.parametrize(
     ("sigma", "error", "match"),
     [
-        (-1.0, ValueError, r"sigma must be at least 0, got -1\.0"),
-        (math.nan, ValueError, "sigma must be finite, got nan"),
-        (math.inf, ValueError, "sigma must be finite, got inf"),
-        (torch.tensor([1.0, math.nan]), ValueError, "sigma must be finite"),
-        (torch.tensor([1.0, -2.0]), ValueError, "sigma must be at least 0"),
-        (torch.ones(2, 2), ValueError, r"sigma must be a float or a tensor of shape \(B,\), got \(2, 2\)"),
-        (torch.tensor(1.0), ValueError, r"got \(\)"),
-        (torch.tensor([1]), TypeError, r"sigma must be a floating point tensor, got torch\.int64"),
-        ("1", TypeError, "sigma must be a float or a tensor, got '1'"),
-        (True, TypeError, "got True"),
+        (-1.0, ValueError, r"sigma is \[-1\.0\], but must be at least 0"),
+        (math.nan, ValueError, "sigma is nan, but must be finite"),
+        (math.inf, ValueError, "sigma is inf, but must be finite"),
+        (torch.tensor([1.0, math.nan]), ValueError, r"sigma is \[1\.0, nan\], but must be finite"),
+        (torch.tensor([1.0, -2.0]), ValueError, r"sigma is \[1\.0, -2\.0\], but must be at least 0"),
+        (torch.ones(2, 2), ValueError, r"sigma has shape \(2, 2\), but must be \(B,\), or a number"),
+        (torch.tensor(1.0), ValueError, r"sigma has shape \(\), but"),
+        (torch.tensor([1]), TypeError, r"sigma has dtype torch\.int64, but must be a floating point tensor"),
+        ("1", TypeError, "sigma is '1', but must be a number"),
+        (True, TypeError, "sigma is True, but"),
     ],
 )
 def test_bad_sigma(sigma, error, match):
@@ -112,14 +112,29 @@ def test_bad_sigma(sigma, error, match):
 
 @pytest.mark.parametrize(("size", "error"), [(20, ValueError), (0, ValueError), (-3, ValueError), (21.0, TypeError)])
 def test_bad_size(size, error):
-    with pytest.raises(error, match="size must be"):
+    with pytest.raises(error, match=r"size is .*, but must be"):
         isotropic_gaussian(1.0, size)
 
 
 def test_bad_anisotropic_arguments():
-    with pytest.raises(ValueError, match="l2 must be at least 0"):
+    with pytest.raises(ValueError, match=r"l2 is \[-1\.0\], but must be at least 0"):
         anisotropic_gaussian(1.0, -1.0, 0.0)
-    with pytest.raises(ValueError, match="theta must be finite"):
+    with pytest.raises(ValueError, match="theta is nan, but must be finite"):
         anisotropic_gaussian(1.0, 1.0, math.nan)
-    with pytest.raises(ValueError, match=r"l1, l2 and theta must have the same length, got \[2, 3, 1\]"):
+    with pytest.raises(ValueError, match=r"l1, l2 and theta have lengths \[2, 3, 1\], but must have the same"):
         anisotropic_gaussian(torch.ones(2), torch.ones(3), 0.0)
+    with pytest.raises(TypeError, match=r"have dtypes torch\.float32, torch\.float64, but must have the same"):
+        anisotropic_gaussian(torch.ones(2), torch.ones(2, dtype=torch.float64), 0.0)
+    with pytest.raises(ValueError, match="are on cpu, meta, but must be on one device"):
+        anisotropic_gaussian(torch.ones(2), 1.0, torch.ones(2, device="meta"))
+
+
+def test_a_width_of_zero_turns_with_theta():
+    along_x = anisotropic_gaussian(2.0, 0.0, 0.0)
+    along_y = anisotropic_gaussian(2.0, 0.0, math.pi / 2)
+    # At pi/2 the axes are rounded to 6e-17: 10 px along, 6e-16 px across. Rounded once to float32.
+    torch.testing.assert_close(along_y, along_x.T, rtol=0, atol=2**-24)
+    diagonal, other = (anisotropic_gaussian(2.0, 0.0, theta) for theta in (math.pi / 4, 3 * math.pi / 4))
+    assert (diagonal.diagonal() > 0).all()
+    assert diagonal.sum() == diagonal.diagonal().sum()
+    torch.testing.assert_close(other, diagonal.flip(1), rtol=0, atol=2**-24)

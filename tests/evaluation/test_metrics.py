@@ -60,7 +60,7 @@ def test_the_variants_differ_as_documented():
     sr, hr = pair()
     difference = (ssim_y(sr, hr, 4) - ssim_y(sr, hr, 4, "matlab")).abs()
     assert (difference > 0).all()
-    assert (difference < 3e-4).all()
+    assert (difference < 7e-4).all()
     # 65.738/256 and 65.481/255 agree to 3e-6 in relative terms for each channel: below 3e-5 dB.
     assert ((psnr_y(sr, hr, 4) - psnr_y(sr, hr, 4, "matlab")).abs() < 3e-5).all()
 
@@ -105,18 +105,25 @@ def test_the_border_is_left_out():
             0,
             "released",
             ValueError,
-            "sr must have the shape of hr",
+            "sr has shape .* but must have that of hr",
         ),
-        (torch.rand(1, 1, 20, 20), torch.rand(1, 1, 20, 20), 0, "released", ValueError, "sr must have shape"),
-        (torch.rand(1, 3, 20, 20), torch.rand(3, 20, 20), 0, "released", ValueError, "hr must have shape"),
-        (torch.rand(1, 3, 20, 20), torch.rand(1, 3, 20, 20), 10, "released", ValueError, "border must leave"),
+        (torch.rand(1, 1, 20, 20), torch.rand(1, 1, 20, 20), 0, "released", ValueError, "sr has shape"),
+        (torch.rand(1, 3, 20, 20), torch.rand(3, 20, 20), 0, "released", ValueError, "hr has shape"),
+        (
+            torch.rand(1, 3, 20, 20),
+            torch.rand(1, 3, 20, 20),
+            10,
+            "released",
+            ValueError,
+            "border is 10, but must leave",
+        ),
         (
             torch.rand(1, 3, 20, 20),
             torch.rand(1, 3, 20, 20),
             -1,
             "released",
             ValueError,
-            "border must be at least 0",
+            "border is -1, but must be at least 0",
         ),
         (
             torch.rand(1, 3, 20, 20),
@@ -124,7 +131,7 @@ def test_the_border_is_left_out():
             1.0,
             "released",
             TypeError,
-            "border must be an int",
+            r"border is 1\.0, but must be an int",
         ),
         (
             torch.rand(1, 3, 20, 20),
@@ -132,7 +139,7 @@ def test_the_border_is_left_out():
             0,
             "rec709",
             ValueError,
-            "variant must be one of",
+            "variant is 'rec709', but must be one of",
         ),
         (
             torch.rand(1, 3, 20, 20).byte(),
@@ -140,7 +147,7 @@ def test_the_border_is_left_out():
             0,
             "released",
             TypeError,
-            "sr must be a floating",
+            "sr has dtype torch.uint8, but must be a floating",
         ),
     ],
 )
@@ -152,5 +159,5 @@ def test_bad_input(metric, sr, hr, border, variant, error, match):
 def test_ssim_needs_room_for_its_window():
     image = torch.rand(1, 3, 18, 30)
     assert ssim_y(image, image, 3).shape == (1,)
-    with pytest.raises(ValueError, match="border must leave 11 or more pixels per side of a 18x30 image, got 4"):
+    with pytest.raises(ValueError, match="border is 4, but must leave 11 or more pixels per side of a 18x30 image"):
         ssim_y(image, image, 4)

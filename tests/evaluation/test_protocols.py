@@ -45,10 +45,10 @@ def test_bicubic_has_one_condition_without_blur():
 
 
 def test_unknown_protocols_and_scales_are_refused():
-    with pytest.raises(ValueError, match="gaussian8, bicubic, not 'gaussian9'"):
+    with pytest.raises(ValueError, match="protocol is 'gaussian9', but must be one of 'gaussian8', 'bicubic'"):
         conditions("gaussian9", 4)
     for protocol in PROTOCOLS:
-        with pytest.raises(ValueError, match="scale must be 2, 3 or 4, not 5"):
+        with pytest.raises(ValueError, match="scale is 5, but must be one of 2, 3, 4"):
             conditions(protocol, 5)
 
 
@@ -98,3 +98,10 @@ def test_the_original_itself_scores_infinity(photos):
 def test_unreadable_image_is_named(tmp_path):
     with pytest.raises(ImageError, match=r"gone\.png"):
         list(evaluate(None, [tmp_path / "gone.png"]))
+
+
+def test_nan_is_no_score(photos):
+    records = evaluate(lambda lr: bicubic(lr, 2) * math.nan, photos[:1], "bicubic", 2, name="broken")
+    assert next(records).method == "bicubic"
+    with pytest.raises(ValueError, match=r"wide\.png: the SR of broken under bicubic has NaN values"):
+        next(records)

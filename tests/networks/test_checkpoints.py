@@ -163,26 +163,46 @@ def changed(key, value):
 @pytest.mark.parametrize(
     ("state", "match"),
     [
-        ({}, "got none"),
-        ({"foo.weight": torch.zeros(1)}, "got foo"),
-        ({"G.head.0.weight": torch.zeros(1)}, "got G"),
-        ({"params": {}}, "floating point tensors only, got 'params': dict"),
-        ({3: torch.zeros(1)}, "got 3"),
-        (changed("E_st.E.0.bias", torch.zeros(4, dtype=torch.int64)), "floating point"),
+        ({}, "has keys under none, but must"),
+        ({"foo.weight": torch.zeros(1)}, "has keys under foo, but must"),
+        ({"G.head.0.weight": torch.zeros(1)}, "has keys under G, but must"),
+        ({"params": {}}, "has 'params': dict, but must hold floating point tensors by name only"),
+        ({3: torch.zeros(1)}, "has 3: torch.float32, but must hold floating point tensors by name only"),
+        (changed("E_st.E.0.bias", torch.zeros(4, dtype=torch.int64)), r"has 'E_st.E.0.bias': torch\.int64, but"),
         (changed("G.tail.0.0.weight", torch.zeros(40, 8, 3, 3)), "2 steps widening by 5"),
         (changed("G.head.0.weight", torch.zeros(())), "impossible shape"),
         (changed("G.head.0.weight", torch.zeros(0, 3, 3, 3)), "impossible shape"),
         (
             changed("G.sub_mean.weight", 2 * torch.eye(3).reshape(3, 3, 1, 1)),
-            "identity in 'G.sub_mean.weight'",
+            "in 'G.sub_mean.weight', but must have the identity",
         ),
         (changed("G.sub_mean.bias", torch.zeros(3)), "opposite values"),
         (changed("E.E.0.weight", torch.zeros(1)), "unexpected: E.E.0.weight"),
+        (
+            changed("G.body.0.body.0.da_conv1.kernel.2.weight", torch.zeros(8 * 16, 8)),
+            "state dict has the shapes of an impossible network: kernel_size is 4, but",
+        ),
+        (
+            changed("G.body.0.body.0.da_conv1.conv.weight", torch.zeros(5, 8, 1, 1)),
+            "state dict has the shapes of an impossible network: mask_channels is 5, but",
+        ),
     ],
 )
 def test_bad_state_dicts(state, match):
     with pytest.raises(ValueError, match=match):
         load_official(state)
+
+
+def test_an_impossible_network_is_refused_by_the_files_name(tmp_path):
+    torch.save(changed("G.body.0.body.0.da_conv1.kernel.2.weight", torch.zeros(8 * 16, 8)), tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=r"odd\.pth has the shapes of an impossible network"):
+        load_official(tmp_path / "odd.pth")
+
+
+def test_a_class_that_only_has_a_networks_name_is_none(tmp_path):
+    impostor = type("MLN", (torch.nn.Linear,), {})(1, 1)
+    with pytest.raises(TypeError, match="network is MLN, but must be one of"):
+        save_network(impostor, tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("key", official.official_shapes("student", 2, **{**SMALL, "blocks": 1}))
@@ -196,10 +216,18 @@ def test_no_key_may_be_missing(key):
 @pytest.mark.parametrize(
     ("network", "match"),
     [
-        (MRDAStudent(num_feat=4, num_blocks=1, den_width=2, mask_input="F1"), "mask_input='F'"),
-        (MRDAStudent(num_feat=4, num_blocks=1, den_width=2, dyn_act="none"), "dyn_act='lrelu'"),
-        (MRDAStudent(num_feat=4, num_blocks=1, den_width=2, rgb_range=255.0), "rgb_range=1.0"),
-        (MLN(num_feat=4, negative_slope=0.2), "negative_slope=0.1"),
+        (
+            MRDAStudent(num_feat=4, num_blocks=1, den_width=2, mask_input="F1"),
+            "mask_input='F1', but official weights imply 'F'",
+        ),
+        (
+            MRDAStudent(num_feat=4, num_blocks=1, den_width=2, dyn_act="none"),
+            "dyn_act='none', but official weights imply 'lrelu'",
+        ),
+        (
+            MRDAStudent(num_feat=4, num_blocks=1, den_width=2, rgb_range=255.0),
+            "rgb_range=255.0, but official weights imply 1.0",
+        ),
     ],
 )
 def test_what_official_keys_cannot_say_is_refused(network, match):
@@ -208,9 +236,9 @@ def test_what_official_keys_cannot_say_is_refused(network, match):
 
 
 def test_to_official_and_save_network_take_networks_only(tmp_path):
-    with pytest.raises(TypeError, match="network must be"):
+    with pytest.raises(TypeError, match="network is Linear, but must be one of MLN, MRDATeacher, MRDAStudent"):
         to_official(torch.nn.Linear(1, 1))
-    with pytest.raises(TypeError, match="network must be"):
+    with pytest.raises(TypeError, match="network is Linear"):
         save_network(torch.nn.Linear(1, 1), tmp_path / "x.safetensors")
 
 
@@ -221,7 +249,7 @@ def small_student(**options):
 @pytest.mark.parametrize(
     "network",
     [
-        MLN(scale=2, num_feat=4, num_body=3, negative_slope=0.2),
+        MLN(scale=2, num_feat=4, num_body=3),
         MRDATeacher(scale=4, num_feat=4, num_blocks=1, den_width=2, mln_feat=5, kernel_size=5),
         small_student(mask_channels=4, mask_input="F1", dyn_act="none", rgb_mean=(0.1, 0.2, 0.3), rgb_range=2.0),
     ],
@@ -276,7 +304,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 def test_bad_metadata_is_refused(tmp_path):
     with pytest.raises(ValueError, match="'architecture' is written by"):
         save_network(small_student(), tmp_path / "x.safetensors", architecture="mine")
-    with pytest.raises(TypeError, match="'step' must be a string"):
+    with pytest.raises(TypeError, match="metadata 'step' is 3, but must be a string"):
         save_network(small_student(), tmp_path / "x.safetensors", step=3)
     assert os.listdir(tmp_path) == []
 
@@ -292,8 +320,8 @@ def test_load_network_refuses_other_files(tmp_path):
             load_network(path, **options)
 
     refuse(tensors, {}, "must name architecture")
-    refuse(tensors, {**good, "architecture": "RCAN"}, "got 'RCAN'")
-    refuse(tensors, good, "must hold MLN, got MRDAStudent", expect=MLN)
+    refuse(tensors, {**good, "architecture": "RCAN"}, "hold 'RCAN', but must hold one of")
+    refuse(tensors, good, "hold MRDAStudent, but must hold MLN", expect=MLN)
     for hyperparameters in ("{", "[]", '{"num_feet": 3}', '{"scale": 5}'):
         refuse(tensors, {**good, "hyperparameters": hyperparameters}, "unusable hyperparameters")
     refuse({**tensors, "extra": torch.zeros(1)}, good, "unexpected: extra")
@@ -306,7 +334,7 @@ def test_missing_and_foreign_files_give_one_sentence(tmp_path):
         with pytest.raises(ValueError, match=r"none\.safetensors cannot be read: No such file"):
             load(tmp_path / "none.safetensors")
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="must hold a state dict, got list"):
+    with pytest.raises(ValueError, match="hold list, but must hold a state dict"):
         load_official(tmp_path / "list.pth")
 
 

@@ -27,17 +27,21 @@ def test_the_last_layer_has_no_activation():
 
 
 def test_hyperparameters_rebuild():
-    options = {"in_channels": 5, "width": 3, "negative_slope": 0.3}
+    options = {"in_channels": 5, "width": 3}
     assert DEN(**options).hyperparameters == options
 
 
 @pytest.mark.parametrize(
     ("x", "error", "match"),
     [
-        (torch.rand(1, 4, 8, 8), ValueError, r"x must have shape \(B, 3, H, W\), got \(1, 4, 8, 8\)"),
-        (torch.rand(3, 8, 8), ValueError, "x must have shape"),
-        (torch.rand(1, 3, 8, 8).half(), TypeError, "x is torch.float16, but must be torch.float32"),
-        (torch.ones(1, 3, 8, 8, dtype=torch.int32), TypeError, "x must be a floating point tensor"),
+        (torch.rand(1, 4, 8, 8), ValueError, r"x has shape \(1, 4, 8, 8\), but must be \(B, 3, H, W\)"),
+        (torch.rand(3, 8, 8), ValueError, "x has shape"),
+        (torch.rand(1, 3, 8, 8).half(), TypeError, "x has dtype torch.float16, but must have torch.float32"),
+        (
+            torch.ones(1, 3, 8, 8, dtype=torch.int32),
+            TypeError,
+            "x has dtype torch.int32, but must be a floating point tensor",
+        ),
     ],
 )
 def test_bad_input(x, error, match):
@@ -47,5 +51,5 @@ def test_bad_input(x, error, match):
 
 @pytest.mark.parametrize("name", ["in_channels", "width"])
 def test_bad_options(name):
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=f"{name} is 0, but must be at least 1"):
         DEN(**{name: 0})

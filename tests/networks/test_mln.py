@@ -63,17 +63,17 @@ def test_adaptation_through_functional_call_equals_sgd():
 
 
 def test_hyperparameters_rebuild():
-    options = {"scale": 3, "num_feat": 5, "num_body": 2, "negative_slope": 0.2}
+    options = {"scale": 3, "num_feat": 5, "num_body": 2}
     assert MLN(**options).hyperparameters == options
 
 
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"scale": 5}, ValueError, "scale must be one of 2, 3, 4, got 5"),
-        ({"scale": 4.0}, TypeError, "scale must be an int"),
-        ({"num_feat": 0}, ValueError, "num_feat must be at least 1"),
-        ({"num_body": True}, TypeError, "num_body must be an int"),
+        ({"scale": 5}, ValueError, "scale is 5, but must be one of 2, 3, 4"),
+        ({"scale": 4.0}, TypeError, r"scale is 4\.0, but must be an int"),
+        ({"num_feat": 0}, ValueError, "num_feat is 0, but must be at least 1"),
+        ({"num_body": True}, TypeError, "num_body is True, but must be an int"),
     ],
 )
 def test_bad_options(options, error, match):
@@ -84,21 +84,26 @@ def test_bad_options(options, error, match):
 @pytest.mark.parametrize(
     ("lr", "lr_up", "error", "match"),
     [
-        (torch.rand(3, 4, 4), torch.rand(1, 3, 8, 8), ValueError, r"lr must have shape \(B, 3, H, W\)"),
-        (torch.rand(1, 4, 4, 4), torch.rand(1, 3, 8, 8), ValueError, r"got \(1, 4, 4, 4\)"),
-        (torch.rand(1, 3, 0, 4), torch.rand(1, 3, 0, 8), ValueError, "lr must be at least 1 pixel"),
-        (torch.rand(1, 3, 4, 4), torch.rand(1, 3, 8, 9), ValueError, r"lr_up must have shape \(1, 3, 8, 8\)"),
-        (torch.rand(1, 3, 4, 4), torch.rand(2, 3, 8, 8), ValueError, "lr_up must have shape"),
+        (
+            torch.rand(3, 4, 4),
+            torch.rand(1, 3, 8, 8),
+            ValueError,
+            r"lr has shape \(3, 4, 4\), but must be \(B, 3, H, W\)",
+        ),
+        (torch.rand(1, 4, 4, 4), torch.rand(1, 3, 8, 8), ValueError, r"lr has shape \(1, 4, 4, 4\), but"),
+        (torch.rand(1, 3, 0, 4), torch.rand(1, 3, 0, 8), ValueError, "lr .* must be at least 1 pixel"),
+        (torch.rand(1, 3, 4, 4), torch.rand(1, 3, 8, 9), ValueError, r"lr_up has shape .* but must be \(1, 3, 8, 8\)"),
+        (torch.rand(1, 3, 4, 4), torch.rand(2, 3, 8, 8), ValueError, "lr_up has shape"),
         (
             torch.ones(1, 3, 4, 4, dtype=torch.uint8),
             torch.rand(1, 3, 8, 8),
             TypeError,
-            "lr must be a floating",
+            "lr has dtype torch.uint8, but must be a floating",
         ),
-        (torch.rand(1, 3, 4, 4).double(), torch.rand(1, 3, 8, 8), TypeError, "lr is torch.float64"),
-        (torch.rand(1, 3, 4, 4), torch.rand(1, 3, 8, 8).double(), TypeError, "lr_up is torch.float64"),
+        (torch.rand(1, 3, 4, 4).double(), torch.rand(1, 3, 8, 8), TypeError, "lr has dtype torch.float64"),
+        (torch.rand(1, 3, 4, 4), torch.rand(1, 3, 8, 8).double(), TypeError, "lr_up has dtype torch.float64"),
         (torch.rand(1, 3, 4, 4, device="meta"), torch.rand(1, 3, 8, 8), ValueError, "lr is on meta"),
-        ([0.5], torch.rand(1, 3, 8, 8), TypeError, "lr must be a torch.Tensor, got list"),
+        ([0.5], torch.rand(1, 3, 8, 8), TypeError, "lr is list, but must be a torch.Tensor"),
     ],
 )
 def test_bad_images(lr, lr_up, error, match):
@@ -111,3 +116,10 @@ def test_autocast_takes_care_of_dtypes():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         sr = mln(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 8, 8))
     assert sr.shape == (1, 3, 8, 8)
+
+
+def test_lr_up_is_checked_before_any_work(monkeypatch):
+    mln = MLN(scale=2, num_feat=2, num_body=1)
+    monkeypatch.setattr(mln, "features", lambda lr: pytest.fail("the body ran"))
+    with pytest.raises(ValueError, match="lr_up has shape"):
+        mln(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 8, 9))

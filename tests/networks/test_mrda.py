@@ -65,20 +65,20 @@ def test_hyperparameters_rebuild(network):
 
 @pytest.mark.parametrize("network", [MRDAStudent, MRDATeacher])
 def test_bad_options(network):
-    with pytest.raises(ValueError, match="den_width must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="den_width is 0, but must be at least 1"):
         network(**{**TINY, "den_width": 0})
-    with pytest.raises(ValueError, match="mask_input must be one of"):
+    with pytest.raises(ValueError, match="mask_input is 'F2', but must be one of"):
         network(**TINY, mask_input="F2")
     with pytest.raises(TypeError, match="num_feats"):
         network(**TINY, num_feats=3)
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="mln_feat must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="mln_feat is 0, but must be at least 1"):
         MRDATeacher(**TINY, mln_feat=0)
-    with pytest.raises(ValueError, match=r"must have shape \(B, 5, H, W\), got \(1, 3, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"has shape \(1, 3, 4, 4\), but must be \(B, 5, H, W\)"):
         MRDATeacher(**TINY, mln_feat=5)(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4))
-    with pytest.raises(ValueError, match=r"degradation must have shape \(1, 8\)"):
+    with pytest.raises(ValueError, match=r"degradation has shape \(2, 8\), but must be \(1, 8\)"):
         MRDAStudent(**TINY)(torch.rand(1, 3, 4, 4), torch.rand(2, 8))
     with pytest.raises(TypeError, match=r"torch\.uint8"):
         MRDAStudent(**TINY)(torch.ones(1, 3, 4, 4, dtype=torch.uint8))

@@ -93,14 +93,14 @@ def test_every_rda_conv_is_one_operator_call_on_the_chosen_backend(monkeypatch):
         return operator(*args, backend=None, **options)
 
     monkeypatch.setattr(rdan_module, "rda_conv2d", spy)
-    rdan = RDAN(**TINY, backend="first")
+    rdan = RDAN(**TINY, backend="reference")
     lr, idr = torch.rand(1, 3, 4, 4), torch.randn(1, 8)
     rdan(lr, idr)
-    rdan.set_backend("second")
+    rdan.set_backend("cpu")
     rdan(lr, idr)
     rdan.set_backend(None)
     rdan(lr, idr)
-    assert [backend for backend, _ in calls] == ["first"] * 4 + ["second"] * 4 + [None] * 4
+    assert [backend for backend, _ in calls] == ["reference"] * 4 + ["cpu"] * 4 + [None] * 4
     assert all(options == {"negative_slope": 0.1, "output_negative_slope": 0.1} for _, options in calls)
 
 
@@ -142,17 +142,21 @@ def test_hyperparameters_rebuild():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"scale": 1}, "scale must be one of 2, 3, 4, got 1"),
-        ({"num_feat": 0}, "num_feat must be at least 1"),
-        ({"num_blocks": 0}, "num_blocks must be at least 1"),
-        ({"idr_dim": -1}, "idr_dim must be at least 1"),
-        ({"kernel_size": 4}, "kernel_size must be odd, got 4"),
-        ({"mask_channels": 2}, "mask_channels must be one of 1, 64, got 2"),
-        ({"mask_input": "f"}, "mask_input must be one of 'F', 'F1', got 'f'"),
-        ({"dyn_act": "relu"}, "dyn_act must be one of 'lrelu', 'none', got 'relu'"),
-        ({"rgb_mean": (0.4, 0.4)}, "rgb_mean must be three finite numbers"),
-        ({"rgb_mean": (0.4, 0.4, float("nan"))}, "rgb_mean must be three finite numbers"),
-        ({"rgb_range": 0.0}, "rgb_range must be a positive number"),
+        ({"scale": 1}, "scale is 1, but must be one of 2, 3, 4"),
+        ({"num_feat": 0}, "num_feat is 0, but must be at least 1"),
+        ({"num_blocks": 0}, "num_blocks is 0, but must be at least 1"),
+        ({"idr_dim": -1}, "idr_dim is -1, but must be at least 1"),
+        ({"kernel_size": 4}, "kernel_size is 4, but must be one of 1, 3, 5, 7"),
+        ({"kernel_size": 9}, "kernel_size is 9, but must be one of 1, 3, 5, 7"),
+        ({"backend": "gpu"}, "backend is 'gpu', but must be None or one of"),
+        ({"mask_channels": 2}, "mask_channels is 2, but must be one of 1, 64"),
+        ({"mask_input": "f"}, "mask_input is 'f', but must be one of 'F', 'F1'"),
+        ({"dyn_act": "relu"}, "dyn_act is 'relu', but must be one of 'lrelu', 'none'"),
+        ({"rgb_mean": (0.4, 0.4)}, r"rgb_mean is \(0\.4, 0\.4\), but must be three numbers"),
+        ({"rgb_mean": 5}, "rgb_mean is 5, but must be three numbers"),
+        ({"rgb_mean": (0.4, 0.4, float("nan"))}, r"rgb_mean\[2\] is nan, but must be finite"),
+        ({"rgb_range": 0.0}, r"rgb_range is 0\.0, but must be positive"),
+        ({"rgb_range": float("inf")}, "rgb_range is inf, but must be finite"),
     ],
 )
 def test_bad_options(options, match):
@@ -160,20 +164,45 @@ def test_bad_options(options, match):
         RDAN(**options)
 
 
+def test_options_of_another_type():
+    with pytest.raises(TypeError, match="rgb_range is 'x', but must be a number"):
+        RDAN(rgb_range="x")
+    with pytest.raises(TypeError, match=r"rgb_mean\[0\] is 'r', but must be a number"):
+        RDAN(rgb_mean="rgb")
+    with pytest.raises(TypeError, match=r"kernel_size is 3\.0, but must be an int"):
+        RDAN(kernel_size=3.0)
+
+
+def test_an_unknown_backend_is_refused_when_it_is_set():
+    with pytest.raises(ValueError, match="backend is 'gpu', but must be None or one of"):
+        RDAN(**TINY).set_backend("gpu")
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (1, 5), (4,)])
+def test_rda_conv_names_an_idr_of_another_shape(shape):
+    with pytest.raises(ValueError, match=r"idr has shape .*, but must be \(B, C\) = \(1, 4\)"):
+        RDAConv(4)(torch.rand(1, 4, 5, 5), torch.rand(shape))
+
+
 @pytest.mark.parametrize(
     ("lr", "idr", "error", "match"),
     [
-        (torch.rand(3, 4, 4), torch.rand(1, 8), ValueError, "lr must have shape"),
+        (torch.rand(3, 4, 4), torch.rand(1, 8), ValueError, "lr has shape"),
         (
             torch.rand(2, 3, 4, 4),
             torch.rand(1, 8),
             ValueError,
-            r"degradation must have shape \(2, 8\), got \(1, 8\)",
+            r"degradation has shape \(1, 8\), but must be \(2, 8\)",
         ),
-        (torch.rand(1, 3, 4, 4), torch.rand(1, 9), ValueError, "degradation must have shape"),
-        (torch.rand(1, 3, 4, 4), torch.rand(1, 8).double(), TypeError, "degradation is torch.float64"),
-        (torch.rand(1, 3, 4, 4).long(), torch.rand(1, 8), TypeError, "lr must be a floating point tensor"),
-        (torch.rand(1, 3, 4, 4), None, TypeError, "degradation must be a torch.Tensor, got NoneType"),
+        (torch.rand(1, 3, 4, 4), torch.rand(1, 9), ValueError, "degradation has shape"),
+        (torch.rand(1, 3, 4, 4), torch.rand(1, 8).double(), TypeError, "degradation has dtype torch.float64"),
+        (
+            torch.rand(1, 3, 4, 4).long(),
+            torch.rand(1, 8),
+            TypeError,
+            "lr has dtype torch.int64, but must be a floating point tensor",
+        ),
+        (torch.rand(1, 3, 4, 4), None, TypeError, "degradation is NoneType, but must be a torch.Tensor"),
     ],
 )
 def test_bad_input(lr, idr, error, match):

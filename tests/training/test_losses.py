@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_absolute_difference_is_the_mean_over_everything() -> None:
 def test_idrs_of_different_shapes_are_refused(loss: object) -> None:
     assert callable(loss)
     for student, teacher in [(idr(0), idr(1, batch=1)), (idr(0)[0], idr(1)[0])]:
-        with pytest.raises(ValueError, match=r"must be raw IDRs of one shape \(B, 4C\)"):
+        with pytest.raises(ValueError, match=r"but must be raw IDRs of one shape \(B, 4C\)"):
             loss(student, teacher)
 
 
@@ -64,3 +65,18 @@ def test_reconstruction_is_in_float32_for_a_bfloat16_sr() -> None:
     loss = reconstruction(sr, hr)
     assert loss.dtype == torch.float32
     assert float(loss) == 2**-12
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"reduction": "sum"}, ValueError, "reduction is 'sum', but must be one of 'batchmean', 'mean_elements'"),
+        ({"temperature": 0.0}, ValueError, r"temperature is 0\.0, but must be positive"),
+        ({"temperature": -1.0}, ValueError, r"temperature is -1\.0, but must be positive"),
+        ({"temperature": math.nan}, ValueError, "temperature is nan, but must be finite"),
+        ({"temperature": "warm"}, TypeError, "temperature is 'warm', but must be a number"),
+    ],
+)
+def test_bad_options_of_kl(options: dict[str, Any], error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        kl_divergence(idr(0), idr(1), **options)

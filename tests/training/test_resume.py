@@ -1,7 +1,9 @@
 import json
 import os
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mrda.config import StageName, TrainConfig
-from mrda.training import STAGES, train
+from mrda.networks import MLN
+from mrda.training import STAGES, RunRefusedError, train
 from mrda.training.interrupt import deferred_interrupt
 from mrda.training.stage import Stage
+from mrda.training.state import Checkpoints
 
 Changed = Callable[..., TrainConfig]
 Loss = dict[str, Tensor]
@@ -142,6 +146,20 @@ def test_an_unfinished_checkpoint_is_no_checkpoint(toy: TrainConfig, finished: P
     assert checkpoints(tmp_path / "bicubic") == ["step-00000002", "step-00000004"]
 
 
+def test_a_checkpoint_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = MLN(scale=2, num_feat=2, num_body=1)
+    store = Checkpoints(tmp_path, keep=1)
+    synced = []
+
+    def fsync(descriptor: int) -> None:
+        assert store.steps() == []
+        synced.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    folder = store.save(1, network, torch.optim.Adam(network.parameters()))
+    assert sorted(synced) == sorted(path.stat().st_size for path in folder.iterdir())
+
+
 def test_finished_stages_are_skipped(toy: TrainConfig, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("weights.safetensors")}
     monkeypatch.setattr("mrda.training.pipeline.run_stage", kill)
@@ -173,7 +191,7 @@ def test_a_changed_config_is_refused(
     changed: Changed,
 ) -> None:
     resolved = (finished / "config.yaml").read_text()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(RunRefusedError, match=message):
         train(changed(toy, **change), finished, stages=[name], progress=False)
     assert (finished / "config.yaml").read_text() == resolved
 
@@ -211,9 +229,124 @@ def test_weights_of_other_sizes_are_refused(toy: TrainConfig, finished: Path, tm
         train(config, tmp_path, stages=["teacher"], progress=False)
 
 
+@pytest.mark.parametrize("results", ["weights.safetensors", "checkpoints"])
+def test_results_without_a_recipe_are_refused(results: str, toy: TrainConfig, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "bicubic", tmp_path / "bicubic")
+    (tmp_path / "bicubic" / "recipe.json").unlink()
+    for other in {"weights.safetensors", "checkpoints"} - {results}:
+        path = tmp_path / "bicubic" / other
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(RunRefusedError, match=r"bicubic holds results but no recipe\.json"):
+        train(toy, tmp_path, stages=["bicubic"], progress=False)
+    train(toy, tmp_path, stages=["bicubic"], resume=False, progress=False)
+
+
+def test_a_damaged_recipe_is_refused_by_its_name(toy: TrainConfig, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "bicubic", tmp_path / "bicubic")
+    (tmp_path / "bicubic" / "recipe.json").write_text("{")
+    with pytest.raises(RunRefusedError, match=r"recipe\.json is not the JSON"):
+        train(toy, tmp_path, stages=["bicubic"], progress=False)
+
+
+def test_old_results_lose_their_name_before_they_are_deleted(
+    toy: TrainConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished / "bicubic", tmp_path / "bicubic")
+    with monkeypatch.context() as patch:
+
+        def rmtree(path: Path) -> None:
+            assert not (tmp_path / "bicubic").exists()
+            raise KilledError
+
+        patch.setattr("mrda.training.state.shutil.rmtree", rmtree)
+        with pytest.raises(KilledError):
+            train(toy, tmp_path, stages=["bicubic"], resume=False, progress=False)
+    train(toy, tmp_path, stages=["bicubic"], resume=False, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bicubic", "config.yaml"]
+
+
+@pytest.mark.parametrize("name", ["state.pt", "network.safetensors"])
+def test_a_truncated_checkpoint_is_refused_by_its_name(
+    name: str, toy: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        meddle(patch, "bicubic", 3, kill)
+        with pytest.raises(KilledError):
+            train(toy, tmp_path, stages=["bicubic"], progress=False)
+    checkpoint = tmp_path / "bicubic" / "checkpoints" / "step-00000002"
+    whole = (checkpoint / name).read_bytes()
+    (checkpoint / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RunRefusedError) as raised:
+        train(toy, tmp_path, stages=["bicubic"], progress=False)
+    assert str(checkpoint / name) in str(raised.value)
+    assert str(raised.value).endswith(f"; delete the damaged checkpoint {checkpoint} to go on without it")
+    shutil.rmtree(checkpoint)
+    train(toy, tmp_path, stages=["bicubic"], progress=False)
+
+
+def test_unusable_weights_that_are_given_cost_no_training(
+    toy: TrainConfig, finished: Path, tmp_path: Path, changed: Changed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrda.training.pipeline.run_stage", kill)
+    (tmp_path / "junk.safetensors").write_text("junk")
+    wrong = finished / "meta" / "weights.safetensors"
+    for path, message in ((tmp_path / "junk.safetensors", r"junk\.safetensors cannot be read"), (wrong, "hold MLN")):
+        config = changed(toy, student={"init_teacher": str(path)})
+        with pytest.raises(RunRefusedError, match=message):
+            train(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_found_in_the_run_are_looked_at_first(
+    toy: TrainConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished / "meta", tmp_path / "meta")
+    monkeypatch.setattr("mrda.training.pipeline.run_stage", lambda *_: kill({}))
+    (tmp_path / "meta" / "weights.safetensors").write_text("junk")
+    with pytest.raises(RunRefusedError, match="cannot be read"):
+        train(toy, tmp_path, progress=False)
+    # Made anew, they do not matter.
+    with pytest.raises(KilledError):
+        train(toy, tmp_path, resume=False, progress=False)
+
+
+def test_a_value_error_in_the_training_is_not_the_users(
+    toy: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(terms: Loss) -> Loss:
+        raise ValueError("a bug")
+
+    meddle(monkeypatch, "bicubic", 0, fail)
+    with pytest.raises(ValueError, match="a bug") as raised:
+        train(toy, tmp_path, stages=["bicubic"], progress=False)
+    assert not isinstance(raised.value, RunRefusedError)
+
+
+def test_a_run_directory_that_is_a_file_is_refused(toy: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for run_dir in (tmp_path / "file", tmp_path / "file" / "deep", tmp_path / ("x" * 300)):
+        with pytest.raises(RunRefusedError, match=r"the run directory .* can't be made"):
+            train(toy, run_dir, progress=False)
+
+
+def test_a_ctrl_c_after_the_look_waits_for_the_next_step(
+    toy: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([False, True])  # the second look is the second step's
+
+    @contextmanager
+    def interrupt() -> Iterator[Callable[[], bool]]:
+        yield lambda: next(looks)
+
+    monkeypatch.setattr("mrda.training.loop.deferred_interrupt", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(toy.model_copy(update={"checkpoint_every": 100}), tmp_path, stages=["bicubic"], progress=False)
+    assert checkpoints(tmp_path / "bicubic") == ["step-00000002"]
+
+
 def test_unknown_stages_are_refused(toy: TrainConfig, tmp_path: Path) -> None:
     for stages in (["techer"], []):
-        with pytest.raises(ValueError, match="stages must be some of bicubic, meta, teacher, student, it was"):
+        with pytest.raises(ValueError, match=r"stages is .*, but must be some of bicubic, meta, teacher, student"):
             train(toy, tmp_path, stages=stages, progress=False)  # type: ignore[arg-type]
 
 
