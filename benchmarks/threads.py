@@ -1,9 +1,10 @@
 """Does the operator share torch's threads, or fight them? Times it alternating with torch's conv2d.
 
-    python benchmarks/threads.py --json benchmarks/results/threads.json
+    python benchmarks/threads.py --json benchmarks/results/threads_cpu.json
 
 Operators with threads of their own wait for each other's to stop spinning, so alternating would take longer
-than the two take apart. The count of the process's threads shows a second pool, too.
+than the two take apart. The count of the process's threads shows a second pool, too. Alternating also costs
+each of them the other's share of the caches: torch's own sigmoid in the operator's place shows how much.
 """
 
 import json
@@ -24,6 +25,7 @@ from rich.progress import track
 from benchmarks.rda_conv import Arguments, Setting, environment
 from benchmarks.timing import clock_for, interleaved
 from mrda.files import atomic_write
+from mrda.memory import keep_freed_memory
 from mrda_kernels import dispatch, rda_conv2d
 
 SHAPES = ((1, 64, 64, 64), (1, 64, 180, 320))
@@ -43,6 +45,7 @@ def main(
     except RuntimeError as error:
         raise typer.BadParameter(f"there is nothing to measure: {error}") from error
 
+    keep_freed_memory()
     bar = track(SHAPES, "timing", console=Console(stderr=True), transient=True, auto_refresh=False)
     results = [measure(shape) for shape in bar]
     if json_path is not None:
@@ -52,7 +55,8 @@ def main(
     for r in results:
         console.print(
             f"{tuple(r['shape'])}: rda_conv2d {r['op_ms']:.3f} ms, conv2d {r['conv_ms']:.3f} ms, alternating "
-            f"{r['alternating_ms']:.3f} ms: {r['ratio']:.2f} times their sum. Threads of the process: "
+            f"{r['alternating_ms']:.3f} ms: {r['ratio']:.2f} times their sum ({r['control_ratio']:.2f} with torch's "
+            "sigmoid in the operator's place). Threads of the process: "
             f"{r['os_threads_before']} with conv2d alone, {r['os_threads_after']} with both.",
             highlight=False,
             soft_wrap=True,
@@ -66,30 +70,38 @@ def measure(shape: tuple[int, int, int, int], seconds: float = SECONDS, min_roun
     """
     arguments = Arguments.random(Setting("cpu", torch.float32, "nchw", shape, "forward"))
     x = arguments.tensors[0]
-    pointwise = torch.randn(shape[1], shape[1], 1, 1, generator=torch.Generator().manual_seed(0))
+    filters = torch.randn(shape[1], shape[1], 3, 3, generator=torch.Generator().manual_seed(0))
 
     def conv() -> None:
-        F.conv2d(x, pointwise)
+        F.conv2d(x, filters, padding=1)
 
     def op() -> None:
         rda_conv2d(*arguments.tensors, backend="cpu")
 
-    def alternating() -> None:
-        op()
-        conv()
+    def control() -> None:
+        torch.sigmoid(x)
+
+    def in_turn(first: Callable[[], None]) -> Callable[[], None]:
+        def both() -> None:
+            first()
+            conv()
+
+        return both
 
     with torch.no_grad():
         conv()
         before = os_threads()
-        runs = {"op": repeated(op), "conv": repeated(conv), "alternating": repeated(alternating)}
+        work = {"op": op, "conv": conv, "control": control, "op+conv": in_turn(op), "control+conv": in_turn(control)}
+        runs = {name: repeated(run) for name, run in work.items()}
         timings = interleaved(runs, clock_for(torch.device("cpu")), seconds=seconds, min_rounds=min_rounds)
-    op_ms, conv_ms, alternating_ms = (timings[name].ms / CALLS for name in runs)
+    op_ms, conv_ms, control_ms, alternating_ms, control_alternating_ms = (timings[name].ms / CALLS for name in runs)
     return {
         "shape": list(shape),
         "op_ms": op_ms,
         "conv_ms": conv_ms,
         "alternating_ms": alternating_ms,
         "ratio": alternating_ms / (op_ms + conv_ms),
+        "control_ratio": control_alternating_ms / (control_ms + conv_ms),
         "os_threads_before": before,
         "os_threads_after": os_threads(),
         "rounds": timings["op"].rounds,

@@ -208,6 +208,9 @@ def info(
 
 def main() -> None:
     """Run the command line; the process ends with one of the exit codes above."""
+    from mrda.memory import keep_freed_memory
+
+    keep_freed_memory()
     app()
 
 
