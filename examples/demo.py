@@ -30,8 +30,8 @@ from mrda.evaluation.protocols import Record, evaluate, isotropic_conditions
 from mrda.evaluation.tables import write_json
 from mrda.images import read_rgb, source_name, to_array, to_tensor
 from mrda.inference import Upscaler
-from mrda.progress import progress_bar
 from mrda.memory import keep_freed_memory
+from mrda.progress import progress_bar
 from mrda.training import train
 from mrda_kernels import dispatch, reference
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import Progress
 
+from mrda.memory import keep_freed_memory
 from mrda.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -208,8 +209,6 @@ def info(
 
 def main() -> None:
     """Run the command line; the process ends with one of the exit codes above."""
-    from mrda.memory import keep_freed_memory
-
     keep_freed_memory()
     app()
 
