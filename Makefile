@@ -40,7 +40,9 @@ lint: setup  ## check style, formatting and types
 
 bench: setup  ## time the operator against its peers and write benchmarks/results/ and the README's table
 	$(BIN)/python benchmarks/rda_conv.py --device cpu --json benchmarks/results/rda_conv_cpu.json
+	$(BIN)/python benchmarks/rda_conv.py --device cpu --quick --keep-memory --json benchmarks/results/rda_conv_cpu_kept_memory.json
 	$(BIN)/python -m benchmarks.table benchmarks/results/rda_conv_cpu.json --update README.md
+	$(BIN)/python -m benchmarks.table benchmarks/results/rda_conv_cpu_kept_memory.json --update README.md --section speed-kept-memory
 	$(BIN)/python benchmarks/threads.py --json benchmarks/results/threads_cpu.json
 
 clean:  ## remove the environment and everything built

@@ -10,9 +10,10 @@ operator has to read and write, and no arithmetic. Counted in tensors of the inp
 - forward_backward moves 5: those, then x and grad_y are read and grad_x is written; the floor is `x.clone()`
   and `x + grad_y`.
 
-The floor makes a new result, as every provider must. On a CPU a large result is fresh memory, whose first touch
-can cost more than the copy itself; up to 32 MiB, freed memory is kept and used again, for all providers alike.
-`ms_into_existing` is the same copy into tensors that exist.
+The floor makes a new result, as every provider must. On a CPU that is often fresh memory, whose first touch can
+cost more than the copy itself; how often, the C library decides: by its own rules, as in any Python process, or
+under `--keep-memory`, which spares all providers most of it. `ms_into_existing` is the same copy into tensors that
+exist.
 """
 
 import json
@@ -115,6 +116,9 @@ def main(
     device: Annotated[Device, typer.Option(help="Where to measure.")] = Device.cpu,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the records to this file.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Two shapes in float32 only.")] = False,
+    keep_memory: Annotated[
+        bool, typer.Option("--keep-memory", help="Let the C library keep freed memory, as the program mrda does.")
+    ] = False,
 ) -> None:
     """Time the RDA conv against the released network's way, torch.compile, and a copy of the same bytes."""
     if json_path is not None and not json_path.absolute().parent.is_dir():
@@ -126,7 +130,8 @@ def main(
     except (ValueError, RuntimeError) as error:
         raise typer.BadParameter(f"there is nothing to measure on {device}: {error}") from error
 
-    keep_freed_memory()
+    if keep_memory:
+        keep_freed_memory()
     todo = settings(device.value, quick)
     records: list[Record] = []
     console = Console()

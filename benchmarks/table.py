@@ -19,7 +19,7 @@ from mrda.files import atomic_write
 Record = dict[str, Any]
 """One provider's time in one setting, as `benchmarks.rda_conv.measure` makes it."""
 
-BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
+SECTION = "speed"
 COMPILED = ("released_compiled", "shift_add_compiled")
 
 
@@ -117,16 +117,22 @@ def markdown(records: Sequence[Record]) -> str:
     return "\n".join([*lines, "", *notes]) + "\n"
 
 
-def insert(text: str, content: str) -> str:
-    """Replace what stands between the markers in `text` by `content`.
+def markers(section: str) -> tuple[str, str]:
+    """The comments that a section's table stands between."""
+    return f"<!-- {section}:begin -->", f"<!-- {section}:end -->"
+
+
+def insert(text: str, content: str, section: str = SECTION) -> str:
+    """Replace what stands between a section's markers in `text` by `content`.
 
     Raises:
         ValueError: where `text` doesn't have each marker once, the first one first.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"the file to update must hold one {BEGIN} and, after it, one {END}")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    return f"{before}{BEGIN}\n{content}{END}{after}"
+    begin, end = markers(section)
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"the file to update must hold one {begin} and, after it, one {end}")
+    before, after = text.split(begin)[0], text.split(end)[1]
+    return f"{before}{begin}\n{content}{end}{after}"
 
 
 def load(path: Path) -> list[Record]:
@@ -143,12 +149,13 @@ def load(path: Path) -> list[Record]:
 
 def main(
     file: Annotated[Path, typer.Argument(help="Records that benchmarks/rda_conv.py has written.")],
-    update: Annotated[Path | None, typer.Option(help=f"Put the table between {BEGIN} and {END} in this file.")] = None,
+    update: Annotated[Path | None, typer.Option(help="Put the table into this file, between its markers.")] = None,
+    section: Annotated[str, typer.Option(help="The markers' name: <!-- NAME:begin -->, <!-- NAME:end -->.")] = SECTION,
 ) -> None:
     """Turn records into a Markdown table: print it, or put it into a file."""
     try:
         table = markdown(load(file))
-        text = table if update is None else insert(update.read_text(encoding="utf-8"), table)
+        text = table if update is None else insert(update.read_text(encoding="utf-8"), table, section)
     except (OSError, ValueError) as error:  # a JSON error is a ValueError
         raise typer.BadParameter(str(error)) from error
     if update is None:

@@ -12,6 +12,8 @@ from benchmarks.timing import interleaved
 from mrda_kernels import reference
 from mrda_kernels.backends import cpu
 
+BEGIN, END = table.markers(table.SECTION)
+
 SHAPE = (2, 3, 5, 7)
 PROVIDERS = ("released", "released_compiled", "shift_add_compiled", "mrda_kernels", "copy")
 
@@ -205,15 +207,15 @@ def test_screen_table_has_each_record(records):
 def test_update_replaces_what_is_between_the_markers_and_nothing_else(records, tmp_path):
     results, readme = tmp_path / "speed.json", tmp_path / "README.md"
     results.write_text(json.dumps(records))
-    readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     for _ in range(2):  # a second update changes nothing
         assert run(table.main, str(results), "--update", str(readme)).exit_code == 0
         content = table.markdown(records)
-        assert readme.read_text() == f"before\n{table.BEGIN}\n{content}{table.END}\nafter\n"
+        assert readme.read_text() == f"before\n{BEGIN}\n{content}{END}\nafter\n"
     assert run(table.main, str(results)).output == content
 
 
-@pytest.mark.parametrize("text", ["no markers", f"{table.END} {table.BEGIN}", table.BEGIN])
+@pytest.mark.parametrize("text", ["no markers", f"{END} {BEGIN}", BEGIN])
 def test_update_without_markers_is_refused_and_leaves_the_file(records, tmp_path, text):
     results, readme = tmp_path / "speed.json", tmp_path / "README.md"
     results.write_text(json.dumps(records))
