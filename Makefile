@@ -24,7 +24,7 @@ $(STAMP): $(SOURCES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,demo,triton]'
 	@touch $@
 
-demo: setup  ## train a small MRDA on real photos, upscale others blind, print the gain, save a picture (about 6 minutes)
+demo: setup  ## train a small MRDA on real photos, upscale others blind, print the gain, save a picture (a few minutes)
 	$(BIN)/python examples/demo.py
 
 test: setup  ## run the whole test suite

@@ -2,6 +2,7 @@
 //
 // The copy makes everything else simple and quick: any strides and element type are dealt with on the way in, the zero
 // border is really there, each element leaves main memory once, and power-of-two plane sizes do not fight over cache sets.
+// Only the forward of float channels_last tensors does without it, since they already lie as its lanes would.
 //
 // Lanes lie along the width (NCHW) or along the channels (channels_last). The kernels need not know which: they see
 // groups (a channel, or a register full of channels), rows, steps (a register full of pixels, or a pixel) and taps.

@@ -1,6 +1,7 @@
 """Gradients through autograd: of first and second order, of some of the inputs, of every layout."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -125,22 +126,6 @@ def test_second_order_of_some_inputs(backend):
     assert torch.equal(*results)
 
 
-def eager(negative_slope, output_negative_slope):
-    """The operator in float64 by torch's own operators alone, and so with torch's own higher derivatives."""
-
-    def function(input, weight, mask_weight, mask_bias):
-        return reference.rda_conv2d(
-            input,
-            weight,
-            mask_weight,
-            mask_bias,
-            negative_slope=negative_slope,
-            output_negative_slope=output_negative_slope,
-        )
-
-    return function
-
-
 def chain(function):
     """Two calls, and a loss that is not linear: every gradient depends on every input in several ways."""
 
@@ -166,10 +151,11 @@ def test_gradient_penalties_agree_with_torchs_own(backend, order, full_mask):
     # The gradient of the result depends on the inputs here, which gradgradcheck does not try.
     call = Call((2, 3, 3, 2), dtype=torch.float64, dyadic=False, seed=1, full_mask=full_mask)
 
-    def ours(*tensors):
-        return rda_conv2d(*tensors, negative_slope=0.3, output_negative_slope=0.2, backend=backend)
+    slopes = {"negative_slope": 0.3, "output_negative_slope": 0.2}
+    ours = partial(rda_conv2d, **slopes, backend=backend)
+    torchs_own = partial(reference.rda_conv2d, **slopes)  # torch's operators alone, with their own higher derivatives
 
-    results = [penalties(chain(f), leaves(call), order) for f in (ours, eager(0.3, 0.2))]
+    results = [penalties(chain(f), leaves(call), order) for f in (ours, torchs_own)]
     for got, expected in zip(*results, strict=True):
         # some 1e4 float64 roundings at most, each relative to the largest term
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max()))
