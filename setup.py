@@ -1,27 +1,58 @@
-"""Builds the extension mrda_kernels._C with ninja: plain C++ and pybind11, no torch.
+"""Builds the extension mrda_kernels._C with ninja: plain C++ and CUDA, bound by pybind11; no torch.
 
-Without a C++ compiler the package installs all the same, with the reference backend alone.
-CXX names the compiler; MRDA_KERNELS_NATIVE=0 leaves the extension out, =1 makes a missing compiler an error.
+Without a C++ compiler the package installs all the same, with the reference backend alone; without nvcc, without the
+CUDA kernels. torch's own builder refuses CUDA beside a CPU-only torch; this one never asks torch. Environment variables:
+
+CXX, CXXFLAGS, LDFLAGS    as usual
+MRDA_KERNELS_NATIVE       0: no extension; 1: a missing C++ compiler is an error
+MRDA_KERNELS_CUDA         0: no CUDA kernels; 1: a missing nvcc is an error
+MRDA_KERNELS_CUDA_ARCHS   GPUs to build for, as compute capabilities: "80,90", or "all"; by default the GPU in this
+                          machine, else 90. The newest one's PTX is built in too, for GPUs to come.
+MRDA_KERNELS_EMULATION    1: also mrda_kernels._emulation, the CUDA kernels on the CPU, for this project's tests
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parent.resolve()
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 KERNELS = ["csrc/cpu/forward.cpp", "csrc/cpu/backward.cpp"]  # once per instruction set
 COMMON = ["csrc/cpu/launch.cpp", "csrc/bindings.cpp"]
+CUDA = ["csrc/cuda/forward.cu", "csrc/cuda/backward.cu"]
+EMULATION = ["csrc/emulation/emulation.cpp", "csrc/emulation/bindings.cpp", *CUDA]
+CUDA_FLAGS = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-forward-unknown-to-host-compiler"]
+ALL_GPUS = ["80", "86", "89", "90", "100"]
+DEFAULT_GPU = "90"
+
+
+def fail(message: str) -> SystemExit:
+    return SystemExit(f"mrda-kernels: {message}")
+
+
+# ---- compilers -----------------------------------------------------------------------------------------------------
+
+
+def find_compiler() -> list[str] | None:
+    candidates = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
+    for candidate in candidates:
+        command = shlex.split(candidate)
+        if shutil.which(command[0]):
+            return command
+    return None
 
 
 def instruction_sets(compiler: list[str]) -> dict[str, list[str]]:
@@ -35,51 +66,138 @@ def instruction_sets(compiler: list[str]) -> dict[str, list[str]]:
     return sets
 
 
-def find_compiler() -> list[str] | None:
-    candidates = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
-    for candidate in candidates:
-        command = shlex.split(candidate)
-        if shutil.which(command[0]):
-            return command
-    return None
+def find_nvcc() -> str | None:
+    """From CUDA_HOME, the PATH, or the wheel nvidia-cuda-nvcc."""
+    places = [Path(os.environ[name]) / "bin" for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    for place in places:
+        if found := shutil.which("nvcc", path=str(place)):
+            return found
+    if found := shutil.which("nvcc"):
+        return found
+    spec = importlib.util.find_spec("nvidia")
+    wheels = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
+    return next((str(path) for folder in wheels for path in sorted(folder.glob("*/bin/nvcc"))), None)
+
+
+def known_gpus(nvcc: str) -> list[str]:
+    listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout
+    return sorted(re.findall(r"^sm_(\d+)$", listed, flags=re.MULTILINE), key=int)
+
+
+def gpus_here() -> list[str]:
+    """Compute capabilities of this machine's GPUs, without torch."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return sorted(set(re.findall(r"^\s*(\d+\.\d)\s*$", listed, flags=re.MULTILINE)))
+
+
+def choose_gpus(request: str, here: list[str], known: list[str]) -> list[str]:
+    """Which GPUs to build for: those asked for, else those here, else the default; cut to what nvcc knows."""
+    if request == "all":
+        return [gpu for gpu in ALL_GPUS if gpu in known]
+    if request:
+        wanted = [part.replace(".", "") for part in re.split(r"[\s,;]+", request.strip())]
+        if unknown := [gpu for gpu in wanted if gpu not in known]:
+            raise fail(
+                f"MRDA_KERNELS_CUDA_ARCHS is {request!r}, but this nvcc does not know {', '.join(unknown)}; "
+                f"it must be 'all' or some of {', '.join(known)}."
+            )
+        return sorted(set(wanted), key=int)
+    # a GPU newer than this nvcc is served by the newest PTX
+    found = {capability.replace(".", "") for capability in here}
+    chosen = {gpu if gpu in known else known[-1] for gpu in found} or {DEFAULT_GPU}
+    return sorted(chosen, key=int)
+
+
+# ---- what to build -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Build:
+    """A ninja file in the making."""
+
+    compiler: list[str]
+    nvcc: str | None = None
+    gpus: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    objects: list[str] = field(default_factory=list)
+
+    def rules(self, flags: list[str]) -> None:
+        import pybind11
+
+        includes = [sysconfig.get_path("include"), pybind11.get_include()]
+        flags = [*FLAGS, *flags, *(f"-isystem{path}" for path in includes)]
+        flags += shlex.split(os.environ.get("CXXFLAGS", ""))
+        self.lines += [
+            f"cxx = {shlex.join(self.compiler)}",
+            f"flags = {shlex.join(flags)}",
+            "rule compile",
+            "  command = $cxx -MMD -MF $out.d $flags $extra -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+        ]
+        link = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
+        linker = [*self.compiler, *link]
+        if self.nvcc is not None:
+            # nvcc links too: it knows where its static runtime is
+            host = next(part for part in reversed(self.compiler) if not part.startswith("-"))
+            cuda = [self.nvcc, "-ccbin", host, *CUDA_FLAGS]
+            generate = [f"-gencode=arch=compute_{gpu},code=sm_{gpu}" for gpu in self.gpus]
+            generate.append(f"-gencode=arch=compute_{self.gpus[-1]},code=compute_{self.gpus[-1]}")
+            self.lines += [
+                "rule compile_cuda",
+                f"  command = {shlex.join([*cuda, *generate])} -MMD -MF $out.d -c $in -o $out",
+                "  depfile = $out.d",
+                "  deps = gcc",
+            ]
+            linker = [*cuda, "-shared", "-cudart=static"]
+        linker += shlex.split(os.environ.get("LDFLAGS", ""))
+        self.lines += ["rule link", f"  command = {shlex.join(linker)} $in -o $out"]
+
+    def compile(self, source: str, folder: str = ".", extra: list[str] | None = None, rule: str = "compile") -> None:
+        name = f"{folder}/{Path(source).stem}.o" if folder != "." else f"{Path(source).stem}.o"
+        self.objects.append(name)
+        self.lines += [f"build {name}: {rule} {escape(ROOT / source)}", f"  extra = {shlex.join(extra or [])}"]
+
+    def write(self, folder: Path, output: Path) -> None:
+        self.lines.append(f"build {escape(output.resolve())}: link {' '.join(self.objects)}")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "build.ninja").write_text("\n".join(self.lines) + "\n")
 
 
 def escape(path: str | Path) -> str:
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
-def write_ninja(build_dir: Path, output: Path, compiler: list[str]) -> None:
-    import pybind11
-
-    includes = [sysconfig.get_path("include"), pybind11.get_include()]
+def extension_build(compiler: list[str], nvcc: str | None, gpus: list[str]) -> Build:
+    build = Build(compiler, nvcc, gpus)
     sets = instruction_sets(compiler)
-    flags = [*FLAGS, *(f"-DMRDA_HAS_{name}" for name in sets), *(f"-isystem{path}" for path in includes)]
-    flags += shlex.split(os.environ.get("CXXFLAGS", ""))
-    link = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
-    link += shlex.split(os.environ.get("LDFLAGS", ""))
-    lines = [
-        f"cxx = {shlex.join(compiler)}",
-        f"flags = {shlex.join(flags)}",
-        "rule compile",
-        "  command = $cxx -MMD -MF $out.d $flags $extra -c $in -o $out",
-        "  depfile = $out.d",
-        "  deps = gcc",
-        "rule link",
-        f"  command = $cxx {shlex.join(link)} $in -o $out",
-    ]
-    objects = []
+    flags = [f"-DMRDA_HAS_{name}" for name in sets]
+    if nvcc is not None:
+        names = " ".join([*(f"sm_{gpu}" for gpu in gpus), f"compute_{gpus[-1]}"])
+        flags.append(f'-DMRDA_HAS_CUDA="{names}"')
+    build.rules(flags)
     for isa, extra in sets.items():
         for source in KERNELS:
-            obj = f"{isa}/{Path(source).stem}.o"
-            objects.append(obj)
-            extra_flags = shlex.join([*extra, f"-DMRDA_ISA={isa}"])
-            lines += [f"build {obj}: compile {escape(ROOT.resolve() / source)}", f"  extra = {extra_flags}"]
+            build.compile(source, isa, [*extra, f"-DMRDA_ISA={isa}"])
     for source in COMMON:
-        objects.append(f"{Path(source).stem}.o")
-        lines.append(f"build {objects[-1]}: compile {escape(ROOT.resolve() / source)}")
-    lines.append(f"build {escape(output.resolve())}: link {' '.join(objects)}")
-    build_dir.mkdir(parents=True, exist_ok=True)
-    (build_dir / "build.ninja").write_text("\n".join(lines) + "\n")
+        build.compile(source)
+    for source in CUDA if nvcc is not None else []:
+        build.compile(source, "cuda", rule="compile_cuda")
+    return build
+
+
+def emulation_build(compiler: list[str]) -> Build:
+    """The same .cu sources, by the C++ compiler: csrc/emulation has stand-ins for CUDA's headers."""
+    build = Build(compiler)
+    # setjmp is used to switch stacks, which the fortified longjmp takes for a mistake
+    build.rules([f"-I{ROOT / 'csrc/emulation'}", "-DMRDA_ISA=emulated", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE"])
+    for source in EMULATION:
+        build.compile(source, extra=["-x", "c++"] if source.endswith(".cu") else [])
+    return build
 
 
 class NinjaBuild(build_ext):
@@ -88,27 +206,42 @@ class NinjaBuild(build_ext):
 
         output = Path(self.get_ext_fullpath(ext.name))
         output.parent.mkdir(parents=True, exist_ok=True)
-        build_dir = Path(self.build_temp)
-        write_ninja(build_dir, output, COMPILER or [])
-        result = subprocess.run([Path(ninja.BIN_DIR) / "ninja", "-C", build_dir])
-        if result.returncode:
-            raise SystemExit(
-                "mrda-kernels: the C++ extension does not compile (the compiler's message is above); "
-                "MRDA_KERNELS_NATIVE=0 installs the package without it."
-            )
+        folder = Path(self.build_temp) / ext.name
+        assert COMPILER is not None
+        is_emulation = ext.name.endswith("_emulation")
+        build = emulation_build(COMPILER) if is_emulation else extension_build(COMPILER, NVCC, GPUS)
+        build.write(folder, output)
+        if subprocess.run([Path(ninja.BIN_DIR) / "ninja", "-C", folder]).returncode:
+            cure = "MRDA_KERNELS_NATIVE=0 installs the package without it"
+            if build.nvcc is not None:
+                cure += ", and MRDA_KERNELS_CUDA=0 with the CPU's kernels only"
+            raise fail(f"the extension does not compile (the command and the compiler's message are above); {cure}.")
 
 
 REQUEST = os.environ.get("MRDA_KERNELS_NATIVE", "")
+CUDA_REQUEST = os.environ.get("MRDA_KERNELS_CUDA", "")
 COMPILER = None if REQUEST == "0" else find_compiler()
 if COMPILER is None and REQUEST == "1":
-    raise SystemExit("mrda-kernels: MRDA_KERNELS_NATIVE=1, but there is no C++ compiler; install g++ or clang++.")
+    raise fail("MRDA_KERNELS_NATIVE=1, but there is no C++ compiler; install g++ or clang++.")
 if COMPILER is None and REQUEST != "0":
     print(
         "WARNING: mrda-kernels: no C++ compiler (g++ or clang++) found; only the slow reference backend is installed.",
         file=sys.stderr,
     )
+NVCC = None if COMPILER is None or CUDA_REQUEST == "0" else find_nvcc()
+if CUDA_REQUEST == "1" and NVCC is None:
+    raise fail(
+        "MRDA_KERNELS_CUDA=1, but there is no nvcc"
+        + (" to go with a C++ compiler" if COMPILER is None else "")
+        + "; install NVIDIA's CUDA toolkit, and set CUDA_HOME or the PATH to find it."
+    )
+GPUS = [] if NVCC is None else choose_gpus(os.environ.get("MRDA_KERNELS_CUDA_ARCHS", ""), gpus_here(), known_gpus(NVCC))
 
-setup(
-    ext_modules=[Extension("mrda_kernels._C", [*KERNELS, *COMMON])] if COMPILER else [],
-    cmdclass={"build_ext": NinjaBuild},
-)
+extensions = []
+if COMPILER is not None:
+    extensions.append(Extension("mrda_kernels._C", [*KERNELS, *COMMON, *(CUDA if NVCC else [])]))
+    if os.environ.get("MRDA_KERNELS_EMULATION") == "1":
+        extensions.append(Extension("mrda_kernels._emulation", EMULATION))
+
+if __name__ == "__main__":
+    setup(ext_modules=extensions, cmdclass={"build_ext": NinjaBuild})

@@ -57,6 +57,24 @@ struct RdaConvBackward : RdaConvParams {
 // All of these have internal linkage: the CPU backend compiles them once per instruction set,
 // and the linker must never take one set's copy for another's.
 
+// One tap more.
+template <class V, class W>
+MRDA_HOST_DEVICE static inline V add_tap(V sum, W weight, V x) {
+  return sum + weight * x;
+}
+
+// Borders: which coordinates are inside an image of `size`; beyond are zeros.
+MRDA_HOST_DEVICE static inline bool inside(int64_t at, int64_t size) { return at >= 0 && at < size; }
+
+// The taps around position `at` that are inside an image of `size`.
+struct TapRange {
+  int64_t first, last;
+  MRDA_HOST_DEVICE TapRange(int64_t at, int64_t size, int64_t kernel_size)
+      : first(at < kernel_size / 2 ? kernel_size / 2 - at : 0),
+        last(size - at <= kernel_size / 2 ? size - at + kernel_size / 2 : kernel_size) {}
+  MRDA_HOST_DEVICE bool whole(int64_t kernel_size) const { return first == 0 && last == kernel_size; }
+};
+
 template <class V>
 MRDA_HOST_DEVICE static inline V leaky_relu(V x, V slope) {
   return x > V{} ? x : x * slope;

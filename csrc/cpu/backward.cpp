@@ -146,7 +146,10 @@ void add_grad_weight(const Geometry<A>& geometry, Region<A> x, Region<A> grad_z,
 #pragma GCC unroll 3
         for (int64_t i = 0; i < k; ++i)
 #pragma GCC unroll 3
-          for (int64_t j = 0; j < k; ++j) sum[i * k + j] += d * load(from + i * x.row + j * (kChannelsLast ? x.tap : 1));
+          for (int64_t j = 0; j < k; ++j) {
+            const int64_t n = i * k + j;
+            sum[n] = add_tap(sum[n], d, load(from + i * x.row + j * (kChannelsLast ? x.tap : 1)));
+          }
       }
 #pragma GCC unroll 9
     for (int64_t i = 0; i < k * k; ++i) store(to + i * kLanes<A>, sum[i]);

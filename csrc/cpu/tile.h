@@ -134,7 +134,7 @@ static void pack(const RdaConvParams& p, const View& view, int64_t b, int64_t to
     const int64_t whole = channel_stride == 1 ? p.channels / L : 0;  // groups that need no care
     for (int64_t r = 0; r < region.rows; ++r) {
       const int64_t h = top + r;
-      const bool empty = h < 0 || h >= p.height || inside == 0;
+      const bool empty = !mrda::inside(h, p.height) || inside == 0;
       for (int64_t g = 0; g < geometry.groups; ++g) {
         A* to = region.at(g, r, 0);
         fill_zero(to, empty ? region.row : before * L);
@@ -158,7 +158,7 @@ static void pack(const RdaConvParams& p, const View& view, int64_t b, int64_t to
     for (int64_t r = 0; r < region.rows; ++r) {
       const int64_t h = top + r;
       A* to = region.at(c, r, 0);
-      if (h < 0 || h >= p.height) {
+      if (!mrda::inside(h, p.height)) {
         fill_zero(to, region.row);
         continue;
       }
@@ -249,20 +249,11 @@ MRDA_INLINE Vec<A> correlate(const Region<A>& region, const A* x, const Vec<A>* 
   for (int64_t i = 0; i < k; ++i) {
     Vec<A> part = weight[i * k] * load(x + i * row);  // a sum per row: shorter chains of dependent operations
 #pragma GCC unroll 2
-    for (int64_t j = 1; j < k; ++j) part += weight[i * k + j] * load(x + i * row + j * tap);
+    for (int64_t j = 1; j < k; ++j) part = add_tap(part, weight[i * k + j], load(x + i * row + j * tap));
     sum += part;
   }
   return sum;
 }
-
-// The taps around position `at` that are inside an image of `size`.
-struct TapRange {
-  int64_t first, last;
-  MRDA_MEMBER TapRange(int64_t at, int64_t size, int64_t kernel_size)
-      : first(maximum(kernel_size / 2 - at, int64_t(0))),
-        last(minimum(size + kernel_size / 2 - at, kernel_size)) {}
-  MRDA_MEMBER bool whole(int64_t kernel_size) const { return first == 0 && last == kernel_size; }
-};
 
 // The same sum around the pixel at `center`, of some of the taps.
 template <class A>
@@ -271,7 +262,7 @@ MRDA_INLINE Vec<A> correlate_inside(const Region<A>& region, const A* center, Ta
   Vec<A> sum{};
   for (int64_t i = rows.first; i < rows.last; ++i)
     for (int64_t j = columns.first; j < columns.last; ++j)
-      sum += weight(g, i * k + j) * load(center + (i - k / 2) * region.row + (j - k / 2) * region.tap);
+      sum = add_tap(sum, weight(g, i * k + j), load(center + (i - k / 2) * region.row + (j - k / 2) * region.tap));
   return sum;
 }
 

@@ -10,25 +10,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mrda_kernels.memory_format import empty_result, result_memory_format
+from mrda_kernels.backends.native import NativeCall, load_extension, missing_extension
+from mrda_kernels.memory_format import empty_result
 from mrda_kernels.reference import accumulation_dtype
 
-_missing: str | None = None
-try:
-    from mrda_kernels import _C
-except ImportError as error:
-    if error.name not in {None, "mrda_kernels._C", "mrda_kernels"}:
-        raise
-    _missing = str(error)
+_C, _missing = load_extension()
 
 
 def why_not(device_type: str) -> str | None:
     """Why this backend can't serve tensors of a device type, or None where it can."""
     if _missing is not None:
-        return (
-            "the compiled extension mrda_kernels._C does not load "
-            f"({_missing}); install a C++17 compiler and reinstall the package"
-        )
+        return missing_extension(_missing)
     if device_type != "cpu":
         return f"it serves CPU tensors, not {device_type} ones"
     return None
@@ -60,12 +52,6 @@ if _missing is None:
     _address = _gomp_parallel_address()
     _C.set_gomp_parallel(_address)
     shares_torch_threads = _address != 0
-    _DTYPES = {
-        torch.float32: _C.DType.float32,
-        torch.float64: _C.DType.float64,
-        torch.bfloat16: _C.DType.bfloat16,
-        torch.float16: _C.DType.float16,
-    }
 
 
 def forward(
@@ -78,9 +64,9 @@ def forward(
 ) -> Tensor:
     """The result, in the operator's memory format."""
     output = empty_result(input)
-    small = _contiguous(weight, mask_weight, mask_bias)
+    call = NativeCall(_C, input, weight, mask_weight, mask_bias, negative_slope, output_negative_slope)
     _C.rda_conv_forward_cpu(
-        _params(input, small, negative_slope, output_negative_slope),
+        call.params,
         output=output.data_ptr(),
         output_strides=output.stride(),
         threads=torch.get_num_threads(),
@@ -103,9 +89,9 @@ def backward(
     sums = [torch.empty(weight.shape, dtype=dtype)]
     if mask_weight is not None:
         sums += [torch.empty(mask_weight.shape, dtype=dtype), torch.empty(mask_weight.shape[0], dtype=dtype)]
-    small = _contiguous(weight, mask_weight, mask_bias)
+    call = NativeCall(_C, input, weight, mask_weight, mask_bias, negative_slope, output_negative_slope)
     _C.rda_conv_backward_cpu(
-        _params(input, small, negative_slope, output_negative_slope),
+        call.params,
         grad_output=grad_output.data_ptr(),
         grad_output_strides=grad_output.stride(),
         grad_input=grad_input.data_ptr(),
@@ -116,36 +102,3 @@ def backward(
         threads=torch.get_num_threads(),
     )
     return grad_input, *(grad.to(input.dtype) for grad in sums)
-
-
-_Small = tuple[Tensor, Tensor | None, Tensor | None]
-
-
-def _contiguous(weight: Tensor, mask_weight: Tensor | None, mask_bias: Tensor | None) -> _Small:
-    """Copies where needed; the caller keeps them alive until the kernel has read them."""
-    return (
-        weight.contiguous(),
-        None if mask_weight is None else mask_weight.contiguous(),
-        None if mask_bias is None else mask_bias.contiguous(),
-    )
-
-
-def _params(
-    input: Tensor, small: _Small, negative_slope: float, output_negative_slope: float | None
-) -> _C.RdaConvParams:
-    weight, mask_weight, mask_bias = small
-    return _C.RdaConvParams(
-        shape=input.shape,
-        kernel_size=weight.shape[-1],
-        mask_channels=0 if mask_weight is None else mask_weight.shape[0],
-        negative_slope=negative_slope,
-        # a slope of 1 is the identity
-        output_negative_slope=1.0 if output_negative_slope is None else output_negative_slope,
-        dtype=_DTYPES[input.dtype],
-        channels_last=result_memory_format(input) == torch.channels_last,
-        input=input.data_ptr(),
-        input_strides=input.stride(),
-        weight=weight.data_ptr(),
-        mask_weight=0 if mask_weight is None else mask_weight.data_ptr(),
-        mask_bias=0 if mask_bias is None else mask_bias.data_ptr(),
-    )

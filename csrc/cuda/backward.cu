@@ -1,0 +1,411 @@
+// Backward of the RDA convolution on a GPU: one pass that recomputes z and the mask around each pixel.
+//
+// Down a strip of the image, three things follow each other a few rows apart: z, for a ring of pixels wider than the
+// result by K / 2; from it and grad_output the gradient of z, which goes into shared memory; and from that the gradient
+// of the input. Gradients that are sums over pixels are summed per thread, then per block, and last over the blocks, in
+// an order that the shape alone decides: no atomics.
+#include "taps.cuh"
+
+namespace mrda {
+namespace gpu {
+namespace {
+
+// Of a block. K = 3 wants some 160 registers a thread, and few columns at a strip's borders; the others have the kernels
+// and much else in shared memory, which is to stay below 96 KiB.
+template <class T, int K>
+constexpr int kThreads = K == 0 ? 128 : sizeof(T) == 8 ? 256 : 384;
+template <int K>
+constexpr int kBlocks = K ? 0 : 3;  // on a multiprocessor, at least; 0 for no demand
+template <int K>
+constexpr int kMaxLanesLog2 = K ? 5 : 3;  // a pixel's lanes are in one warp
+
+template <class T>
+constexpr int kVectorLog2 = sizeof(T) == 8 ? 1 : 2;  // channels of a thread: 16 bytes of the accumulation type
+
+template <class T, int K>
+Plan plan_of(const RdaConvParams& p) {
+  return make_plan<T>(p, kThreads<T, K>, kVectorLog2<T>, kMaxLanesLog2<K>, p.kernel_size / 2);
+}
+
+// Rows in shared memory: of the input the latest K, of grad_output one; and `kAhead` of each under way.
+template <class T, int K>
+struct Rows {
+  static constexpr int kAhead = K && sizeof(T) == 2 ? 3 : 1;
+  static constexpr int kInput = K && sizeof(T) > 2 ? 4 : 8;
+  static constexpr int kGradOutput = kAhead == 3 ? 4 : 2;
+  static constexpr int kGradZ = K ? 1 : 8;
+};
+
+// The residual term's gradient waits, K / 2 rows long, until the row's gradient through the convolution is known: in
+// shared memory, since registers are what this kernel has least of.
+template <class A, int V>
+struct Delay {
+  A* row;  // of this thread; nobody else looks
+  int rows, next = 0;
+
+  __host__ __device__ static int64_t bytes(const Plan& plan, int rows) {
+    return int64_t(rows) * plan.threads() * V * int64_t(sizeof(A));
+  }
+  __device__ Delay(void* memory, int rows) : row(static_cast<A*>(memory) + int(threadIdx.x) * V), rows(rows) {}
+  __device__ void exchange(A (&values)[V]) {
+    if (rows == 0) return;
+    A* at = row + next * int(blockDim.x) * V;
+    next = next + 1 == rows ? 0 : next + 1;
+    A before[V];
+    load<V>(at, before);
+    store<V>(at, values);
+#pragma unroll
+    for (int v = 0; v < V; ++v) values[v] = before[v];
+  }
+};
+
+// The gradient of the kernels, summed over a strip's pixels: sum of grad_z at a pixel times the input at its taps.
+template <class T, int K, int V>
+struct WeightSums {  // K = 3: a thread sums over its own column
+  static_assert(K == 3, "");
+  using A = Accumulator<T>;
+  A sum[9][V] = {};
+
+  __host__ __device__ static int64_t bytes(const Plan&, int) { return 0; }
+  __device__ WeightSums(const Plan&, int, void*) {}
+
+  // grad_z of the thread's pixel in the row whose taps are rows k - 2 to k; zero where it is not to be summed.
+  __device__ void add(const Ring<T>& input, int k, int offset, const A (&grad_z)[V], const Ring<A>&, int, int) {
+#pragma unroll
+    for (int i = 0; i < 3; ++i)
+#pragma unroll
+      for (int j = 0; j < 3; ++j) {
+        A x[V];
+        load<V>(input.row(k - 2 + i) + offset + j * input.pitch, x);
+#pragma unroll
+        for (int v = 0; v < V; ++v) sum[i * 3 + j][v] = add_tap(sum[i * 3 + j][v], grad_z[v], x[v]);
+      }
+  }
+};
+
+template <class T, int V>
+struct WeightSums<T, 0, V> {  // a thread sums some taps and channels over all columns, in shared memory
+  using A = Accumulator<T>;
+  A* sum;  // [tap][channel]
+  int channels_log2, kernel_size;
+
+  __host__ __device__ static int64_t bytes(const Plan& plan, int kernel_size) {
+    return (int64_t(kernel_size) * kernel_size << plan.channels_log2) * int64_t(sizeof(A));
+  }
+  __device__ WeightSums(const Plan& plan, int kernel_size, void* memory)
+      : sum(static_cast<A*>(memory)), channels_log2(plan.channels_log2), kernel_size(kernel_size) {
+    for (int i = int(threadIdx.x); i < kernel_size * kernel_size << channels_log2; i += int(blockDim.x)) sum[i] = A(0);
+  }
+
+  // Rows k - K + 1 to k of the input; row h of grad_z, its pixels `first` on.
+  __device__ void add(const Ring<T>& input, int k, int, const A (&)[V], const Ring<A>& grad_z, int h, int first) {
+    const int last = grad_z.columns - first;
+    for (int i = int(threadIdx.x); i < kernel_size * kernel_size << channels_log2; i += int(blockDim.x)) {
+      const int tap = i >> channels_log2, channel = i & ((1 << channels_log2) - 1);
+      const T* x = input.row(k - kernel_size + 1 + tap / kernel_size) + tap % kernel_size * input.pitch + channel;
+      const A* grad = grad_z.row(h) + channel;
+      A row_sum = A(0);
+      for (int at = first; at < last; ++at)
+        row_sum = add_tap(row_sum, grad[at * grad_z.pitch], widen(x[at * input.pitch]));
+      sum[i] += row_sum;
+    }
+  }
+};
+
+// A block's share of the sums: [tap][channel] for the kernels, then [channel] for mask_weight, then mask_bias.
+struct Partial {
+  int weight, mask_weight, elements;
+
+  __host__ __device__ Partial(const Plan& plan, int kernel_size)
+      : weight(kernel_size * kernel_size << plan.channels_log2), mask_weight(weight + plan.channels()),
+        elements(mask_weight + 1) {}
+};
+
+template <class T, int K>
+struct SharedMemory {
+  using A = Accumulator<T>;
+  static constexpr int V = 1 << kVectorLog2<T>;
+  int64_t grad_output, grad_z, weight, delay, sums, mask_weight, scratch, total;
+
+  __host__ __device__ SharedMemory(const Plan& plan, int kernel_size) {
+    const int pad = kernel_size / 2;
+    grad_output = Ring<T>::bytes(plan.columns + 2 * pad, plan, Rows<T, K>::kInput);
+    grad_z = grad_output + Ring<T>::bytes(plan.columns, plan, Rows<T, K>::kGradOutput);
+    weight = grad_z + Ring<A>::bytes(plan.columns, plan, Rows<T, K>::kGradZ);
+    delay = weight + Taps<T, K, V>::bytes(plan, kernel_size);
+    sums = delay + Delay<A, V>::bytes(plan, pad);
+    mask_weight = sums + WeightSums<T, K, V>::bytes(plan, kernel_size);
+    scratch = mask_weight + plan.channels() * int64_t(sizeof(A));
+    total = scratch + Ring<A>::bytes(plan.columns, plan, 1);
+  }
+};
+
+template <class A>
+struct Arguments {
+  Backward p;
+  Plan plan;
+  bool input_in_vectors, grad_output_in_vectors, grad_input_in_vectors;
+  A* partials;  // one for each block
+};
+
+// Sums a thread's V channels over the block's columns, into to[channel]; for the chunk's first thread of each channel.
+template <int V, class A>
+__device__ void sum_columns(const Plan& plan, const A (&values)[V], const Ring<A>& scratch, A* to) {
+  const int pixel = int(threadIdx.x) >> plan.lanes_log2, channel = (int(threadIdx.x) & ((1 << plan.lanes_log2) - 1)) * V;
+  __syncthreads();  // the scratch memory may still be read
+  store<V>(scratch.row(0) + pixel * scratch.pitch + channel, values);
+  __syncthreads();
+  for (int c = int(threadIdx.x); c < plan.channels(); c += int(blockDim.x)) {
+    A sum = A(0);
+    for (int at = 0; at < plan.columns; ++at) sum += scratch.row(0)[at * scratch.pitch + c];
+    to[c] = sum;
+  }
+}
+
+template <class T, int K, bool kModulated>
+__global__ void __launch_bounds__(kThreads<T, K>, kBlocks<K>)
+    backward_kernel(const Arguments<Accumulator<T>> a) {
+  MRDA_DYNAMIC_SHARED(memory);
+  using A = Accumulator<T>;
+  constexpr int V = 1 << kVectorLog2<T>;
+  constexpr int kAhead = Rows<T, K>::kAhead;
+  const Plan& plan = a.plan;
+  const Place place(a.p, plan);
+  const int size = K ? K : a.p.kernel_size, pad = size / 2;
+  const int pixel = int(threadIdx.x) >> plan.lanes_log2;
+  const int channel = (int(threadIdx.x) & ((1 << plan.lanes_log2) - 1)) * V;
+  const int column = place.left - pad + pixel;
+  const bool in_result = inside(pixel - pad, plan.tile_width) && column < int(a.p.width);
+  const Slopes<A> slopes{A(a.p.negative_slope), A(a.p.output_negative_slope)};
+
+  const SharedMemory<T, K> offsets(plan, size);
+  const Ring<T> input(memory, plan.columns + 2 * pad, plan, Rows<T, K>::kInput);
+  const Ring<T> grad_output(memory + offsets.grad_output, plan.columns, plan, Rows<T, K>::kGradOutput);
+  const Ring<A> grad_z(memory + offsets.grad_z, plan.columns, plan, Rows<T, K>::kGradZ);
+  const Ring<A> scratch(memory + offsets.scratch, plan.columns, plan, 1);
+  const Taps<T, K, V> taps(a.p, plan, place, channel, memory + offsets.weight);
+  Correlation<T, K, V, false> forward_sums;
+  Correlation<T, K, V, true> backward_sums;
+  Delay<A, V> delay(memory + offsets.delay, pad);
+  WeightSums<T, K, V> weight_sums(plan, size, memory + offsets.sums);
+
+  A* const mask_weights = reinterpret_cast<A*>(memory + offsets.mask_weight);
+  A mask_weight_sums[V] = {}, mask_bias = A(0), mask_bias_sum = A(0);
+  if (kModulated) {
+    const T* from = static_cast<const T*>(a.p.mask_weight);
+    for (int c = int(threadIdx.x); c < plan.channels(); c += int(blockDim.x))
+      mask_weights[c] = c < place.channels ? widen(from[c]) : A(0);
+    if (a.p.mask_bias) mask_bias = widen(*static_cast<const T*>(a.p.mask_bias));
+  }
+
+  // Step k brings row k of the input, which begins 2 * pad rows above the result; grad_output's row k - 2 * pad, which
+  // begins pad rows above it, and with it the gradients of that row; and the result's row k - 4 * pad.
+  const Image<const T> x_image(a.p, a.p.input, place), grad_image(a.p, a.p.grad_output, place);
+  const Image<T> result(a.p, a.p.grad_input, place);
+  const int steps = place.rows + 4 * pad;
+  const auto fetch = [&](int k) {
+    if (k < steps) {
+      fetch_row(x_image, a.input_in_vectors, plan, place.top - 2 * pad + k, place.left - 2 * pad, input, k);
+      if (k >= 2 * pad)
+        fetch_row(grad_image, a.grad_output_in_vectors, plan, place.top - 3 * pad + k, place.left - pad, grad_output, k);
+    }
+    Prefetch<kAhead>::mark();
+  };
+  for (int k = 0; k < kAhead; ++k) fetch(k);
+#pragma unroll 1
+  for (int k = 0; k < steps; ++k) {
+    Prefetch<kAhead>::wait();
+    __syncthreads();  // row k is there; nobody needs the oldest one, nor grad_z's, any more
+    fetch(k + kAhead);
+
+    const int tap = pixel * input.pitch + channel;  // the thread's first tap
+    A z[V] = {};
+    if (kModulated) forward_sums.push(taps, input, k, tap, z);
+    if (k < 2 * pad) continue;
+
+    const int row = place.top - 3 * pad + k;
+    const bool exists = inside(row, a.p.height) && inside(column, a.p.width);
+    const bool counts = in_result && inside(row - place.top, place.rows);
+    A dz[V], residual[V] = {};
+    load<V>(grad_output.row(k) + pixel * grad_output.pitch + channel, dz);
+    if (kModulated) {
+      A x[V], mask_weight[V], t = A(0), dm = A(0);
+      load<V>(mask_weights + channel, mask_weight);
+      load<V>(input.row(k - pad) + tap + pad * input.pitch, x);
+#pragma unroll
+      for (int v = 0; v < V; ++v) t = add_tap(t, mask_weight[v], x[v]);
+      const A m = sigmoid(sum_lanes(t, plan.lanes_log2) + mask_bias);
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        const ModulateGrads<A> d = modulate_backward(dz[v], z[v], m, x[v], slopes);
+        dz[v] = exists ? d.grad_z : A(0);
+        residual[v] = d.grad_residual;
+        dm += d.grad_m;
+      }
+      dm = sum_lanes(dm, plan.lanes_log2);  // all lanes take part, whether their pixel counts or not
+      const A dt = counts ? dm * sigmoid_slope(m) : A(0);
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        residual[v] = add_tap(residual[v], mask_weight[v], dt);
+        if (counts) mask_weight_sums[v] = add_tap(mask_weight_sums[v], dt, x[v]);
+      }
+      mask_bias_sum += dt;
+    }
+    store<V>(grad_z.row(k) + pixel * grad_z.pitch + channel, dz);
+    if (!counts) {
+#pragma unroll
+      for (int v = 0; v < V; ++v) dz[v] = A(0);
+    }
+    __syncthreads();  // the row of grad_z is there
+    if (inside(row - place.top, place.rows)) weight_sums.add(input, k, tap, dz, grad_z, k, pad);
+
+    A sum[V] = {};
+    if (inside(pixel - pad, plan.tile_width))
+      backward_sums.push(taps, grad_z, k, (pixel - pad) * grad_z.pitch + channel, sum);
+    delay.exchange(residual);
+    if (k < 4 * pad) continue;
+    const int result_row = row - pad;
+    if (!kModulated && a.p.residual.data) {
+      const Image<const T> more(a.p, a.p.residual, place);
+#pragma unroll
+      for (int v = 0; v < V; ++v)
+        if (in_result && channel + v < place.channels) residual[v] = widen(*more.at(result_row, column, channel + v));
+    }
+#pragma unroll
+    for (int v = 0; v < V; ++v) sum[v] += residual[v];
+    write_row<V>(result, a.grad_input_in_vectors, plan, result_row, place.left, plan.tile_width, pixel - pad, channel, sum,
+                 Ring<T>(scratch.data, plan.columns, plan, 1));
+  }
+
+  const Partial partial(plan, size);
+  A* const mine = a.partials + int64_t(blockIdx.x) * partial.elements;
+  if constexpr (K == 3) {
+#pragma unroll
+    for (int n = 0; n < 9; ++n) sum_columns<V>(plan, weight_sums.sum[n], scratch, mine + (n << plan.channels_log2));
+  } else {
+    __syncthreads();
+    for (int i = int(threadIdx.x); i < partial.weight; i += int(blockDim.x)) mine[i] = weight_sums.sum[i];
+  }
+  if (kModulated) {
+    sum_columns<V>(plan, mask_weight_sums, scratch, mine + partial.weight);
+    A bias[V] = {channel == 0 ? mask_bias_sum : A(0)};
+    __syncthreads();
+    store<V>(scratch.row(0) + pixel * scratch.pitch + channel, bias);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      A sum = A(0);
+      for (int at = 0; at < plan.columns; ++at) sum += scratch.row(0)[at * scratch.pitch];
+      mine[partial.mask_weight] = sum;
+    }
+  }
+}
+
+// ---- the second stage ----------------------------------------------------------------------------------------------
+
+constexpr int kTile = 32;  // elements of a block, and threads that share the terms of each
+
+template <class A>
+struct ReduceArguments {
+  Backward p;
+  Plan plan;
+  const A* partials;
+  int groups;  // of kTile elements; the most that any sum has
+};
+
+// Blocks for each sample and chunk sum the kernels' gradients over that one's blocks; the last ones, where there is a
+// mask, sum its gradients over all blocks.
+template <class T>
+__global__ void __launch_bounds__(kTile* kTile) reduce_kernel(const ReduceArguments<Accumulator<T>> a) {
+  MRDA_DYNAMIC_SHARED(memory);
+  using A = Accumulator<T>;
+  A* const sums = reinterpret_cast<A*>(memory);  // [element][term], a column of padding
+  const Partial partial(a.plan, a.p.kernel_size);
+  const int64_t which = blockIdx.x / a.groups, samples = a.p.batch * a.plan.chunks;
+  const bool of_mask = which == samples;
+  const int64_t terms = a.plan.blocks_per_chunk() * (of_mask ? samples : 1), first = of_mask ? 0 : which * terms;
+  const int elements = of_mask ? a.plan.channels() + 1 : partial.weight;
+  const int lane = int(threadIdx.x) & (kTile - 1), group = int(threadIdx.x) / kTile;
+
+  int element = int(blockIdx.x % a.groups) * kTile + lane;
+  A sum = A(0);
+  if (element < elements)
+    for (int64_t term = group; term < terms; term += kTile)
+      sum += a.partials[(first + term) * partial.elements + (of_mask ? partial.weight : 0) + element];
+  sums[lane * (kTile + 1) + group] = sum;
+  __syncthreads();
+  sum = sum_lanes(sums[group * (kTile + 1) + lane], 5);
+  element += group - lane;  // the warp's own
+  if (lane != 0 || element >= elements) return;
+  if (of_mask) {
+    if (element < a.p.channels) static_cast<T*>(a.p.grad_mask_weight)[element] = narrow<T>(sum);
+    if (element == a.plan.channels()) *static_cast<T*>(a.p.grad_mask_bias) = narrow<T>(sum);
+    return;
+  }
+  const int taps = a.p.kernel_size * a.p.kernel_size, tap = element >> a.plan.channels_log2;
+  const int64_t channel = (which % a.plan.chunks << a.plan.channels_log2) + (element & (a.plan.channels() - 1));
+  if (channel < a.p.channels)
+    static_cast<T*>(a.p.grad_weight)[(which / a.plan.chunks * a.p.channels + channel) * taps + tap] = narrow<T>(sum);
+}
+
+template <class T, int K>
+int64_t workspace(const Backward& p) {
+  const Plan plan = plan_of<T, K>(p);
+  return plan.blocks(p.batch) * Partial(plan, p.kernel_size).elements * int64_t(sizeof(Accumulator<T>));
+}
+
+template <class T, int K>
+MrdaCudaStatus backward(const Backward& p, void* memory, void* stream) {
+  using A = Accumulator<T>;
+  constexpr int V = 1 << kVectorLog2<T>, kBytes = 1 << log2_of_vector<T>();
+  const Plan plan = plan_of<T, K>(p);
+  const bool x_vectors = in_vectors<T, kBytes>(p, p.input), grad_vectors = in_vectors<T, kBytes>(p, p.grad_output);
+  const Arguments<A> a{p, plan, x_vectors, grad_vectors, in_vectors<T, V>(p, p.grad_input), static_cast<A*>(memory)};
+  const auto kernel = p.mask_channels ? backward_kernel<T, K, true> : backward_kernel<T, K, false>;
+  const SharedMemory<T, K> shared(plan, p.kernel_size);
+  const MrdaCudaStatus first =
+      launch("rda_conv_backward", kernel, plan.blocks(p.batch), dim3(plan.threads()), shared.total, stream, a);
+  if (first.code) return first;
+
+  const Partial partial(plan, p.kernel_size);
+  const int most = partial.weight > plan.channels() + 1 ? partial.weight : plan.channels() + 1;
+  const ReduceArguments<A> r{p, plan, a.partials, (most + kTile - 1) / kTile};
+  const int64_t sums = p.batch * plan.chunks + (p.mask_channels ? 1 : 0);
+  return launch("rda_conv_reduce", reduce_kernel<T>, sums * r.groups, dim3(kTile * kTile),
+                kTile * (kTile + 1) * int64_t(sizeof(A)), stream, r);
+}
+
+template <class T>
+bool fuses(const RdaConvParams& p) {
+  return (p.kernel_size == 3 ? plan_of<T, 3>(p) : plan_of<T, 0>(p)).chunks == 1;
+}
+
+}  // namespace
+
+bool forward_fuses(const RdaConvParams& p);  // forward.cu
+
+}  // namespace gpu
+}  // namespace mrda
+
+using namespace mrda;
+
+extern "C" bool mrda_cuda_fuses(const RdaConvParams* p, bool backward) {
+  if (p->mask_channels != 1) return false;
+  if (!backward) return gpu::forward_fuses(*p);
+  return gpu::with_element_type(p->dtype, [&](auto element) { return gpu::fuses<decltype(element)>(*p); });
+}
+
+extern "C" int64_t mrda_cuda_backward_workspace(const gpu::Backward* p) {
+  return gpu::with_element_type(p->dtype, [&](auto element) {
+    using T = decltype(element);
+    return p->kernel_size == 3 ? gpu::workspace<T, 3>(*p) : gpu::workspace<T, 0>(*p);
+  });
+}
+
+extern "C" MrdaCudaStatus mrda_cuda_backward(const gpu::Backward* p, void* workspace, int device, void* stream) {
+  return gpu::on_device(device, [&] {
+    return gpu::with_element_type(p->dtype, [&](auto element) {
+      using T = decltype(element);
+      return p->kernel_size == 3 ? gpu::backward<T, 3>(*p, workspace, stream) : gpu::backward<T, 0>(*p, workspace, stream);
+    });
+  });
+}

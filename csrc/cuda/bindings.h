@@ -1,0 +1,137 @@
+// The CUDA launchers as Python functions.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+#include "../bindings.h"
+#include "launch.h"
+
+namespace mrda {
+namespace gpu {
+
+// What a call's buffers are to the kernels. Here: themselves. The emulation has its own way.
+struct DeviceMemory {
+  using Running = py::gil_scoped_release;  // held while the launchers run
+  explicit DeviceMemory(const RdaConvParams&) {}
+  void image(const char*, View&, DType, bool /* written */) {}
+  template <class Pointer>
+  void array(const char*, Pointer&, int64_t /* elements */, DType, bool /* written */) {}
+  void finish() {}
+};
+
+inline DType accumulation_type(DType dtype) { return dtype == DType::kFloat64 ? dtype : DType::kFloat32; }
+
+inline void check(const MrdaCudaStatus& status) {
+  if (status.code)
+    throw std::runtime_error("CUDA kernel " + std::string(status.what) + " failed: " + status.message);
+}
+
+// The arguments that all calls have.
+template <class Memory>
+void common(Memory& memory, RdaConvParams& p) {
+  const int64_t taps = int64_t(p.kernel_size) * p.kernel_size;
+  memory.image("input", p.input, p.dtype, false);
+  memory.array("weight", p.weight, p.batch * p.channels * taps, p.dtype, false);
+  memory.array("mask_weight", p.mask_weight, p.mask_channels * p.channels, p.dtype, false);
+  memory.array("mask_bias", p.mask_bias, p.mask_channels, p.dtype, false);
+}
+
+template <class Memory>
+void bind(py::module_& m) {
+  m.def(
+      "rda_conv_fuses_cuda",
+      [](const RdaConvParams& p, bool backward) { return mrda_cuda_fuses(&p, backward); }, py::arg("params"),
+      py::kw_only(), py::arg("backward"), "Whether a kernel sums the modulation map's logits itself.");
+
+  m.def(
+      "rda_conv_forward_cuda",
+      [](const RdaConvParams& params, Address output, Strides output_strides, Address logits, Strides logits_strides,
+         int device, Address stream) {
+        auto p = begin_call<Forward>(params);
+        p.output = view(output, output_strides);
+        p.logits = view(logits, logits_strides);
+        Memory memory(p);
+        common(memory, p);
+        memory.image("logits", p.logits, accumulation_type(p.dtype), false);
+        memory.image("output", p.output, p.dtype, true);
+        const typename Memory::Running running;
+        const MrdaCudaStatus status = mrda_cuda_forward(&p, device, pointer(stream));
+        memory.finish();
+        check(status);
+      },
+      py::arg("params"), py::kw_only(), py::arg("output"), py::arg("output_strides"), py::arg("logits"),
+      py::arg("logits_strides"), py::arg("device"), py::arg("stream"));
+
+  m.def(
+      "rda_conv_backward_workspace_cuda",
+      [](const RdaConvParams& params) {
+        const auto p = begin_call<Backward>(params);
+        return mrda_cuda_backward_workspace(&p);
+      },
+      py::arg("params"), "Bytes of device memory that the backward needs besides its results.");
+
+  m.def(
+      "rda_conv_backward_cuda",
+      [](const RdaConvParams& params, Address grad_output, Strides grad_output_strides, Address residual,
+         Strides residual_strides, Address grad_input, Strides grad_input_strides, Address grad_weight,
+         Address grad_mask_weight, Address grad_mask_bias, Address workspace, int device, Address stream) {
+        auto p = begin_call<Backward>(params);
+        p.grad_output = view(grad_output, grad_output_strides);
+        p.residual = view(residual, residual_strides);
+        p.grad_input = view(grad_input, grad_input_strides);
+        p.grad_weight = pointer(grad_weight);
+        p.grad_mask_weight = pointer(grad_mask_weight);
+        p.grad_mask_bias = pointer(grad_mask_bias);
+        void* memory_for_sums = pointer(workspace);
+        Memory memory(p);
+        common(memory, p);
+        const int64_t taps = int64_t(p.kernel_size) * p.kernel_size;
+        memory.image("grad_output", p.grad_output, p.dtype, false);
+        memory.image("residual", p.residual, p.dtype, false);
+        memory.image("grad_input", p.grad_input, p.dtype, true);
+        memory.array("grad_weight", p.grad_weight, p.batch * p.channels * taps, p.dtype, true);
+        memory.array("grad_mask_weight", p.grad_mask_weight, p.mask_channels * p.channels, p.dtype, true);
+        memory.array("grad_mask_bias", p.grad_mask_bias, p.mask_channels, p.dtype, true);
+        const DType sums = accumulation_type(p.dtype);
+        const int64_t elements = mrda_cuda_backward_workspace(&p) / (sums == DType::kFloat64 ? 8 : 4);
+        memory.array("workspace", memory_for_sums, elements, sums, true);
+        const typename Memory::Running running;
+        const MrdaCudaStatus status = mrda_cuda_backward(&p, memory_for_sums, device, pointer(stream));
+        memory.finish();
+        check(status);
+      },
+      py::arg("params"), py::kw_only(), py::arg("grad_output"), py::arg("grad_output_strides"), py::arg("residual"),
+      py::arg("residual_strides"), py::arg("grad_input"), py::arg("grad_input_strides"), py::arg("grad_weight"),
+      py::arg("grad_mask_weight"), py::arg("grad_mask_bias"), py::arg("workspace"), py::arg("device"), py::arg("stream"));
+
+  m.def(
+      "rda_conv_modulation_backward_cuda",
+      [](const RdaConvParams& params, Address logits, Strides logits_strides, Address grad_output,
+         Strides grad_output_strides, Strides grad_strides, Address grad_z, Address grad_residual, Address grad_logits,
+         int device, Address stream) {
+        auto p = begin_call<ModulationBackward>(params);
+        p.logits = view(logits, logits_strides);
+        p.grad_output = view(grad_output, grad_output_strides);
+        p.grad_z = view(grad_z, grad_strides);
+        p.grad_residual = view(grad_residual, grad_strides);
+        p.grad_logits = view(grad_logits, grad_strides);
+        Memory memory(p);
+        common(memory, p);
+        memory.image("logits", p.logits, p.dtype, false);
+        memory.image("grad_output", p.grad_output, p.dtype, false);
+        memory.image("grad_z", p.grad_z, p.dtype, true);
+        memory.image("grad_residual", p.grad_residual, p.dtype, true);
+        memory.image("grad_logits", p.grad_logits, p.dtype, true);
+        const typename Memory::Running running;
+        const MrdaCudaStatus status = mrda_cuda_modulation_backward(&p, device, pointer(stream));
+        memory.finish();
+        check(status);
+      },
+      py::arg("params"), py::kw_only(), py::arg("logits"), py::arg("logits_strides"), py::arg("grad_output"),
+      py::arg("grad_output_strides"), py::arg("grad_strides"), py::arg("grad_z"), py::arg("grad_residual"),
+      py::arg("grad_logits"), py::arg("device"), py::arg("stream"));
+}
+
+}  // namespace gpu
+}  // namespace mrda

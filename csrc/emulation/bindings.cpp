@@ -1,0 +1,73 @@
+// The Python module mrda_kernels._emulation: the CUDA launchers, run on the CPU by the emulation, on guarded copies of
+// the tensors; and the emulation's controls.
+#include "../cuda/bindings.h"
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "emulation.h"
+
+using namespace mrda;
+
+namespace {
+
+size_t bytes_of(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
+
+class GuardedMemory {
+ public:
+  struct Running {  // Python's lock is kept: the emulation has one run at a time
+    Running() {}
+  };
+
+  explicit GuardedMemory(const RdaConvParams& p) : shape_{p.batch, p.channels, p.height, p.width} {
+    emulation::fault.clear();
+  }
+
+  void image(const char* name, View& view, DType dtype, bool written) {
+    int64_t elements = 1;  // from the first one to the last
+    for (int i = 0; i < 4; ++i) elements += (shape_[i] - 1) * view.stride[i];
+    array(name, view.data, elements, dtype, written);
+  }
+  template <class Pointer>
+  void array(const char* name, Pointer& data, int64_t elements, DType dtype, bool written) {
+    if (!data || elements == 0) return;
+    buffers_.push_back({std::make_unique<emulation::Guarded>(name, data, size_t(elements) * bytes_of(dtype)),
+                        written ? const_cast<void*>(static_cast<const void*>(data)) : nullptr});
+    data = buffers_.back().copy->data();
+  }
+  void finish() {
+    for (const Buffer& buffer : buffers_)
+      if (buffer.original) memcpy(buffer.original, buffer.copy->data(), buffer.copy->bytes());
+  }
+
+ private:
+  struct Buffer {
+    std::unique_ptr<emulation::Guarded> copy;
+    void* original;  // to be written; null for none
+  };
+  int64_t shape_[4];
+  std::vector<Buffer> buffers_;
+};
+
+}  // namespace
+
+PYBIND11_MODULE(_emulation, m) {
+  m.doc() = "The CUDA kernels of mrda_kernels on the CPU, for tests.";
+  bind_params(m);
+  gpu::bind<GuardedMemory>(m);
+
+  py::enum_<emulation::Order>(m, "Order", py::module_local())
+      .value("forward", emulation::Order::kForward)
+      .value("reverse", emulation::Order::kReverse)
+      .value("shuffled", emulation::Order::kShuffled);
+  m.def(
+      "control",
+      [](emulation::Order order, uint32_t seed, int64_t skip_barrier, int64_t skip_barrier_thread, int64_t drop_copy) {
+        emulation::controls = {order, seed, skip_barrier, skip_barrier_thread, drop_copy};
+      },
+      py::kw_only(), py::arg("order") = emulation::Order::kShuffled, py::arg("seed") = 0, py::arg("skip_barrier") = -1,
+      py::arg("skip_barrier_thread") = -1, py::arg("drop_copy") = -1,
+      "How threads take turns, and faults planted on purpose, from now on; see csrc/emulation/emulation.h.");
+}

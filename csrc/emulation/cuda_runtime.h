@@ -1,0 +1,91 @@
+// As much of CUDA as csrc/cuda uses, on the CPU: found in place of the real headers, it lets a C++ compiler compile the
+// very same sources. What the functions do is in emulation.cpp.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+struct int4 {
+  int x, y, z, w;
+};
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+namespace mrda {
+namespace emulation {
+
+// Of the thread that is running.
+extern dim3 thread_index, block_index, block_size, grid_size;
+unsigned char* shared_memory();
+
+void barrier();
+// Exchanges 8 bytes within a warp; all lanes named by `mask` have to come.
+uint64_t shuffle(uint32_t mask, uint64_t value, int source_lane);
+void copy_async(void* to, const void* from, size_t bytes);
+void commit();
+void wait_prior(size_t groups);
+
+// Runs body(argument) for all threads of all blocks.
+int run(void (*body)(const void*), const void* argument, dim3 grid, dim3 block, size_t shared_bytes);
+
+template <class Argument>
+struct Call {
+  void (*kernel)(Argument);
+  Argument argument;
+  static void body(const void* self) {
+    const Call& call = *static_cast<const Call*>(self);
+    call.kernel(call.argument);
+  }
+};
+
+}  // namespace emulation
+}  // namespace mrda
+
+#define threadIdx mrda::emulation::thread_index
+#define blockIdx mrda::emulation::block_index
+#define blockDim mrda::emulation::block_size
+#define gridDim mrda::emulation::grid_size
+#define MRDA_DYNAMIC_SHARED(name) unsigned char* const name = mrda::emulation::shared_memory()
+
+inline void __syncthreads() { mrda::emulation::barrier(); }
+
+template <class T>
+T __shfl_xor_sync(uint32_t mask, T value, int lane_mask) {
+  static_assert(sizeof(T) <= 8, "");
+  uint64_t bits = 0;
+  __builtin_memcpy(&bits, &value, sizeof(T));
+  bits = mrda::emulation::shuffle(mask, bits, int(threadIdx.x % 32) ^ lane_mask);
+  __builtin_memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+
+using cudaError_t = int;
+using cudaStream_t = void*;
+enum { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9, cudaErrorLaunchFailure = 719 };
+enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+
+const char* cudaGetErrorString(cudaError_t);
+inline cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
+inline cudaError_t cudaGetDevice(int* device) { return *device = 0; }
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel, int, int) {
+  return cudaSuccess;
+}
+template <class Argument>
+cudaError_t cudaLaunchKernel(void (*kernel)(Argument), dim3 grid, dim3 block, void** arguments, size_t shared_bytes,
+                             cudaStream_t) {
+  using mrda::emulation::Call;
+  const Call<Argument> call{kernel, *static_cast<const Argument*>(arguments[0])};
+  return mrda::emulation::run(&Call<Argument>::body, &call, grid, block, shared_bytes);
+}

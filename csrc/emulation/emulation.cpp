@@ -1,0 +1,308 @@
+// Runs a grid of CUDA threads on the CPU: block after block, each thread as a fibre with a stack of its own. A fibre runs
+// until it has to wait, at a barrier or for its warp; the order in which fibres are resumed is changed from pass to pass,
+// so that code which relies on an order without waiting for it gets caught. Shared memory starts as NaN and lies between
+// guard pages. Where threads wait for each other in vain, or touch a guard page, the run stops and says so.
+#include "emulation.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <stdexcept>
+
+#include "cuda_runtime.h"
+
+namespace mrda {
+namespace emulation {
+
+dim3 thread_index, block_index, block_size, grid_size;
+Controls controls;
+std::string fault;
+
+namespace {
+
+constexpr size_t kStackBytes = 64 << 10;
+
+enum class State { kReady, kAtBarrier, kInShuffle, kDone };
+
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
+struct Fibre {
+  jmp_buf place;
+  std::unique_ptr<unsigned char[]> stack;
+  bool started = false;
+  State state = State::kDone;
+  int64_t barriers = 0;
+  uint32_t shuffle_mask = 0;
+  uint64_t shuffle_value = 0, shuffle_result = 0;
+  int shuffle_source = 0;
+  std::vector<std::vector<Copy>> copies;  // in flight: groups, the last one open
+};
+
+std::vector<std::unique_ptr<Fibre>> fibres;
+jmp_buf scheduler;
+sigjmp_buf escape;
+volatile sig_atomic_t can_escape = 0;
+const void* volatile touched;
+Fibre* current;
+void (*body)(const void*);
+const void* argument;
+Guarded* block_memory;
+int64_t copy_count;
+std::vector<const Guarded*> guarded;
+
+void stop(const std::string& what) {
+  if (fault.empty()) fault = what;
+}
+
+std::string thread_name(unsigned thread) {
+  return "thread " + std::to_string(thread) + " of block " + std::to_string(block_index.x);
+}
+
+void switch_to_scheduler() {
+  if (_setjmp(current->place) == 0) _longjmp(scheduler, 1);
+}
+
+// A fibre lives on after its thread's end, to be the same thread of the next block.
+void fibre_main() {
+  for (;;) {
+    body(argument);
+    current->state = State::kDone;
+    switch_to_scheduler();
+  }
+}
+
+void resume(Fibre& fibre, unsigned thread) {
+  current = &fibre;
+  thread_index = dim3(thread, 0, 0);
+  if (_setjmp(scheduler) != 0) return;
+  if (fibre.started) _longjmp(fibre.place, 1);
+  fibre.started = true;
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = fibre.stack.get();
+  context.uc_stack.ss_size = kStackBytes;
+  context.uc_link = nullptr;
+  makecontext(&context, fibre_main, 0);
+  setcontext(&context);
+}
+
+void prepare(unsigned threads) {
+  while (fibres.size() < threads) {
+    fibres.push_back(std::make_unique<Fibre>());
+    fibres.back()->stack.reset(new unsigned char[kStackBytes]);
+  }
+  for (unsigned t = 0; t < threads; ++t) {
+    Fibre& f = *fibres[t];
+    f.state = State::kReady;
+    f.barriers = 0;
+    f.copies.assign(1, {});
+  }
+}
+
+// Lets those go on whose wait is over. Whether there was one.
+bool release(unsigned threads) {
+  unsigned waiting = 0, done = 0;
+  for (unsigned t = 0; t < threads; ++t) {
+    waiting += fibres[t]->state == State::kAtBarrier;
+    done += fibres[t]->state == State::kDone;
+  }
+  bool released = false;
+  if (waiting == threads) {
+    for (unsigned t = 0; t < threads; ++t) fibres[t]->state = State::kReady;
+    return true;
+  }
+  if (waiting && waiting + done == threads) {
+    unsigned t = 0;
+    while (fibres[t]->state != State::kDone) ++t;
+    stop(thread_name(t) + " has ended while others wait for it at a barrier");
+    return false;
+  }
+  for (unsigned warp = 0; warp < threads; warp += 32) {
+    const uint32_t mask = [&] {
+      for (unsigned lane = 0; lane < 32 && warp + lane < threads; ++lane)
+        if (fibres[warp + lane]->state == State::kInShuffle) return fibres[warp + lane]->shuffle_mask;
+      return 0u;
+    }();
+    bool all = mask != 0;
+    for (unsigned lane = 0; lane < 32; ++lane)
+      if (mask >> lane & 1) {
+        const Fibre* f = warp + lane < threads ? fibres[warp + lane].get() : nullptr;
+        all = all && f && f->state == State::kInShuffle && f->shuffle_mask == mask;
+      }
+    if (!all) continue;
+    for (unsigned lane = 0; lane < 32; ++lane)
+      if (mask >> lane & 1) {
+        Fibre& f = *fibres[warp + lane];
+        if (!(mask >> f.shuffle_source & 1)) stop(thread_name(warp + lane) + " shuffles with a lane that takes no part");
+        f.shuffle_result = fibres[warp + (f.shuffle_source & 31)]->shuffle_value;
+      }
+    for (unsigned lane = 0; lane < 32; ++lane)
+      if (mask >> lane & 1) fibres[warp + lane]->state = State::kReady;
+    released = true;
+  }
+  return released;
+}
+
+void run_block(unsigned threads, std::mt19937& random) {
+  prepare(threads);
+  std::vector<unsigned> order(threads);
+  for (unsigned t = 0; t < threads; ++t) order[t] = controls.order == Order::kReverse ? threads - 1 - t : t;
+  for (;;) {
+    // whole warps are shuffled, and where one begins: lanes wait for each other often, and a pass should find them near
+    if (controls.order == Order::kShuffled) {
+      std::vector<unsigned> warps((threads + 31) / 32);
+      for (unsigned w = 0; w < warps.size(); ++w) warps[w] = w;
+      std::shuffle(warps.begin(), warps.end(), random);
+      order.clear();
+      for (unsigned w : warps)
+        for (unsigned lane = 0, turn = random() % 32; lane < 32; ++lane)
+          if (w * 32 + (lane ^ turn) < threads) order.push_back(w * 32 + (lane ^ turn));
+    }
+    bool progress = false;
+    for (unsigned t : order)
+      if (fibres[t]->state == State::kReady) {
+        resume(*fibres[t], t);
+        progress = true;
+      }
+    bool done = true;
+    for (unsigned t = 0; t < threads && done; ++t) done = fibres[t]->state == State::kDone;
+    if (done || !fault.empty()) return;
+    if (!release(threads) && !progress) {
+      for (unsigned t = 0; t < threads; ++t)
+        if (fibres[t]->state == State::kInShuffle) stop(thread_name(t) + " shuffles with lanes that do not come");
+      stop("the threads of block " + std::to_string(block_index.x) + " wait for each other at different places");
+    }
+    if (!fault.empty()) return;
+  }
+}
+
+void on_signal(int signal, siginfo_t* info, void*) {
+  if (!can_escape) {  // not ours
+    ::signal(signal, SIG_DFL);
+    raise(signal);
+    return;
+  }
+  touched = info->si_addr;
+  siglongjmp(escape, 1);
+}
+
+}  // namespace
+
+std::string describe_address(const void* address) {
+  const unsigned char* at = static_cast<const unsigned char*>(address);
+  for (const Guarded* g : guarded)
+    if (at >= g->pages_ && at < g->pages_ + g->mapped_)
+      return std::to_string(at < g->data_ ? g->data_ - at : at - g->data_ - ptrdiff_t(g->bytes_) + 1) + " bytes " +
+             (at < g->data_ ? "before " : "past the end of ") + g->name_;
+  return "an address that belongs to no buffer";
+}
+
+Guarded::Guarded(std::string name, const void* from, size_t bytes) : name_(std::move(name)), bytes_(bytes) {
+  const size_t page = size_t(sysconf(_SC_PAGESIZE));
+  const size_t inner = (bytes + 16 + page - 1) / page * page;
+  mapped_ = inner + 2 * page;
+  void* pages = mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (pages == MAP_FAILED) throw std::bad_alloc();
+  pages_ = static_cast<unsigned char*>(pages);
+  mprotect(pages_ + page, inner, PROT_READ | PROT_WRITE);
+  memset(pages_ + page, 0xff, inner);  // NaN in every type
+  data_ = pages_ + page + inner - bytes;
+  data_ -= (reinterpret_cast<uintptr_t>(data_) - reinterpret_cast<uintptr_t>(from)) % 16;
+  if (from && bytes) memcpy(data_, from, bytes);
+  guarded.push_back(this);
+}
+
+Guarded::~Guarded() {
+  munmap(pages_, mapped_);
+  guarded.erase(std::find(guarded.begin(), guarded.end(), this));
+}
+
+unsigned char* shared_memory() { return static_cast<unsigned char*>(block_memory->data()); }
+
+void barrier() {
+  const bool skips = current->barriers++ == controls.skip_barrier &&
+                     (controls.skip_barrier_thread < 0 || controls.skip_barrier_thread == int64_t(thread_index.x));
+  if (skips) return;
+  current->state = State::kAtBarrier;
+  switch_to_scheduler();
+}
+
+uint64_t shuffle(uint32_t mask, uint64_t value, int source_lane) {
+  current->shuffle_mask = mask;
+  current->shuffle_value = value;
+  current->shuffle_source = source_lane;
+  current->state = State::kInShuffle;
+  switch_to_scheduler();
+  return current->shuffle_result;
+}
+
+void copy_async(void* to, const void* from, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(to) % bytes || reinterpret_cast<uintptr_t>(from) % bytes)
+    stop(thread_name(thread_index.x) + " copies " + std::to_string(bytes) + " bytes between unaligned addresses");
+  if (copy_count++ != controls.drop_copy) current->copies.back().push_back({to, from, bytes});
+}
+
+void commit() { current->copies.emplace_back(); }
+
+void wait_prior(size_t groups) {
+  auto& copies = current->copies;
+  while (copies.size() > groups + 1) {  // the open group is not waited for
+    for (const Copy& c : copies.front()) memcpy(c.to, c.from, c.bytes);
+    copies.erase(copies.begin());
+  }
+}
+
+int run(void (*kernel)(const void*), const void* kernel_argument, dim3 grid, dim3 block, size_t shared_bytes) {
+  if (!fault.empty()) return cudaErrorLaunchFailure;  // an earlier kernel failed: as on a GPU, nothing runs after it
+  constexpr size_t kMaxShared = 99 << 10;             // of the smallest GPU that is built for (sm_86)
+  if (block.x > 1024 || block.x % 32 || block.y * block.z != 1 || grid.y * grid.z != 1 || grid.x == 0 || block.x == 0 ||
+      shared_bytes > kMaxShared)
+    return cudaErrorInvalidConfiguration;
+  struct sigaction action {}, old_segv, old_bus;
+  action.sa_sigaction = on_signal;
+  action.sa_flags = SA_SIGINFO | SA_NODEFER;
+  sigaction(SIGSEGV, &action, &old_segv);
+  sigaction(SIGBUS, &action, &old_bus);
+
+  body = kernel;
+  argument = kernel_argument;
+  block_size = block;
+  grid_size = grid;
+  copy_count = 0;
+  std::mt19937 random(controls.seed);
+  for (unsigned b = 0; b < grid.x && fault.empty(); ++b) {
+    block_index = dim3(b, 0, 0);
+    Guarded memory("shared memory", nullptr, shared_bytes);
+    block_memory = &memory;
+    can_escape = 1;
+    if (sigsetjmp(escape, 1) == 0) run_block(block.x, random);
+    else stop(thread_name(thread_index.x) + " reads or writes " + describe_address(touched));
+    can_escape = 0;
+  }
+  if (!fault.empty()) fibres.clear();  // those that were left in the middle of a kernel
+  sigaction(SIGSEGV, &old_segv, nullptr);
+  sigaction(SIGBUS, &old_bus, nullptr);
+  return fault.empty() ? int(cudaSuccess) : int(cudaErrorLaunchFailure);
+}
+
+}  // namespace emulation
+}  // namespace mrda
+
+const char* cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess: return "no error";
+    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
+    default: return mrda::emulation::fault.c_str();
+  }
+}
