@@ -9,27 +9,38 @@ import torch
 import mrda_kernels
 from mrda_kernels import dispatch
 
+DEVICES = {"cpu": "the CPU", "cuda": "GPUs"}  # device types, in words
+HOME = {"cuda": "cuda", "triton": "cuda", "cpu": "cpu", "reference": "cpu"}  # the device type a backend is made for
+
 
 def report() -> str:
     """Versions, and for each backend whether it serves, or why it doesn't and how to get it; several lines."""
     lines = [
         f"mrda-kernels {mrda_kernels.__version__}",
         f"Python {platform.python_version()} on {platform.system()} {platform.machine()}",
-        f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads",
+        f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads, {_gpus()}",
         "",
-        "backends, the preferred one first:",
+        "backends:",
     ]
     width = max(map(len, dispatch.BACKENDS))
     lines += [f"  {name:<{width}}  {_describe(name)}" for name in dispatch.BACKENDS]
+    lines += ["", "tried in this order where the caller names none:"]
+    lines += [f"  on {words}: {', '.join(dispatch.order(device))}" for device, words in DEVICES.items()]
     return "\n".join(lines)
+
+
+def _gpus() -> str:
+    if not torch.cuda.is_available():
+        return "no GPU that torch can use"
+    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
 
 
 def _describe(name: str) -> str:
     backend = dispatch.load(name)
-    reason = backend.why_not("cpu")
-    if reason is not None:
-        return f"off: {reason}"
-    return f"serves the CPU; {backend.details()}"
+    served = [words for device, words in DEVICES.items() if backend.why_not(device) is None]
+    if not served:
+        return f"off: {backend.why_not(HOME[name])}"
+    return f"serves {' and '.join(served)}; {backend.details()}"
 
 
 if __name__ == "__main__":

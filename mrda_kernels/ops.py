@@ -33,6 +33,10 @@ torch.library.define(
 )
 
 
+def _select(backend: str | None, input: Tensor, mode: str) -> dispatch.Backend:
+    return dispatch.select(backend, input.device.type, dispatch.Kind.of(input, mode))
+
+
 # ---- rda_conv2d ----------------------------------------------------------------------------------------------------
 
 
@@ -62,7 +66,7 @@ def _rda_conv2d(
 ) -> Tensor:
     arguments = (input, weight, mask_weight, mask_bias, negative_slope, output_negative_slope)
     check_rda(*arguments)
-    chosen = dispatch.select(backend, input.device.type)
+    chosen = _select(backend, input, "forward")
     if input.numel() == 0:
         return empty_result(input)
     return chosen.forward(*arguments)
@@ -96,7 +100,7 @@ def _rda_conv2d_backward(
     arguments = (input, weight, mask_weight, mask_bias, negative_slope, output_negative_slope)
     check_rda(*arguments)
     checks.check_grad_output(input, grad_output)
-    chosen = dispatch.select(backend, input.device.type)
+    chosen = _select(backend, input, "forward_backward")
     if input.numel() == 0:
         bias = mask_weight.new_zeros(mask_weight.shape[0])
         return empty_result(input), weight.new_zeros(weight.shape), mask_weight.new_zeros(mask_weight.shape), bias
@@ -156,7 +160,7 @@ torch.library.register_autograd(
 @torch.library.impl("mrda_kernels::dynamic_depthwise_conv2d", _TYPES)
 def _dynamic(input: Tensor, weight: Tensor, backend: str | None) -> Tensor:
     checks.check_input_and_weight(input, weight)
-    chosen = dispatch.select(backend, input.device.type)
+    chosen = _select(backend, input, "forward")
     if input.numel() == 0:
         return empty_result(input)
     return chosen.forward(input, weight, None, None, 1.0, None)
@@ -172,7 +176,7 @@ def _dynamic_fake(input: Tensor, weight: Tensor, backend: str | None) -> Tensor:
 def _dynamic_backward(grad_output: Tensor, input: Tensor, weight: Tensor, backend: str | None) -> tuple[Tensor, ...]:
     checks.check_input_and_weight(input, weight)
     checks.check_grad_output(input, grad_output)
-    chosen = dispatch.select(backend, input.device.type)
+    chosen = _select(backend, input, "forward_backward")
     if input.numel() == 0:
         return empty_result(input), weight.new_zeros(weight.shape)
     return chosen.backward(grad_output, input, weight, None, None, 1.0, None)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -51,12 +52,14 @@ class Call:
         return self.negative_slope, self.output_negative_slope
 
     def _values(self, shape: tuple[int, ...], stream: int, scale: float) -> Tensor:
+        """Drawn on the CPU, the same for every device."""
         generator = torch.Generator().manual_seed(8 * self.seed + stream)
-        if (
-            self.dyadic
-        ):  # multiples of 1/8 up to 1: products and sums of a few are exact in every dtype, zeros are common
-            return torch.randint(-8, 9, shape, generator=generator).to(self.dtype) / 8
-        return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(self.dtype)
+        if self.dyadic:
+            # multiples of 1/8 up to 1: products and sums of a few are exact in every dtype, zeros are common
+            values = torch.randint(-8, 9, shape, generator=generator, device="cpu").to(self.dtype) / 8
+        else:
+            values = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu") * scale
+        return values.to(torch.get_default_device(), self.dtype)
 
 
 # ---- memory layouts: the same values elsewhere, NaN in between ---------------------------------------------
@@ -136,3 +139,20 @@ calls = st.builds(
     mask_gain=st.sampled_from([1.0, 8.0]),
     seed=st.integers(0, 2**16),
 )
+
+EXAMPLES = {"triton": 40, "cuda-emulated": 120}
+"""Examples of a property, for backends that take long over one; 200 for the others."""
+
+
+def for_any_call(
+    check: Callable[[Call], None], backend: str, *always: Call, strategy: st.SearchStrategy[Call] = calls
+) -> None:
+    """Run ``check`` on the calls of ``always``, and on many drawn ones."""
+
+    def property_(call: Call) -> None:
+        check(call)
+
+    for call in always:
+        property_ = example(call)(property_)
+    on_cpu = torch.get_default_device().type == "cpu"
+    settings(max_examples=EXAMPLES.get(backend, 200) if on_cpu else 200)(given(strategy)(property_))()

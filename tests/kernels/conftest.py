@@ -10,25 +10,39 @@ from mrda_kernels import dispatch
 
 
 def variants() -> list[Any]:
-    """One parameter for each backend; for the native one, one for each instruction set that can run here."""
+    """One parameter for each backend and place that it can run at: (name, instruction set or None, device type).
+
+    The native CPU backend has one for each instruction set of this machine; triton is its interpreter where there is
+    no GPU. On a GPU run the backends made for it, and the reference.
+    """
     found: list[Any] = []
-    for name in dispatch.BACKENDS:
+    for name in ("reference", "cpu", "triton", dispatch.EMULATED):
+        label = "triton-interpreter" if name == "triton" else name
         reason = dispatch.load(name).why_not("cpu")
         if reason is not None:
-            found.append(pytest.param((name, None), id=name, marks=pytest.mark.skip(reason=reason)))
+            found.append(pytest.param((name, None, "cpu"), id=label, marks=pytest.mark.skip(reason=reason)))
         elif name == "cpu":
             from mrda_kernels import _C
 
-            found += [pytest.param((name, isa), id=f"{name}-{isa}") for isa in _C.cpu_instruction_sets()]
+            found += [pytest.param((name, isa, "cpu"), id=f"{name}-{isa}") for isa in _C.cpu_instruction_sets()]
         else:
-            found.append(pytest.param((name, None), id=name))
+            found.append(pytest.param((name, None, "cpu"), id=label))
+    for name in ("cuda", "triton"):
+        found.append(pytest.param((name, None, "cuda"), id=f"{name}-gpu", marks=pytest.mark.gpu))
     return found
 
 
 @pytest.fixture(scope="module", params=variants())
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A backend's name; the native one is set to one of its instruction sets."""
-    name, isa = request.param
+    """A backend's name. Tensors are made on its device; the native one is set to one of its instruction sets."""
+    name, isa, device = request.param
+    if device == "cuda":
+        reason = dispatch.load(name).why_not(device)
+        assert reason is None, reason  # on a machine with a GPU, both have to serve
+        torch.set_default_device(device)
+        yield name
+        torch.set_default_device(None)
+        return
     if isa is None:
         yield name
         return

@@ -6,8 +6,7 @@ The values are small multiples of 1/8, the slopes powers of two, and mask_weight
 
 import pytest
 import torch
-from calls import AWKWARD_SHAPES, DTYPES, KERNEL_SIZES, Call, calls
-from hypothesis import given, settings
+from calls import AWKWARD_SHAPES, DTYPES, KERNEL_SIZES, Call, calls, for_any_call
 
 from mrda_kernels import reference
 
@@ -43,11 +42,12 @@ def check_dynamic(call: Call, backend: str) -> None:
         assert torch.equal(grad, value.to(call.dtype)), name
 
 
-@settings(max_examples=200)
-@given(calls.filter(lambda call: call.dyadic))
-def test_any_exact_call(backend, call):
-    check_rda(call, backend)
-    check_dynamic(call, backend)
+def test_any_exact_call(backend):
+    def check(call):
+        check_rda(call, backend)
+        check_dynamic(call, backend)
+
+    for_any_call(check, backend, strategy=calls.filter(lambda call: call.dyadic))
 
 
 @pytest.mark.parametrize("shape", AWKWARD_SHAPES)

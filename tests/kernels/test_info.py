@@ -1,5 +1,6 @@
 """python -m mrda_kernels.info"""
 
+import re
 import subprocess
 import sys
 
@@ -16,7 +17,9 @@ def test_names_versions_and_every_backend():
     assert mrda_kernels.__version__ in text
     assert torch.__version__ in text
     for name in dispatch.BACKENDS:
-        assert name in text
+        (line,) = [line for line in text.splitlines() if line.split()[:1] == [name]]
+        assert re.search(r"serves the CPU|serves GPUs|off: .*\w", line)
+    assert "on GPUs: cuda, triton, reference" in text
     if cpu.why_not("cpu") is None:
         from mrda_kernels import _C
 
