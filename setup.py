@@ -33,7 +33,7 @@ FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"
 KERNELS = ["csrc/cpu/forward.cpp", "csrc/cpu/backward.cpp"]  # once per instruction set
 COMMON = ["csrc/cpu/launch.cpp", "csrc/bindings.cpp"]
 CUDA = ["csrc/cuda/forward.cu", "csrc/cuda/backward.cu"]
-EMULATION = ["csrc/emulation/emulation.cpp", "csrc/emulation/bindings.cpp", *CUDA]
+EMULATION = [f"csrc/emulation/{name}.cpp" for name in ("emulation", "faulty", "bindings")] + CUDA
 CUDA_FLAGS = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-forward-unknown-to-host-compiler"]
 ALL_GPUS = ["80", "86", "89", "90", "100"]
 DEFAULT_GPU = "90"

@@ -15,7 +15,7 @@ namespace {
 template <class T, int K>
 constexpr int kThreads = K == 0 ? 128 : sizeof(T) == 8 ? 256 : 384;
 template <int K>
-constexpr int kBlocks = K ? 0 : 3;  // on a multiprocessor, at least; 0 for no demand
+constexpr int kBlocks = K ? 0 : 2;  // on a multiprocessor, at least; 0 for no demand
 template <int K>
 constexpr int kMaxLanesLog2 = K ? 5 : 3;  // a pixel's lanes are in one warp
 
@@ -27,12 +27,12 @@ Plan plan_of(const RdaConvParams& p) {
   return make_plan<T>(p, kThreads<T, K>, kVectorLog2<T>, kMaxLanesLog2<K>, p.kernel_size / 2);
 }
 
-// Rows in shared memory: of the input the latest K, of grad_output one; and `kAhead` of each under way.
-template <class T, int K>
+// Rows in shared memory: of the input the latest K, of grad_output one, and `kAhead` of each under way.
+template <int K>
 struct Rows {
-  static constexpr int kAhead = K && sizeof(T) == 2 ? 3 : 1;
-  static constexpr int kInput = K && sizeof(T) > 2 ? 4 : 8;
-  static constexpr int kGradOutput = kAhead == 3 ? 4 : 2;
+  static constexpr int kAhead = K ? 3 : 1;
+  static constexpr int kInput = 8;
+  static constexpr int kGradOutput = kAhead + 1;
   static constexpr int kGradZ = K ? 1 : 8;
 };
 
@@ -129,14 +129,15 @@ struct SharedMemory {
 
   __host__ __device__ SharedMemory(const Plan& plan, int kernel_size) {
     const int pad = kernel_size / 2;
-    grad_output = Ring<T>::bytes(plan.columns + 2 * pad, plan, Rows<T, K>::kInput);
-    grad_z = grad_output + Ring<T>::bytes(plan.columns, plan, Rows<T, K>::kGradOutput);
-    weight = grad_z + Ring<A>::bytes(plan.columns, plan, Rows<T, K>::kGradZ);
+    grad_output = Ring<T>::bytes(plan.columns + 2 * pad, plan, Rows<K>::kInput);
+    grad_z = grad_output + Ring<T>::bytes(plan.columns, plan, Rows<K>::kGradOutput);
+    weight = grad_z + Ring<A>::bytes(plan.columns, plan, Rows<K>::kGradZ);
     delay = weight + Taps<T, K, V>::bytes(plan, kernel_size);
     sums = delay + Delay<A, V>::bytes(plan, pad);
     mask_weight = sums + WeightSums<T, K, V>::bytes(plan, kernel_size);
-    scratch = mask_weight + plan.channels() * int64_t(sizeof(A));
-    total = scratch + Ring<A>::bytes(plan.columns, plan, 1);
+    const int64_t end = mask_weight + (plan.channels() + 4) * int64_t(sizeof(A));  // and mask_bias, with padding
+    scratch = K ? grad_z : end;  // with a single row of grad_z, that is free once it has been read
+    total = K ? end : end + Ring<A>::bytes(plan.columns, plan, 1);
   }
 };
 
@@ -144,7 +145,7 @@ template <class A>
 struct Arguments {
   Backward p;
   Plan plan;
-  bool input_in_vectors, grad_output_in_vectors, grad_input_in_vectors;
+  Access input_access, grad_output_access, grad_input_access;
   A* partials;  // one for each block
 };
 
@@ -162,13 +163,15 @@ __device__ void sum_columns(const Plan& plan, const A (&values)[V], const Ring<A
   }
 }
 
-template <class T, int K, bool kModulated>
+// kVectors: all rows are accessed in runs of channels, and there is no residual from outside; a kernel of its own, since
+// the other ways take registers.
+template <class T, int K, bool kModulated, bool kVectors>
 __global__ void __launch_bounds__(kThreads<T, K>, kBlocks<K>)
     backward_kernel(const Arguments<Accumulator<T>> a) {
   MRDA_DYNAMIC_SHARED(memory);
   using A = Accumulator<T>;
   constexpr int V = 1 << kVectorLog2<T>;
-  constexpr int kAhead = Rows<T, K>::kAhead;
+  constexpr int kAhead = Rows<K>::kAhead;
   const Plan& plan = a.plan;
   const Place place(a.p, plan);
   const int size = K ? K : a.p.kernel_size, pad = size / 2;
@@ -179,9 +182,9 @@ __global__ void __launch_bounds__(kThreads<T, K>, kBlocks<K>)
   const Slopes<A> slopes{A(a.p.negative_slope), A(a.p.output_negative_slope)};
 
   const SharedMemory<T, K> offsets(plan, size);
-  const Ring<T> input(memory, plan.columns + 2 * pad, plan, Rows<T, K>::kInput);
-  const Ring<T> grad_output(memory + offsets.grad_output, plan.columns, plan, Rows<T, K>::kGradOutput);
-  const Ring<A> grad_z(memory + offsets.grad_z, plan.columns, plan, Rows<T, K>::kGradZ);
+  const Ring<T> input(memory, plan.columns + 2 * pad, plan, Rows<K>::kInput);
+  const Ring<T> grad_output(memory + offsets.grad_output, plan.columns, plan, Rows<K>::kGradOutput);
+  const Ring<A> grad_z(memory + offsets.grad_z, plan.columns, plan, Rows<K>::kGradZ);
   const Ring<A> scratch(memory + offsets.scratch, plan.columns, plan, 1);
   const Taps<T, K, V> taps(a.p, plan, place, channel, memory + offsets.weight);
   Correlation<T, K, V, false> forward_sums;
@@ -190,24 +193,28 @@ __global__ void __launch_bounds__(kThreads<T, K>, kBlocks<K>)
   WeightSums<T, K, V> weight_sums(plan, size, memory + offsets.sums);
 
   A* const mask_weights = reinterpret_cast<A*>(memory + offsets.mask_weight);
-  A mask_weight_sums[V] = {}, mask_bias = A(0), mask_bias_sum = A(0);
+  A mask_weight_sums[V] = {}, mask_bias_sum = A(0);
   if (kModulated) {
     const T* from = static_cast<const T*>(a.p.mask_weight);
     for (int c = int(threadIdx.x); c < plan.channels(); c += int(blockDim.x))
       mask_weights[c] = c < place.channels ? widen(from[c]) : A(0);
-    if (a.p.mask_bias) mask_bias = widen(*static_cast<const T*>(a.p.mask_bias));
+    if (threadIdx.x == 0)
+      mask_weights[plan.channels()] = a.p.mask_bias ? widen(*static_cast<const T*>(a.p.mask_bias)) : A(0);
   }
 
   // Step k brings row k of the input, which begins 2 * pad rows above the result; grad_output's row k - 2 * pad, which
   // begins pad rows above it, and with it the gradients of that row; and the result's row k - 4 * pad.
-  const Image<const T> x_image(a.p, a.p.input, place), grad_image(a.p, a.p.grad_output, place);
+  const Access input_access = kVectors ? Access::kChannels : a.input_access;
+  const Access grad_output_access = kVectors ? Access::kChannels : a.grad_output_access;
+  const RowCopy<T> copy_input(Image<const T>(a.p, a.p.input, place), input_access, plan, place.left - 2 * pad, input);
+  const RowCopy<T> copy_grad_output(Image<const T>(a.p, a.p.grad_output, place), grad_output_access, plan,
+                                    place.left - pad, grad_output);
   const Image<T> result(a.p, a.p.grad_input, place);
   const int steps = place.rows + 4 * pad;
   const auto fetch = [&](int k) {
     if (k < steps) {
-      fetch_row(x_image, a.input_in_vectors, plan, place.top - 2 * pad + k, place.left - 2 * pad, input, k);
-      if (k >= 2 * pad)
-        fetch_row(grad_image, a.grad_output_in_vectors, plan, place.top - 3 * pad + k, place.left - pad, grad_output, k);
+      copy_input(input_access, plan, place.top - 2 * pad + k, input, k);
+      if (k >= 2 * pad) copy_grad_output(grad_output_access, plan, place.top - 3 * pad + k, grad_output, k);
     }
     Prefetch<kAhead>::mark();
   };
@@ -234,7 +241,7 @@ __global__ void __launch_bounds__(kThreads<T, K>, kBlocks<K>)
       load<V>(input.row(k - pad) + tap + pad * input.pitch, x);
 #pragma unroll
       for (int v = 0; v < V; ++v) t = add_tap(t, mask_weight[v], x[v]);
-      const A m = sigmoid(sum_lanes(t, plan.lanes_log2) + mask_bias);
+      const A m = sigmoid(sum_lanes(t, plan.lanes_log2) + mask_weights[plan.channels()]);
 #pragma unroll
       for (int v = 0; v < V; ++v) {
         const ModulateGrads<A> d = modulate_backward(dz[v], z[v], m, x[v], slopes);
@@ -265,7 +272,7 @@ __global__ void __launch_bounds__(kThreads<T, K>, kBlocks<K>)
     delay.exchange(residual);
     if (k < 4 * pad) continue;
     const int result_row = row - pad;
-    if (!kModulated && a.p.residual.data) {
+    if (!kVectors && !kModulated && a.p.residual.data) {
       const Image<const T> more(a.p, a.p.residual, place);
 #pragma unroll
       for (int v = 0; v < V; ++v)
@@ -273,8 +280,8 @@ __global__ void __launch_bounds__(kThreads<T, K>, kBlocks<K>)
     }
 #pragma unroll
     for (int v = 0; v < V; ++v) sum[v] += residual[v];
-    write_row<V>(result, a.grad_input_in_vectors, plan, result_row, place.left, plan.tile_width, pixel - pad, channel, sum,
-                 Ring<T>(scratch.data, plan.columns, plan, 1));
+    write_row<V>(result, kVectors ? Access::kChannels : a.grad_input_access, plan, result_row, place.left,
+                 plan.tile_width, pixel - pad, channel, sum, Ring<T>(scratch.data, plan.columns, plan, 1));
   }
 
   const Partial partial(plan, size);
@@ -356,11 +363,16 @@ int64_t workspace(const Backward& p) {
 template <class T, int K>
 MrdaCudaStatus backward(const Backward& p, void* memory, void* stream) {
   using A = Accumulator<T>;
-  constexpr int V = 1 << kVectorLog2<T>, kBytes = 1 << log2_of_vector<T>();
   const Plan plan = plan_of<T, K>(p);
-  const bool x_vectors = in_vectors<T, kBytes>(p, p.input), grad_vectors = in_vectors<T, kBytes>(p, p.grad_output);
-  const Arguments<A> a{p, plan, x_vectors, grad_vectors, in_vectors<T, V>(p, p.grad_input), static_cast<A*>(memory)};
-  const auto kernel = p.mask_channels ? backward_kernel<T, K, true> : backward_kernel<T, K, false>;
+  const Access grad_input = access<T>(p, p.grad_input, 1 << kVectorLog2<T>);  // a thread's channels are the run there
+  const Arguments<A> a{p, plan, access<T>(p, p.input), access<T>(p, p.grad_output), grad_input, static_cast<A*>(memory)};
+  auto kernel = p.mask_channels ? backward_kernel<T, K, true, false> : backward_kernel<T, K, false, false>;
+  if constexpr (K == 3) {
+    const auto fast = p.mask_channels ? backward_kernel<T, K, true, true> : backward_kernel<T, K, false, true>;
+    const bool vectors = a.input_access == Access::kChannels && a.grad_output_access == Access::kChannels &&
+                         a.grad_input_access == Access::kChannels;
+    if (vectors && !p.residual.data) kernel = fast;
+  }
   const SharedMemory<T, K> shared(plan, p.kernel_size);
   const MrdaCudaStatus first =
       launch("rda_conv_backward", kernel, plan.blocks(p.batch), dim3(plan.threads()), shared.total, stream, a);

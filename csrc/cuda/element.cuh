@@ -12,6 +12,11 @@
 #define MRDA_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
+// On a GPU an access that is not aligned is an error; the emulation looks for it.
+#ifndef MRDA_CHECK_ALIGNED
+#define MRDA_CHECK_ALIGNED(address, bytes)
+#endif
+
 namespace mrda {
 namespace gpu {
 
@@ -56,8 +61,20 @@ struct alignas(sizeof(T) * V < 16 ? sizeof(T) * V : 16) Pack {
 };
 
 template <int V, class T>
+__device__ __forceinline__ Pack<T, V> load_pack(const T* from) {
+  MRDA_CHECK_ALIGNED(from, alignof(Pack<T, V>));
+  return *reinterpret_cast<const Pack<T, V>*>(from);
+}
+
+template <int V, class T>
+__device__ __forceinline__ void store_pack(T* to, const Pack<T, V>& pack) {
+  MRDA_CHECK_ALIGNED(to, alignof(Pack<T, V>));
+  *reinterpret_cast<Pack<T, V>*>(to) = pack;
+}
+
+template <int V, class T>
 __device__ __forceinline__ void load(const T* from, Accumulator<T> (&to)[V]) {
-  const Pack<T, V> pack = *reinterpret_cast<const Pack<T, V>*>(from);
+  const Pack<T, V> pack = load_pack<V>(from);
 #pragma unroll
   for (int v = 0; v < V; ++v) to[v] = widen(pack.at[v]);
 }
@@ -67,17 +84,24 @@ __device__ __forceinline__ void store(T* to, const Accumulator<T> (&from)[V]) {
   Pack<T, V> pack;
 #pragma unroll
   for (int v = 0; v < V; ++v) pack.at[v] = narrow<T>(from[v]);
-  *reinterpret_cast<Pack<T, V>*>(to) = pack;
+  store_pack(to, pack);
 }
 
-// exp of a large number is infinite, and 1 over it 0: no clamping is needed.
-__device__ __forceinline__ float sigmoid(float t) { return 1.0f / (1.0f + expf(-t)); }
+__device__ __forceinline__ float sigmoid(float t) {
+  float x = -t;
+  x = x > 87.0f ? 87.0f : x;  // exp of it is finite; a NaN stays
+  const float d = 1.0f + expf(x);
+  const float r = __fdividef(1.0f, d);  // good to 2 units in the last place; a Newton step rounds it as well as can be
+  return r + r * (1.0f - d * r);
+}
 __device__ __forceinline__ double sigmoid(double t) { return 1.0 / (1.0 + exp(-t)); }
 
 // The sum over 2^log2 neighbouring lanes, in each of them; all lanes of the warp take part.
 template <class A>
 __device__ __forceinline__ A sum_lanes(A x, int log2) {
-  for (int i = 0; i < log2; ++i) x += __shfl_xor_sync(0xffffffffu, x, 1 << i);
+#pragma unroll
+  for (int i = 0; i < 5; ++i)
+    if (i < log2) x += __shfl_xor_sync(0xffffffffu, x, 1 << i);
   return x;
 }
 

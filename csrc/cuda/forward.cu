@@ -42,12 +42,15 @@ template <class Params>
 struct Arguments {
   Params p;
   Plan plan;
-  bool input_in_vectors, results_in_vectors;
+  Access input_access, result_access;
 };
+
+// kVectors, here and below: all rows are accessed in runs of channels. That has kernels of its own, since the other ways
+// take registers.
 
 // Walks down a strip. For each row of it calls finish(row, z, input): the convolution's sums for the thread's pixel and
 // V channels, and the input's values there.
-template <class T, int K, class Params, class Finish>
+template <class T, int K, bool kVectors, class Params, class Finish>
 __device__ void correlate_strip(const Arguments<Params>& a, const Place& place, unsigned char* memory, Finish finish) {
   constexpr int V = 1 << kVectorLog2<T>;
   using A = Accumulator<T>;
@@ -59,10 +62,11 @@ __device__ void correlate_strip(const Arguments<Params>& a, const Place& place, 
   const Taps<T, K, V> taps(a.p, a.plan, place, channel, memory + offsets.weight);
   Correlation<T, K, V, false> correlation;
 
-  const Image<const T> image(a.p, a.p.input, place);
+  const Access access = kVectors ? Access::kChannels : a.input_access;
+  const RowCopy<T> copy(Image<const T>(a.p, a.p.input, place), access, a.plan, place.left - pad, rows);
   const int first_row = place.top - pad, steps = place.rows + 2 * pad, offset = pixel * rows.pitch + channel;
   const auto fetch = [&](int k) {
-    if (k < steps) fetch_row(image, a.input_in_vectors, a.plan, first_row + k, place.left - pad, rows, k);
+    if (k < steps) copy(access, a.plan, first_row + k, rows, k);
     Prefetch<Rows<K>::kAhead>::mark();
   };
   for (int k = 0; k < Rows<K>::kAhead; ++k) fetch(k);
@@ -79,9 +83,9 @@ __device__ void correlate_strip(const Arguments<Params>& a, const Place& place, 
   }
 }
 
-// Two blocks on a multiprocessor leave 128 registers a thread: enough but for the rare logits in memory.
-template <class T, int K, Modulation kModulation>
-__global__ void __launch_bounds__(kThreads, kModulation == Modulation::kGiven ? 1 : 2)
+// Two blocks on a multiprocessor leave 128 registers a thread, which is enough for the usual way.
+template <class T, int K, Modulation kModulation, bool kVectors>
+__global__ void __launch_bounds__(kThreads, kVectors ? 2 : 1)
     forward_kernel(const Arguments<Forward> a) {
   MRDA_DYNAMIC_SHARED(memory);
   constexpr int V = 1 << kVectorLog2<T>;
@@ -102,7 +106,7 @@ __global__ void __launch_bounds__(kThreads, kModulation == Modulation::kGiven ? 
     if (a.p.mask_bias) mask_bias = widen(*static_cast<const T*>(a.p.mask_bias));
   }
 
-  correlate_strip<T, K>(a, place, memory, [&](int row, A (&z)[V], const A (&x)[V]) {
+  correlate_strip<T, K, kVectors>(a, place, memory, [&](int row, A (&z)[V], const A (&x)[V]) {
     if (kModulation == Modulation::kSummed) {
       A t = A(0), w[V];
       load<V>(mask_weight + channel, w);
@@ -119,13 +123,14 @@ __global__ void __launch_bounds__(kThreads, kModulation == Modulation::kGiven ? 
         if (column < logits.width && channel + v < place.channels)
           z[v] = modulate(z[v], sigmoid(*logits.at(row, column, channel + v)), x[v], slopes);
     }
-    write_row<V>(output, a.results_in_vectors, a.plan, row, place.left, a.plan.columns, pixel, channel, z, buffer);
+    write_row<V>(output, kVectors ? Access::kChannels : a.result_access, a.plan, row, place.left, a.plan.columns, pixel,
+                 channel, z, buffer);
   });
 }
 
 // T is an accumulation type here.
 template <class T, int K>
-__global__ void __launch_bounds__(kThreads) modulation_backward_kernel(const Arguments<ModulationBackward> a) {
+__global__ void __launch_bounds__(kThreads, 1) modulation_backward_kernel(const Arguments<ModulationBackward> a) {
   MRDA_DYNAMIC_SHARED(memory);
   constexpr int V = 1 << kVectorLog2<T>;
   const Place place(a.p, a.plan);
@@ -137,7 +142,7 @@ __global__ void __launch_bounds__(kThreads) modulation_backward_kernel(const Arg
   const Image<T> grad_logits(a.p, a.p.grad_logits, place);
   const Ring<T> buffer(memory + SharedMemory<T, K>(a.plan, a.p.kernel_size).buffer, a.plan.columns, a.plan, 1);
 
-  correlate_strip<T, K>(a, place, memory, [&](int row, const T (&z)[V], const T (&x)[V]) {
+  correlate_strip<T, K, false>(a, place, memory, [&](int row, const T (&z)[V], const T (&x)[V]) {
     T dz[V] = {}, residual[V] = {}, dt[V] = {};
     const int column = place.left + pixel;
 #pragma unroll
@@ -150,7 +155,7 @@ __global__ void __launch_bounds__(kThreads) modulation_backward_kernel(const Arg
         dt[v] = d.grad_m * sigmoid_slope(m);
       }
     const auto write = [&](const Image<T>& to, const T (&values)[V]) {
-      write_row<V>(to, a.results_in_vectors, a.plan, row, place.left, a.plan.columns, pixel, channel, values, buffer);
+      write_row<V>(to, a.result_access, a.plan, row, place.left, a.plan.columns, pixel, channel, values, buffer);
     };
     write(grad_z, dz);
     write(grad_residual, residual);
@@ -159,8 +164,8 @@ __global__ void __launch_bounds__(kThreads) modulation_backward_kernel(const Arg
 }
 
 template <class T, int K, class Params>
-Arguments<Params> arguments(const Params& p, bool results_in_vectors) {
-  return {p, plan_of<T, K>(p), in_vectors<T, (1 << kVectorLog2<T>)>(p, p.input), results_in_vectors};
+Arguments<Params> arguments(const Params& p, Access result_access) {
+  return {p, plan_of<T, K>(p), access<T>(p, p.input), result_access};
 }
 
 template <class T, int K, class Params>
@@ -171,19 +176,23 @@ MrdaCudaStatus launch_strips(const char* name, void (*kernel)(Arguments<Params>)
 
 template <class T, int K>
 MrdaCudaStatus forward(const Forward& p, void* stream) {
-  const Arguments<Forward> a = arguments<T, K>(p, in_vectors<T, (1 << kVectorLog2<T>)>(p, p.output));
-  const auto kernel = p.mask_channels ? forward_kernel<T, K, Modulation::kSummed>
-                      : p.logits.data ? forward_kernel<T, K, Modulation::kGiven>
-                                      : forward_kernel<T, K, Modulation::kNone>;
+  const Arguments<Forward> a = arguments<T, K>(p, access<T>(p, p.output));
+  const auto kernel = p.mask_channels ? forward_kernel<T, K, Modulation::kSummed, false>
+                      : p.logits.data ? forward_kernel<T, K, Modulation::kGiven, false>
+                                      : forward_kernel<T, K, Modulation::kNone, false>;
+  if constexpr (K == 3) {
+    const auto fast = p.mask_channels ? forward_kernel<T, K, Modulation::kSummed, true>
+                                      : forward_kernel<T, K, Modulation::kNone, true>;
+    if (!p.logits.data && a.input_access == Access::kChannels && a.result_access == Access::kChannels)
+      return launch_strips<T, K>("rda_conv_forward", fast, a, stream);
+  }
   return launch_strips<T, K>("rda_conv_forward", kernel, a, stream);
 }
 
 template <class T, int K>
 MrdaCudaStatus modulation_backward(const ModulationBackward& p, void* stream) {
-  constexpr int V = 1 << kVectorLog2<T>;
-  const bool vectors = in_vectors<T, V>(p, p.grad_z) && in_vectors<T, V>(p, p.grad_residual) &&
-                       in_vectors<T, V>(p, p.grad_logits);
-  const Arguments<ModulationBackward> a = arguments<T, K>(p, vectors);
+  const Access z = access<T>(p, p.grad_z), residual = access<T>(p, p.grad_residual), logits = access<T>(p, p.grad_logits);
+  const Arguments<ModulationBackward> a = arguments<T, K>(p, z == residual && z == logits ? z : Access::kElements);
   return launch_strips<T, K>("rda_conv_modulation_backward", modulation_backward_kernel<T, K>, a, stream);
 }
 

@@ -44,7 +44,7 @@ Plan make_plan(const RdaConvParams& p, int threads, int channels_log2, int max_l
 
   const int whole_warps = 32 >> plan.lanes_log2;  // columns that fill a warp
   const int64_t wanted = (p.width + 2 * halo + whole_warps - 1) / whole_warps * whole_warps;
-  constexpr int kMaxColumns = 128;  // few channels would make long rows, and those too much shared memory
+  constexpr int kMaxColumns = 64;  // few channels would make long rows, and those too much shared memory
   plan.columns = threads >> plan.lanes_log2 < kMaxColumns ? threads >> plan.lanes_log2 : kMaxColumns;
   if (wanted < plan.columns) plan.columns = int(wanted);
   plan.tile_width = plan.columns - 2 * halo;
@@ -96,39 +96,47 @@ struct Ring {
   __device__ T* row(int k) const { return data + (k & (slots - 1)) * columns * pitch; }
 };
 
+// How a (B, C, H, W) view can be accessed: in runs of 16 bytes along the channels or along a row, or by the element.
+enum class Access { kElements, kChannels, kPixels };
+
+template <class T>
+Access access(const RdaConvParams& p, const View& view, int channels = 1 << log2_of_vector<T>()) {
+  constexpr int kVector = 1 << log2_of_vector<T>();
+  const auto aligned = [&](int run, int along, int64_t size, int64_t others) {
+    return view.stride[along] == 1 && size % run == 0 && others % run == 0 &&
+           reinterpret_cast<uintptr_t>(view.data) % (run * sizeof(T)) == 0;
+  };
+  // strides of 0 are multiples of everything; | keeps the lowest bits, which tell multiples of a power of two
+  const int64_t outer = view.stride[0] | view.stride[2];
+  const bool near = view.stride[3] < INT32_MAX / (p.width + 64);  // 32 bits do for places within a row
+  if (near && aligned(channels, 1, p.channels, outer | view.stride[3])) return Access::kChannels;
+  if (aligned(kVector, 3, p.width, outer | view.stride[1])) return Access::kPixels;
+  return Access::kElements;
+}
+
 // One sample's image, from a block's first channel on.
 template <class T>
 struct Image {
   T* data;
   int64_t channel_stride, row_stride, pixel_stride;
   int channels, height, width;
-  bool by_pixel;  // lanes go along the width, not along the channels
 
   __device__ Image(const RdaConvParams& p, const View& view, const Place& place)
       : data(static_cast<T*>(view.data) + place.sample * view.stride[0] + place.first_channel * view.stride[1]),
         channel_stride(view.stride[1]), row_stride(view.stride[2]), pixel_stride(view.stride[3]),
-        channels(place.channels), height(int(p.height)), width(int(p.width)),
-        by_pixel(view.stride[3] == 1 && view.stride[1] != 1) {}
+        channels(place.channels), height(int(p.height)), width(int(p.width)) {}
 
   __device__ T* at(int row, int column, int channel) const {
     return data + row * row_stride + column * pixel_stride + channel * channel_stride;
   }
 };
 
-// Whether runs of V channels of a (B, C, H, W) view can be accessed at once.
-template <class T, int V>
-bool in_vectors(const RdaConvParams& p, const View& view) {
-  const bool aligned = reinterpret_cast<uintptr_t>(view.data) % (sizeof(T) * V) == 0;
-  return aligned && p.channels % V == 0 && view.stride[1] == 1 && view.stride[0] % V == 0 && view.stride[2] % V == 0 &&
-         view.stride[3] % V == 0;
-}
-
 // Calls visit(pixel, channel) for each of `columns` pixels and a chunk's channels, spread over the block's threads so
 // that neighbouring lanes meet neighbouring elements of the image.
 template <class T, class Visit>
 __device__ void for_each_element(const Image<T>& image, const Plan& plan, int columns, Visit visit) {
   const int thread = int(threadIdx.x), threads = int(blockDim.x);
-  if (image.by_pixel) {
+  if (image.pixel_stride < image.channel_stride) {
 #pragma unroll 1
     for (int channel = thread >> 5; channel < plan.channels(); channel += threads >> 5)
 #pragma unroll 1
@@ -140,32 +148,75 @@ __device__ void for_each_element(const Image<T>& image, const Plan& plan, int co
   }
 }
 
-// Copies row `row` of an image, from column `left` on, into row k of a ring; zeros outside the image and for channels
-// that do not exist. The copy may still be under way on return: see Prefetch.
-template <class T>
-__device__ void fetch_row(const Image<const T>& image, bool vectors, const Plan& plan, int row, int left, const Ring<T>& ring,
-                          int k) {
-  T* to = ring.row(k);
-  const bool row_inside = inside(row, image.height);
-  if (vectors) {
-    constexpr int kVectorLog2 = log2_of_vector<T>();
-    const int shift = plan.channels_log2 - kVectorLog2;
-    const int channel = (int(threadIdx.x) & ((1 << shift) - 1)) << kVectorLog2;
+// Calls visit(column, channel) for the first column of each aligned run of 16 bytes that has a part in `columns` pixels
+// from `left` on. Two lanes are neighbours in a row, for whole sectors of memory; the others in channels, for shared
+// memory's banks.
+template <class T, class Visit>
+__device__ void for_each_run(const Plan& plan, int left, int columns, Visit visit) {
+  constexpr int kRun = 1 << log2_of_vector<T>();
+  const int first = left & -kRun;
 #pragma unroll 1
-    for (int pixel = int(threadIdx.x) >> shift; pixel < ring.columns; pixel += int(blockDim.x) >> shift) {
-      T* cell = to + pixel * ring.pitch + channel;
-      if (row_inside && inside(left + pixel, image.width) && channel < image.channels)
-        __pipeline_memcpy_async(cell, image.at(row, left + pixel, channel), 16);
-      else
-        *reinterpret_cast<int4*>(cell) = int4{0, 0, 0, 0};
-    }
-    return;
-  }
-  for_each_element(image, plan, ring.columns, [&](int pixel, int channel) {
-    const bool exists = row_inside && inside(left + pixel, image.width) && channel < image.channels;
-    to[pixel * ring.pitch + channel] = exists ? *image.at(row, left + pixel, channel) : T(0.0f);
-  });
+  for (int channel = int(threadIdx.x) >> 1; channel < plan.channels(); channel += int(blockDim.x) >> 1)
+#pragma unroll 1
+    for (int column = first + (int(threadIdx.x) & 1) * kRun; column < left + columns; column += 2 * kRun)
+      visit(column, channel);
 }
+
+// Copies rows of an image, from column `left` on, into a ring, with zeros outside the image and for channels that do
+// not exist. A copy may still be under way on return: see Prefetch. Where it is in runs of channels, a thread's share is
+// worked out beforehand: the kernels copy a row for each row that they compute, and have few instructions to spare.
+template <class T>
+class RowCopy {
+  static constexpr int kRunLog2 = log2_of_vector<T>(), kRun = 1 << kRunLog2;
+
+ public:
+  __device__ RowCopy(const Image<const T>& image, Access access, const Plan& plan, int left, const Ring<T>& ring)
+      : image_(image), left_(left) {
+    if (access != Access::kChannels) return;
+    const int shift = plan.channels_log2 - kRunLog2, pixels = int(blockDim.x) >> shift;
+    const int channel = (int(threadIdx.x) & ((1 << shift) - 1)) << kRunLog2, first = int(threadIdx.x) >> shift;
+    cell_ = first * ring.pitch + channel;
+    offset_ = first * int(image.pixel_stride) + channel;
+    for (int pixel = first; pixel < ring.columns; pixel += pixels, ++count_)
+      if (inside(left + pixel, image.width) && channel < image.channels) exists_ |= 1u << count_;
+  }
+
+  // Row `row` of the image into row k of the ring.
+  __device__ void operator()(Access access, const Plan& plan, int row, const Ring<T>& ring, int k) const {
+    T* to = ring.row(k);
+    const bool row_inside = inside(row, image_.height);
+    if (access == Access::kChannels) {
+      const int pixels = int(blockDim.x) >> (plan.channels_log2 - kRunLog2), step = pixels * int(image_.pixel_stride);
+      const T* from = image_.at(row, left_, 0) + offset_;  // read only where it exists
+      to += cell_;
+#pragma unroll 1
+      for (int i = 0; i < count_; ++i, to += pixels * ring.pitch, from += step) {
+        if (row_inside && (exists_ >> i & 1)) __pipeline_memcpy_async(to, from, 16);
+        else *reinterpret_cast<int4*>(to) = int4{0, 0, 0, 0};
+      }
+    } else if (access == Access::kPixels) {
+      for_each_run<T>(plan, left_, ring.columns, [&](int column, int channel) {
+        Pack<T, kRun> run{};
+        if (row_inside && inside(column, image_.width) && channel < image_.channels)
+          run = load_pack<kRun>(image_.at(row, column, channel));
+#pragma unroll
+        for (int i = 0; i < kRun; ++i)
+          if (inside(column + i - left_, ring.columns)) to[(column + i - left_) * ring.pitch + channel] = run.at[i];
+      });
+    } else {
+      for_each_element(image_, plan, ring.columns, [&](int pixel, int channel) {
+        const bool exists = row_inside && inside(left_ + pixel, image_.width) && channel < image_.channels;
+        to[pixel * ring.pitch + channel] = exists ? *image_.at(row, left_ + pixel, channel) : T(0.0f);
+      });
+    }
+  }
+
+ private:
+  Image<const T> image_;
+  int left_;
+  int cell_ = 0, offset_ = 0, count_ = 0;  // of the thread's first run, in the ring's row and in the image's
+  unsigned exists_ = 0;                    // a bit for each of its runs
+};
 
 // Row copies in flight. Every thread calls both functions once a row; the barrier after `wait` makes the row visible.
 template <int kAhead>
@@ -174,23 +225,40 @@ struct Prefetch {
   __device__ static void wait() { __pipeline_wait_prior(kAhead - 1); }
 };
 
-// Writes one row of results: each thread has V channels, from `channel` on, of the pixel at left + `pixel`. Where runs
-// of channels can't be written at once, they go through `buffer` (a row of shared memory), so that lanes can write
-// neighbouring elements. All threads of the block call it.
+// Writes one row of results, `columns` pixels from `left` on: each thread has V channels, from `channel` on, of the one
+// at left + `pixel`. Unless runs of channels can be written, the row goes through `buffer`, a row of shared memory, so
+// that lanes can write neighbours. All threads of the block call it.
 template <int V, class T>
-__device__ void write_row(const Image<T>& image, bool vectors, const Plan& plan, int row, int left, int columns, int pixel,
+__device__ void write_row(const Image<T>& image, Access access, const Plan& plan, int row, int left, int columns, int pixel,
                           int channel, const Accumulator<T> (&values)[V], const Ring<T>& buffer) {
   const bool mine = inside(pixel, columns) && left + pixel < image.width;
-  if (vectors) {
+  if (access == Access::kChannels) {
     if (mine && channel < image.channels) store<V>(image.at(row, left + pixel, channel), values);
     return;
   }
+  const T* const from = buffer.row(0);
   __syncthreads();  // the buffer may still be read for an earlier row
   if (mine) store<V>(buffer.row(0) + pixel * buffer.pitch + channel, values);
   __syncthreads();
-  for_each_element(image, plan, columns, [&](int at, int c) {
-    if (left + at < image.width && c < image.channels) *image.at(row, left + at, c) = buffer.row(0)[at * buffer.pitch + c];
-  });
+  if (access == Access::kPixels) {
+    constexpr int kRun = 1 << log2_of_vector<T>();
+    for_each_run<T>(plan, left, columns, [&](int column, int c) {
+      if (c >= image.channels) return;
+      const bool whole = column >= left && column + kRun <= left + columns && column < image.width;
+      Pack<T, kRun> run;
+#pragma unroll
+      for (int i = 0; i < kRun; ++i)
+        if (inside(column + i - left, columns) && column + i < image.width) {
+          run.at[i] = from[(column + i - left) * buffer.pitch + c];
+          if (!whole) *image.at(row, column + i, c) = run.at[i];
+        }
+      if (whole) store_pack(image.at(row, column, c), run);
+    });
+  } else {
+    for_each_element(image, plan, columns, [&](int at, int c) {
+      if (left + at < image.width && c < image.channels) *image.at(row, left + at, c) = from[at * buffer.pitch + c];
+    });
+  }
 }
 
 }  // namespace gpu

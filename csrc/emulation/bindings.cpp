@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "emulation.h"
+#include "faulty.h"
 
 using namespace mrda;
 
@@ -70,4 +71,18 @@ PYBIND11_MODULE(_emulation, m) {
       py::kw_only(), py::arg("order") = emulation::Order::kShuffled, py::arg("seed") = 0, py::arg("skip_barrier") = -1,
       py::arg("skip_barrier_thread") = -1, py::arg("drop_copy") = -1,
       "How threads take turns, and faults planted on purpose, from now on; see csrc/emulation/emulation.h.");
+
+  m.def("faulty_kernels", &emulation::faulty_kernels, "Kernels for run_faulty; the first one is right.");
+  m.def(
+      "run_faulty",
+      [](const std::string& name, const std::array<float, 64>& values) {
+        emulation::fault.clear();
+        const emulation::Guarded from("from", values.data(), sizeof(values)), to("to", nullptr, sizeof(values));
+        emulation::run_faulty(name, static_cast<float*>(from.data()), static_cast<float*>(to.data()));
+        if (!emulation::fault.empty()) throw std::runtime_error(emulation::fault);
+        std::array<float, 64> result;
+        memcpy(result.data(), to.data(), sizeof(result));
+        return result;
+      },
+      py::arg("name"), py::arg("values"), "Run a kernel with a planted mistake on 64 numbers.");
 }

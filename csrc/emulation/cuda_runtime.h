@@ -32,6 +32,7 @@ void barrier();
 // Exchanges 8 bytes within a warp; all lanes named by `mask` have to come.
 uint64_t shuffle(uint32_t mask, uint64_t value, int source_lane);
 void copy_async(void* to, const void* from, size_t bytes);
+void check_aligned(const void* address, size_t bytes);
 void commit();
 void wait_prior(size_t groups);
 
@@ -56,6 +57,10 @@ struct Call {
 #define blockDim mrda::emulation::block_size
 #define gridDim mrda::emulation::grid_size
 #define MRDA_DYNAMIC_SHARED(name) unsigned char* const name = mrda::emulation::shared_memory()
+
+#define MRDA_CHECK_ALIGNED(address, bytes) mrda::emulation::check_aligned(address, bytes)
+
+inline float __fdividef(float x, float y) { return x / y; }
 
 inline void __syncthreads() { mrda::emulation::barrier(); }
 

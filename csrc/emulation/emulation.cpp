@@ -247,9 +247,14 @@ uint64_t shuffle(uint32_t mask, uint64_t value, int source_lane) {
   return current->shuffle_result;
 }
 
+void check_aligned(const void* address, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(address) % bytes)
+    stop(thread_name(thread_index.x) + " accesses " + std::to_string(bytes) + " bytes at an unaligned address");
+}
+
 void copy_async(void* to, const void* from, size_t bytes) {
-  if (reinterpret_cast<uintptr_t>(to) % bytes || reinterpret_cast<uintptr_t>(from) % bytes)
-    stop(thread_name(thread_index.x) + " copies " + std::to_string(bytes) + " bytes between unaligned addresses");
+  check_aligned(to, bytes);
+  check_aligned(from, bytes);
   if (copy_count++ != controls.drop_copy) current->copies.back().push_back({to, from, bytes});
 }
 

@@ -44,5 +44,6 @@ def test_sizes_beyond_a_tile(backend, shape, layout, full_mask):
 @pytest.mark.parametrize("kernel_size", KERNEL_SIZES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-def test_kernel_sizes_and_dtypes_beyond_a_tile(backend, kernel_size, dtype, layout):
-    check(Call((1, 18, 19, 71), kernel_size, dtype, layout=layout, dyadic=False), backend)
+@pytest.mark.parametrize("shape", [(1, 18, 19, 71), (1, 24, 11, 72)], ids=["odd", "aligned"])
+def test_kernel_sizes_and_dtypes_beyond_a_tile(backend, kernel_size, dtype, layout, shape):
+    check(Call(shape, kernel_size, dtype, layout=layout, dyadic=False), backend)

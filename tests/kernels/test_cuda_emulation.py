@@ -1,0 +1,139 @@
+"""The emulation that runs the CUDA sources on the CPU: what it must catch, and what it must not depend on."""
+
+import math
+
+import pytest
+import torch
+from budget import RdaBudget
+from calls import Call
+
+from mrda_kernels.backends import cuda_emulated
+
+OPS = torch.ops.mrda_kernels
+BACKEND = "cuda-emulated"
+
+if cuda_emulated.why_not("cpu") is not None:
+    pytest.skip(cuda_emulated.why_not("cpu"), allow_module_level=True)
+
+from mrda_kernels import _emulation  # noqa: E402
+from mrda_kernels._emulation import Order  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def faultless_again():
+    yield
+    _emulation.control()
+
+
+def results(call):
+    arguments = (*call.tensors(), *call.options)
+    yield OPS.rda_conv2d(*arguments, BACKEND)
+    yield from OPS.rda_conv2d_backward(call.grad_output(), *arguments, BACKEND)
+
+
+def check(call):
+    """Raise AssertionError for a result out of bounds, RuntimeError where the emulation stopped."""
+    budget = RdaBudget(*call.tensors(), *call.options, exact_z=call.dyadic)
+    expected = [budget.forward(), *budget.backward(call.grad_output())]
+    for number, (bounded, actual) in enumerate(zip(expected, results(call), strict=True)):
+        bounded.check(actual, f"result {number}")
+
+
+CALL = Call((2, 24, 9, 40), layout="channels_last", grad_layout="channels_last", dyadic=False)
+
+
+# ---- results do not depend on the order of threads -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "offset"])
+@pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.parametrize("full_mask", [False, True], ids=["M=1", "M=C"])
+def test_cuda_emulated_results_do_not_depend_on_the_order_of_threads(dtype, layout, kernel_size, full_mask):
+    call = Call((2, 24, 9, 40), kernel_size, dtype, full_mask, layout=layout, grad_layout=layout, dyadic=False)
+    _emulation.control(order=Order.forward)
+    first = list(results(call))
+    for order, seed in ((Order.reverse, 0), (Order.shuffled, 1), (Order.shuffled, 2)):
+        _emulation.control(order=order, seed=seed)
+        assert all(torch.equal(a, b) for a, b in zip(first, results(call), strict=True))
+
+
+# ---- planted faults ------------------------------------------------------------------------------------------------
+
+
+
+
+def fails(call, **fault):
+    """Whether a fault shows, in one of several orders of threads."""
+    for order in (Order.forward, Order.reverse, Order.shuffled):
+        _emulation.control(order=order, **fault)
+        try:
+            check(call)
+        except (AssertionError, RuntimeError):
+            return True
+    return False
+
+
+def test_without_a_fault_nothing_fails():
+    assert not fails(CALL)
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_a_missing_barrier_is_caught(number):
+    # A block's first one guards what nobody has to wait for yet.
+    assert fails(CALL, skip_barrier=number)
+
+
+def test_a_thread_that_skips_a_barrier_is_reported():
+    _emulation.control(skip_barrier=3, skip_barrier_thread=17)
+    barrier = "thread 17 of block 0 has ended while others wait for it at a barrier"
+    with pytest.raises(RuntimeError, match=f"^CUDA kernel rda_conv_forward failed: {barrier}$"):
+        OPS.dynamic_depthwise_conv2d(*CALL.tensors()[:2], BACKEND)
+    # with a mask it comes to the next shuffle alone
+    with pytest.raises(RuntimeError, match=f"{barrier}|thread 17 of block 0 shuffles with lanes that do not come"):
+        list(results(CALL))
+
+
+@pytest.mark.parametrize("number", [0, 100, 1000])
+def test_a_row_that_does_not_arrive_is_caught(number):
+    assert fails(CALL, drop_copy=number)
+
+
+def test_after_a_fault_the_next_call_is_well():
+    _emulation.control(skip_barrier=3, skip_barrier_thread=17)
+    with pytest.raises(RuntimeError):
+        list(results(CALL))
+    _emulation.control()
+    check(CALL)
+
+
+VALUES = [float(i) for i in range(64)]
+MISTAKES = {
+    "lonely_barrier": "thread 5 of block 0 has ended while others wait for it at a barrier",
+    "lonely_shuffle": r"thread \d+ of block 0 shuffles with lanes that do not come",
+    "barrier_or_shuffle": r"thread \d+ of block 0 (has ended while others wait|shuffles with a lane that takes no part)",
+    "read_before": r"thread \d+ of block 0 reads or writes \d+ bytes before from",
+    "write_past": r"thread 63 of block 0 reads or writes 1 bytes past the end of to",
+    "shared_past": r"thread 63 of block 0 reads or writes 1 bytes past the end of shared memory",
+    "unaligned": r"thread 0 of block 0 accesses 16 bytes at an unaligned address",
+}
+
+
+def test_a_right_kernel_is_run_as_it_is_written():
+    assert list(_emulation.run_faulty("reverse", VALUES)) == VALUES[::-1]
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_reported(name):
+    with pytest.raises(RuntimeError, match=MISTAKES[name]):
+        _emulation.run_faulty(name, VALUES)
+    assert list(_emulation.run_faulty("reverse", VALUES)) == VALUES[::-1]
+
+
+@pytest.mark.parametrize("name", ["no_barrier", "no_wait"])
+def test_a_race_gives_a_wrong_result(name):
+    assert any(map(math.isnan, _emulation.run_faulty(name, VALUES)))  # shared memory starts as NaN
+
+
+def test_every_mistake_is_tested():
+    assert set(_emulation.faulty_kernels()) == {"reverse", "no_barrier", "no_wait", *MISTAKES}
