@@ -163,8 +163,7 @@ __device__ void sum_columns(const Plan& plan, const A (&values)[V], const Ring<A
   }
 }
 
-// kVectors: all rows are accessed in runs of channels, and there is no residual from outside; a kernel of its own, since
-// the other ways take registers.
+// With kVectors there is no residual from outside.
 template <class T, int K, bool kModulated, bool kVectors>
 __global__ void __launch_bounds__(kThreads<T, K>, kBlocks<K>)
     backward_kernel(const Arguments<Accumulator<T>> a) {
@@ -204,17 +203,16 @@ __global__ void __launch_bounds__(kThreads<T, K>, kBlocks<K>)
 
   // Step k brings row k of the input, which begins 2 * pad rows above the result; grad_output's row k - 2 * pad, which
   // begins pad rows above it, and with it the gradients of that row; and the result's row k - 4 * pad.
-  const Access input_access = kVectors ? Access::kChannels : a.input_access;
-  const Access grad_output_access = kVectors ? Access::kChannels : a.grad_output_access;
-  const RowCopy<T> copy_input(Image<const T>(a.p, a.p.input, place), input_access, plan, place.left - 2 * pad, input);
-  const RowCopy<T> copy_grad_output(Image<const T>(a.p, a.p.grad_output, place), grad_output_access, plan,
-                                    place.left - pad, grad_output);
+  const RowCopy<T, kVectors> copy_input(Image<const T>(a.p, a.p.input, place), a.input_access, plan, place.left - 2 * pad,
+                                        input);
+  const RowCopy<T, kVectors> copy_grad_output(Image<const T>(a.p, a.p.grad_output, place), a.grad_output_access, plan,
+                                              place.left - pad, grad_output);
   const Image<T> result(a.p, a.p.grad_input, place);
   const int steps = place.rows + 4 * pad;
   const auto fetch = [&](int k) {
     if (k < steps) {
-      copy_input(input_access, plan, place.top - 2 * pad + k, input, k);
-      if (k >= 2 * pad) copy_grad_output(grad_output_access, plan, place.top - 3 * pad + k, grad_output, k);
+      copy_input(plan, place.top - 2 * pad + k, input, k);
+      if (k >= 2 * pad) copy_grad_output(plan, place.top - 3 * pad + k, grad_output, k);
     }
     Prefetch<kAhead>::mark();
   };
@@ -280,8 +278,8 @@ __global__ void __launch_bounds__(kThreads<T, K>, kBlocks<K>)
     }
 #pragma unroll
     for (int v = 0; v < V; ++v) sum[v] += residual[v];
-    write_row<V>(result, kVectors ? Access::kChannels : a.grad_input_access, plan, result_row, place.left,
-                 plan.tile_width, pixel - pad, channel, sum, Ring<T>(scratch.data, plan.columns, plan, 1));
+    write_row<kVectors, V>(result, a.grad_input_access, plan, result_row, place.left, plan.tile_width, pixel - pad,
+                           channel, sum, Ring<T>(scratch.data, plan.columns, plan, 1));
   }
 
   const Partial partial(plan, size);
@@ -366,13 +364,10 @@ MrdaCudaStatus backward(const Backward& p, void* memory, void* stream) {
   const Plan plan = plan_of<T, K>(p);
   const Access grad_input = access<T>(p, p.grad_input, 1 << kVectorLog2<T>);  // a thread's channels are the run there
   const Arguments<A> a{p, plan, access<T>(p, p.input), access<T>(p, p.grad_output), grad_input, static_cast<A*>(memory)};
-  auto kernel = p.mask_channels ? backward_kernel<T, K, true, false> : backward_kernel<T, K, false, false>;
-  if constexpr (K == 3) {
-    const auto fast = p.mask_channels ? backward_kernel<T, K, true, true> : backward_kernel<T, K, false, true>;
-    const bool vectors = a.input_access == Access::kChannels && a.grad_output_access == Access::kChannels &&
-                         a.grad_input_access == Access::kChannels;
-    if (vectors && !p.residual.data) kernel = fast;
-  }
+  const bool vectors = a.input_access == Access::kChannels && a.grad_output_access == Access::kChannels &&
+                       a.grad_input_access == Access::kChannels && !p.residual.data;
+  const auto kernel = p.mask_channels ? (vectors ? backward_kernel<T, K, true, true> : backward_kernel<T, K, true, false>)
+                                      : (vectors ? backward_kernel<T, K, false, true> : backward_kernel<T, K, false, false>);
   const SharedMemory<T, K> shared(plan, p.kernel_size);
   const MrdaCudaStatus first =
       launch("rda_conv_backward", kernel, plan.blocks(p.batch), dim3(plan.threads()), shared.total, stream, a);

@@ -45,9 +45,6 @@ struct Arguments {
   Access input_access, result_access;
 };
 
-// kVectors, here and below: all rows are accessed in runs of channels. That has kernels of its own, since the other ways
-// take registers.
-
 // Walks down a strip. For each row of it calls finish(row, z, input): the convolution's sums for the thread's pixel and
 // V channels, and the input's values there.
 template <class T, int K, bool kVectors, class Params, class Finish>
@@ -62,11 +59,11 @@ __device__ void correlate_strip(const Arguments<Params>& a, const Place& place, 
   const Taps<T, K, V> taps(a.p, a.plan, place, channel, memory + offsets.weight);
   Correlation<T, K, V, false> correlation;
 
-  const Access access = kVectors ? Access::kChannels : a.input_access;
-  const RowCopy<T> copy(Image<const T>(a.p, a.p.input, place), access, a.plan, place.left - pad, rows);
+  const Image<const T> image(a.p, a.p.input, place);
+  const RowCopy<T, kVectors> copy(image, a.input_access, a.plan, place.left - pad, rows);
   const int first_row = place.top - pad, steps = place.rows + 2 * pad, offset = pixel * rows.pitch + channel;
   const auto fetch = [&](int k) {
-    if (k < steps) copy(access, a.plan, first_row + k, rows, k);
+    if (k < steps) copy(a.plan, first_row + k, rows, k);
     Prefetch<Rows<K>::kAhead>::mark();
   };
   for (int k = 0; k < Rows<K>::kAhead; ++k) fetch(k);
@@ -123,8 +120,7 @@ __global__ void __launch_bounds__(kThreads, kVectors ? 2 : 1)
         if (column < logits.width && channel + v < place.channels)
           z[v] = modulate(z[v], sigmoid(*logits.at(row, column, channel + v)), x[v], slopes);
     }
-    write_row<V>(output, kVectors ? Access::kChannels : a.result_access, a.plan, row, place.left, a.plan.columns, pixel,
-                 channel, z, buffer);
+    write_row<kVectors, V>(output, a.result_access, a.plan, row, place.left, a.plan.columns, pixel, channel, z, buffer);
   });
 }
 
@@ -155,7 +151,7 @@ __global__ void __launch_bounds__(kThreads, 1) modulation_backward_kernel(const 
         dt[v] = d.grad_m * sigmoid_slope(m);
       }
     const auto write = [&](const Image<T>& to, const T (&values)[V]) {
-      write_row<V>(to, a.result_access, a.plan, row, place.left, a.plan.columns, pixel, channel, values, buffer);
+      write_row<false, V>(to, a.result_access, a.plan, row, place.left, a.plan.columns, pixel, channel, values, buffer);
     };
     write(grad_z, dz);
     write(grad_residual, residual);
@@ -177,15 +173,12 @@ MrdaCudaStatus launch_strips(const char* name, void (*kernel)(Arguments<Params>)
 template <class T, int K>
 MrdaCudaStatus forward(const Forward& p, void* stream) {
   const Arguments<Forward> a = arguments<T, K>(p, access<T>(p, p.output));
-  const auto kernel = p.mask_channels ? forward_kernel<T, K, Modulation::kSummed, false>
-                      : p.logits.data ? forward_kernel<T, K, Modulation::kGiven, false>
-                                      : forward_kernel<T, K, Modulation::kNone, false>;
-  if constexpr (K == 3) {
-    const auto fast = p.mask_channels ? forward_kernel<T, K, Modulation::kSummed, true>
-                                      : forward_kernel<T, K, Modulation::kNone, true>;
-    if (!p.logits.data && a.input_access == Access::kChannels && a.result_access == Access::kChannels)
-      return launch_strips<T, K>("rda_conv_forward", fast, a, stream);
-  }
+  const bool vectors = a.input_access == Access::kChannels && a.result_access == Access::kChannels;
+  const auto kernel = p.logits.data    ? forward_kernel<T, K, Modulation::kGiven, false>
+                      : p.mask_channels ? (vectors ? forward_kernel<T, K, Modulation::kSummed, true>
+                                                   : forward_kernel<T, K, Modulation::kSummed, false>)
+                                        : (vectors ? forward_kernel<T, K, Modulation::kNone, true>
+                                                   : forward_kernel<T, K, Modulation::kNone, false>);
   return launch_strips<T, K>("rda_conv_forward", kernel, a, stream);
 }
 

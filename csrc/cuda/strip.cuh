@@ -97,6 +97,8 @@ struct Ring {
 };
 
 // How a (B, C, H, W) view can be accessed: in runs of 16 bytes along the channels or along a row, or by the element.
+// Kernels have a parameter kVectors: all their rows are accessed in runs of channels. Those without know the other two
+// ways, which take more registers.
 enum class Access { kElements, kChannels, kPixels };
 
 template <class T>
@@ -163,16 +165,16 @@ __device__ void for_each_run(const Plan& plan, int left, int columns, Visit visi
 }
 
 // Copies rows of an image, from column `left` on, into a ring, with zeros outside the image and for channels that do
-// not exist. A copy may still be under way on return: see Prefetch. Where it is in runs of channels, a thread's share is
-// worked out beforehand: the kernels copy a row for each row that they compute, and have few instructions to spare.
-template <class T>
+// not exist. A copy may still be under way on return: see Prefetch. In runs of channels, a thread's share is worked out
+// beforehand: the kernels copy a row for each row that they compute, and have few instructions to spare.
+template <class T, bool kVectors>
 class RowCopy {
   static constexpr int kRunLog2 = log2_of_vector<T>(), kRun = 1 << kRunLog2;
 
  public:
   __device__ RowCopy(const Image<const T>& image, Access access, const Plan& plan, int left, const Ring<T>& ring)
-      : image_(image), left_(left) {
-    if (access != Access::kChannels) return;
+      : image_(image), access_(access), left_(left) {
+    if (!kVectors) return;
     const int shift = plan.channels_log2 - kRunLog2, pixels = int(blockDim.x) >> shift;
     const int channel = (int(threadIdx.x) & ((1 << shift) - 1)) << kRunLog2, first = int(threadIdx.x) >> shift;
     cell_ = first * ring.pitch + channel;
@@ -182,10 +184,10 @@ class RowCopy {
   }
 
   // Row `row` of the image into row k of the ring.
-  __device__ void operator()(Access access, const Plan& plan, int row, const Ring<T>& ring, int k) const {
+  __device__ void operator()(const Plan& plan, int row, const Ring<T>& ring, int k) const {
     T* to = ring.row(k);
     const bool row_inside = inside(row, image_.height);
-    if (access == Access::kChannels) {
+    if (kVectors) {
       const int pixels = int(blockDim.x) >> (plan.channels_log2 - kRunLog2), step = pixels * int(image_.pixel_stride);
       const T* from = image_.at(row, left_, 0) + offset_;  // read only where it exists
       to += cell_;
@@ -194,7 +196,7 @@ class RowCopy {
         if (row_inside && (exists_ >> i & 1)) __pipeline_memcpy_async(to, from, 16);
         else *reinterpret_cast<int4*>(to) = int4{0, 0, 0, 0};
       }
-    } else if (access == Access::kPixels) {
+    } else if (access_ == Access::kPixels) {
       for_each_run<T>(plan, left_, ring.columns, [&](int column, int channel) {
         Pack<T, kRun> run{};
         if (row_inside && inside(column, image_.width) && channel < image_.channels)
@@ -213,6 +215,7 @@ class RowCopy {
 
  private:
   Image<const T> image_;
+  Access access_;
   int left_;
   int cell_ = 0, offset_ = 0, count_ = 0;  // of the thread's first run, in the ring's row and in the image's
   unsigned exists_ = 0;                    // a bit for each of its runs
@@ -226,13 +229,13 @@ struct Prefetch {
 };
 
 // Writes one row of results, `columns` pixels from `left` on: each thread has V channels, from `channel` on, of the one
-// at left + `pixel`. Unless runs of channels can be written, the row goes through `buffer`, a row of shared memory, so
+// at left + `pixel`. Unless kVectors, the row goes through `buffer`, a row of shared memory, so
 // that lanes can write neighbours. All threads of the block call it.
-template <int V, class T>
+template <bool kVectors, int V, class T>
 __device__ void write_row(const Image<T>& image, Access access, const Plan& plan, int row, int left, int columns, int pixel,
                           int channel, const Accumulator<T> (&values)[V], const Ring<T>& buffer) {
   const bool mine = inside(pixel, columns) && left + pixel < image.width;
-  if (access == Access::kChannels) {
+  if (kVectors) {
     if (mine && channel < image.channels) store<V>(image.at(row, left + pixel, channel), values);
     return;
   }
