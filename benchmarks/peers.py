@@ -1,6 +1,6 @@
 """Other ways to compute `mrda_kernels.rda_conv2d` in PyTorch, to compare its speed with.
 
-Both take input (B, C, H, W), weight (B, C, K, K), mask_weight (M, C, 1, 1) and mask_bias (M,), and compute in
+All take input (B, C, H, W), weight (B, C, K, K), mask_weight (M, C, 1, 1) and mask_bias (M,), and compute in
 the dtype of their arguments. They check nothing.
 """
 
@@ -39,6 +39,19 @@ def shift_add(
             shifted = padded[..., row : row + height, column : column + width]
             features = features + shifted * weight[:, :, row, column, None, None]
     features = F.leaky_relu(features, negative_slope)
+    return features * _modulation(input, mask_weight, mask_bias) + input
+
+
+def vmapped(
+    input: Tensor, weight: Tensor, mask_weight: Tensor, mask_bias: Tensor, negative_slope: float = 0.1
+) -> Tensor:
+    """torch.vmap of one sample's depthwise convolution, over the samples."""
+    channels, size = weight.shape[1], weight.shape[-1]
+
+    def depthwise(x: Tensor, filters: Tensor) -> Tensor:
+        return F.conv2d(x[None], filters[:, None], padding=size // 2, groups=channels)[0]
+
+    features = F.leaky_relu(torch.vmap(depthwise)(input, weight), negative_slope)
     return features * _modulation(input, mask_weight, mask_bias) + input
 
 

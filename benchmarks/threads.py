@@ -9,24 +9,23 @@ each of them the other's share of the caches: torch's own sigmoid in the operato
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 if not __package__:  # run as a script: import from the root, as `python -m benchmarks.threads` does
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
 import torch.nn.functional as F
-import typer
-from rich.console import Console
-from rich.progress import track
 
-from benchmarks.rda_conv import Arguments, Setting, environment
-from benchmarks.timing import clock_for, interleaved
+from benchmarks import commands
+from benchmarks.rda_conv import random_arguments
+from benchmarks.records import Setting, environment
+from benchmarks.timing import host_clock, interleaved
 from mrda.files import atomic_write
 from mrda.memory import keep_freed_memory
-from mrda_kernels import dispatch, rda_conv2d
+from mrda_kernels import rda_conv2d
 
 SHAPES = ((1, 64, 64, 64), (1, 64, 180, 320))
 CALLS = 20
@@ -34,32 +33,29 @@ SECONDS = 10.0
 MIN_ROUNDS = 5
 
 
-def main(
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")] = None,
-) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Time the RDA conv alternating with torch's conv2d, against each alone, on the CPU."""
-    if json_path is not None and not json_path.absolute().parent.is_dir():
-        raise typer.BadParameter(f"--json is {json_path}, but its folder does not exist")
-    try:
-        dispatch.select("cpu", "cpu")
-    except RuntimeError as error:
-        raise typer.BadParameter(f"there is nothing to measure: {error}") from error
+    command = commands.parser(__doc__)
+    options = command.parse_args(arguments)
+    commands.check_json(command, options.json)
+    commands.check_measurable(command, "cpu")
 
     keep_freed_memory()
-    bar = track(SHAPES, "timing", console=Console(stderr=True), transient=True, auto_refresh=False)
-    results = [measure(shape) for shape in bar]
-    if json_path is not None:
-        with atomic_write(json_path) as temporary:
+    progress = commands.Progress(len(SHAPES))
+    results = []
+    for index, shape in enumerate(SHAPES):
+        progress.show(index, str(shape))
+        results.append(measure(shape))
+    progress.end()
+    if options.json is not None:
+        with atomic_write(options.json) as temporary:
             temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    console = Console()
     for r in results:
-        console.print(
+        print(
             f"{tuple(r['shape'])}: rda_conv2d {r['op_ms']:.3f} ms, conv2d {r['conv_ms']:.3f} ms, alternating "
             f"{r['alternating_ms']:.3f} ms: {r['ratio']:.2f} times their sum ({r['control_ratio']:.2f} with torch's "
             "sigmoid in the operator's place). Threads of the process: "
-            f"{r['os_threads_before']} with conv2d alone, {r['os_threads_after']} with both.",
-            highlight=False,
-            soft_wrap=True,
+            f"{r['os_threads_before']} with conv2d alone, {r['os_threads_after']} with both."
         )
 
 
@@ -68,7 +64,7 @@ def measure(shape: tuple[int, int, int, int], seconds: float = SECONDS, min_roun
 
     Threads are counted before this function's first call of the operator; None where the system doesn't tell.
     """
-    arguments = Arguments.random(Setting("cpu", torch.float32, "nchw", shape, "forward"))
+    arguments = random_arguments(Setting("cpu", torch.float32, "nchw", shape, "forward"))
     x = arguments.tensors[0]
     filters = torch.randn(shape[1], shape[1], 3, 3, generator=torch.Generator().manual_seed(0))
 
@@ -93,7 +89,7 @@ def measure(shape: tuple[int, int, int, int], seconds: float = SECONDS, min_roun
         before = os_threads()
         work = {"op": op, "conv": conv, "control": control, "op+conv": in_turn(op), "control+conv": in_turn(control)}
         runs = {name: repeated(run) for name, run in work.items()}
-        timings = interleaved(runs, clock_for(torch.device("cpu")), seconds=seconds, min_rounds=min_rounds)
+        timings = interleaved(runs, host_clock, seconds=seconds, min_rounds=min_rounds)
     op_ms, conv_ms, control_ms, alternating_ms, control_alternating_ms = (timings[name].ms / CALLS for name in runs)
     return {
         "shape": list(shape),
@@ -125,4 +121,4 @@ def os_threads() -> int | None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

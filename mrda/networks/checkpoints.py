@@ -1,4 +1,7 @@
-"""Weights on disk: our own safetensors files, and the published state dicts with their key names."""
+"""Weights on disk: our own safetensors files, and the published state dicts with their key names.
+
+safetensors is imported where it is used: the networks themselves need torch alone.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from mrda.files import atomic_write
@@ -77,6 +78,8 @@ def save_network(network: Network, path: str | os.PathLike[str], **metadata: str
             raise ValueError(f"metadata key {key!r} is written by save_network itself")
         if not isinstance(value, str):
             raise TypeError(f"metadata {key!r} is {value!r}, but must be a string")
+    from safetensors.torch import save
+
     entries = {
         **metadata,
         "architecture": type(network).__name__,
@@ -93,6 +96,8 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises:
         ValueError: The file cannot be read or is not a safetensors file.
     """
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
@@ -111,6 +116,8 @@ def load_network(path: str | os.PathLike[str], *, expect: type[nn.Module] | None
         ValueError: The file cannot be read, was not written by :func:`save_network`, holds another class than
             ``expect``, or its tensors do not fit its hyperparameters.
     """
+    from safetensors.torch import load_file
+
     name = f"weights {os.fspath(path)}"
     metadata = read_metadata(path)
     if "architecture" not in metadata or "hyperparameters" not in metadata:
@@ -316,6 +323,9 @@ def _check_mean_shift(name: str, state: Mapping[str, Tensor]) -> None:
 
 def _read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if Path(path).suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:

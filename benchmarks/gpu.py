@@ -1,0 +1,167 @@
+"""Everything that needs an NVIDIA GPU, in nine minutes: build for it, test on it, measure it (`make gpu`).
+
+Needs torch, triton, numpy, pytest, hypothesis, pybind11, ninja and nvcc; makes no environment and downloads nothing.
+Results appear as soon as each part is ready, so that a run that is cut off leaves what it has:
+
+    RESULTS/GPU.json            records of benchmarks/rda_conv.py
+    RESULTS/GPU_rda_block.json  records of benchmarks/rda_block.py
+    RESULTS/GPU.md              tables of both
+    mrda_kernels/preferences.json  the order in which backends are tried, from all results in the folder
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+if not __package__:  # run as a script: import from the root, as `python -m benchmarks.gpu` does
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+
+from benchmarks import preferences, tables
+from benchmarks.records import load
+from benchmarks.table import titled
+from mrda.files import atomic_write
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 520.0  # for everything
+TOOK_TOO_LONG = 124  # as timeout(1) exits
+BENCHMARK_OVERRUN = 25.0  # a benchmark checks its time limit between settings only
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command, and when to give it up.
+
+    Attributes:
+        title: what it does, for a person.
+        command: arguments to Python.
+        seconds: the most it may take.
+        reserve: how much of the time for everything it has to leave to those after it.
+        takes_time_limit: whether it ends by itself in the time that --time-limit gives it.
+    """
+
+    title: str
+    command: tuple[str, ...]
+    seconds: float
+    reserve: float
+    takes_time_limit: bool = False
+
+
+def steps(results: Path, name: str) -> list[Step]:
+    """All steps that are commands, in order."""
+
+    def benchmark(script: str, path: Path, seconds: float, reserve: float) -> Step:
+        command = (f"benchmarks/{script}.py", "--device", "cuda", "--json", str(path))
+        return Step(f"benchmarks/{script}.py", command, seconds, reserve, takes_time_limit=True)
+
+    operator, block = result_files(results, name)
+    return [
+        Step("the build", ("setup.py", "build_ext", "--inplace"), seconds=180, reserve=240),
+        Step("the tests", ("-m", "pytest", "-m", "gpu", "tests/kernels"), seconds=150, reserve=190),
+        benchmark("rda_conv", operator, seconds=250, reserve=95),
+        benchmark("rda_block", block, seconds=120, reserve=5),
+    ]
+
+
+def result_files(results: Path, name: str) -> tuple[Path, Path]:
+    """Where the records of the operator and of the blocks go."""
+    return results / f"{name}.json", results / f"{name}_rda_block.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Build for the GPU here, test on it and measure it."""
+    command = argparse.ArgumentParser(description=main.__doc__, allow_abbrev=False)
+    command.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder for the results")
+    options = command.parse_args(arguments)
+    if not torch.cuda.is_available():
+        command.error("make gpu needs an NVIDIA GPU, but torch finds none here")
+    if not options.results.is_dir():
+        command.error(f"--results is {options.results}, but must be a folder")
+    results, name = options.results.resolve(), slug(torch.cuda.get_device_name())
+    start = time.time()
+    failed = run_all(steps(results, name), after_each=lambda: summarize(results, name))
+    files = [path for path in result_files(results, name) if path.exists() and path.stat().st_mtime >= start]
+    print(*(tables.summary(load(path)).text() for path in files), sep="\n")
+    if failed:
+        sys.exit(f"make gpu: not done in full: {', '.join(failed)}")
+
+
+def run_all(
+    todo: Sequence[Step],
+    after_each: Callable[[], object],
+    run: Callable[..., int] | None = None,
+    now: Callable[[], float] = time.monotonic,
+) -> list[str]:
+    """Run the steps inside the time for everything; the first one must succeed.
+
+    Returns:
+        What failed, with how.
+    """
+    run = run or run_step
+    end = now() + SECONDS
+    failed: list[str] = []
+    for index, step in enumerate(todo):
+        seconds = min(step.seconds, end - now() - step.reserve)
+        if seconds <= 0:
+            failed.append(f"{step.title} (no time left)")
+            continue
+        code = run(step, seconds)
+        if code:
+            failed.append(f"{step.title} ({'took too long' if code == TOOK_TOO_LONG else f'exit code {code}'})")
+        if code and index == 0:
+            break  # old binaries must not be measured
+        after_each()
+    return failed
+
+
+def run_step(step: Step, seconds: float) -> int:
+    """Run a step's command; return its exit code, or TOOK_TOO_LONG."""
+    print(f"== {step.title} (at most {seconds:.0f} s)", flush=True)
+    command = [sys.executable, *step.command]
+    if step.takes_time_limit:
+        command += ["--time-limit", f"{max(1.0, seconds - BENCHMARK_OVERRUN):.0f}"]
+    start = time.monotonic()
+    # a benchmark's table is printed at the end, with the other's
+    output = subprocess.DEVNULL if step.takes_time_limit else None
+    try:
+        code = subprocess.run(command, cwd=ROOT, env=environment(os.environ), stdout=output, timeout=seconds).returncode
+    except subprocess.TimeoutExpired:
+        code = TOOK_TOO_LONG
+    print(f"== {step.title}: exit code {code} after {time.monotonic() - start:.0f} s", flush=True)
+    return code
+
+
+def environment(outer: Mapping[str, str]) -> dict[str, str]:
+    """The steps' environment: a GPU build is a must, and so is what dispatch picks by itself."""
+    inner = {key: value for key, value in outer.items() if key != "MRDA_KERNELS_BACKEND"}
+    return inner | {"MRDA_KERNELS_CUDA": "1"}
+
+
+def summarize(results: Path, name: str) -> None:
+    """Write the tables of what is measured so far, and the preferences from all results in the folder."""
+    measured = [load(path) for path in result_files(results, name) if path.exists()]
+    if measured:
+        parts = [f"{titled(records)}\n{tables.details(records).markdown()}" for records in measured]
+        with atomic_write(results / f"{name}.md") as temporary:
+            temporary.write_text("\n".join(parts), encoding="utf-8")
+    of_operator = preferences.results_in(results)
+    try:
+        preferences.write(of_operator, preferences.OUTPUT)
+    except ValueError as error:  # nothing to go by yet
+        print(f"no preferences: {error}")
+
+
+def slug(name: str) -> str:
+    """A processor's name as a file's: "NVIDIA H200" becomes "nvidia-h200"."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+if __name__ == "__main__":
+    main()
