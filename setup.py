@@ -1,7 +1,9 @@
 """Builds the extension mrda_kernels._C with ninja: plain C++ and CUDA, bound by pybind11; no torch.
 
 Without a C++ compiler the package installs all the same, with the reference backend alone; without nvcc, without the
-CUDA kernels. torch's own builder refuses CUDA beside a CPU-only torch; this one never asks torch. Environment variables:
+CUDA kernels. torch's own builder refuses CUDA beside a CPU-only torch; this one never asks torch.
+
+Environment variables:
 
 CXX, CXXFLAGS, LDFLAGS    as usual
 MRDA_KERNELS_NATIVE       0: no extension; 1: a missing C++ compiler is an error

@@ -45,3 +45,49 @@ def cpu_instruction_sets() -> list[str]: ...
 def cpu_instruction_set() -> str: ...
 def set_cpu_instruction_set(name: str) -> None: ...
 def set_gomp_parallel(address: int) -> None: ...
+
+# Only where the extension was built with CUDA:
+cuda_architectures: str
+
+def rda_conv_fuses_cuda(params: RdaConvParams, *, backward: bool) -> bool: ...
+def rda_conv_forward_cuda(
+    params: RdaConvParams,
+    *,
+    output: int,
+    output_strides: Sequence[int],
+    logits: int,
+    logits_strides: Sequence[int],
+    device: int,
+    stream: int,
+) -> None: ...
+def rda_conv_backward_workspace_cuda(params: RdaConvParams) -> int: ...
+def rda_conv_backward_cuda(
+    params: RdaConvParams,
+    *,
+    grad_output: int,
+    grad_output_strides: Sequence[int],
+    residual: int,
+    residual_strides: Sequence[int],
+    grad_input: int,
+    grad_input_strides: Sequence[int],
+    grad_weight: int,
+    grad_mask_weight: int,
+    grad_mask_bias: int,
+    workspace: int,
+    device: int,
+    stream: int,
+) -> None: ...
+def rda_conv_modulation_backward_cuda(
+    params: RdaConvParams,
+    *,
+    logits: int,
+    logits_strides: Sequence[int],
+    grad_output: int,
+    grad_output_strides: Sequence[int],
+    grad_strides: Sequence[int],
+    grad_z: int,
+    grad_residual: int,
+    grad_logits: int,
+    device: int,
+    stream: int,
+) -> None: ...

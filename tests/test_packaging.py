@@ -155,7 +155,7 @@ print(dispatch.select(None, "cpu").__name__, float(x.grad[0, 0, 1, 1]))
 
 
 def test_the_sdist_carries_all_sources_of_the_kernels(unpacked_sdist):
-    expected = {p.relative_to(ROOT) for p in (ROOT / "csrc").rglob("*") if p.suffix in {".h", ".cpp", ".cu"}}
+    expected = {p.relative_to(ROOT) for p in (ROOT / "csrc").rglob("*") if p.suffix in {".h", ".cpp", ".cu", ".cuh"}}
     assert expected
     assert {p.relative_to(unpacked_sdist) for p in (unpacked_sdist / "csrc").rglob("*") if p.is_file()} == expected
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
@@ -10,15 +11,15 @@ from torch import Tensor
 from mrda_kernels.memory_format import result_memory_format
 
 
-def load_extension() -> tuple[Any, str | None]:
-    """mrda_kernels._C and None; or, where it can't be loaded, None and why."""
+def load_extension(name: str = "_C") -> tuple[Any, str | None]:
+    """A compiled module of mrda_kernels and None; or, where it can't be loaded, None and why."""
+    module = f"mrda_kernels.{name}"
     try:
-        from mrda_kernels import _C
+        return importlib.import_module(module), None
     except ImportError as error:
-        if error.name not in {None, "mrda_kernels._C", "mrda_kernels"}:
+        if error.name not in {None, module, "mrda_kernels"}:
             raise
         return None, str(error)
-    return _C, None
 
 
 def missing_extension(reason: str) -> str:

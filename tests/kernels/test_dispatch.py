@@ -90,9 +90,7 @@ def test_a_call_goes_to_the_backend_measured_fastest_for_it(table, monkeypatch):
     for module in (cpu, reference):
         for name in ("forward", "backward"):
             original = getattr(module, name)
-            monkeypatch.setattr(
-                module, name, lambda *a, o=original, s=(module, name): (served.append(s), o(*a))[1]
-            )
+            monkeypatch.setattr(module, name, lambda *a, o=original, s=(module, name): (served.append(s), o(*a))[1])
     for layout, expected in (("channels_last", reference), ("nchw", cpu)):
         tensors = [t.requires_grad_() for t in Call((1, 2, 3, 3), dtype=torch.float64, layout=layout).tensors()]
         rda_conv2d(*tensors).sum().backward()
@@ -150,7 +148,7 @@ def test_an_unknown_name_is_an_error(monkeypatch):
     with pytest.raises(ValueError, match=message):
         torch.ops.mrda_kernels.dynamic_depthwise_conv2d(*tensors[:2], "cpuu")
     monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, "cpuu")
-    with pytest.raises(ValueError, match=r"^MRDA_KERNELS_BACKEND is 'cpuu', but must be None or one of cuda, triton, cpu, reference"):
+    with pytest.raises(ValueError, match=message.replace("backend", dispatch.ENVIRONMENT_VARIABLE)):
         rda_conv2d(*tensors)
 
 

@@ -10,7 +10,8 @@ OPS = torch.ops.mrda_kernels
 CHANNELS_LAST = {"channels_last", "channels_last_offset"}
 
 
-def results(call, backend, device="cpu"):
+def results(call, backend, device=None):
+    device = device or torch.get_default_device()
     input, *small = (None if t is None else t.to(device) for t in call.tensors())
     if device == "meta":  # .to() may change strides
         real = call.tensors()[0]

@@ -11,6 +11,10 @@ def leaves(call):
     return [None if t is None else t.requires_grad_() for t in call.tensors()]
 
 
+def device_type():
+    return torch.get_default_device().type
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_compile_keeps_the_whole_graph(dynamic, layout):
@@ -29,6 +33,24 @@ def test_compile_keeps_the_whole_graph(dynamic, layout):
         expected.sum().backward()
         output.sum().backward()
         assert all(torch.equal(a.grad, b.grad) for a, b in zip(eager, traced, strict=True))
+
+
+@pytest.mark.slow
+def test_compiled_by_inductor_the_operator_and_what_surrounds_it_agree_with_eager():
+    torch.compiler.reset()
+
+    def function(input, *small):
+        return rda_conv2d(input.relu() + 1, *small, output_negative_slope=0.1).square().mean()
+
+    eager, traced = (leaves(Call((2, 8, 6, 7), layout="channels_last", dyadic=False)) for _ in range(2))
+    expected = function(*eager)
+    loss = torch.compile(function, fullgraph=True)(*traced)
+    expected.backward()
+    loss.backward()
+    # a sum of 672 squares, and its gradients: a few hundred float32 roundings, whichever way it is ordered
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    for a, b in zip(eager, traced, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5 * float(a.grad.abs().max()))
 
 
 def test_export_keeps_the_operators_and_dynamic_sizes():
@@ -51,7 +73,7 @@ def test_export_keeps_the_operators_and_dynamic_sizes():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast_casts_inputs_and_returns_gradients_of_the_leaves_dtype(backend, dtype):
     tensors = leaves(Call((2, 3, 4, 5), dyadic=False))
-    with torch.autocast("cpu", dtype):
+    with torch.autocast(device_type(), dtype):
         output = rda_conv2d(*tensors, backend=backend)
         bare = dynamic_depthwise_conv2d(*tensors[:2], backend=backend)
     low = [t.detach().to(dtype) for t in tensors]
@@ -63,13 +85,13 @@ def test_autocast_casts_inputs_and_returns_gradients_of_the_leaves_dtype(backend
 
 def test_autocast_leaves_float64_alone(backend):
     tensors = Call((2, 3, 4, 5), dtype=torch.float64).tensors()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device_type(), torch.bfloat16):
         assert rda_conv2d(*tensors, backend=backend).dtype == torch.float64
 
 
 def test_autocast_mixes_dtypes_that_it_casts(backend):
     input, *small = Call((2, 3, 4, 5)).tensors()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device_type(), torch.bfloat16):
         assert rda_conv2d(input.bfloat16(), *small, backend=backend).dtype == torch.bfloat16
 
 

@@ -1,0 +1,193 @@
+"""Building the CUDA kernels: which GPUs for, what the compiler makes of them, and what a failed build says."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mrda_kernels.backends.cuda import runs_on
+
+ROOT = Path(__file__).parents[2]
+KERNELS = ("forward_kernel", "modulation_backward_kernel", "backward_kernel", "reduce_kernel")
+
+
+def load_setup():
+    spec = importlib.util.spec_from_file_location("project_setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look it up
+    spec.loader.exec_module(module)
+    return module
+
+
+setup = load_setup()
+NVCC = setup.find_nvcc()
+needs_nvcc = pytest.mark.skipif(NVCC is None, reason="there is no nvcc")
+
+
+# ---- which GPUs ----------------------------------------------------------------------------------------------------
+
+KNOWN = ["75", "80", "86", "89", "90", "100", "120"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "here", "known", "chosen"),
+    [
+        ("", [], KNOWN, ["90"]),
+        ("", ["8.6"], KNOWN, ["86"]),
+        ("", ["10.0", "9.0"], KNOWN, ["90", "100"]),
+        ("", ["13.0"], KNOWN, ["120"]),  # newer than this nvcc: served by the newest PTX
+        ("all", ["9.0"], KNOWN, ["80", "86", "89", "90", "100"]),
+        ("all", [], ["75", "80", "86", "89", "90"], ["80", "86", "89", "90"]),  # an older nvcc
+        ("100, 8.0", ["9.0"], KNOWN, ["80", "100"]),
+    ],
+)
+def test_the_gpus_to_build_for(request_, here, known, chosen):
+    assert setup.choose_gpus(request_, here, known) == chosen
+
+
+def test_a_gpu_that_nvcc_does_not_know():
+    with pytest.raises(SystemExit, match=r"_ARCHS is '90,95', but this nvcc does not know 95; .*'all'"):
+        setup.choose_gpus("90,95", [], KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("built", "capability", "runs"),
+    [
+        ("sm_90 compute_90", (9, 0), True),
+        ("sm_90 compute_90", (10, 0), True),  # by its PTX
+        ("sm_90 compute_90", (8, 0), False),
+        ("sm_80 sm_90", (8, 6), True),  # machine code runs on later minor versions
+        ("sm_80 sm_90", (10, 0), False),
+        ("sm_86", (8, 0), False),
+        ("sm_100 compute_100", (12, 0), True),
+    ],
+)
+def test_what_a_build_runs_on(built, capability, runs):
+    assert runs_on(built, capability) is runs
+
+
+# ---- what is said when it can't be done ----------------------------------------------------------------------------
+
+
+def run_setup(folder, **environment):
+    command = [sys.executable, "setup.py", "build_ext", "--build-lib", str(folder / "lib"), "--build-temp", str(folder)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def test_a_missing_nvcc_is_an_error_where_cuda_is_demanded(tmp_path):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "g++").symlink_to(shutil.which("g++") or "/bin/false")
+    done = run_setup(tmp_path, MRDA_KERNELS_CUDA="1", PATH=str(tools), CUDA_HOME="", CUDA_PATH="", CXX="g++")
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].startswith("mrda-kernels: MRDA_KERNELS_CUDA=1, but there is no nvcc; install")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+def test_a_kernel_that_does_not_compile_shows_command_message_and_cure(tmp_path):
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(
+        '#!/bin/sh\ncase "$*" in *--list-gpu-code*) echo sm_90;; *) echo "kernel is wrong" >&2; exit 1;; esac\n'
+    )
+    nvcc.chmod(0o755)
+    done = run_setup(
+        tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}", CUDA_HOME="", CUDA_PATH="", MRDA_KERNELS_CUDA="1"
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert re.search(rf"{re.escape(str(nvcc))}.*-gencode=arch=compute_90,code=sm_90.*csrc/cuda/\w+\.cu", output)
+    assert "kernel is wrong" in output
+    assert "MRDA_KERNELS_CUDA=0" in output
+
+
+def test_nvcc_is_found_by_cuda_home_before_the_path(tmp_path, monkeypatch):
+    for name in ("home", "path"):
+        (tmp_path / name / "bin").mkdir(parents=True)
+        nvcc = tmp_path / name / "bin" / "nvcc"
+        nvcc.write_text("#!/bin/sh\n")
+        nvcc.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "path" / "bin"))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("CUDA_PATH", raising=False)
+    assert setup.find_nvcc() == str(tmp_path / "home" / "bin" / "nvcc")
+    monkeypatch.delenv("CUDA_HOME")
+    assert setup.find_nvcc() == str(tmp_path / "path" / "bin" / "nvcc")
+
+
+def test_nvcc_is_found_in_nvidias_wheel(tmp_path, monkeypatch):
+    nvcc = tmp_path / "nvidia" / "cu13" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text("#!/bin/sh\n")
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("nvidia", None)
+    assert setup.find_nvcc() == str(nvcc)
+
+
+# ---- what the compiler makes of them -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["80", "90"])
+def compiled(request, tmp_path_factory):
+    """Per kernel, by its mangled name: registers, and the bytes of stack frame and spills."""
+    folder = tmp_path_factory.mktemp(f"sm_{request.param}")
+    found = {}
+    for source in setup.CUDA:
+        command = [NVCC, *setup.CUDA_FLAGS, f"-arch=sm_{request.param}", "-Xptxas=-v", "-cubin", ROOT / source]
+        done = subprocess.run([*command, "-o", folder / "kernels.cubin"], capture_output=True, text=True, check=True)
+        for name, stack, stores, loads, registers in re.findall(
+            r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
+            r"(\d+) bytes spill loads.*?Used (\d+) registers",
+            done.stderr,
+            flags=re.DOTALL,
+        ):
+            found[name] = (int(registers), int(stack) + int(stores) + int(loads))
+    return found
+
+
+@needs_nvcc
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_no_kernel_spills_or_uses_local_memory(compiled, kernel):
+    ours = {name: use for name, use in compiled.items() if re.search(rf"\d{kernel}I", name)}
+    assert len(ours) >= 4  # a few dtypes of it
+    assert {name: memory for name, (_, memory) in ours.items() if memory} == {}
+
+
+@needs_nvcc
+@pytest.mark.slow
+def test_the_usual_forward_kernels_leave_room_for_two_blocks(compiled):
+    # K = 3, in vectors, 256 threads: of 65,536 registers each may take 128
+    usual = [name for name in compiled if re.search(r"14forward_kernelI\w+Li3E\w+Lb1E", name)]
+    assert len(usual) == 2 * 4
+    assert all(compiled[name][0] <= 128 for name in usual)
+
+
+@needs_nvcc
+@pytest.mark.slow
+def test_rows_are_copied_16_bytes_at_a_time(tmp_path):
+    triton = importlib.util.find_spec("triton")
+    bundled = Path(triton.origin).parent / "backends/nvidia/bin/cuobjdump" if triton else None
+    cuobjdump = shutil.which("cuobjdump") or (bundled if bundled and bundled.exists() else None)
+    if cuobjdump is None:
+        pytest.skip("there is no cuobjdump")
+    for source in setup.CUDA:
+        command = [NVCC, *setup.CUDA_FLAGS, "-arch=sm_90", "-cubin", ROOT / source, "-o", tmp_path / "kernels.cubin"]
+        subprocess.run(command, capture_output=True, check=True)
+        sass = subprocess.run(
+            [cuobjdump, "--dump-sass", tmp_path / "kernels.cubin"], capture_output=True, text=True, check=True
+        ).stdout
+        functions = dict(re.findall(r"Function : (\w+)(.*?)(?=Function : |\Z)", sass, flags=re.DOTALL))
+        in_vectors = [code for name, code in functions.items() if re.search(r"ward_kernelI\w+Li3E\w*Lb1EEE", name)]
+        assert len(in_vectors) == 2 * 4
+        for code in in_vectors:
+            assert re.search(r"LDGSTS\S*\.128 ", code)
+            assert not re.search(r"LDGSTS(?!\S*\.128 )\S* ", code)
