@@ -10,12 +10,12 @@ namespace mrda {
 namespace gpu {
 namespace {
 
-// Of a block. K = 3 wants some 160 registers a thread, and few columns at a strip's borders; the others have the kernels
-// and much else in shared memory, which is to stay below 96 KiB.
+// Of a block. K = 3 has two blocks on a multiprocessor if each thread takes no more than 168 registers; for the others the
+// kernels and much else are in shared memory, which is to stay below 96 KiB.
 template <class T, int K>
-constexpr int kThreads = K == 0 ? 128 : sizeof(T) == 8 ? 256 : 384;
-template <int K>
-constexpr int kBlocks = K ? 0 : 2;  // on a multiprocessor, at least; 0 for no demand
+constexpr int kThreads = K && sizeof(T) < 8 ? 192 : 128;
+template <class T>
+constexpr int kBlocks = sizeof(T) < 8 ? 2 : 1;  // on a multiprocessor, at least
 template <int K>
 constexpr int kMaxLanesLog2 = K ? 5 : 3;  // a pixel's lanes are in one warp
 
@@ -24,44 +24,59 @@ constexpr int kVectorLog2 = sizeof(T) == 8 ? 1 : 2;  // channels of a thread: 16
 
 template <class T, int K>
 Plan plan_of(const RdaConvParams& p) {
-  return make_plan<T>(p, kThreads<T, K>, kVectorLog2<T>, kMaxLanesLog2<K>, p.kernel_size / 2);
+  return make_plan<T>(p, kThreads<T, K>, kPixels<K>, kVectorLog2<T>, kMaxLanesLog2<K>, p.kernel_size / 2);
 }
 
 // Rows in shared memory: of the input the latest K, of grad_output one, and `kAhead` of each under way.
 template <int K>
 struct Rows {
   static constexpr int kAhead = K ? 3 : 1;
-  static constexpr int kInput = 8;
+  static constexpr int kInput = K ? 6 : 8;
   static constexpr int kGradOutput = kAhead + 1;
   static constexpr int kGradZ = K ? 1 : 8;
 };
 
-// The residual term's gradient waits, K / 2 rows long, until the row's gradient through the convolution is known: in
-// shared memory, since registers are what this kernel has least of.
-template <class A, int V>
-struct Delay {
-  A* row;  // of this thread; nobody else looks
+// What a thread keeps for itself in shared memory, since registers are what these kernels have least of: the gradient of
+// the residual term, which waits, K / 2 rows long, until the row's gradient through the convolution is known; and its
+// sums for the mask's gradients.
+template <class A, int P, int V>
+struct Own {
+  A* memory;
   int rows, next = 0;
 
+  // In vectors; an odd number of them, so that neighbouring threads' lie in other banks.
+  __host__ __device__ static int vectors(int rows) { return (rows * P + 2) | 1; }
   __host__ __device__ static int64_t bytes(const Plan& plan, int rows) {
-    return int64_t(rows) * plan.threads() * V * int64_t(sizeof(A));
+    return int64_t(plan.threads()) * vectors(rows) * V * int64_t(sizeof(A));
   }
-  __device__ Delay(void* memory, int rows) : row(static_cast<A*>(memory) + int(threadIdx.x) * V), rows(rows) {}
-  __device__ void exchange(A (&values)[V]) {
+  __device__ Own(void* all, int rows)
+      : memory(static_cast<A*>(all) + int(threadIdx.x) * vectors(rows) * V), rows(rows) {
+    const A zeros[V] = {};
+    store<V>(mask_weight(), zeros);
+    *mask_bias() = A(0);
+  }
+  __device__ A* mask_weight() const { return memory + rows * P * V; }
+  __device__ A* mask_bias() const { return memory + (rows * P + 1) * V; }
+
+  // Puts a row in, and takes out the one that came `rows` rows before.
+  __device__ void exchange(A (&values)[P][V]) {
     if (rows == 0) return;
-    A* at = row + next * int(blockDim.x) * V;
-    next = next + 1 == rows ? 0 : next + 1;
-    A before[V];
-    load<V>(at, before);
-    store<V>(at, values);
 #pragma unroll
-    for (int v = 0; v < V; ++v) values[v] = before[v];
+    for (int p = 0; p < P; ++p) {
+      A* at = memory + (next * P + p) * V;
+      A before[V];
+      load<V>(at, before);
+      store<V>(at, values[p]);
+#pragma unroll
+      for (int v = 0; v < V; ++v) values[p][v] = before[v];
+    }
+    next = next + 1 == rows ? 0 : next + 1;
   }
 };
 
 // The gradient of the kernels, summed over a strip's pixels: sum of grad_z at a pixel times the input at its taps.
-template <class T, int K, int V>
-struct WeightSums {  // K = 3: a thread sums over its own column
+template <class T, int K, int P, int V>
+struct WeightSums {  // K = 3: a thread sums over its own columns
   static_assert(K == 3, "");
   using A = Accumulator<T>;
   A sum[9][V] = {};
@@ -69,22 +84,28 @@ struct WeightSums {  // K = 3: a thread sums over its own column
   __host__ __device__ static int64_t bytes(const Plan&, int) { return 0; }
   __device__ WeightSums(const Plan&, int, void*) {}
 
-  // grad_z of the thread's pixel in the row whose taps are rows k - 2 to k; zero where it is not to be summed.
-  __device__ void add(const Ring<T>& input, int k, int offset, const A (&grad_z)[V], const Ring<A>&, int, int) {
+  // grad_z of the thread's pixels in the row whose taps are rows k - 2 to k; zero where it is not to be summed.
+  __device__ void add(const Ring<T, Rows<K>::kInput>& input, int k, int offset, const A (&grad_z)[P][V], const Ring<A, Rows<K>::kGradZ>&, int, int,
+                      int) {
 #pragma unroll
     for (int i = 0; i < 3; ++i)
 #pragma unroll
-      for (int j = 0; j < 3; ++j) {
+      for (int column = 0; column < P + 2; ++column) {
         A x[V];
-        load<V>(input.row(k - 2 + i) + offset + j * input.pitch, x);
+        load<V>(input.row(k - 2 + i) + offset + column * input.pitch, x);
 #pragma unroll
-        for (int v = 0; v < V; ++v) sum[i * 3 + j][v] = add_tap(sum[i * 3 + j][v], grad_z[v], x[v]);
+        for (int p = 0; p < P; ++p) {
+          const int j = column - p;  // the tap
+          if (j < 0 || j > 2) continue;
+#pragma unroll
+          for (int v = 0; v < V; ++v) sum[i * 3 + j][v] = add_tap(sum[i * 3 + j][v], grad_z[p][v], x[v]);
+        }
       }
   }
 };
 
 template <class T, int V>
-struct WeightSums<T, 0, V> {  // a thread sums some taps and channels over all columns, in shared memory
+struct WeightSums<T, 0, 1, V> {  // a thread sums some taps and channels over all columns, in shared memory
   using A = Accumulator<T>;
   A* sum;  // [tap][channel]
   int channels_log2, kernel_size;
@@ -97,12 +118,14 @@ struct WeightSums<T, 0, V> {  // a thread sums some taps and channels over all c
     for (int i = int(threadIdx.x); i < kernel_size * kernel_size << channels_log2; i += int(blockDim.x)) sum[i] = A(0);
   }
 
-  // Rows k - K + 1 to k of the input; row h of grad_z, its pixels `first` on.
-  __device__ void add(const Ring<T>& input, int k, int, const A (&)[V], const Ring<A>& grad_z, int h, int first) {
-    const int last = grad_z.columns - first;
+  // Rows k - K + 1 to k of the input; row h of grad_z, its pixels from `first` to before `last`.
+  __device__ void add(const Ring<T, Rows<0>::kInput>& input, int k, int, const A (&)[1][V],
+                      const Ring<A, Rows<0>::kGradZ>& grad_z, int h, int first,
+                      int last) {
     for (int i = int(threadIdx.x); i < kernel_size * kernel_size << channels_log2; i += int(blockDim.x)) {
       const int tap = i >> channels_log2, channel = i & ((1 << channels_log2) - 1);
-      const T* x = input.row(k - kernel_size + 1 + tap / kernel_size) + tap % kernel_size * input.pitch + channel;
+      const int first_pixel = tap % kernel_size - kernel_size / 2;  // that the first of grad_z meets
+      const T* x = input.row(k - kernel_size + 1 + tap / kernel_size) + first_pixel * input.pitch + channel;
       const A* grad = grad_z.row(h) + channel;
       A row_sum = A(0);
       for (int at = first; at < last; ++at)
@@ -124,20 +147,21 @@ struct Partial {
 template <class T, int K>
 struct SharedMemory {
   using A = Accumulator<T>;
-  static constexpr int V = 1 << kVectorLog2<T>;
-  int64_t grad_output, grad_z, weight, delay, sums, mask_weight, scratch, total;
+  static constexpr int V = 1 << kVectorLog2<T>, P = kPixels<K>;
+  int64_t grad_output, grad_z, weight, own, sums, mask_weight, address, scratch, total;
 
   __host__ __device__ SharedMemory(const Plan& plan, int kernel_size) {
     const int pad = kernel_size / 2;
-    grad_output = Ring<T>::bytes(plan.columns + 2 * pad, plan, Rows<K>::kInput);
-    grad_z = grad_output + Ring<T>::bytes(plan.columns, plan, Rows<K>::kGradOutput);
-    weight = grad_z + Ring<A>::bytes(plan.columns, plan, Rows<K>::kGradZ);
-    delay = weight + Taps<T, K, V>::bytes(plan, kernel_size);
-    sums = delay + Delay<A, V>::bytes(plan, pad);
-    mask_weight = sums + WeightSums<T, K, V>::bytes(plan, kernel_size);
-    const int64_t end = mask_weight + (plan.channels() + 4) * int64_t(sizeof(A));  // and mask_bias, with padding
+    grad_output = Ring<T, Rows<K>::kInput>::bytes(plan.columns + 2 * pad, plan);
+    grad_z = grad_output + Ring<T, Rows<K>::kGradOutput>::bytes(plan.columns, plan);
+    weight = grad_z + Ring<A, Rows<K>::kGradZ>::bytes(plan.columns + 2 * pad, plan);
+    own = weight + Taps<T, K, V>::bytes(plan, kernel_size);
+    sums = own + Own<A, P, V>::bytes(plan, pad);
+    mask_weight = sums + WeightSums<T, K, P, V>::bytes(plan, kernel_size);
+    address = mask_weight + (plan.channels() + 4) * int64_t(sizeof(A));  // mask_bias is with it, and some padding
+    const int64_t end = address + 16;
     scratch = K ? grad_z : end;  // with a single row of grad_z, that is free once it has been read
-    total = K ? end : end + Ring<A>::bytes(plan.columns, plan, 1);
+    total = K ? end : end + Ring<A, 1>::bytes(plan.columns, plan);
   }
 };
 
@@ -145,54 +169,51 @@ template <class A>
 struct Arguments {
   Backward p;
   Plan plan;
+  Slopes<A> slopes;
   Access input_access, grad_output_access, grad_input_access;
   A* partials;  // one for each block
 };
 
-// Sums a thread's V channels over the block's columns, into to[channel]; for the chunk's first thread of each channel.
+// Sums the threads' V channels over the block's columns of threads, into to[channel].
 template <int V, class A>
-__device__ void sum_columns(const Plan& plan, const A (&values)[V], const Ring<A>& scratch, A* to) {
-  const int pixel = int(threadIdx.x) >> plan.lanes_log2, channel = (int(threadIdx.x) & ((1 << plan.lanes_log2) - 1)) * V;
+__device__ void sum_columns(const Plan& plan, const A (&values)[V], const Ring<A, 1>& scratch, A* to, int channels) {
+  const Seat seat = Seat::of<V>(plan);
   __syncthreads();  // the scratch memory may still be read
-  store<V>(scratch.row(0) + pixel * scratch.pitch + channel, values);
+  store<V>(scratch.row(0) + seat.column * scratch.pitch + seat.channel, values);
   __syncthreads();
-  for (int c = int(threadIdx.x); c < plan.channels(); c += int(blockDim.x)) {
+  for (int c = int(threadIdx.x); c < channels; c += int(blockDim.x)) {
     A sum = A(0);
-    for (int at = 0; at < plan.columns; ++at) sum += scratch.row(0)[at * scratch.pitch + c];
+    for (int at = 0; at < plan.thread_columns(); ++at) sum += scratch.row(0)[at * scratch.pitch + c];
     to[c] = sum;
   }
 }
 
 // With kVectors there is no residual from outside.
 template <class T, int K, bool kModulated, bool kVectors>
-__global__ void __launch_bounds__(kThreads<T, K>, kBlocks<K>)
+__global__ void __launch_bounds__(kThreads<T, K>, kVectors ? kBlocks<T> : 1)
     backward_kernel(const Arguments<Accumulator<T>> a) {
   MRDA_DYNAMIC_SHARED(memory);
   using A = Accumulator<T>;
-  constexpr int V = 1 << kVectorLog2<T>;
-  constexpr int kAhead = Rows<K>::kAhead;
+  constexpr int V = 1 << kVectorLog2<T>, P = kPixels<K>, kAhead = Rows<K>::kAhead;
   const Plan& plan = a.plan;
   const Place place(a.p, plan);
   const int size = K ? K : a.p.kernel_size, pad = size / 2;
-  const int pixel = int(threadIdx.x) >> plan.lanes_log2;
-  const int channel = (int(threadIdx.x) & ((1 << plan.lanes_log2) - 1)) * V;
-  const int column = place.left - pad + pixel;
-  const bool in_result = inside(pixel - pad, plan.tile_width) && column < int(a.p.width);
-  const Slopes<A> slopes{A(a.p.negative_slope), A(a.p.output_negative_slope)};
+  const Seat seat = Seat::of<V>(plan);
+  const int column = place.left - pad + seat.pixel;  // of the thread's first pixel in the image
 
   const SharedMemory<T, K> offsets(plan, size);
-  const Ring<T> input(memory, plan.columns + 2 * pad, plan, Rows<K>::kInput);
-  const Ring<T> grad_output(memory + offsets.grad_output, plan.columns, plan, Rows<K>::kGradOutput);
-  const Ring<A> grad_z(memory + offsets.grad_z, plan.columns, plan, Rows<K>::kGradZ);
-  const Ring<A> scratch(memory + offsets.scratch, plan.columns, plan, 1);
-  const Taps<T, K, V> taps(a.p, plan, place, channel, memory + offsets.weight);
-  Correlation<T, K, V, false> forward_sums;
-  Correlation<T, K, V, true> backward_sums;
-  Delay<A, V> delay(memory + offsets.delay, pad);
-  WeightSums<T, K, V> weight_sums(plan, size, memory + offsets.sums);
+  const Ring<T, Rows<K>::kInput> input(memory, plan.columns + 2 * pad, plan);
+  const Ring<T, Rows<K>::kGradOutput> grad_output(memory + offsets.grad_output, plan.columns, plan);
+  // with `pad` columns more on either side: nobody writes them, nor uses the sums that they are part of
+  const Ring<A, Rows<K>::kGradZ> grad_z(memory + offsets.grad_z, plan.columns + 2 * pad, plan);
+  const Ring<A, 1> scratch(memory + offsets.scratch, plan.columns, plan);
+  const Taps<T, K, V> taps(a.p, plan, place, seat.channel, memory + offsets.weight);
+  Correlation<T, K, P, V, false> forward_sums;
+  Correlation<T, K, P, V, true> backward_sums;
+  Own<A, P, V> own(memory + offsets.own, pad);
+  WeightSums<T, K, P, V> weight_sums(plan, size, memory + offsets.sums);
 
   A* const mask_weights = reinterpret_cast<A*>(memory + offsets.mask_weight);
-  A mask_weight_sums[V] = {}, mask_bias_sum = A(0);
   if (kModulated) {
     const T* from = static_cast<const T*>(a.p.mask_weight);
     for (int c = int(threadIdx.x); c < plan.channels(); c += int(blockDim.x))
@@ -203,16 +224,16 @@ __global__ void __launch_bounds__(kThreads<T, K>, kBlocks<K>)
 
   // Step k brings row k of the input, which begins 2 * pad rows above the result; grad_output's row k - 2 * pad, which
   // begins pad rows above it, and with it the gradients of that row; and the result's row k - 4 * pad.
-  const RowCopy<T, kVectors> copy_input(Image<const T>(a.p, a.p.input, place), a.input_access, plan, place.left - 2 * pad,
-                                        input);
-  const RowCopy<T, kVectors> copy_grad_output(Image<const T>(a.p, a.p.grad_output, place), a.grad_output_access, plan,
-                                              place.left - pad, grad_output);
-  const Image<T> result(a.p, a.p.grad_input, place);
+  const Image<const T> x_image(a.p, a.p.input, place), grad_image(a.p, a.p.grad_output, place);
+  Image<T> result(a.p, a.p.grad_input, place);
+  T** const result_data = reinterpret_cast<T**>(memory + offsets.address);  // in shared memory to spare registers
+  if (threadIdx.x == 0) *result_data = result.data;
   const int steps = place.rows + 4 * pad;
   const auto fetch = [&](int k) {
     if (k < steps) {
-      copy_input(plan, place.top - 2 * pad + k, input, k);
-      if (k >= 2 * pad) copy_grad_output(plan, place.top - 3 * pad + k, grad_output, k);
+      copy_row<kVectors>(x_image, a.input_access, plan, place.top - 2 * pad + k, place.left - 2 * pad, input, k);
+      if (k >= 2 * pad)
+        copy_row<kVectors>(grad_image, a.grad_output_access, plan, place.top - 3 * pad + k, place.left - pad, grad_output, k);
     }
     Prefetch<kAhead>::mark();
   };
@@ -223,85 +244,110 @@ __global__ void __launch_bounds__(kThreads<T, K>, kBlocks<K>)
     __syncthreads();  // row k is there; nobody needs the oldest one, nor grad_z's, any more
     fetch(k + kAhead);
 
-    const int tap = pixel * input.pitch + channel;  // the thread's first tap
-    A z[V] = {};
+    const int tap = seat.pixel * input.pitch + seat.channel;  // the thread's first one
+    A z[P][V] = {};
     if (kModulated) forward_sums.push(taps, input, k, tap, z);
     if (k < 2 * pad) continue;
 
     const int row = place.top - 3 * pad + k;
-    const bool exists = inside(row, a.p.height) && inside(column, a.p.width);
-    const bool counts = in_result && inside(row - place.top, place.rows);
-    A dz[V], residual[V] = {};
-    load<V>(grad_output.row(k) + pixel * grad_output.pitch + channel, dz);
-    if (kModulated) {
-      A x[V], mask_weight[V], t = A(0), dm = A(0);
-      load<V>(mask_weights + channel, mask_weight);
-      load<V>(input.row(k - pad) + tap + pad * input.pitch, x);
+    const bool row_counts = inside(k - 3 * pad, place.rows);
+    const auto counts = [&](int p) {  // whether a pixel's gradients are this block's to sum
+      return row_counts && inside(seat.pixel + p - pad, plan.tile_width) && column + p < int(a.p.width);
+    };
+    A dz[P][V], residual[P][V] = {};
+    const auto load_grad_output = [&](int p) {
+      load<V>(grad_output.row(k) + (seat.pixel + p) * grad_output.pitch + seat.channel, dz[p]);
+    };
+    if (!kModulated) {
 #pragma unroll
-      for (int v = 0; v < V; ++v) t = add_tap(t, mask_weight[v], x[v]);
-      const A m = sigmoid(sum_lanes(t, plan.lanes_log2) + mask_weights[plan.channels()]);
+      for (int p = 0; p < P; ++p) load_grad_output(p);
+    } else {
+      A x[P][V], mask_weight[V], t[P] = {}, dm[P] = {};
+      load<V>(mask_weights + seat.channel, mask_weight);
 #pragma unroll
-      for (int v = 0; v < V; ++v) {
-        const ModulateGrads<A> d = modulate_backward(dz[v], z[v], m, x[v], slopes);
-        dz[v] = exists ? d.grad_z : A(0);
-        residual[v] = d.grad_residual;
-        dm += d.grad_m;
+      for (int p = 0; p < P; ++p) {
+        load<V>(input.row(k - pad) + tap + (pad + p) * input.pitch, x[p]);
+#pragma unroll
+        for (int v = 0; v < V; ++v) t[p] = add_tap(t[p], mask_weight[v], x[p][v]);
       }
-      dm = sum_lanes(dm, plan.lanes_log2);  // all lanes take part, whether their pixel counts or not
-      const A dt = counts ? dm * sigmoid_slope(m) : A(0);
+      sum_lanes(t, plan.lanes_log2);
 #pragma unroll
-      for (int v = 0; v < V; ++v) {
-        residual[v] = add_tap(residual[v], mask_weight[v], dt);
-        if (counts) mask_weight_sums[v] = add_tap(mask_weight_sums[v], dt, x[v]);
+      for (int p = 0; p < P; ++p) {
+        t[p] = sigmoid(t[p] + mask_weights[plan.channels()]);
+        load_grad_output(p);
+        const bool exists = inside(row, a.p.height) && inside(column + p, a.p.width);
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+          const ModulateGrads<A> d = modulate_backward(dz[p][v], z[p][v], t[p], x[p][v], a.slopes);
+          dz[p][v] = exists ? d.grad_z : A(0);
+          residual[p][v] = d.grad_residual;
+          dm[p] += d.grad_m;
+        }
       }
-      mask_bias_sum += dt;
+      sum_lanes(dm, plan.lanes_log2);
+      A sums[V];
+      load<V>(own.mask_weight(), sums);
+#pragma unroll
+      for (int p = 0; p < P; ++p) {
+        const A dt = counts(p) ? dm[p] * sigmoid_slope(t[p]) : A(0);
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+          residual[p][v] = add_tap(residual[p][v], mask_weight[v], dt);
+          // a pixel that does not count may hold anything
+          if (counts(p)) sums[v] = add_tap(sums[v], dt, x[p][v]);
+        }
+        *own.mask_bias() += dt;
+      }
+      store<V>(own.mask_weight(), sums);
     }
-    store<V>(grad_z.row(k) + pixel * grad_z.pitch + channel, dz);
-    if (!counts) {
 #pragma unroll
-      for (int v = 0; v < V; ++v) dz[v] = A(0);
+    for (int p = 0; p < P; ++p) {
+      store<V>(grad_z.row(k) + (pad + seat.pixel + p) * grad_z.pitch + seat.channel, dz[p]);
+#pragma unroll
+      for (int v = 0; v < V; ++v) dz[p][v] = counts(p) ? dz[p][v] : A(0);
     }
     __syncthreads();  // the row of grad_z is there
-    if (inside(row - place.top, place.rows)) weight_sums.add(input, k, tap, dz, grad_z, k, pad);
+    if (row_counts) weight_sums.add(input, k, tap, dz, grad_z, k, 2 * pad, 2 * pad + plan.tile_width);
 
-    A sum[V] = {};
-    if (inside(pixel - pad, plan.tile_width))
-      backward_sums.push(taps, grad_z, k, (pixel - pad) * grad_z.pitch + channel, sum);
-    delay.exchange(residual);
+    A sum[P][V] = {};
+    backward_sums.push(taps, grad_z, k, seat.pixel * grad_z.pitch + seat.channel, sum);
+    if (kModulated) own.exchange(residual);
     if (k < 4 * pad) continue;
     const int result_row = row - pad;
+#pragma unroll
+    for (int p = 0; p < P; ++p)
+#pragma unroll
+      for (int v = 0; v < V; ++v) sum[p][v] += residual[p][v];
     if (!kVectors && !kModulated && a.p.residual.data) {
       const Image<const T> more(a.p, a.p.residual, place);
 #pragma unroll
-      for (int v = 0; v < V; ++v)
-        if (in_result && channel + v < place.channels) residual[v] = widen(*more.at(result_row, column, channel + v));
-    }
+      for (int p = 0; p < P; ++p)
 #pragma unroll
-    for (int v = 0; v < V; ++v) sum[v] += residual[v];
-    write_row<kVectors, V>(result, a.grad_input_access, plan, result_row, place.left, plan.tile_width, pixel - pad,
-                           channel, sum, Ring<T>(scratch.data, plan.columns, plan, 1));
+        for (int v = 0; v < V; ++v)
+          if (inside(column + p, a.p.width) && seat.channel + v < place.channels)
+            sum[p][v] += widen(*more.at(result_row, column + p, seat.channel + v));
+    }
+    result.data = *result_data;
+    write_row<kVectors>(result, a.grad_input_access, plan, result_row, place.left, plan.tile_width, seat.pixel - pad,
+                        seat.channel, sum, Ring<T, 1>(scratch.data, plan.columns, plan));
   }
 
   const Partial partial(plan, size);
   A* const mine = a.partials + int64_t(blockIdx.x) * partial.elements;
   if constexpr (K == 3) {
 #pragma unroll
-    for (int n = 0; n < 9; ++n) sum_columns<V>(plan, weight_sums.sum[n], scratch, mine + (n << plan.channels_log2));
+    for (int n = 0; n < 9; ++n)
+      sum_columns(plan, weight_sums.sum[n], scratch, mine + (n << plan.channels_log2), plan.channels());
   } else {
     __syncthreads();
     for (int i = int(threadIdx.x); i < partial.weight; i += int(blockDim.x)) mine[i] = weight_sums.sum[i];
   }
   if (kModulated) {
-    sum_columns<V>(plan, mask_weight_sums, scratch, mine + partial.weight);
-    A bias[V] = {channel == 0 ? mask_bias_sum : A(0)};
-    __syncthreads();
-    store<V>(scratch.row(0) + pixel * scratch.pitch + channel, bias);
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      A sum = A(0);
-      for (int at = 0; at < plan.columns; ++at) sum += scratch.row(0)[at * scratch.pitch];
-      mine[partial.mask_weight] = sum;
-    }
+    A sums[V];
+    load<V>(own.mask_weight(), sums);
+    sum_columns(plan, sums, scratch, mine + partial.weight, plan.channels());
+    const A bias[V] = {*own.mask_bias()};  // the same in all lanes: channel 0 has it
+    sum_columns(plan, bias, scratch, mine + partial.mask_weight, 1);
   }
 }
 
@@ -338,7 +384,9 @@ __global__ void __launch_bounds__(kTile* kTile) reduce_kernel(const ReduceArgume
       sum += a.partials[(first + term) * partial.elements + (of_mask ? partial.weight : 0) + element];
   sums[lane * (kTile + 1) + group] = sum;
   __syncthreads();
-  sum = sum_lanes(sums[group * (kTile + 1) + lane], 5);
+  A share[1] = {sums[group * (kTile + 1) + lane]};
+  sum_lanes(share, 5);
+  sum = share[0];
   element += group - lane;  // the warp's own
   if (lane != 0 || element >= elements) return;
   if (of_mask) {
@@ -363,7 +411,7 @@ MrdaCudaStatus backward(const Backward& p, void* memory, void* stream) {
   using A = Accumulator<T>;
   const Plan plan = plan_of<T, K>(p);
   const Access grad_input = access<T>(p, p.grad_input, 1 << kVectorLog2<T>);  // a thread's channels are the run there
-  const Arguments<A> a{p, plan, access<T>(p, p.input), access<T>(p, p.grad_output), grad_input, static_cast<A*>(memory)};
+  const Arguments<A> a{p, plan, slopes_of<A>(p), access<T>(p, p.input), access<T>(p, p.grad_output), grad_input, static_cast<A*>(memory)};
   const bool vectors = a.input_access == Access::kChannels && a.grad_output_access == Access::kChannels &&
                        a.grad_input_access == Access::kChannels && !p.residual.data;
   const auto kernel = p.mask_channels ? (vectors ? backward_kernel<T, K, true, true> : backward_kernel<T, K, true, false>)

@@ -5,6 +5,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cstring>
+
 #include "../rda_conv.h"
 
 // The block's dynamic shared memory. (The emulation has its own.)
@@ -73,10 +75,27 @@ __device__ __forceinline__ void store_pack(T* to, const Pack<T, V>& pack) {
 }
 
 template <int V, class T>
-__device__ __forceinline__ void load(const T* from, Accumulator<T> (&to)[V]) {
-  const Pack<T, V> pack = load_pack<V>(from);
+__device__ __forceinline__ void widen(const Pack<T, V>& pack, Accumulator<T> (&to)[V]) {
 #pragma unroll
   for (int v = 0; v < V; ++v) to[v] = widen(pack.at[v]);
+}
+
+// A bfloat16 is the upper half of a float: two of them take one instruction each.
+template <int V>
+__device__ __forceinline__ void widen(const Pack<__nv_bfloat16, V>& pack, float (&to)[V]) {
+  static_assert(V % 2 == 0, "");
+  uint32_t pairs[V / 2];
+  memcpy(pairs, pack.at, sizeof(pairs));
+#pragma unroll
+  for (int i = 0; i < V / 2; ++i) {
+    to[2 * i] = __uint_as_float(pairs[i] << 16);
+    to[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000u);
+  }
+}
+
+template <int V, class T>
+__device__ __forceinline__ void load(const T* from, Accumulator<T> (&to)[V]) {
+  widen(load_pack<V>(from), to);
 }
 
 template <int V, class T>
@@ -96,13 +115,15 @@ __device__ __forceinline__ float sigmoid(float t) {
 }
 __device__ __forceinline__ double sigmoid(double t) { return 1.0 / (1.0 + exp(-t)); }
 
-// The sum over 2^log2 neighbouring lanes, in each of them; all lanes of the warp take part.
-template <class A>
-__device__ __forceinline__ A sum_lanes(A x, int log2) {
+// The sums over 2^log2 neighbouring lanes, in each of them; all lanes of the warp take part.
+template <int N, class A>
+__device__ __forceinline__ void sum_lanes(A (&x)[N], int log2) {
 #pragma unroll
   for (int i = 0; i < 5; ++i)
-    if (i < log2) x += __shfl_xor_sync(0xffffffffu, x, 1 << i);
-  return x;
+    if (i < log2) {
+#pragma unroll
+      for (int n = 0; n < N; ++n) x[n] += __shfl_xor_sync(0xffffffffu, x[n], 1 << i);
+    }
 }
 
 }  // namespace gpu

@@ -5,16 +5,19 @@ namespace mrda {
 namespace gpu {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kMaxLanesLog2 = 5;         // a pixel's lanes are in one warp
-constexpr int kMaxLanesLog2General = 4;  // where the kernels are in shared memory: keeps a block's below 96 KiB
-
 template <class T>
 constexpr int kVectorLog2 = log2_of_vector<T>();  // channels of a thread: 16 bytes
+template <class T, int K>
+constexpr int kThreads = K && sizeof(T) == 2 ? 128 : 256;
+// On a multiprocessor, at least: that leaves 168 registers for 8 channels a thread, else 128.
+template <class T, int K>
+constexpr int kBlocks = K && sizeof(T) == 2 ? 3 : 2;
+template <int K>
+constexpr int kMaxLanesLog2 = K ? 5 : 4;  // in one warp; with kernels in shared memory, to keep a block's below 96 KiB
 
 template <class T, int K>
 Plan plan_of(const RdaConvParams& p) {
-  return make_plan<T>(p, kThreads, kVectorLog2<T>, K ? kMaxLanesLog2 : kMaxLanesLog2General, 0);
+  return make_plan<T>(p, kThreads<T, K>, kPixels<K>, kVectorLog2<T>, kMaxLanesLog2<K>, 0);
 }
 
 // Rows in shared memory: those that a result needs, and `kAhead` under way.
@@ -29,41 +32,40 @@ struct SharedMemory {
   int64_t weight, mask_weight, buffer, total;
 
   __host__ __device__ SharedMemory(const Plan& plan, int kernel_size) {
-    weight = Ring<T>::bytes(plan.columns + kernel_size - 1, plan, Rows<K>::kSlots);
+    weight = Ring<T, Rows<K>::kSlots>::bytes(plan.columns + kernel_size - 1, plan);
     mask_weight = weight + Taps<T, K, (1 << kVectorLog2<T>)>::bytes(plan, kernel_size);
     buffer = mask_weight + plan.channels() * int64_t(sizeof(Accumulator<T>));
-    total = buffer + Ring<T>::bytes(plan.columns, plan, 1);
+    total = buffer + Ring<T, 1>::bytes(plan.columns, plan);
   }
 };
 
 enum class Modulation { kNone, kSummed, kGiven };  // z as it is; logits summed over the channels; logits in memory
 
-template <class Params>
+template <class Params, class A>
 struct Arguments {
   Params p;
   Plan plan;
+  Slopes<A> slopes;
   Access input_access, result_access;
 };
 
-// Walks down a strip. For each row of it calls finish(row, z, input): the convolution's sums for the thread's pixel and
+// Walks down a strip. For each row of it calls finish(row, z, input): the convolution's sums for the thread's pixels and
 // V channels, and the input's values there.
 template <class T, int K, bool kVectors, class Params, class Finish>
-__device__ void correlate_strip(const Arguments<Params>& a, const Place& place, unsigned char* memory, Finish finish) {
-  constexpr int V = 1 << kVectorLog2<T>;
+__device__ void correlate_strip(const Arguments<Params, Accumulator<T>>& a, const Place& place, unsigned char* memory, Finish finish) {
+  constexpr int V = 1 << kVectorLog2<T>, P = kPixels<K>;
   using A = Accumulator<T>;
   const int size = K ? K : a.p.kernel_size, pad = size / 2;
-  const int pixel = int(threadIdx.x) >> a.plan.lanes_log2;
-  const int channel = (int(threadIdx.x) & ((1 << a.plan.lanes_log2) - 1)) * V;
+  const Seat seat = Seat::of<V>(a.plan);
   const SharedMemory<T, K> offsets(a.plan, size);
-  const Ring<T> rows(memory, a.plan.columns + 2 * pad, a.plan, Rows<K>::kSlots);
-  const Taps<T, K, V> taps(a.p, a.plan, place, channel, memory + offsets.weight);
-  Correlation<T, K, V, false> correlation;
+  const Ring<T, Rows<K>::kSlots> rows(memory, a.plan.columns + 2 * pad, a.plan);
+  const Taps<T, K, V> taps(a.p, a.plan, place, seat.channel, memory + offsets.weight);
+  Correlation<T, K, P, V, false> correlation;
 
   const Image<const T> image(a.p, a.p.input, place);
-  const RowCopy<T, kVectors> copy(image, a.input_access, a.plan, place.left - pad, rows);
-  const int first_row = place.top - pad, steps = place.rows + 2 * pad, offset = pixel * rows.pitch + channel;
+  const int first_row = place.top - pad, steps = place.rows + 2 * pad, offset = seat.pixel * rows.pitch + seat.channel;
   const auto fetch = [&](int k) {
-    if (k < steps) copy(a.plan, first_row + k, rows, k);
+    if (k < steps) copy_row<kVectors>(image, a.input_access, a.plan, first_row + k, place.left - pad, rows, k);
     Prefetch<Rows<K>::kAhead>::mark();
   };
   for (int k = 0; k < Rows<K>::kAhead; ++k) fetch(k);
@@ -72,27 +74,25 @@ __device__ void correlate_strip(const Arguments<Params>& a, const Place& place, 
     Prefetch<Rows<K>::kAhead>::wait();
     __syncthreads();  // row k is there, and nobody needs the oldest one any more
     fetch(k + Rows<K>::kAhead);
-    A z[V], x[V];
+    A z[P][V], x[P][V];
     correlation.push(taps, rows, k, offset, z);
     if (k < 2 * pad) continue;
-    load<V>(rows.row(k - pad) + offset + pad * rows.pitch, x);
+#pragma unroll
+    for (int p = 0; p < P; ++p) load<V>(rows.row(k - pad) + offset + (pad + p) * rows.pitch, x[p]);
     finish(first_row + k - pad, z, x);
   }
 }
 
-// Two blocks on a multiprocessor leave 128 registers a thread, which is enough for the usual way.
 template <class T, int K, Modulation kModulation, bool kVectors>
-__global__ void __launch_bounds__(kThreads, kVectors ? 2 : 1)
-    forward_kernel(const Arguments<Forward> a) {
+__global__ void __launch_bounds__(kThreads<T, K>, kVectors ? kBlocks<T, K> : 1)
+    forward_kernel(const Arguments<Forward, Accumulator<T>> a) {
   MRDA_DYNAMIC_SHARED(memory);
-  constexpr int V = 1 << kVectorLog2<T>;
+  constexpr int V = 1 << kVectorLog2<T>, P = kPixels<K>;
   using A = Accumulator<T>;
   const Place place(a.p, a.plan);
-  const int pixel = int(threadIdx.x) >> a.plan.lanes_log2;
-  const int channel = (int(threadIdx.x) & ((1 << a.plan.lanes_log2) - 1)) * V;
-  const Slopes<A> slopes{A(a.p.negative_slope), A(a.p.output_negative_slope)};
+  const Seat seat = Seat::of<V>(a.plan);
   const Image<T> output(a.p, a.p.output, place);
-  const Ring<T> buffer(memory + SharedMemory<T, K>(a.plan, a.p.kernel_size).buffer, a.plan.columns, a.plan, 1);
+  const Ring<T, 1> buffer(memory + SharedMemory<T, K>(a.plan, a.p.kernel_size).buffer, a.plan.columns, a.plan);
 
   A* const mask_weight = reinterpret_cast<A*>(memory + SharedMemory<T, K>(a.plan, a.p.kernel_size).mask_weight);
   A mask_bias = A(0);
@@ -103,55 +103,66 @@ __global__ void __launch_bounds__(kThreads, kVectors ? 2 : 1)
     if (a.p.mask_bias) mask_bias = widen(*static_cast<const T*>(a.p.mask_bias));
   }
 
-  correlate_strip<T, K, kVectors>(a, place, memory, [&](int row, A (&z)[V], const A (&x)[V]) {
+  correlate_strip<T, K, kVectors>(a, place, memory, [&](int row, A (&z)[P][V], const A (&x)[P][V]) {
     if (kModulation == Modulation::kSummed) {
-      A t = A(0), w[V];
-      load<V>(mask_weight + channel, w);
+      A t[P] = {}, w[V];
+      load<V>(mask_weight + seat.channel, w);
 #pragma unroll
-      for (int v = 0; v < V; ++v) t = add_tap(t, w[v], x[v]);
-      const A m = sigmoid(sum_lanes(t, a.plan.lanes_log2) + mask_bias);
+      for (int p = 0; p < P; ++p)
 #pragma unroll
-      for (int v = 0; v < V; ++v) z[v] = modulate(z[v], m, x[v], slopes);
+        for (int v = 0; v < V; ++v) t[p] = add_tap(t[p], w[v], x[p][v]);
+      sum_lanes(t, a.plan.lanes_log2);
+#pragma unroll
+      for (int p = 0; p < P; ++p) {
+        const A m = sigmoid(t[p] + mask_bias);
+#pragma unroll
+        for (int v = 0; v < V; ++v) z[p][v] = modulate(z[p][v], m, x[p][v], a.slopes);
+      }
     } else if (kModulation == Modulation::kGiven) {
       const Image<const A> logits(a.p, a.p.logits, place);
-      const int column = place.left + pixel;
 #pragma unroll
-      for (int v = 0; v < V; ++v)
-        if (column < logits.width && channel + v < place.channels)
-          z[v] = modulate(z[v], sigmoid(*logits.at(row, column, channel + v)), x[v], slopes);
+      for (int p = 0; p < P; ++p)
+#pragma unroll
+        for (int v = 0; v < V; ++v)
+          if (place.left + seat.pixel + p < logits.width && seat.channel + v < place.channels) {
+            const A m = sigmoid(*logits.at(row, place.left + seat.pixel + p, seat.channel + v));
+            z[p][v] = modulate(z[p][v], m, x[p][v], a.slopes);
+          }
     }
-    write_row<kVectors, V>(output, a.result_access, a.plan, row, place.left, a.plan.columns, pixel, channel, z, buffer);
+    write_row<kVectors>(output, a.result_access, a.plan, row, place.left, a.plan.columns, seat.pixel, seat.channel, z,
+                        buffer);
   });
 }
 
 // T is an accumulation type here.
 template <class T, int K>
-__global__ void __launch_bounds__(kThreads, 1) modulation_backward_kernel(const Arguments<ModulationBackward> a) {
+__global__ void __launch_bounds__(kThreads<T, K>, 1) modulation_backward_kernel(const Arguments<ModulationBackward, T> a) {
   MRDA_DYNAMIC_SHARED(memory);
-  constexpr int V = 1 << kVectorLog2<T>;
+  constexpr int V = 1 << kVectorLog2<T>, P = kPixels<K>;
   const Place place(a.p, a.plan);
-  const int pixel = int(threadIdx.x) >> a.plan.lanes_log2;
-  const int channel = (int(threadIdx.x) & ((1 << a.plan.lanes_log2) - 1)) * V;
-  const Slopes<T> slopes{T(a.p.negative_slope), T(a.p.output_negative_slope)};
+  const Seat seat = Seat::of<V>(a.plan);
   const Image<const T> logits(a.p, a.p.logits, place), grad_output(a.p, a.p.grad_output, place);
   const Image<T> grad_z(a.p, a.p.grad_z, place), grad_residual(a.p, a.p.grad_residual, place);
   const Image<T> grad_logits(a.p, a.p.grad_logits, place);
-  const Ring<T> buffer(memory + SharedMemory<T, K>(a.plan, a.p.kernel_size).buffer, a.plan.columns, a.plan, 1);
+  const Ring<T, 1> buffer(memory + SharedMemory<T, K>(a.plan, a.p.kernel_size).buffer, a.plan.columns, a.plan);
 
-  correlate_strip<T, K, false>(a, place, memory, [&](int row, const T (&z)[V], const T (&x)[V]) {
-    T dz[V] = {}, residual[V] = {}, dt[V] = {};
-    const int column = place.left + pixel;
+  correlate_strip<T, K, false>(a, place, memory, [&](int row, const T (&z)[P][V], const T (&x)[P][V]) {
+    T dz[P][V] = {}, residual[P][V] = {}, dt[P][V] = {};
 #pragma unroll
-    for (int v = 0; v < V; ++v)
-      if (column < logits.width && channel + v < place.channels) {
-        const T m = sigmoid(*logits.at(row, column, channel + v));
-        const ModulateGrads<T> d = modulate_backward(*grad_output.at(row, column, channel + v), z[v], m, x[v], slopes);
-        dz[v] = d.grad_z;
-        residual[v] = d.grad_residual;
-        dt[v] = d.grad_m * sigmoid_slope(m);
+    for (int p = 0; p < P; ++p)
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        const int column = place.left + seat.pixel + p, channel = seat.channel + v;
+        if (column >= logits.width || channel >= place.channels) continue;
+        const T m = sigmoid(*logits.at(row, column, channel));
+        const ModulateGrads<T> d = modulate_backward(*grad_output.at(row, column, channel), z[p][v], m, x[p][v], a.slopes);
+        dz[p][v] = d.grad_z;
+        residual[p][v] = d.grad_residual;
+        dt[p][v] = d.grad_m * sigmoid_slope(m);
       }
-    const auto write = [&](const Image<T>& to, const T (&values)[V]) {
-      write_row<false, V>(to, a.result_access, a.plan, row, place.left, a.plan.columns, pixel, channel, values, buffer);
+    const auto write = [&](const Image<T>& to, const T (&values)[P][V]) {
+      write_row<false>(to, a.result_access, a.plan, row, place.left, a.plan.columns, seat.pixel, seat.channel, values,
+                       buffer);
     };
     write(grad_z, dz);
     write(grad_residual, residual);
@@ -160,19 +171,20 @@ __global__ void __launch_bounds__(kThreads, 1) modulation_backward_kernel(const 
 }
 
 template <class T, int K, class Params>
-Arguments<Params> arguments(const Params& p, Access result_access) {
-  return {p, plan_of<T, K>(p), access<T>(p, p.input), result_access};
+Arguments<Params, Accumulator<T>> arguments(const Params& p, Access result_access) {
+  return {p, plan_of<T, K>(p), slopes_of<Accumulator<T>>(p), access<T>(p, p.input), result_access};
 }
 
 template <class T, int K, class Params>
-MrdaCudaStatus launch_strips(const char* name, void (*kernel)(Arguments<Params>), const Arguments<Params>& a, void* stream) {
+MrdaCudaStatus launch_strips(const char* name, void (*kernel)(Arguments<Params, Accumulator<T>>),
+                             const Arguments<Params, Accumulator<T>>& a, void* stream) {
   const SharedMemory<T, K> shared(a.plan, a.p.kernel_size);
   return launch(name, kernel, a.plan.blocks(a.p.batch), dim3(a.plan.threads()), shared.total, stream, a);
 }
 
 template <class T, int K>
 MrdaCudaStatus forward(const Forward& p, void* stream) {
-  const Arguments<Forward> a = arguments<T, K>(p, access<T>(p, p.output));
+  const Arguments<Forward, Accumulator<T>> a = arguments<T, K>(p, access<T>(p, p.output));
   const bool vectors = a.input_access == Access::kChannels && a.result_access == Access::kChannels;
   const auto kernel = p.logits.data    ? forward_kernel<T, K, Modulation::kGiven, false>
                       : p.mask_channels ? (vectors ? forward_kernel<T, K, Modulation::kSummed, true>
@@ -185,7 +197,7 @@ MrdaCudaStatus forward(const Forward& p, void* stream) {
 template <class T, int K>
 MrdaCudaStatus modulation_backward(const ModulationBackward& p, void* stream) {
   const Access z = access<T>(p, p.grad_z), residual = access<T>(p, p.grad_residual), logits = access<T>(p, p.grad_logits);
-  const Arguments<ModulationBackward> a = arguments<T, K>(p, z == residual && z == logits ? z : Access::kElements);
+  const Arguments<ModulationBackward, T> a = arguments<T, K>(p, z == residual && z == logits ? z : Access::kElements);
   return launch_strips<T, K>("rda_conv_modulation_backward", modulation_backward_kernel<T, K>, a, stream);
 }
 

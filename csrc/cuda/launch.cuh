@@ -38,6 +38,11 @@ MrdaCudaStatus launch(const char* name, void (*kernel)(Arguments), int64_t block
   return status(error == cudaSuccess ? cudaPeekAtLastError() : error, name);
 }
 
+template <class A>
+Slopes<A> slopes_of(const RdaConvParams& p) {
+  return {A(p.negative_slope), A(p.output_negative_slope)};
+}
+
 // visit(T{}) with the element type of `dtype`.
 template <class Visit>
 auto with_element_type(DType dtype, Visit visit) {

@@ -2,8 +2,9 @@
 //
 // A block takes a strip: some columns of one sample, all channels or a chunk of them, and walks down its rows. Each
 // row is copied to shared memory once, a few rows ahead of its use, as [pixel][channel] whatever the tensor's layout;
-// a thread stands for a pixel's column and V neighbouring channels of it. So only the strip's borders are read twice
-// (from the cache, as a rule), and one kernel serves every layout: layouts differ in how rows are copied.
+// a thread stands for a column of pixels and V neighbouring channels of it. So only the strip's borders are read twice
+// (from the cache, as a rule), and one kernel serves every layout: layouts differ in how rows are copied. A thread of the
+// K = 3 kernels stands for two neighbouring pixels: they share the taps in its registers, and two of four pixels loaded.
 #pragma once
 
 #include <cuda_pipeline.h>
@@ -14,14 +15,16 @@ namespace mrda {
 namespace gpu {
 
 struct Plan {
-  int lanes_log2;  // threads for one pixel
+  int lanes_log2;  // threads for the same pixels, each with channels of its own
+  int pixels;      // of a thread
   int columns;     // pixels that a block's threads stand for
   int tile_width, tile_height;  // of the block's result
   int chunks, strips, row_blocks;
   int channels_log2;  // of a chunk, padded
 
   __host__ __device__ int channels() const { return 1 << channels_log2; }
-  __host__ __device__ int threads() const { return columns << lanes_log2; }
+  __host__ __device__ int thread_columns() const { return columns / pixels; }
+  __host__ __device__ int threads() const { return thread_columns() << lanes_log2; }
   __host__ __device__ int64_t blocks(int64_t batch) const { return batch * chunks * row_blocks * strips; }
   __host__ __device__ int64_t blocks_per_chunk() const { return int64_t(row_blocks) * strips; }
 };
@@ -31,21 +34,23 @@ __host__ __device__ constexpr int log2_of_vector() {  // elements in 16 bytes
   return sizeof(T) == 8 ? 1 : sizeof(T) == 4 ? 2 : 3;
 }
 
-// Plans for threads of 2^channels_log2 channels each. `halo`: columns on either side that have threads, but no result.
+// Plans for threads of `pixels` pixels and 2^channels_log2 channels each. `halo`: columns on either side that have threads, but no result.
 // The plan depends on the shape alone; so do the results, to the last bit.
 template <class T>
-Plan make_plan(const RdaConvParams& p, int threads, int channels_log2, int max_lanes_log2, int halo) {
+Plan make_plan(const RdaConvParams& p, int threads, int pixels, int channels_log2, int max_lanes_log2, int halo) {
   Plan plan;
+  plan.pixels = pixels;
   plan.lanes_log2 = log2_of_vector<T>() > channels_log2 ? log2_of_vector<T>() - channels_log2 : 0;
   while (plan.lanes_log2 < max_lanes_log2 && int64_t(1) << (plan.lanes_log2 + channels_log2) < p.channels)
     ++plan.lanes_log2;
   plan.channels_log2 = plan.lanes_log2 + channels_log2;
   plan.chunks = int((p.channels + plan.channels() - 1) >> plan.channels_log2);
 
-  const int whole_warps = 32 >> plan.lanes_log2;  // columns that fill a warp
+  const int whole_warps = (32 >> plan.lanes_log2) * pixels;  // columns that fill a warp
   const int64_t wanted = (p.width + 2 * halo + whole_warps - 1) / whole_warps * whole_warps;
   constexpr int kMaxColumns = 64;  // few channels would make long rows, and those too much shared memory
-  plan.columns = threads >> plan.lanes_log2 < kMaxColumns ? threads >> plan.lanes_log2 : kMaxColumns;
+  const int most = (threads >> plan.lanes_log2) * pixels;
+  plan.columns = most < kMaxColumns ? most : kMaxColumns;
   if (wanted < plan.columns) plan.columns = int(wanted);
   plan.tile_width = plan.columns - 2 * halo;
   plan.strips = int((p.width + plan.tile_width - 1) / plan.tile_width);
@@ -79,21 +84,32 @@ struct Place {
   }
 };
 
-// Rows in shared memory, the latest few of them; `slots` is a power of two. Pixels are `pitch` elements apart, which
-// is 16 bytes more than they have channels: neighbouring pixels then lie in other banks.
-template <class T>
+// What a thread stands for: its first pixel, counted from the block's first, and its first channel.
+struct Seat {
+  int column, pixel, channel;
+
+  template <int V>
+  __device__ static Seat of(const Plan& plan) {
+    const int column = int(threadIdx.x) >> plan.lanes_log2, lane = int(threadIdx.x) & ((1 << plan.lanes_log2) - 1);
+    return {column, column * plan.pixels, lane * V};
+  }
+};
+
+// Rows in shared memory, the latest kSlots of them. Pixels are `pitch` elements apart, which is 16 bytes more than they
+// have channels: neighbouring pixels then lie in other banks.
+template <class T, int kSlots>
 struct Ring {
   T* data;
-  int columns, pitch, slots;
+  int columns, pitch;
 
-  __host__ __device__ static int64_t bytes(int columns, const Plan& plan, int slots) {
-    return int64_t(columns) * slots * pitch_of(plan) * int64_t(sizeof(T));
+  __host__ __device__ static int64_t bytes(int columns, const Plan& plan) {
+    return int64_t(columns) * kSlots * pitch_of(plan) * int64_t(sizeof(T));
   }
   __host__ __device__ static int pitch_of(const Plan& plan) { return plan.channels() + 16 / int(sizeof(T)); }
-  __device__ Ring(void* memory, int columns, const Plan& plan, int slots)
-      : data(static_cast<T*>(memory)), columns(columns), pitch(pitch_of(plan)), slots(slots) {}
+  __device__ Ring(void* memory, int columns, const Plan& plan)
+      : data(static_cast<T*>(memory)), columns(columns), pitch(pitch_of(plan)) {}
 
-  __device__ T* row(int k) const { return data + (k & (slots - 1)) * columns * pitch; }
+  __device__ T* row(int k) const { return data + int(unsigned(k) % kSlots) * columns * pitch; }
 };
 
 // How a (B, C, H, W) view can be accessed: in runs of 16 bytes along the channels or along a row, or by the element.
@@ -164,62 +180,44 @@ __device__ void for_each_run(const Plan& plan, int left, int columns, Visit visi
       visit(column, channel);
 }
 
-// Copies rows of an image, from column `left` on, into a ring, with zeros outside the image and for channels that do
-// not exist. A copy may still be under way on return: see Prefetch. In runs of channels, a thread's share is worked out
-// beforehand: the kernels copy a row for each row that they compute, and have few instructions to spare.
-template <class T, bool kVectors>
-class RowCopy {
-  static constexpr int kRunLog2 = log2_of_vector<T>(), kRun = 1 << kRunLog2;
-
- public:
-  __device__ RowCopy(const Image<const T>& image, Access access, const Plan& plan, int left, const Ring<T>& ring)
-      : image_(image), access_(access), left_(left) {
-    if (!kVectors) return;
-    const int shift = plan.channels_log2 - kRunLog2, pixels = int(blockDim.x) >> shift;
-    const int channel = (int(threadIdx.x) & ((1 << shift) - 1)) << kRunLog2, first = int(threadIdx.x) >> shift;
-    cell_ = first * ring.pitch + channel;
-    offset_ = first * int(image.pixel_stride) + channel;
-    for (int pixel = first; pixel < ring.columns; pixel += pixels, ++count_)
-      if (inside(left + pixel, image.width) && channel < image.channels) exists_ |= 1u << count_;
-  }
-
-  // Row `row` of the image into row k of the ring.
-  __device__ void operator()(const Plan& plan, int row, const Ring<T>& ring, int k) const {
-    T* to = ring.row(k);
-    const bool row_inside = inside(row, image_.height);
-    if (kVectors) {
-      const int pixels = int(blockDim.x) >> (plan.channels_log2 - kRunLog2), step = pixels * int(image_.pixel_stride);
-      const T* from = image_.at(row, left_, 0) + offset_;  // read only where it exists
-      to += cell_;
+// Copies row `row` of an image, from column `left` on, into row k of a ring, with zeros outside the image and for
+// channels that do not exist. The copy may still be under way on return: see Prefetch.
+template <bool kVectors, class T, int kSlots>
+__device__ __forceinline__ void copy_row(const Image<const T>& image, Access access, const Plan& plan, int row, int left,
+                                         const Ring<T, kSlots>& ring, int k) {
+  constexpr int kRunLog2 = log2_of_vector<T>(), kRun = 1 << kRunLog2;
+  T* to = ring.row(k);
+  const bool row_inside = inside(row, image.height);
+  if (kVectors) {
+    const int shift = plan.channels_log2 - kRunLog2, step = int(blockDim.x) >> shift;
+    const int channel = (int(threadIdx.x) & ((1 << shift) - 1)) << kRunLog2;
+    const bool exists = row_inside && channel < image.channels;
+    int pixel = int(threadIdx.x) >> shift;
+    const T* from = image.at(row, left, channel) + pixel * int(image.pixel_stride);  // read only where it exists
+    to += pixel * ring.pitch + channel;
 #pragma unroll 1
-      for (int i = 0; i < count_; ++i, to += pixels * ring.pitch, from += step) {
-        if (row_inside && (exists_ >> i & 1)) __pipeline_memcpy_async(to, from, 16);
-        else *reinterpret_cast<int4*>(to) = int4{0, 0, 0, 0};
-      }
-    } else if (access_ == Access::kPixels) {
-      for_each_run<T>(plan, left_, ring.columns, [&](int column, int channel) {
-        Pack<T, kRun> run{};
-        if (row_inside && inside(column, image_.width) && channel < image_.channels)
-          run = load_pack<kRun>(image_.at(row, column, channel));
-#pragma unroll
-        for (int i = 0; i < kRun; ++i)
-          if (inside(column + i - left_, ring.columns)) to[(column + i - left_) * ring.pitch + channel] = run.at[i];
-      });
-    } else {
-      for_each_element(image_, plan, ring.columns, [&](int pixel, int channel) {
-        const bool exists = row_inside && inside(left_ + pixel, image_.width) && channel < image_.channels;
-        to[pixel * ring.pitch + channel] = exists ? *image_.at(row, left_ + pixel, channel) : T(0.0f);
-      });
+    for (; pixel < ring.columns; pixel += step) {
+      if (exists && inside(left + pixel, image.width)) __pipeline_memcpy_async(to, from, 16);
+      else *reinterpret_cast<int4*>(to) = int4{0, 0, 0, 0};
+      to += step * ring.pitch;
+      from += step * int(image.pixel_stride);
     }
+  } else if (access == Access::kPixels) {
+    for_each_run<T>(plan, left, ring.columns, [&](int column, int channel) {
+      Pack<T, kRun> run{};
+      if (row_inside && inside(column, image.width) && channel < image.channels)
+        run = load_pack<kRun>(image.at(row, column, channel));
+#pragma unroll
+      for (int i = 0; i < kRun; ++i)
+        if (inside(column + i - left, ring.columns)) to[(column + i - left) * ring.pitch + channel] = run.at[i];
+    });
+  } else {
+    for_each_element(image, plan, ring.columns, [&](int pixel, int channel) {
+      const bool exists = row_inside && inside(left + pixel, image.width) && channel < image.channels;
+      to[pixel * ring.pitch + channel] = exists ? *image.at(row, left + pixel, channel) : T(0.0f);
+    });
   }
-
- private:
-  Image<const T> image_;
-  Access access_;
-  int left_;
-  int cell_ = 0, offset_ = 0, count_ = 0;  // of the thread's first run, in the ring's row and in the image's
-  unsigned exists_ = 0;                    // a bit for each of its runs
-};
+}
 
 // Row copies in flight. Every thread calls both functions once a row; the barrier after `wait` makes the row visible.
 template <int kAhead>
@@ -228,20 +226,25 @@ struct Prefetch {
   __device__ static void wait() { __pipeline_wait_prior(kAhead - 1); }
 };
 
-// Writes one row of results, `columns` pixels from `left` on: each thread has V channels, from `channel` on, of the one
-// at left + `pixel`. Unless kVectors, the row goes through `buffer`, a row of shared memory, so
-// that lanes can write neighbours. All threads of the block call it.
-template <bool kVectors, int V, class T>
+// Writes one row of results, `columns` pixels from `left` on: each thread has V channels, from `channel` on, of the P
+// pixels from left + `pixel` on. Unless kVectors, the row goes through `buffer`, a row of shared memory, so that lanes
+// can write neighbours. All threads of the block call it.
+template <bool kVectors, int P, int V, class T>
 __device__ void write_row(const Image<T>& image, Access access, const Plan& plan, int row, int left, int columns, int pixel,
-                          int channel, const Accumulator<T> (&values)[V], const Ring<T>& buffer) {
-  const bool mine = inside(pixel, columns) && left + pixel < image.width;
+                          int channel, const Accumulator<T> (&values)[P][V], const Ring<T, 1>& buffer) {
+  const auto mine = [&](int p) { return inside(pixel + p, columns) && left + pixel + p < image.width; };
   if (kVectors) {
-    if (mine && channel < image.channels) store<V>(image.at(row, left + pixel, channel), values);
+    T* const to = image.at(row, left + pixel, channel);
+#pragma unroll
+    for (int p = 0; p < P; ++p)
+      if (mine(p) && channel < image.channels) store<V>(to + p * image.pixel_stride, values[p]);
     return;
   }
   const T* const from = buffer.row(0);
   __syncthreads();  // the buffer may still be read for an earlier row
-  if (mine) store<V>(buffer.row(0) + pixel * buffer.pitch + channel, values);
+#pragma unroll
+  for (int p = 0; p < P; ++p)
+    if (mine(p)) store<V>(buffer.row(0) + (pixel + p) * buffer.pitch + channel, values[p]);
   __syncthreads();
   if (access == Access::kPixels) {
     constexpr int kRun = 1 << log2_of_vector<T>();

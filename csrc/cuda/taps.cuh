@@ -2,13 +2,16 @@
 // are known, a row of results is.
 //
 // Two ways. K = 3: a thread's taps are in registers, and each row is loaded once and added to the three results that
-// it is part of. Any other K, K = 0 here: taps and rows are read from shared memory.
+// it is part of. Any other K, K = 0 here: taps and rows are read from shared memory, for one pixel a thread.
 #pragma once
 
 #include "strip.cuh"
 
 namespace mrda {
 namespace gpu {
+
+template <int K>
+constexpr int kPixels = K == 3 ? 2 : 1;  // of a thread
 
 // The kernels of a thread's V channels.
 template <class T, int K, int V>
@@ -50,48 +53,55 @@ struct Taps<T, 0, V> {
   }
 };
 
-// A thread's correlation with its kernels, or with those turned by 180 degrees where kTurned.
-template <class T, int K, int V, bool kTurned>
+// A thread's correlation with its kernels, at P pixels; with those turned by 180 degrees where kTurned.
+template <class T, int K, int P, int V, bool kTurned>
 struct Correlation {
   static_assert(K == 3, "");
   using A = Accumulator<T>;
-  A begun[2][V] = {};  // the sums of the next two rows, as far as they are known
+  A begun[2][P][V] = {};  // the sums of the next two rows, as far as they are known
 
-  // Takes row k of the ring; `offset` is the thread's place in it: its first channel, at its first tap's pixel.
+  // Takes row k of the ring; `offset` is the thread's place in it: its first channel, at its first pixel's first tap.
   // Gives the sums of the row above.
-  template <class E>
-  __device__ void push(const Taps<T, K, V>& taps, const Ring<E>& ring, int k, int offset, A (&sum)[V]) {
+  template <class E, int kSlots>
+  __device__ void push(const Taps<T, K, V>& taps, const Ring<E, kSlots>& ring, int k, int offset, A (&sum)[P][V]) {
     const E* row = ring.row(k) + offset;
 #pragma unroll
-    for (int v = 0; v < V; ++v) {
-      sum[v] = begun[0][v];
-      begun[0][v] = begun[1][v];
-      begun[1][v] = A(0);
-    }
-#pragma unroll
-    for (int j = 0; j < 3; ++j) {
-      A x[V];
-      load<V>(row + j * ring.pitch, x);
+    for (int p = 0; p < P; ++p)
 #pragma unroll
       for (int v = 0; v < V; ++v) {
-        sum[v] = add_tap(sum[v], taps.weight[kTurned ? 2 - j : 6 + j][v], x[v]);
-        begun[0][v] = add_tap(begun[0][v], taps.weight[kTurned ? 5 - j : 3 + j][v], x[v]);
-        begun[1][v] = add_tap(begun[1][v], taps.weight[kTurned ? 8 - j : j][v], x[v]);
+        sum[p][v] = begun[0][p][v];
+        begun[0][p][v] = begun[1][p][v];
+        begun[1][p][v] = A(0);
+      }
+#pragma unroll
+    for (int column = 0; column < P + 2; ++column) {
+      A x[V];
+      load<V>(row + column * ring.pitch, x);
+#pragma unroll
+      for (int p = 0; p < P; ++p) {
+        const int j = column - p;  // the tap
+        if (j < 0 || j > 2) continue;
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+          sum[p][v] = add_tap(sum[p][v], taps.weight[kTurned ? 2 - j : 6 + j][v], x[v]);
+          begun[0][p][v] = add_tap(begun[0][p][v], taps.weight[kTurned ? 5 - j : 3 + j][v], x[v]);
+          begun[1][p][v] = add_tap(begun[1][p][v], taps.weight[kTurned ? 8 - j : j][v], x[v]);
+        }
       }
     }
   }
 };
 
 template <class T, int V, bool kTurned>
-struct Correlation<T, 0, V, kTurned> {
+struct Correlation<T, 0, 1, V, kTurned> {
   using A = Accumulator<T>;
 
   // The same, for any K: rows k - K + 1 to k are in the ring.
-  template <class E>
-  __device__ void push(const Taps<T, 0, V>& taps, const Ring<E>& ring, int k, int offset, A (&sum)[V]) {
+  template <class E, int kSlots>
+  __device__ void push(const Taps<T, 0, V>& taps, const Ring<E, kSlots>& ring, int k, int offset, A (&sum)[1][V]) {
     const int size = taps.kernel_size;
 #pragma unroll
-    for (int v = 0; v < V; ++v) sum[v] = A(0);
+    for (int v = 0; v < V; ++v) sum[0][v] = A(0);
     for (int i = 0; i < size; ++i) {
       const E* row = ring.row(k - size + 1 + i) + offset;
       for (int j = 0; j < size; ++j) {
@@ -100,7 +110,7 @@ struct Correlation<T, 0, V, kTurned> {
         load<V>(row + j * ring.pitch, x);
         load<V>(taps.weight + (kTurned ? size * size - 1 - tap : tap) * taps.channels, w);
 #pragma unroll
-        for (int v = 0; v < V; ++v) sum[v] = add_tap(sum[v], w[v], x[v]);
+        for (int v = 0; v < V; ++v) sum[0][v] = add_tap(sum[0][v], w[v], x[v]);
       }
     }
   }

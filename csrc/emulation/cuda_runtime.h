@@ -61,6 +61,11 @@ struct Call {
 #define MRDA_CHECK_ALIGNED(address, bytes) mrda::emulation::check_aligned(address, bytes)
 
 inline float __fdividef(float x, float y) { return x / y; }
+inline float __uint_as_float(uint32_t bits) {
+  float x;
+  __builtin_memcpy(&x, &bits, sizeof(x));
+  return x;
+}
 
 inline void __syncthreads() { mrda::emulation::barrier(); }
 
