@@ -1,0 +1,326 @@
+# mypy: ignore-errors
+# ruff: noqa: RUF005
+"""The RDA convolution in Triton: one kernel forward, one backward.
+
+A program owns a tile, some rows by some columns of one sample and a block of its channels, and walks down the rows. A
+tensor in here is one row of the tile, (columns, channels). Which of the two is contiguous is for the strides to say:
+the compiler orders threads by it, and chooses vector loads.
+
+Each row that is loaded is spent at once on the K rows of z that see it: what they have so far waits in K - 1 running
+sums. So a row is read K times, shifted by a column each time (all but the first from a cache), and not K * K times.
+
+Constants of a compilation:
+    C: channels. K: kernel size. ACC: the type that sums are kept in. WIDE: whether offsets are 64-bit.
+    MASK: 0 leaves the bare convolution; 1 sums the mask's logits over the channels, which must fit one tile; 2 reads
+        logits, and writes their gradients.
+    BIAS: whether there is a mask_bias. ACTIVATE: whether the result goes through the second LeakyReLU.
+    CHANNELS_LAST: the memory format of the result.
+    COLUMNS, CHANNELS: a tile's, powers of two.
+
+`unseen_zero` is 0, which the compiler does not know. Added to the offsets in NCHW it hides that rows are aligned:
+vector loads along a row would spread pixels over threads in a way that does not fit the reads shifted by a column.
+
+Triton's language has no (*tuple, item), and no types that mypy would know.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _sigmoid(t):
+    # Division is off by two units in the last place on a GPU, or slow; a step of Newton's makes it half of one. Below
+    # the clamp, which keeps infinity out of that step, the sigmoid is smaller than any normal number. NaN stays.
+    e = tl.exp(-t)
+    e = tl.where(e > 8e37, 8e37, e)
+    m = 1.0 / (1.0 + e)
+    return m + m * (1.0 - (1.0 + e) * m)
+
+
+@triton.jit
+def _leaky_relu(x, slope):
+    return tl.where(x > 0, x, x * slope)
+
+
+@triton.jit
+def _leaky_relu_backward(grad, x, slope):
+    # At exactly 0 the derivative is the slope, as in torch.
+    return tl.where(x > 0, grad, grad * slope)
+
+
+@triton.jit
+def _load_row(pointer, row, offsets, fits, height, stride_h, ACC: tl.constexpr):
+    """One row of a tile, 0 outside the image; `offsets` and `fits` are those of its columns and channels."""
+    return tl.load(pointer + row * stride_h + offsets, mask=((row >= 0) & (row < height)) & fits, other=0.0).to(ACC)
+
+
+@triton.jit
+def _shifted_fits(columns, fits, width, K: tl.constexpr):
+    """For each column of the kernel, where in a tile it sees a pixel of the image."""
+    all_fits = ()
+    for j in tl.static_range(K):
+        seen = columns + (j - K // 2)
+        all_fits = all_fits + ((seen >= 0) & (seen < width) & fits,)
+    return all_fits
+
+
+@triton.jit
+def _load_taps(pointer, channels, fits, stride_c, stride_i, stride_j, K: tl.constexpr, ACC: tl.constexpr):
+    """A (1, channels) tensor for each tap."""
+    taps = ()
+    for i in tl.static_range(K):
+        for j in tl.static_range(K):
+            tap = tl.load(pointer + channels * stride_c + i * stride_i + j * stride_j, mask=fits, other=0.0)
+            taps = taps + (tap.to(ACC),)
+    return taps
+
+
+@triton.jit
+def _convolve_row(
+    sums, taps, pointer, row, offsets, shifted_fits, height, stride_h, stride_w, K: tl.constexpr, ACC: tl.constexpr
+):
+    """Add input row `row` to the K rows of z that see it, of which the first is then complete."""
+    for j in tl.static_range(K):
+        x = _load_row(pointer, row, offsets + (j - K // 2) * stride_w, shifted_fits[j], height, stride_h, ACC)
+        longer = ()
+        for i in tl.static_range(K):
+            longer = longer + (sums[i] + x * taps[(K - 1 - i) * K + j],)
+        sums = longer
+    return sums
+
+
+@triton.jit
+def _zeros(count: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr):
+    tensors = ()
+    for _ in tl.static_range(count):
+        tensors = tensors + (tl.zeros((COLUMNS, CHANNELS), ACC),)
+    return tensors
+
+
+@triton.jit
+def _tile(height, width, rows, C: tl.constexpr, STEP: tl.constexpr, CHANNELS: tl.constexpr,
+          WIDE: tl.constexpr):  # fmt: skip
+    """Sample, first channel, first row and first column of this program; neighbours in a row come one after another."""
+    across, down = tl.cdiv(width, STEP), tl.cdiv(height, rows)
+    blocks: tl.constexpr = (C + CHANNELS - 1) // CHANNELS
+    program = tl.program_id(0)
+    left = program % across * STEP
+    top = program // across % down * rows
+    block = program // (across * down) % blocks * CHANNELS
+    sample = program // (across * down * blocks)
+    if WIDE:
+        sample, block, top, left = sample.to(tl.int64), block.to(tl.int64), top.to(tl.int64), left.to(tl.int64)
+    return sample, block, top, left
+
+
+@triton.jit
+def _wide(stride):
+    """A stride that is multiplied by a number known to the compiler, and would make a 32-bit offset of it."""
+    return tl.full((1, 1), 1, tl.int64) * stride
+
+
+@triton.jit(do_not_specialize=["rows", "unseen_zero"])
+def forward(
+    output, input, weight, mask_weight, mask_bias, logits, height, width, rows, unseen_zero,
+    output_b, output_c, output_h, output_w, input_b, input_c, input_h, input_w,
+    weight_b, weight_c, weight_i, weight_j, mask_weight_c, logits_b, logits_c, logits_h, logits_w,
+    negative_slope: tl.float64, output_negative_slope: tl.float64,
+    C: tl.constexpr, K: tl.constexpr, MASK: tl.constexpr, BIAS: tl.constexpr, ACTIVATE: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
+    WIDE: tl.constexpr,
+):  # fmt: skip
+    """One tile of the result."""
+    R: tl.constexpr = K // 2
+    sample, block, top, left = _tile(height, width, rows, C, COLUMNS, CHANNELS, WIDE)
+    columns = left + tl.arange(0, COLUMNS)[:, None]
+    channels = block + tl.arange(0, CHANNELS)[None, :]
+    fits = channels < C
+    shifted_fits = _shifted_fits(columns, fits, width, K)
+    here = (columns < width) & fits
+    slope = tl.full((1, 1), negative_slope, ACC)
+    output_slope = tl.full((1, 1), output_negative_slope, ACC)
+
+    if WIDE:
+        input_w, weight_i, weight_j = _wide(input_w), _wide(weight_i), _wide(weight_j)
+    unseen = 0 if CHANNELS_LAST else unseen_zero
+    output += sample * output_b + unseen
+    input += sample * input_b + unseen
+    logits += sample * logits_b + unseen
+    output_offsets = columns * output_w + channels * output_c
+    offsets = columns * input_w + channels * input_c
+    logits_offsets = columns * logits_w + channels * logits_c
+    taps = _load_taps(weight + sample * weight_b, channels, fits, weight_c, weight_i, weight_j, K, ACC)
+    if MASK == 1:
+        mixing = tl.load(mask_weight + channels * mask_weight_c, mask=fits, other=0.0).to(ACC)
+        bias = tl.load(mask_bias).to(ACC) if BIAS else 0.0
+
+    bottom = tl.minimum(top + rows, height)
+    sums = _zeros(K - 1, COLUMNS, CHANNELS, ACC)
+    zero = tl.zeros((COLUMNS, CHANNELS), ACC)
+    for row in range(top - R, bottom + R):
+        sums = _convolve_row(sums + (zero,), taps, input, row, offsets, shifted_fits, height, input_h, input_w, K, ACC)
+        y = sums[0]
+        sums = sums[1:]
+        done = row - R
+        if MASK != 0:
+            x = _load_row(input, done, offsets, here, height, input_h, ACC)
+            if MASK == 1:
+                t = tl.sum(x * mixing, axis=1, keep_dims=True) + bias
+            else:
+                t = _load_row(logits, done, logits_offsets, here, height, logits_h, ACC)
+            y = _leaky_relu(y, slope) * _sigmoid(t) + x
+            if ACTIVATE:
+                y = _leaky_relu(y, output_slope)
+        tl.store(
+            output + done * output_h + output_offsets,
+            y.to(output.dtype.element_ty),
+            mask=(done >= top) & here,
+        )
+
+
+@triton.jit(do_not_specialize=["rows", "unseen_zero"])
+def backward(
+    grad_input, grad_logits, partial_sums, scratch, grad_output, input, weight, mask_weight, mask_bias, logits,
+    height, width, rows, unseen_zero,
+    grad_input_b, grad_input_c, grad_input_h, grad_input_w, grad_logits_b, grad_logits_c, grad_logits_h, grad_logits_w,
+    grad_output_b, grad_output_c, grad_output_h, grad_output_w, input_b, input_c, input_h, input_w,
+    weight_b, weight_c, weight_i, weight_j, mask_weight_c, logits_b, logits_c, logits_h, logits_w,
+    negative_slope: tl.float64, output_negative_slope: tl.float64,
+    C: tl.constexpr, K: tl.constexpr, MASK: tl.constexpr, BIAS: tl.constexpr, ACTIVATE: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
+    WIDE: tl.constexpr,
+):  # fmt: skip
+    """One tile of grad_input, and its part of the sums over pixels.
+
+    Where there is a mask, grad_z is computed on K // 2 more columns and rows on either side. The program's threads show
+    each other its last K rows in `scratch`, a ring of K + 1: a barrier between writing and reading a row is enough, as
+    what is written after the next barrier is a row that nobody reads any more.
+    """
+    R: tl.constexpr = K // 2
+    HALO: tl.constexpr = R if MASK != 0 else 0
+    STEP: tl.constexpr = COLUMNS - 2 * HALO
+    sample, block, top, left = _tile(height, width, rows, C, STEP, CHANNELS, WIDE)
+    places = tl.arange(0, COLUMNS)[:, None]
+    columns = left - HALO + places
+    channels = block + tl.arange(0, CHANNELS)[None, :]
+    fits = channels < C
+    shifted_fits = _shifted_fits(columns, fits, width, K)
+    inside = (columns >= 0) & (columns < width)
+    here = inside & fits
+    # each pixel belongs to one tile: only there is it stored, and summed
+    own = (places >= HALO) & (places < COLUMNS - HALO) & (columns < width)
+    own_fits = own & fits
+    slope = tl.full((1, 1), negative_slope, ACC)
+    output_slope = tl.full((1, 1), output_negative_slope, ACC)
+
+    if WIDE:
+        input_w, grad_output_w = _wide(input_w), _wide(grad_output_w)
+        weight_i, weight_j = _wide(weight_i), _wide(weight_j)
+    unseen = 0 if CHANNELS_LAST else unseen_zero
+    grad_input += sample * grad_input_b + unseen
+    grad_logits += sample * grad_logits_b + unseen
+    grad_output += sample * grad_output_b + unseen
+    input += sample * input_b + unseen
+    logits += sample * logits_b + unseen
+    offsets = columns * input_w + channels * input_c
+    grad_output_offsets = columns * grad_output_w + channels * grad_output_c
+    grad_input_offsets = columns * grad_input_w + channels * grad_input_c
+    logits_offsets = columns * logits_w + channels * logits_c
+    grad_logits_offsets = columns * grad_logits_w + channels * grad_logits_c
+    weight += sample * weight_b
+    taps = _load_taps(weight, channels, fits, weight_c, weight_i, weight_j, K, ACC)
+    if MASK == 1:
+        bias = tl.load(mask_bias).to(ACC) if BIAS else 0.0
+
+    RING: tl.constexpr = K + 1
+    SCRATCH_W: tl.constexpr = CHANNELS if CHANNELS_LAST else 1
+    SCRATCH_C: tl.constexpr = 1 if CHANNELS_LAST else COLUMNS
+    scratch_offsets = places * SCRATCH_W + tl.arange(0, CHANNELS)[None, :] * SCRATCH_C
+    scratch += tl.program_id(0).to(tl.int64) * (RING * COLUMNS * CHANNELS) + unseen
+    bottom = tl.minimum(top + rows, height)
+    zero = tl.zeros((COLUMNS, CHANNELS), ACC)
+    z_sums = _zeros(K - 1, COLUMNS, CHANNELS, ACC)
+    waiting = _zeros(R, COLUMNS, CHANNELS, ACC)
+    weight_sums = _zeros(K * K, COLUMNS, CHANNELS, ACC)
+    mixing_sum = zero
+    bias_sum = tl.zeros((COLUMNS, 1), ACC)
+    for row in range(top - 2 * HALO, bottom + 2 * HALO):
+        done = row - 2 * HALO
+        if MASK != 0:
+            middle = row - R
+            z_sums = _convolve_row(
+                z_sums + (zero,), taps, input, row, offsets, shifted_fits, height, input_h, input_w, K, ACC
+            )
+            z = z_sums[0]
+            z_sums = z_sums[1:]
+            x = _load_row(input, middle, offsets, here, height, input_h, ACC)
+            grad = _load_row(grad_output, middle, grad_output_offsets, here, height, grad_output_h, ACC)
+            own_middle = ((middle >= top) & (middle < bottom)) & own
+            if MASK == 1:
+                # read again for each row: there are no registers left to keep it in
+                mixing = tl.load(mask_weight + channels * mask_weight_c, mask=fits, other=0.0).to(ACC)
+                t = tl.sum(x * mixing, axis=1, keep_dims=True) + bias
+                # outside the image grad_z is 0, whatever mask_weight holds
+                m = _sigmoid(tl.where(((middle >= 0) & (middle < height)) & inside, t, 0.0))
+            else:
+                m = _sigmoid(_load_row(logits, middle, logits_offsets, here, height, logits_h, ACC))
+            f = _leaky_relu(z, slope)
+            if ACTIVATE:
+                grad = _leaky_relu_backward(grad, f * m + x, output_slope)
+            grad_z = _leaky_relu_backward(grad * m, z, slope)
+            if K > 1:
+                slot = (row + 2 * RING) % RING * (COLUMNS * CHANNELS)
+                tl.store(scratch + slot + scratch_offsets, grad_z)
+                tl.debug_barrier()
+            if MASK == 1:
+                grad_t = tl.sum(grad * f, axis=1, keep_dims=True) * (m - m * m)
+                grad_t = tl.where(own_middle, grad_t, 0.0)
+                bias_sum += grad_t
+                mixing_sum += grad_t * x
+                grad += mixing * grad_t
+            else:
+                tl.store(
+                    grad_logits + middle * grad_logits_h + grad_logits_offsets,
+                    grad * f * (m - m * m),
+                    mask=own_middle & fits,
+                )
+            waiting = waiting + (grad,)
+            total = waiting[0]
+            waiting = waiting[1:]
+        else:
+            total = zero
+
+        own_row = (done >= top) & own_fits
+        x = tl.load(input + done * input_h + offsets, mask=own_row, other=0.0).to(ACC)
+        longer = ()
+        for i in tl.static_range(K):
+            for j in tl.static_range(K):
+                # a pixel was seen through tap (i, j) by the one that lies as far on the other side
+                if MASK != 0 and K > 1:
+                    slot = (row + 2 * RING - i) % RING * (COLUMNS * CHANNELS)
+                    grad_z = tl.load(scratch + slot + scratch_offsets + (R - j) * SCRATCH_W, mask=own_row, other=0.0)
+                elif MASK == 0:
+                    grad_z = _load_row(
+                        grad_output, done + R - i, grad_output_offsets + (R - j) * grad_output_w,
+                        shifted_fits[K - 1 - j], height, grad_output_h, ACC,
+                    )  # fmt: skip
+                total += grad_z * taps[i * K + j]
+                longer = longer + (weight_sums[i * K + j] + grad_z * x,)
+        weight_sums = longer
+        tl.store(
+            grad_input + done * grad_input_h + grad_input_offsets,
+            total.to(grad_input.dtype.element_ty),
+            mask=own_row,
+        )
+
+    # A partial sum for each program of a sample, added up by a second kernel.
+    SUMS: tl.constexpr = K * K + (2 if MASK == 1 else 0)
+    partial_sums += tl.program_id(0).to(tl.int64) * (SUMS * CHANNELS) + tl.arange(0, CHANNELS)[None, :]
+    for i in tl.static_range(K):
+        for j in tl.static_range(K):
+            total = tl.sum(weight_sums[i * K + j], axis=0, keep_dims=True)
+            tl.store(partial_sums + (i * K + j) * CHANNELS, total)
+    if MASK == 1:
+        tl.store(partial_sums + K * K * CHANNELS, tl.sum(mixing_sum, axis=0, keep_dims=True))
+        total_bias = tl.broadcast_to(tl.sum(bias_sum, axis=0, keep_dims=True), (1, CHANNELS))
+        tl.store(partial_sums + (K * K + 1) * CHANNELS, total_bias)
