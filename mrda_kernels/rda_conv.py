@@ -37,15 +37,16 @@ def rda_conv2d(
         mask_bias: (M,), or None for zero.
         negative_slope: of the LeakyReLU after the convolution; 1 leaves that out.
         output_negative_slope: of the LeakyReLU on the result; None leaves that out.
-        backend: "cpu" or "reference"; None takes the environment variable MRDA_KERNELS_BACKEND, else the
-            fastest that can serve the call.
+        backend: "cuda", "triton", "cpu" or "reference"; None takes the environment variable MRDA_KERNELS_BACKEND,
+            else the one that was measured fastest for such a call among those that can serve it.
 
     Returns:
         (B, C, H, W) in input's dtype, each element computed in float32 (float64 for float64) and rounded once;
         channels_last where ``input`` is channels_last-contiguous and not NCHW-contiguous, else NCHW-contiguous.
 
-    Differentiable any number of times; the forward keeps nothing but its inputs. The native backends' results and
-    gradients are deterministic, and the same to the bit for any number of threads. Under autocast, tensors are cast
+    Differentiable any number of times; the forward keeps nothing but its inputs. All backends' results and gradients
+    are deterministic, those of "cpu" the same to the bit for any number of threads. With M = C, "cuda" and "triton"
+    leave the map's 1x1 convolution to torch's matrix product, which torch.set_float32_matmul_precision rules. Under autocast, tensors are cast
     as for ``conv2d``. Inside ``torch.func`` transforms the eager reference is used, whatever ``backend`` says; a
     transform inside a function under ``torch.compile`` is not supported.
 

@@ -164,11 +164,19 @@ def test_no_kernel_spills_or_uses_local_memory(compiled, kernel):
 
 @needs_nvcc
 @pytest.mark.slow
-def test_the_usual_forward_kernels_leave_room_for_two_blocks(compiled):
-    # K = 3, in vectors, 256 threads: of 65,536 registers each may take 128
-    usual = [name for name in compiled if re.search(r"14forward_kernelI\w+Li3E\w+Lb1E", name)]
-    assert len(usual) == 2 * 4
-    assert all(compiled[name][0] <= 128 for name in usual)
+@pytest.mark.parametrize(
+    ("kernel", "types", "threads", "blocks"),
+    [
+        ("forward_kernel", "6__half|13__nv_bfloat16", 128, 3),
+        ("forward_kernel", "f|d", 256, 2),
+        ("backward_kernel", "6__half|13__nv_bfloat16|f", 192, 2),
+    ],
+)
+def test_several_blocks_of_the_usual_kernels_fit_on_a_multiprocessor(compiled, kernel, types, threads, blocks):
+    # K = 3, in vectors, with and without a mask; a multiprocessor has 65,536 registers
+    usual = [name for name in compiled if re.search(rf"\d{kernel}I({types})Li3E\w+Lb1EE", name)]
+    assert len(usual) == 2 * len(types.split("|"))
+    assert all(compiled[name][0] * threads * blocks <= 65536 for name in usual)
 
 
 @needs_nvcc

@@ -6,7 +6,7 @@ The values are small multiples of 1/8, the slopes powers of two, and mask_weight
 
 import pytest
 import torch
-from calls import AWKWARD_SHAPES, DTYPES, KERNEL_SIZES, Call, calls, for_any_call
+from calls import AWKWARD_SHAPES, DTYPES, KERNEL_SIZES, Call, calls, for_any_call, interpreted, skip_many_samples
 
 from mrda_kernels import reference
 
@@ -54,6 +54,7 @@ def test_any_exact_call(backend):
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("full_mask", [False, True], ids=["M=1", "M=C"])
 def test_sizes_beyond_a_tile(backend, shape, layout, full_mask):
+    skip_many_samples(backend, shape)
     call = Call(shape, layout=layout, full_mask=full_mask)
     check_rda(call, backend)
     check_dynamic(call, backend)
@@ -64,6 +65,8 @@ def test_sizes_beyond_a_tile(backend, shape, layout, full_mask):
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("shape", [(1, 18, 19, 71), (1, 24, 11, 72)], ids=["odd", "aligned"])
 def test_kernel_sizes_and_dtypes_beyond_a_tile(backend, kernel_size, dtype, layout, shape):
+    if interpreted(backend) and shape[-1] == 72:
+        pytest.skip("runs of 16 bytes along a row are the CUDA kernels' own")
     call = Call(shape, kernel_size, dtype, layout=layout)
     check_rda(call, backend)
     check_dynamic(call, backend)

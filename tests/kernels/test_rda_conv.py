@@ -3,7 +3,7 @@
 import pytest
 import torch
 from budget import RdaBudget
-from calls import AWKWARD_SHAPES, DTYPES, KERNEL_SIZES, Call, for_any_call
+from calls import AWKWARD_SHAPES, DTYPES, KERNEL_SIZES, Call, for_any_call, interpreted, skip_many_samples
 
 OPS = torch.ops.mrda_kernels
 GRADIENTS = ("grad_input", "grad_weight", "grad_mask_weight", "grad_mask_bias")
@@ -38,6 +38,7 @@ def test_any_call_stays_within_the_budget(backend):
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("full_mask", [False, True], ids=["M=1", "M=C"])
 def test_sizes_beyond_a_tile(backend, shape, layout, full_mask):
+    skip_many_samples(backend, shape)
     check(Call(shape, layout=layout, full_mask=full_mask, output_negative_slope=0.1), backend)
 
 
@@ -46,4 +47,6 @@ def test_sizes_beyond_a_tile(backend, shape, layout, full_mask):
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("shape", [(1, 18, 19, 71), (1, 24, 11, 72)], ids=["odd", "aligned"])
 def test_kernel_sizes_and_dtypes_beyond_a_tile(backend, kernel_size, dtype, layout, shape):
+    if interpreted(backend) and shape[-1] == 72:
+        pytest.skip("runs of 16 bytes along a row are the CUDA kernels' own")
     check(Call(shape, kernel_size, dtype, layout=layout, dyadic=False), backend)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from calls import Call
+from calls import Call, interpreted, skip_many_samples
 
 OPS = torch.ops.mrda_kernels
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -31,12 +31,16 @@ def any_number_of_threads():
 @pytest.mark.parametrize("full_mask", [False, True], ids=["M=1", "M=C"])
 @pytest.mark.parametrize("shape", [(3, 5, 50, 70), (1, 3, 200, 150), (130, 2, 3, 5)])
 def test_results_are_the_same_to_the_bit(backend, layout, full_mask, shape):
+    skip_many_samples(backend, shape)
+    if interpreted(backend):  # several programs all the same
+        shape = (2, 3, 17, 35)
     call = Call(shape, layout=layout, full_mask=full_mask, dyadic=False, output_negative_slope=0.1)
     torch.set_num_threads(1)
     alone = list(run(call, backend))
     assert all(torch.equal(a, b) for a, b in zip(alone, run(call, backend), strict=True))
-    # torch's convolutions, of which the reference is made, promise this for one number of threads only
-    for threads in (1,) if backend == "reference" else (2, 3):
+    # torch's convolutions, of which the reference is made, promise this for one number of threads only; Triton's
+    # interpreter has one thread
+    for threads in () if backend == "reference" or interpreted(backend) else (2, 3):
         torch.set_num_threads(threads)
         for _ in range(3):  # which thread takes which task changes from run to run
             assert all(torch.equal(a, b) for a, b in zip(alone, run(call, backend), strict=True))
