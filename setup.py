@@ -35,6 +35,7 @@ FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"
 KERNELS = ["csrc/cpu/forward.cpp", "csrc/cpu/backward.cpp"]  # once per instruction set
 COMMON = ["csrc/cpu/launch.cpp", "csrc/bindings.cpp"]
 CUDA = ["csrc/cuda/forward.cu", "csrc/cuda/backward.cu"]
+DEVICE = "csrc/cuda/device.cu"
 EMULATION = [f"csrc/emulation/{name}.cpp" for name in ("emulation", "faulty", "bindings")] + CUDA
 CUDA_FLAGS = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-forward-unknown-to-host-compiler"]
 ALL_GPUS = ["80", "86", "89", "90", "100"]
@@ -69,7 +70,7 @@ def instruction_sets(compiler: list[str]) -> dict[str, list[str]]:
 
 
 def find_nvcc() -> str | None:
-    """From CUDA_HOME, the PATH, or the wheel nvidia-cuda-nvcc."""
+    """From CUDA_HOME, the PATH, or the wheel nvidia-cuda-nvcc (which pip sees under --no-build-isolation only)."""
     places = [Path(os.environ[name]) / "bin" for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     for place in places:
         if found := shutil.which("nvcc", path=str(place)):
@@ -82,8 +83,13 @@ def find_nvcc() -> str | None:
 
 
 def known_gpus(nvcc: str) -> list[str]:
-    listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout
-    return sorted(re.findall(r"^sm_(\d+)$", listed, flags=re.MULTILINE), key=int)
+    """Those that the kernels can be built for: asynchronous copies came with sm_80."""
+    try:
+        listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", "") or str(error)).strip()
+        raise fail(f"{nvcc} --list-gpu-code fails ({said}); mend it, or set MRDA_KERNELS_CUDA=0.") from error
+    return sorted((gpu for gpu in re.findall(r"^sm_(\d+)$", listed, flags=re.MULTILINE) if int(gpu) >= 80), key=int)
 
 
 def gpus_here() -> list[str]:
@@ -98,20 +104,23 @@ def gpus_here() -> list[str]:
 
 def choose_gpus(request: str, here: list[str], known: list[str]) -> list[str]:
     """Which GPUs to build for: those asked for, else those here, else the default; cut to what nvcc knows."""
+    request = request.strip()
     if request == "all":
         return [gpu for gpu in ALL_GPUS if gpu in known]
     if request:
-        wanted = [part.replace(".", "") for part in re.split(r"[\s,;]+", request.strip())]
+        wanted = [part.replace(".", "") for part in re.split(r"[\s,;]+", request)]
         if unknown := [gpu for gpu in wanted if gpu not in known]:
             raise fail(
                 f"MRDA_KERNELS_CUDA_ARCHS is {request!r}, but this nvcc does not know {', '.join(unknown)}; "
                 f"it must be 'all' or some of {', '.join(known)}."
             )
         return sorted(set(wanted), key=int)
-    # a GPU newer than this nvcc is served by the newest PTX
-    found = {capability.replace(".", "") for capability in here}
-    chosen = {gpu if gpu in known else known[-1] for gpu in found} or {DEFAULT_GPU}
-    return sorted(chosen, key=int)
+    chosen = set()
+    for capability in here:
+        # a GPU that this nvcc does not know is served by the PTX for an older one
+        older = [gpu for gpu in known if int(gpu) <= int(capability.replace(".", ""))]
+        chosen |= set(older[-1:])
+    return sorted(chosen, key=int) or [DEFAULT_GPU]
 
 
 # ---- what to build -------------------------------------------------------------------------------------------------
@@ -134,8 +143,8 @@ class Build:
         flags = [*FLAGS, *flags, *(f"-isystem{path}" for path in includes)]
         flags += shlex.split(os.environ.get("CXXFLAGS", ""))
         self.lines += [
-            f"cxx = {shlex.join(self.compiler)}",
-            f"flags = {shlex.join(flags)}",
+            f"cxx = {command(self.compiler)}",
+            f"flags = {command(flags)}",
             "rule compile",
             "  command = $cxx -MMD -MF $out.d $flags $extra -c $in -o $out",
             "  depfile = $out.d",
@@ -145,29 +154,35 @@ class Build:
         linker = [*self.compiler, *link]
         if self.nvcc is not None:
             # nvcc links too: it knows where its static runtime is
-            host = next(part for part in reversed(self.compiler) if not part.startswith("-"))
+            launchers = {"ccache", "sccache", "distcc", "env"}
+            host = next(part for part in self.compiler if Path(part).name not in launchers and "=" not in part)
             cuda = [self.nvcc, "-ccbin", host, *CUDA_FLAGS]
             generate = [f"-gencode=arch=compute_{gpu},code=sm_{gpu}" for gpu in self.gpus]
             generate.append(f"-gencode=arch=compute_{self.gpus[-1]},code=compute_{self.gpus[-1]}")
             self.lines += [
                 "rule compile_cuda",
-                f"  command = {shlex.join([*cuda, *generate])} -MMD -MF $out.d -c $in -o $out",
+                f"  command = {command([*cuda, *generate])} -MMD -MF $out.d -c $in -o $out",
                 "  depfile = $out.d",
                 "  deps = gcc",
             ]
             linker = [*cuda, "-shared", "-cudart=static"]
         linker += shlex.split(os.environ.get("LDFLAGS", ""))
-        self.lines += ["rule link", f"  command = {shlex.join(linker)} $in -o $out"]
+        self.lines += ["rule link", f"  command = {command(linker)} $in -o $out"]
 
     def compile(self, source: str, folder: str = ".", extra: list[str] | None = None, rule: str = "compile") -> None:
         name = f"{folder}/{Path(source).stem}.o" if folder != "." else f"{Path(source).stem}.o"
         self.objects.append(name)
-        self.lines += [f"build {name}: {rule} {escape(ROOT / source)}", f"  extra = {shlex.join(extra or [])}"]
+        self.lines += [f"build {name}: {rule} {escape(ROOT / source)}", f"  extra = {command(extra or [])}"]
 
     def write(self, folder: Path, output: Path) -> None:
         self.lines.append(f"build {escape(output.resolve())}: link {' '.join(self.objects)}")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "build.ninja").write_text("\n".join(self.lines) + "\n")
+
+
+def command(words: list[str]) -> str:
+    """For a shell, in a ninja file."""
+    return shlex.join(words).replace("$", "$$")
 
 
 def escape(path: str | Path) -> str:
@@ -187,7 +202,7 @@ def extension_build(compiler: list[str], nvcc: str | None, gpus: list[str]) -> B
             build.compile(source, isa, [*extra, f"-DMRDA_ISA={isa}"])
     for source in COMMON:
         build.compile(source)
-    for source in CUDA if nvcc is not None else []:
+    for source in [*CUDA, DEVICE] if nvcc is not None else []:
         build.compile(source, "cuda", rule="compile_cuda")
     return build
 
@@ -202,48 +217,74 @@ def emulation_build(compiler: list[str]) -> Build:
     return build
 
 
+def run_ninja(build: Build, folder: Path, output: Path) -> None:
+    import ninja
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    build.write(folder, output)
+    if subprocess.run([Path(ninja.BIN_DIR) / "ninja", "-C", folder]).returncode:
+        cure = "MRDA_KERNELS_NATIVE=0 installs the package without it"
+        if build.nvcc is not None:
+            cure += ", and MRDA_KERNELS_CUDA=0 with the CPU's kernels only"
+        raise fail(f"the extension does not compile (the command and the compiler's message are above); {cure}.")
+
+
 class NinjaBuild(build_ext):
+    compiler_command: list[str]
+    nvcc: str | None
+    gpus: list[str]
+
     def build_extension(self, ext: Extension) -> None:
-        import ninja
-
-        output = Path(self.get_ext_fullpath(ext.name))
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(self.build_temp) / ext.name
-        assert COMPILER is not None
-        is_emulation = ext.name.endswith("_emulation")
-        build = emulation_build(COMPILER) if is_emulation else extension_build(COMPILER, NVCC, GPUS)
-        build.write(folder, output)
-        if subprocess.run([Path(ninja.BIN_DIR) / "ninja", "-C", folder]).returncode:
-            cure = "MRDA_KERNELS_NATIVE=0 installs the package without it"
-            if build.nvcc is not None:
-                cure += ", and MRDA_KERNELS_CUDA=0 with the CPU's kernels only"
-            raise fail(f"the extension does not compile (the command and the compiler's message are above); {cure}.")
+        if ext.name.endswith("_emulation"):
+            build = emulation_build(self.compiler_command)
+        else:
+            build = extension_build(self.compiler_command, self.nvcc, self.gpus)
+        run_ninja(build, Path(self.build_temp) / ext.name, Path(self.get_ext_fullpath(ext.name)))
 
 
-REQUEST = os.environ.get("MRDA_KERNELS_NATIVE", "")
-CUDA_REQUEST = os.environ.get("MRDA_KERNELS_CUDA", "")
-COMPILER = None if REQUEST == "0" else find_compiler()
-if COMPILER is None and REQUEST == "1":
-    raise fail("MRDA_KERNELS_NATIVE=1, but there is no C++ compiler; install g++ or clang++.")
-if COMPILER is None and REQUEST != "0":
-    print(
-        "WARNING: mrda-kernels: no C++ compiler (g++ or clang++) found; only the slow reference backend is installed.",
-        file=sys.stderr,
-    )
-NVCC = None if COMPILER is None or CUDA_REQUEST == "0" else find_nvcc()
-if CUDA_REQUEST == "1" and NVCC is None:
-    raise fail(
-        "MRDA_KERNELS_CUDA=1, but there is no nvcc"
-        + (" to go with a C++ compiler" if COMPILER is None else "")
-        + "; install NVIDIA's CUDA toolkit, and set CUDA_HOME or the PATH to find it."
-    )
-GPUS = [] if NVCC is None else choose_gpus(os.environ.get("MRDA_KERNELS_CUDA_ARCHS", ""), gpus_here(), known_gpus(NVCC))
+def switch(name: str) -> str:
+    """An environment variable that is 0, 1 or not set."""
+    value = os.environ.get(name, "")
+    if value not in {"", "0", "1"}:
+        raise fail(f"{name} is {value!r}, but must be 0, 1 or not set.")
+    return value
 
-extensions = []
-if COMPILER is not None:
-    extensions.append(Extension("mrda_kernels._C", [*KERNELS, *COMMON, *(CUDA if NVCC else [])]))
-    if os.environ.get("MRDA_KERNELS_EMULATION") == "1":
-        extensions.append(Extension("mrda_kernels._emulation", EMULATION))
+
+def main() -> None:
+    native, cuda = switch("MRDA_KERNELS_NATIVE"), switch("MRDA_KERNELS_CUDA")
+    compiler = None if native == "0" else find_compiler()
+    if compiler is None and native == "1":
+        raise fail("MRDA_KERNELS_NATIVE=1, but there is no C++ compiler; install g++ or clang++.")
+    if compiler is None and native != "0":
+        print(
+            "WARNING: mrda-kernels: no C++ compiler (g++ or clang++) found; "
+            "only the slow reference backend is installed.",
+            file=sys.stderr,
+        )
+    nvcc = None if compiler is None or cuda == "0" else find_nvcc()
+    if cuda == "1" and nvcc is None:
+        raise fail(
+            "MRDA_KERNELS_CUDA=1, but there is no nvcc"
+            + (" to go with a C++ compiler" if compiler is None else "")
+            + "; install NVIDIA's CUDA toolkit, and set CUDA_HOME or the PATH to find it."
+        )
+    extensions = []
+    if compiler is not None:
+        NinjaBuild.compiler_command, NinjaBuild.nvcc, NinjaBuild.gpus = compiler, nvcc, []
+        if nvcc is not None:
+            request = os.environ.get("MRDA_KERNELS_CUDA_ARCHS", "")
+            NinjaBuild.gpus = choose_gpus(request, gpus_here(), known_gpus(nvcc))
+        extensions.append(Extension("mrda_kernels._C", [*KERNELS, *COMMON, *([*CUDA, DEVICE] if nvcc else [])]))
+        if switch("MRDA_KERNELS_EMULATION") == "1":
+            extensions.append(Extension("mrda_kernels._emulation", EMULATION))
+    if sys.argv[1:] == ["in_place"]:
+        # beside the sources, as `build_ext --inplace` does, but with any setuptools: old ones can't read pyproject.toml
+        suffix = sysconfig.get_config_var("EXT_SUFFIX")
+        build = extension_build(compiler or [], nvcc, NinjaBuild.gpus)
+        run_ninja(build, ROOT / "build" / "in_place", ROOT / "mrda_kernels" / f"_C{suffix}")
+        return
+    setup(ext_modules=extensions, cmdclass={"build_ext": NinjaBuild})
+
 
 if __name__ == "__main__":
-    setup(ext_modules=extensions, cmdclass={"build_ext": NinjaBuild})
+    main()

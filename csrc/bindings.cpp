@@ -49,5 +49,13 @@ PYBIND11_MODULE(_C, m) {
 #if defined(MRDA_HAS_CUDA)
   gpu::bind<gpu::DeviceMemory>(m);
   m.attr("cuda_architectures") = MRDA_HAS_CUDA;
+  m.def(
+      "cuda_versions",
+      [] {
+        int runtime = 0, driver = 0;
+        gpu::check(mrda_cuda_versions(&runtime, &driver));
+        return std::make_pair(runtime, driver);
+      },
+      "Of the CUDA runtime that is built in, and of the driver, as 1000 * major + 10 * minor; 0 for no driver.");
 #endif
 }

@@ -79,7 +79,7 @@ def select(name: str | None, device_type: str, kind: Kind | None = None) -> Back
     wish = name or os.environ.get(ENVIRONMENT_VARIABLE)
     if not wish:
         chosen = next(b for b in order(device_type, kind) if load(b).why_not(device_type) is None)
-        if chosen == "reference" and device_type in DEFAULT_ORDER:
+        if chosen == "reference":
             _warn_of_slowness(device_type)
         return load(chosen)
     source = "backend" if name else ENVIRONMENT_VARIABLE
@@ -100,14 +100,30 @@ def order(device_type: str, kind: Kind | None = None) -> tuple[str, ...]:
 
 @functools.cache
 def _measured() -> dict[tuple[str, Kind | None], Sequence[str]]:
-    """The table of preferences; of two rows for the same kind the later one counts."""
+    """The table of preferences; of two rows for the same kind the later one counts. A broken table is no table."""
     if not PREFERENCES.exists():
         return {}
-    rows = json.loads(PREFERENCES.read_text(encoding="utf-8"))["rows"]
-    return {(row["device"], Kind(row["dtype"], row["layout"], row["mode"])): row["backends"] for row in rows}
+    table: dict[tuple[str, Kind | None], Sequence[str]]
+    try:
+        rows = json.loads(PREFERENCES.read_text(encoding="utf-8"))["rows"]
+        table = {(row["device"], Kind(row["dtype"], row["layout"], row["mode"])): row["backends"] for row in rows}
+        if not all(isinstance(names, list) and set(names) <= set(BACKENDS) for names in table.values()):
+            raise ValueError(f"backends must be a list of some of {', '.join(BACKENDS)}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        warnings.warn(
+            f"{PREFERENCES} is not used, for it is no table of preferences ({error!r}); "
+            "write it again with python -m benchmarks.preferences",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return {}
+    return table
 
 
 @functools.cache
 def _warn_of_slowness(device_type: str) -> None:
-    reason = load(DEFAULT_ORDER[device_type][0]).why_not(device_type)
-    warnings.warn(f"mrda_kernels runs on its slow reference: {reason}", RuntimeWarning, stacklevel=2)
+    """Say why the reference serves, where a faster backend should."""
+    faster = [name for name in DEFAULT_ORDER.get(device_type, ()) if name != "reference"]
+    reasons = [load(name).why_not(device_type) for name in faster]
+    if reasons and None not in reasons:
+        warnings.warn(f"mrda_kernels runs on its slow reference: {reasons[0]}", RuntimeWarning, stacklevel=2)

@@ -24,7 +24,7 @@ def report() -> str:
     ]
     width = max(map(len, dispatch.BACKENDS))
     lines += [f"  {name:<{width}}  {_describe(name)}" for name in dispatch.BACKENDS]
-    lines += ["", "tried in this order where the caller names none:"]
+    lines += ["", "tried in this order where the caller names none, and no kind of call was measured otherwise:"]
     lines += [f"  on {words}: {', '.join(dispatch.order(device))}" for device, words in DEVICES.items()]
     return "\n".join(lines)
 

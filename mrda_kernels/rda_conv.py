@@ -46,9 +46,10 @@ def rda_conv2d(
 
     Differentiable any number of times; the forward keeps nothing but its inputs. All backends' results and gradients
     are deterministic, those of "cpu" the same to the bit for any number of threads. With M = C, "cuda" and "triton"
-    leave the map's 1x1 convolution to torch's matrix product, which torch.set_float32_matmul_precision rules. Under autocast, tensors are cast
-    as for ``conv2d``. Inside ``torch.func`` transforms the eager reference is used, whatever ``backend`` says; a
-    transform inside a function under ``torch.compile`` is not supported.
+    leave the map's 1x1 convolution to torch's matrix product, which torch.set_float32_matmul_precision rules. Under
+    autocast, tensors are cast as for ``conv2d``. Inside ``torch.func`` transforms the eager reference is used, whatever
+    ``backend`` says; a transform inside a function under ``torch.compile`` is not supported. A CUDA graph can capture
+    calls once the same call has been made outside of it.
 
     Raises:
         TypeError: an argument that is no tensor, a dtype that isn't supported, or dtypes that differ.

@@ -132,10 +132,9 @@ def _depthwise_backward(grad_z: Tensor, x: Tensor, kernels: Tensor) -> tuple[Ten
 
 
 def _modulation(x: Tensor, mask_weight: Tensor, mask_bias: Tensor | None) -> Tensor:
-    if x.numel() == 0:  # conv2d refuses an empty image
-        logits = torch.einsum("bchw,mc->bmhw", x, mask_weight.flatten(1))
-        return torch.sigmoid(logits if mask_bias is None else logits + mask_bias[:, None, None])
-    return torch.sigmoid(F.conv2d(x, mask_weight, mask_bias))
+    # not by conv2d, which cuDNN computes in TF32 unless told otherwise
+    logits = torch.einsum("bchw,mc->bmhw", x, mask_weight.flatten(1))
+    return torch.sigmoid(logits if mask_bias is None else logits + mask_bias[:, None, None])
 
 
 def _leaky_relu_backward(grad: Tensor, x: Tensor, negative_slope: float) -> Tensor:

@@ -84,9 +84,10 @@ struct WeightSums {  // K = 3: a thread sums over its own columns
   __host__ __device__ static int64_t bytes(const Plan&, int) { return 0; }
   __device__ WeightSums(const Plan&, int, void*) {}
 
-  // grad_z of the thread's pixels in the row whose taps are rows k - 2 to k; zero where it is not to be summed.
-  __device__ void add(const Ring<T, Rows<K>::kInput>& input, int k, int offset, const A (&grad_z)[P][V], const Ring<A, Rows<K>::kGradZ>&, int, int,
-                      int) {
+  // grad_z of the thread's pixels in the row whose taps are rows k - 2 to k. A pixel that does not count may have anything
+  // at its taps.
+  template <class Counts>
+  __device__ void add(const Ring<T, Rows<K>::kInput>& input, int k, int offset, const A (&grad_z)[P][V], Counts counts) {
 #pragma unroll
     for (int i = 0; i < 3; ++i)
 #pragma unroll
@@ -96,7 +97,7 @@ struct WeightSums {  // K = 3: a thread sums over its own columns
 #pragma unroll
         for (int p = 0; p < P; ++p) {
           const int j = column - p;  // the tap
-          if (j < 0 || j > 2) continue;
+          if (j < 0 || j > 2 || !counts(p)) continue;
 #pragma unroll
           for (int v = 0; v < V; ++v) sum[i * 3 + j][v] = add_tap(sum[i * 3 + j][v], grad_z[p][v], x[v]);
         }
@@ -118,15 +119,14 @@ struct WeightSums<T, 0, 1, V> {  // a thread sums some taps and channels over al
     for (int i = int(threadIdx.x); i < kernel_size * kernel_size << channels_log2; i += int(blockDim.x)) sum[i] = A(0);
   }
 
-  // Rows k - K + 1 to k of the input; row h of grad_z, its pixels from `first` to before `last`.
-  __device__ void add(const Ring<T, Rows<0>::kInput>& input, int k, int, const A (&)[1][V],
-                      const Ring<A, Rows<0>::kGradZ>& grad_z, int h, int first,
+  // Rows k - K + 1 to k of the input; row k of grad_z, its pixels from `first` to before `last`.
+  __device__ void add(const Ring<T, Rows<0>::kInput>& input, int k, const Ring<A, Rows<0>::kGradZ>& grad_z, int first,
                       int last) {
     for (int i = int(threadIdx.x); i < kernel_size * kernel_size << channels_log2; i += int(blockDim.x)) {
       const int tap = i >> channels_log2, channel = i & ((1 << channels_log2) - 1);
       const int first_pixel = tap % kernel_size - kernel_size / 2;  // that the first of grad_z meets
       const T* x = input.row(k - kernel_size + 1 + tap / kernel_size) + first_pixel * input.pitch + channel;
-      const A* grad = grad_z.row(h) + channel;
+      const A* grad = grad_z.row(k) + channel;
       A row_sum = A(0);
       for (int at = first; at < last; ++at)
         row_sum = add_tap(row_sum, grad[at * grad_z.pitch], widen(x[at * input.pitch]));
@@ -303,11 +303,13 @@ __global__ void __launch_bounds__(kThreads<T, K>, kVectors ? kBlocks<T> : 1)
 #pragma unroll
     for (int p = 0; p < P; ++p) {
       store<V>(grad_z.row(k) + (pad + seat.pixel + p) * grad_z.pitch + seat.channel, dz[p]);
-#pragma unroll
-      for (int v = 0; v < V; ++v) dz[p][v] = counts(p) ? dz[p][v] : A(0);
     }
     __syncthreads();  // the row of grad_z is there
-    if (row_counts) weight_sums.add(input, k, tap, dz, grad_z, k, 2 * pad, 2 * pad + plan.tile_width);
+    if constexpr (K == 3) {
+      if (row_counts) weight_sums.add(input, k, tap, dz, counts);
+    } else {
+      if (row_counts) weight_sums.add(input, k, grad_z, 2 * pad, 2 * pad + plan.tile_width);
+    }
 
     A sum[P][V] = {};
     backward_sums.push(taps, grad_z, k, seat.pixel * grad_z.pitch + seat.channel, sum);
@@ -457,7 +459,7 @@ extern "C" int64_t mrda_cuda_backward_workspace(const gpu::Backward* p) {
 }
 
 extern "C" MrdaCudaStatus mrda_cuda_backward(const gpu::Backward* p, void* workspace, int device, void* stream) {
-  return gpu::on_device(device, [&] {
+  return gpu::on_device(*p, device, [&] {
     return gpu::with_element_type(p->dtype, [&](auto element) {
       using T = decltype(element);
       return p->kernel_size == 3 ? gpu::backward<T, 3>(*p, workspace, stream) : gpu::backward<T, 0>(*p, workspace, stream);

@@ -216,7 +216,7 @@ bool forward_fuses(const RdaConvParams& p) {
 using namespace mrda;
 
 extern "C" MrdaCudaStatus mrda_cuda_forward(const gpu::Forward* p, int device, void* stream) {
-  return gpu::on_device(device, [&] {
+  return gpu::on_device(*p, device, [&] {
     return gpu::with_element_type(p->dtype, [&](auto element) {
       using T = decltype(element);
       return p->kernel_size == 3 ? gpu::forward<T, 3>(*p, stream) : gpu::forward<T, 0>(*p, stream);
@@ -225,7 +225,7 @@ extern "C" MrdaCudaStatus mrda_cuda_forward(const gpu::Forward* p, int device, v
 }
 
 extern "C" MrdaCudaStatus mrda_cuda_modulation_backward(const gpu::ModulationBackward* p, int device, void* stream) {
-  return gpu::on_device(device, [&] {
+  return gpu::on_device(*p, device, [&] {
     const bool three = p->kernel_size == 3;
     if (p->dtype == DType::kFloat64)
       return three ? gpu::modulation_backward<double, 3>(*p, stream) : gpu::modulation_backward<double, 0>(*p, stream);

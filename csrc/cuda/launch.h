@@ -40,6 +40,9 @@ struct MrdaCudaStatus {
   const char* message;
 };
 
+// Of the runtime that is built in, and what the driver offers, as 1000 * major + 10 * minor; 0 for no driver.
+MrdaCudaStatus mrda_cuda_versions(int* runtime, int* driver);
+
 // Whether the kernel of that direction sums the mask over the channels itself.
 bool mrda_cuda_fuses(const mrda::RdaConvParams* params, bool backward);
 // Memory that the backward needs besides its results, on the device.

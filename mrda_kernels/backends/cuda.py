@@ -31,18 +31,40 @@ def why_not(device_type: str) -> str | None:
 
 @functools.cache
 def _no_gpu() -> str | None:
+    """Why no GPU can be served, or None where all that torch sees can."""
     if torch.version.hip is not None:
-        return "this torch is built for AMD GPUs, and these kernels are for NVIDIA ones"
+        return "this torch is built for AMD GPUs, and these kernels are for NVIDIA ones; use the backend triton"
+    if torch.version.cuda is None:
+        return "this torch is built without CUDA; install one that is (see pytorch.org)"
     if not torch.cuda.is_available():
-        return "torch finds no NVIDIA GPU here"
-    capability = torch.cuda.get_device_capability()
-    if not runs_on(_C.cuda_architectures, capability):
-        number = f"{capability[0]}{capability[1]}"
+        return "torch finds no NVIDIA GPU here; nvidia-smi says whether there are a GPU and a driver"
+    runtime, driver = _C.cuda_versions()
+    if driver // 1000 < runtime // 1000:
         return (
-            f"the extension was built for {_C.cuda_architectures}, which does not run on this GPU (sm_{number}); "
+            f"the extension was built with CUDA {_version(runtime)}, and the driver knows only {_version(driver)}; "
+            "update the driver, or reinstall the package with an older CUDA toolkit"
+        )
+    for index in range(torch.cuda.device_count()):
+        reason = _why_not_on(_C.cuda_architectures, torch.cuda.get_device_capability(index))
+        if reason is not None:
+            return f"GPU {index} {reason}"
+    return None
+
+
+def _why_not_on(architectures: str, capability: tuple[int, int]) -> str | None:
+    number = f"{capability[0]}{capability[1]}"
+    if capability < (8, 0):
+        return f"is sm_{number}, and these kernels need sm_80 or later; use the backend triton"
+    if not runs_on(architectures, capability):
+        return (
+            f"is sm_{number}, and the extension was built for {architectures}; "
             f"reinstall the package with MRDA_KERNELS_CUDA_ARCHS={number}"
         )
     return None
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def runs_on(architectures: str, capability: tuple[int, int]) -> bool:
@@ -61,7 +83,7 @@ def runs_on(architectures: str, capability: tuple[int, int]) -> bool:
 
 def details() -> str:
     """What it is built for."""
-    return f"built for {_C.cuda_architectures}"
+    return f"CUDA {_version(_C.cuda_versions()[0])}, built for {_C.cuda_architectures}"
 
 
 def _queue(tensor: Tensor) -> tuple[int, int]:

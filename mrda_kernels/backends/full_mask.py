@@ -19,7 +19,7 @@ def logits(input: Tensor, mask_weight: Tensor, mask_bias: Tensor | None) -> Tens
     dtype = accumulation_dtype(input.dtype)
     out = torch.matmul(_pixels(input, dtype), mask_weight.flatten(1).to(dtype).t())
     if mask_bias is not None:
-        out = out + mask_bias.to(dtype)
+        out += mask_bias.to(dtype)
     return out.permute(0, 3, 1, 2).contiguous(memory_format=result_memory_format(input))
 
 

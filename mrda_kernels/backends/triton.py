@@ -94,14 +94,15 @@ class _Call(NamedTuple):
     def problem(self, direction: str) -> Problem:
         """What the choice of a tile depends on."""
         channels, kernel_size = self.input.shape[1], self.weight.shape[-1]
+        dtype = str(self.input.dtype).removeprefix("torch.")
         masks = 0 if self.mask_weight is None else self.mask_weight.shape[0]
         return Problem(
             direction,
             channels,
             kernel_size,
-            configs.mask_mode(direction, channels, kernel_size, masks),
+            configs.mask_mode(direction, channels, kernel_size, masks, dtype),
             result_memory_format(self.input) == torch.channels_last,
-            str(self.input.dtype).removeprefix("torch."),
+            dtype,
         )
 
     def logits(self, mask: int) -> Tensor | None:
@@ -119,7 +120,7 @@ def _forward(call: _Call, config: Config | None = None, wide: bool = False) -> T
     logits = call.logits(problem.mask)
     output = empty_result(input)
     written = _rounded_by_torch(output)
-    wide = wide or needs_wide_offsets(input, call.weight, written, logits)
+    wide = wide or needs_wide_offsets(input, call.weight, call.mask_weight, written, logits)
 
     def launch(config: Config) -> None:
         bands = _bands(problem, config, input.shape)
@@ -146,7 +147,7 @@ def _backward(grad_output: Tensor, call: _Call, config: Config | None = None, wi
     if logits is not None:  # what comes through the logits is still to be added
         written = torch.empty_like(grad_input, dtype=logits.dtype)
         grad_logits = torch.empty_like(written)
-    wide = wide or needs_wide_offsets(input, weight, grad_output, written, logits)
+    wide = wide or needs_wide_offsets(input, weight, call.mask_weight, grad_output, written, logits)
     partial_sums = input
 
     def launch(config: Config) -> None:
@@ -303,12 +304,12 @@ def _choose(problem: Problem, launch: Callable[[Config], None]) -> Config:
 
 
 def _seconds(launch: Callable[[Config], None], config: Config) -> float:
-    from triton.runtime.errors import OutOfResources
+    from triton.runtime.errors import OutOfResources, PTXASError
     from triton.testing import do_bench
 
     try:
         return do_bench(lambda: launch(config), return_mode="median") / 1e3
-    except OutOfResources:
+    except (OutOfResources, PTXASError, torch.OutOfMemoryError):  # a candidate that does not fit this GPU
         return math.inf
 
 

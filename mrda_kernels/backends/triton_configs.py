@@ -45,11 +45,12 @@ class Config(NamedTuple):
     registers: int | None = None  # at most, for each thread, where fewer let more programs run at a time
 
 
-def mask_mode(direction: str, channels: int, kernel_size: int, masks: int) -> int:
+def mask_mode(direction: str, channels: int, kernel_size: int, masks: int, dtype: str) -> int:
     """Whether the kernel sums the logits itself: for one map, if all channels fit a tile and the sums the registers."""
     if masks == 0:
         return NO_MASK
-    fits = channels <= 256 if direction == "forward" else channels <= 128 and kernel_size <= 3
+    most = {1: 256, 3: 256, 5: 128, 7: 64}[kernel_size] // (2 if dtype == "float64" else 1)
+    fits = channels <= most if direction == "forward" else channels <= 128 and kernel_size <= 3
     return FUSED_MASK if masks == 1 and fits else GIVEN_LOGITS
 
 
@@ -65,6 +66,8 @@ def shipped(problem: Problem) -> Config:
         elements = {1: 8, 3: 4, 5: 1, 7: 1}[problem.kernel_size]
     if problem.dtype == "float64":
         elements = max(elements // 2, 1)
+        if problem.mask != FUSED_MASK:
+            channels = min(channels, 32)
     warps = 4 if channels <= 64 and elements >= 4 and problem.channels_last else 8
     if not problem.channels_last and problem.mask != FUSED_MASK:
         elements = min(elements, 4)
@@ -73,7 +76,9 @@ def shipped(problem: Problem) -> Config:
     capped = (
         backward and problem.kernel_size == 3 and problem.channels_last and problem.dtype in {"bfloat16", "float16"}
     )
-    return Config(columns, channels, warps, registers=168 if capped and warps == 4 else None)
+    # backward, each program has sums and scratch memory of its own: the fewer, the better
+    rows = 128 if backward else _MAX_ROWS
+    return Config(columns, channels, warps, rows, registers=168 if capped and warps == 4 else None)
 
 
 def for_interpreter(problem: Problem, batch: int) -> Config:
@@ -90,7 +95,7 @@ def candidates(problem: Problem) -> list[Config]:
     found = [first]
     for factor, warps in [(2, 2 * first.warps), (2, first.warps), (1, 2 * first.warps), (4, 2 * first.warps)]:
         if warps <= 16 and factor * first.columns <= 256:
-            found.append(Config(factor * first.columns, first.channels, warps))
+            found.append(Config(factor * first.columns, first.channels, warps, first.rows))
     return found + [found[0]._replace(rows=rows) for rows in (16, 64)]
 
 
@@ -111,8 +116,8 @@ def _power_of_two(n: int) -> int:
 
 def cache_path() -> Path:
     """$XDG_CACHE_HOME/mrda_kernels/triton_configs.json, by default under ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "mrda_kernels" / "triton_configs.json"
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # as it is where there is no home
+    return Path(folder) / "mrda_kernels" / "triton_configs.json"
 
 
 class Measured:
@@ -159,8 +164,13 @@ class Measured:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False, encoding="utf-8") as file:
-                json.dump(content, file, indent=1, sort_keys=True)
-            os.replace(file.name, self.path)
+                try:
+                    json.dump(content, file, indent=1, sort_keys=True)
+                    file.flush()
+                    os.replace(file.name, self.path)
+                except OSError:
+                    os.unlink(file.name)
+                    raise
         except OSError as error:
             warnings.warn(f"{self.path} can't be written: {error!r}", RuntimeWarning, stacklevel=3)
 

@@ -30,9 +30,10 @@ import triton.language as tl
 @triton.jit
 def _sigmoid(t):
     # Division is off by two units in the last place on a GPU, or slow; a step of Newton's makes it half of one. Below
-    # the clamp, which keeps infinity out of that step, the sigmoid is smaller than any normal number. NaN stays.
+    # the clamp, which keeps infinity out of that step, the sigmoid is about the smallest normal number. NaN stays.
     e = tl.exp(-t)
-    e = tl.where(e > 8e37, 8e37, e)
+    limit = 8e307 if t.dtype == tl.float64 else 8e37
+    e = tl.where(e > limit, limit, e)
     m = 1.0 / (1.0 + e)
     return m + m * (1.0 - (1.0 + e) * m)
 

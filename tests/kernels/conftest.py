@@ -27,7 +27,7 @@ def variants() -> list[Any]:
             found += [pytest.param((name, isa, "cpu"), id=f"{name}-{isa}") for isa in _C.cpu_instruction_sets()]
         else:
             found.append(pytest.param((name, None, "cpu"), id=label))
-    for name in ("cuda", "triton"):
+    for name in ("cuda", "triton", "reference"):
         found.append(pytest.param((name, None, "cuda"), id=f"{name}-gpu", marks=pytest.mark.gpu))
     return found
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mrda_kernels.backends.cuda import runs_on
+from mrda_kernels.backends import cuda
+from mrda_kernels.backends.native import load_extension
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ("forward_kernel", "modulation_backward_kernel", "backward_kernel", "reduce_kernel")
@@ -31,7 +32,7 @@ needs_nvcc = pytest.mark.skipif(NVCC is None, reason="there is no nvcc")
 
 # ---- which GPUs ----------------------------------------------------------------------------------------------------
 
-KNOWN = ["75", "80", "86", "89", "90", "100", "120"]
+KNOWN = ["80", "86", "89", "90", "100", "120"]
 
 
 @pytest.mark.parametrize(
@@ -41,8 +42,15 @@ KNOWN = ["75", "80", "86", "89", "90", "100", "120"]
         ("", ["8.6"], KNOWN, ["86"]),
         ("", ["10.0", "9.0"], KNOWN, ["90", "100"]),
         ("", ["13.0"], KNOWN, ["120"]),  # newer than this nvcc: served by the newest PTX
+        (
+            "",
+            ["10.3"],
+            ["80", "90", "100", "120"],
+            ["100"],
+        ),  # in between: 120's does not run on it
+        ("", ["7.5"], KNOWN, ["90"]),  # too old for these kernels
         ("all", ["9.0"], KNOWN, ["80", "86", "89", "90", "100"]),
-        ("all", [], ["75", "80", "86", "89", "90"], ["80", "86", "89", "90"]),  # an older nvcc
+        ("all", [], ["80", "86", "89", "90"], ["80", "86", "89", "90"]),  # an older nvcc
         ("100, 8.0", ["9.0"], KNOWN, ["80", "100"]),
     ],
 )
@@ -68,7 +76,27 @@ def test_a_gpu_that_nvcc_does_not_know():
     ],
 )
 def test_what_a_build_runs_on(built, capability, runs):
-    assert runs_on(built, capability) is runs
+    assert cuda.runs_on(built, capability) is runs
+
+
+def test_why_a_gpu_is_not_served():
+    assert cuda._why_not_on("sm_90 compute_90", (9, 0)) is None
+    assert "need sm_80" in cuda._why_not_on("sm_90 compute_90", (7, 5))
+    assert cuda._why_not_on("sm_90 compute_90", (8, 6)) == (
+        "is sm_86, and the extension was built for sm_90 compute_90; "
+        "reinstall the package with MRDA_KERNELS_CUDA_ARCHS=86"
+    )
+
+
+@needs_nvcc
+@pytest.mark.skipif(os.environ.get("MRDA_KERNELS_CUDA") == "0", reason="the CUDA kernels were left out on purpose")
+def test_where_nvcc_is_found_the_extension_has_the_kernels_and_loads_without_a_driver():
+    extension, missing = load_extension()
+    if missing is not None:
+        pytest.skip(missing)
+    assert hasattr(extension, "rda_conv_forward_cuda")
+    assert "compute_" in extension.cuda_architectures
+    assert extension.cuda_versions()[0] >= 12000
 
 
 # ---- what is said when it can't be done ----------------------------------------------------------------------------
@@ -104,6 +132,32 @@ def test_a_kernel_that_does_not_compile_shows_command_message_and_cure(tmp_path)
     assert re.search(rf"{re.escape(str(nvcc))}.*-gencode=arch=compute_90,code=sm_90.*csrc/cuda/\w+\.cu", output)
     assert "kernel is wrong" in output
     assert "MRDA_KERNELS_CUDA=0" in output
+
+
+def test_without_cuda_on_demand_no_nvcc_is_asked(tmp_path):
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(f"#!/bin/sh\ntouch {tmp_path / 'asked'}\n")
+    nvcc.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    command = [sys.executable, "setup.py", "--version"]
+    environment = {**os.environ, "PATH": path, "CUDA_HOME": "", "MRDA_KERNELS_CUDA": "0"}
+    subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert not (tmp_path / "asked").exists()
+
+
+def test_a_broken_nvcc_is_named_with_a_cure(tmp_path):
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho no license >&2\nexit 1\n")
+    nvcc.chmod(0o755)
+    done = run_setup(tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}", CUDA_HOME="", CUDA_PATH="")
+    assert done.stderr.splitlines()[-1] == (
+        f"mrda-kernels: {nvcc} --list-gpu-code fails (no license); mend it, or set MRDA_KERNELS_CUDA=0."
+    )
+
+
+def test_a_switch_is_0_or_1(tmp_path):
+    done = run_setup(tmp_path, MRDA_KERNELS_CUDA="yes")
+    assert done.stderr.splitlines()[-1] == "mrda-kernels: MRDA_KERNELS_CUDA is 'yes', but must be 0, 1 or not set."
 
 
 def test_nvcc_is_found_by_cuda_home_before_the_path(tmp_path, monkeypatch):

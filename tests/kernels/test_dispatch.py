@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -91,11 +92,27 @@ def test_a_call_goes_to_the_backend_measured_fastest_for_it(table, monkeypatch):
         for name in ("forward", "backward"):
             original = getattr(module, name)
             monkeypatch.setattr(module, name, lambda *a, o=original, s=(module, name): (served.append(s), o(*a))[1])
+    warnings.simplefilter("error")  # the reference, by choice, is nothing to warn of
     for layout, expected in (("channels_last", reference), ("nchw", cpu)):
         tensors = [t.requires_grad_() for t in Call((1, 2, 3, 3), dtype=torch.float64, layout=layout).tensors()]
         rda_conv2d(*tensors).sum().backward()
         assert served == [(expected, "forward"), (expected, "backward")]
         served.clear()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", '{"rows": [{"device": "cpu"}]}', '{"rows": 1}', '{"rows": [ROW]}', '{"rows": [ROW2]}'],
+)
+def test_a_broken_table_is_named_and_not_used(table, text):
+    row = {"device": "cpu", "dtype": "float32", "layout": "nchw", "mode": "forward", "backends": ["cuda-emulated"]}
+    text = text.replace("ROW2", json.dumps(row | {"backends": "cpu"})).replace("ROW", json.dumps(row))
+    table()
+    dispatch.PREFERENCES.write_text(text)
+    dispatch.order.cache_clear()
+    dispatch._measured.cache_clear()
+    with pytest.warns(RuntimeWarning, match=r"preferences\.json is not used, .* python -m benchmarks\.preferences"):
+        assert dispatch.order("cpu", Kind("float32", "nchw", "forward")) == ("cpu", "reference")
 
 
 def test_the_table_that_comes_with_the_package_names_backends_only():

@@ -119,3 +119,18 @@ def test_an_infinite_bias_opens_or_shuts_the_mask(backend, value):
     z = OPS.dynamic_depthwise_conv2d(input, weight, backend)
     expected = input + z if value > 0 else input
     torch.testing.assert_close(y, expected, rtol=0, atol=float(z.abs().max() * torch.finfo(torch.float32).tiny))
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("channels", [3, 64])
+@pytest.mark.parametrize("place", [(0, 0), (2, 21), (2, 22), (2, 23), (2, 45), (2, 46), (3, 63), (3, 64)])
+def test_an_infinity_reaches_those_taps_only_that_meet_it(backend, layout, channels, place):
+    # places beside the borders of the native kernels' tiles and strips
+    call = Call((1, channels, 5, 72), layout=layout, grad_layout=layout, dyadic=False)
+    (input, weight, *_), grad_output = call.tensors(), call.grad_output()
+    input[0, 1, place[0], place[1]] = math.inf
+    grad_input, grad_weight = OPS.dynamic_depthwise_conv2d_backward(grad_output, input, weight, backend)
+    wide = input.double(), weight.double(), grad_output.double()
+    expected = OPS.dynamic_depthwise_conv2d_backward(wide[2], *wide[:2], "reference")
+    assert grad_input.isfinite().all()
+    assert torch.equal(grad_weight.isfinite(), expected[1].isfinite())

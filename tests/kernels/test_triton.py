@@ -59,7 +59,7 @@ def test_several_blocks_of_channels(channels, layout):
 @interpreted
 @pytest.mark.parametrize("channels", [129, 257])
 def test_one_map_of_more_channels_than_a_tile_sums(channels):
-    assert configs.mask_mode("backward", channels, 3, 1) == GIVEN_LOGITS
+    assert configs.mask_mode("backward", channels, 3, 1, "float32") == GIVEN_LOGITS
     check(Call((1, channels, 4, 5), layout="channels_last", dyadic=False))
 
 
@@ -155,11 +155,11 @@ PROBLEM = Problem("forward", 64, 3, FUSED_MASK, True, "bfloat16")
 def test_shipped_tiles_hold_what_a_kernel_needs(direction, channels, masks):
     count = {"none": 0, "one": 1, "all": channels}[masks]
     for kernel_size in (1, 3, 5, 7):
-        mode = configs.mask_mode(direction, channels, kernel_size, count)
-        assert (mode == NO_MASK) == (count == 0)
         for channels_last in (False, True):
             for dtype in DTYPES:
                 name = str(dtype).removeprefix("torch.")
+                mode = configs.mask_mode(direction, channels, kernel_size, count, name)
+                assert (mode == NO_MASK) == (count == 0)
                 problem = Problem(direction, channels, kernel_size, mode, channels_last, name)
                 for config in (*configs.candidates(problem), configs.for_interpreter(problem, 1)):
                     for size in (config.columns, config.channels, config.warps, config.rows):
