@@ -107,7 +107,7 @@ class Recorded(Exception):
     """Carries the arguments of a launch."""
 
 
-@pytest.mark.parametrize("part", ["input", "output", "grad_output"])
+@pytest.mark.parametrize("part", ["input", "output", "grad_output", "mask_weight"])
 def test_every_large_tensor_makes_the_offsets_wide(monkeypatch, part):
     class Recorder:
         def __getitem__(self, grid):
@@ -126,9 +126,10 @@ def test_every_large_tensor_makes_the_offsets_wide(monkeypatch, part):
         shape = (2**23 + 1, 4, 8, 8)
         small = meta(shape, (0, 0, 0, 0))
         large = small
-    input = small if part == "grad_output" else large
+    input = small if part in {"grad_output", "mask_weight"} else large
     weight = meta((*shape[:2], 1, 1), (0, 0, 0, 0))
-    arguments = (input, weight, meta((1, 4, 1, 1)), None, 0.1, None)
+    mask_weight = meta((1, 4, 1, 1), (1, 2**30, 1, 1) if part == "mask_weight" else None)
+    arguments = (input, weight, mask_weight, None, 0.1, None)
     pytest.importorskip("triton")
     config = Config(8, 4, 4)
     call = backend._Call(*arguments)
