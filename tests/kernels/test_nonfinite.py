@@ -127,9 +127,7 @@ def test_an_infinite_bias_opens_or_shuts_the_mask(backend, value):
 def test_an_infinity_reaches_those_taps_only_that_meet_it(backend, layout, channels, place):
     # places beside the borders of the native kernels' tiles and strips
     if backend == "triton" and place == (0, 0):
-        pytest.xfail(
-            "at the image's border Triton also adds 0 times infinity: masking it spilled registers"
-        )
+        pytest.xfail("at the image's border Triton also adds 0 times infinity: masking it spilled registers")
     call = Call((1, channels, 5, 72), layout=layout, grad_layout=layout, dyadic=False)
     (input, weight, *_), grad_output = call.tensors(), call.grad_output()
     input[0, 1, place[0], place[1]] = math.inf
