@@ -218,9 +218,7 @@ __global__ void __launch_bounds__(kThreads<T, K>, kVectors ? kBlocks<T> : 1)
       store<V>(own.mask_weight(), sums);
     }
 #pragma unroll
-    for (int p = 0; p < P; ++p) {
-      store<V>(grad_z.row(k) + (pad + seat.pixel + p) * grad_z.pitch + seat.channel, dz[p]);
-    }
+    for (int p = 0; p < P; ++p) store<V>(grad_z.row(k) + (pad + seat.pixel + p) * grad_z.pitch + seat.channel, dz[p]);
     __syncthreads();  // the row of grad_z is there
     if constexpr (K == 3) {
       if (row_counts) weight_sums.add(input, k, tap, dz, counts);
@@ -281,9 +279,10 @@ MrdaCudaStatus backward(const Backward& p, void* memory, void* stream) {
   using A = Accumulator<T>;
   const Plan plan = plan_of<T, K>(p);
   const Access grad_input = access<T>(p, p.grad_input, 1 << kVectorLog2<T>);  // a thread's channels are the run there
-  const Arguments<A> a{p, plan, slopes_of<A>(p), access<T>(p, p.input), access<T>(p, p.grad_output), grad_input, static_cast<A*>(memory)};
-  const bool vectors = a.input_access == Access::kChannels && a.grad_output_access == Access::kChannels &&
-                       a.grad_input_access == Access::kChannels && !p.residual.data;
+  const Access input = access<T>(p, p.input), grad_output = access<T>(p, p.grad_output);
+  const Arguments<A> a{p, plan, slopes_of<A>(p), input, grad_output, grad_input, static_cast<A*>(memory)};
+  const bool vectors = input == Access::kChannels && grad_output == Access::kChannels &&
+                       grad_input == Access::kChannels && !p.residual.data;
   const auto kernel = p.mask_channels ? (vectors ? backward_kernel<T, K, true, true> : backward_kernel<T, K, true, false>)
                                       : (vectors ? backward_kernel<T, K, false, true> : backward_kernel<T, K, false, false>);
   const SharedMemory<T, K> shared(plan, p.kernel_size);

@@ -52,7 +52,8 @@ struct Arguments {
 // Walks down a strip. For each row of it calls finish(row, z, input): the convolution's sums for the thread's pixels and
 // V channels, and the input's values there.
 template <class T, int K, bool kVectors, class Params, class Finish>
-__device__ void correlate_strip(const Arguments<Params, Accumulator<T>>& a, const Place& place, unsigned char* memory, Finish finish) {
+__device__ void correlate_strip(const Arguments<Params, Accumulator<T>>& a, const Place& place, unsigned char* memory,
+                                Finish finish) {
   constexpr int V = 1 << kVectorLog2<T>, P = kPixels<K>;
   using A = Accumulator<T>;
   const int size = K ? K : a.p.kernel_size, pad = size / 2;

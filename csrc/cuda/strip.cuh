@@ -34,7 +34,8 @@ __host__ __device__ constexpr int log2_of_vector() {  // elements in 16 bytes
   return sizeof(T) == 8 ? 1 : sizeof(T) == 4 ? 2 : 3;
 }
 
-// Plans for threads of `pixels` pixels and 2^channels_log2 channels each. `halo`: columns on either side that have threads, but no result.
+// Plans for threads of `pixels` pixels and 2^channels_log2 channels each. `halo`: columns on either side that have
+// threads, but no result.
 // The plan depends on the shape alone; so do the results, to the last bit.
 template <class T>
 Plan make_plan(const RdaConvParams& p, int threads, int pixels, int channels_log2, int max_lanes_log2, int halo) {

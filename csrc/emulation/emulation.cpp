@@ -12,9 +12,8 @@
 
 #include <cstring>
 #include <memory>
-#include <mutex>
+#include <new>
 #include <random>
-#include <stdexcept>
 
 #include "cuda_runtime.h"
 
