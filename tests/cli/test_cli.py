@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-import mrda.cli
+import mrda.cli.common
 from mrda.cli import app
 from mrda.inference import Upscaler
 from mrda.networks import MLN, MRDAStudent, save_network
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 COMMANDS = ("train", "upscale", "evaluate", "info")
 
 
@@ -192,8 +192,8 @@ def test_upscale_reports_names_that_no_file_can_have(tmp_path, photo, weights):
 
 def test_the_bar_counts_failed_photos_too(tmp_path, photo, weights, monkeypatch):
     bars = []
-    make = mrda.cli.progress_bar
-    monkeypatch.setattr("mrda.cli.progress_bar", lambda console: bars.append(make(console)) or bars[-1])
+    make = mrda.cli.common.progress_bar
+    monkeypatch.setattr("mrda.cli.common.progress_bar", lambda console: bars.append(make(console)) or bars[-1])
     (tmp_path / "text.png").write_text("milk, bread\n")
     run("upscale", photo, tmp_path / "text.png", "-o", tmp_path / "out", "-w", weights)
     (task,) = bars[0].tasks
