@@ -1,0 +1,220 @@
+import errno
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import one_sentence, refused, run, start
+from PIL import Image
+
+import mrda.cli.common
+from mrda.inference import Upscaler
+from mrda.networks import MLN, save_network
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def test_upscale_writes_what_the_upscaler_gives(tmp_path, photo, rgb, weights):
+    result = run("upscale", photo, "-o", tmp_path / "deep" / "out", "-w", weights)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+    (written,) = (tmp_path / "deep" / "out").iterdir()
+    assert written.name == "photo_x2.png"
+    expected = Upscaler.from_pretrained(weights, device="cpu")(rgb)
+    np.testing.assert_array_equal(np.asarray(Image.open(written)), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "expected"),
+    [
+        ("gray.png", "L", "L"),
+        ("deep.png", "I;16", "I;16"),
+        ("alpha.png", "RGBA", "RGBA"),
+        ("palette.gif", "P", "RGB"),
+        ("print.jpg", "CMYK", "RGB"),
+    ],
+)
+def test_upscale_serves_all_kinds_of_photos(tmp_path, weights, name, mode, expected):
+    Image.new(mode, (9, 7)).save(tmp_path / name)
+    result = run("upscale", tmp_path / name, "-o", tmp_path / "out", "-w", weights)
+    assert result.exit_code == 0, result.stderr
+    with Image.open(tmp_path / "out" / f"{Path(name).stem}_x2.png") as image:
+        assert image.mode == expected
+        assert image.size == (18, 14)
+
+
+def test_upscale_turns_photos_upright(tmp_path, weights):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (12, 8)).save(tmp_path / "turned.jpg", exif=exif)
+    assert run("upscale", tmp_path / "turned.jpg", "-o", tmp_path, "-w", weights).exit_code == 0
+    with Image.open(tmp_path / "turned_x2.png") as image:
+        assert image.size == (16, 24)
+        assert not image.getexif()
+
+
+def test_upscale_does_the_others_when_photos_fail(tmp_path, photo, weights):
+    (tmp_path / "text.png").write_text("milk, bread\n")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "cut.png").write_bytes(photo.read_bytes()[:900])
+    bad = [tmp_path / name for name in ("text.png", "empty.png", "cut.png", "missing.png")]
+    result = run("upscale", *bad[:2], photo, *bad[2:], "-o", tmp_path / "out", "-w", weights)
+    assert result.exit_code == 1
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["photo_x2.png"]
+    lines = result.stderr.splitlines()
+    assert len(lines) == len(bad)
+    for line, path in zip(lines, bad, strict=True):
+        assert line.startswith(f"mrda: cannot read {path}: ")
+    assert "1 of 5 photos" in result.stdout
+
+
+def test_upscale_takes_folders(tmp_path, photo, weights):
+    result = run("upscale", tmp_path, "-o", tmp_path / "out", "-w", weights)
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "out" / "photo_x2.png").is_file()
+
+
+def test_upscale_reports_a_photo_it_cannot_write(tmp_path, photo, weights):
+    (tmp_path / "out" / "photo_x2.png").mkdir(parents=True)
+    result = run("upscale", photo, "-o", tmp_path / "out", "-w", weights)
+    assert result.exit_code == 1
+    assert one_sentence(result.stderr)
+    assert "cannot write" in result.stderr
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["photo_x2.png"]
+
+
+def test_upscale_reports_a_photo_too_large_for_the_memory(tmp_path, photo, weights, monkeypatch):
+    Image.new("RGB", (99, 9)).save(tmp_path / "large.png")
+    upscale = Upscaler.__call__
+
+    def short_of_memory(self, image):
+        return upscale(self, image) if image.width < 99 else torch.empty(2**60)
+
+    monkeypatch.setattr(Upscaler, "__call__", short_of_memory)
+    result = run("upscale", tmp_path / "large.png", photo, "-o", tmp_path / "out", "-w", weights)
+    assert result.exit_code == 1
+    assert one_sentence(result.stderr)
+    assert f"cannot upscale {tmp_path / 'large.png'}: there is not enough memory" in result.stderr
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["photo_x2.png"]
+
+
+def test_upscale_hides_no_other_fault(tmp_path, photo, weights, monkeypatch):
+    def broken(self, image):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Upscaler, "__call__", broken)
+    result = run("upscale", photo, "-o", tmp_path / "out", "-w", weights)
+    assert isinstance(result.exception, RuntimeError)
+
+
+def test_upscale_tells_reading_from_writing(tmp_path, photo, weights, monkeypatch):
+    def unplugged(source):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("mrda.images.read_image", unplugged)
+    result = run("upscale", photo, "-o", tmp_path / "out", "-w", weights)
+    assert result.exit_code == 1
+    assert result.stderr == f"mrda: cannot read {photo}: Input/output error\n"
+
+
+def test_upscale_reports_names_that_no_file_can_have(tmp_path, photo, weights):
+    result = run("upscale", "x" * 300, photo, "-o", tmp_path / "out", "-w", weights)
+    assert result.exit_code == 2 or result.stderr.startswith("mrda: cannot read xxx")
+    assert one_sentence(result.stderr)
+    result = run("upscale", photo, "-o", tmp_path / ("x" * 300), "-w", weights)
+    assert result.exit_code == 2
+    assert one_sentence(result.stderr)
+
+
+def test_the_bar_counts_failed_photos_too(tmp_path, photo, weights, monkeypatch):
+    bars = []
+    make = mrda.cli.common.progress_bar
+    monkeypatch.setattr("mrda.cli.common.progress_bar", lambda console: bars.append(make(console)) or bars[-1])
+    (tmp_path / "text.png").write_text("milk, bread\n")
+    run("upscale", photo, tmp_path / "text.png", "-o", tmp_path / "out", "-w", weights)
+    (task,) = bars[0].tasks
+    assert task.completed == task.total == 2 * 2
+
+
+def test_upscale_without_weights_says_how_to_get_some(tmp_path, photo):
+    out = tmp_path / "out"
+    refused(run("upscale", photo, "-o", out), out, "-w WEIGHTS", "mrda train --config demo", "make demo")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no weights"])
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_upscale_refuses_bad_weights(tmp_path, photo, name, content):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    out = tmp_path / "out"
+    refused(run("upscale", photo, "-o", out, "-w", tmp_path / name), out, name)
+
+
+def test_upscale_refuses_the_weights_of_another_network(tmp_path, photo):
+    save_network(MLN(scale=2, num_feat=8, num_body=1), tmp_path / "mln.safetensors")
+    out = tmp_path / "out"
+    refused(run("upscale", photo, "-o", out, "-w", tmp_path / "mln.safetensors"), out, "MLN", "MRDAStudent")
+
+
+def test_upscale_refuses_two_photos_of_one_name(tmp_path, photo, weights):
+    other = tmp_path / "photo.jpg"
+    Image.new("RGB", (8, 8)).save(other)
+    out = tmp_path / "out"
+    refused(run("upscale", photo, other, "-o", out, "-w", weights), out, str(photo), str(other), "photo_x2.png")
+
+
+def test_upscale_never_overwrites_a_photo(tmp_path, photo, weights):
+    output = tmp_path / "photo_x2.png"
+    Image.new("RGB", (8, 8)).save(output)
+    before = output.read_bytes()
+    result = run("upscale", photo, output, "-o", tmp_path, "-w", weights)
+    refused(result, tmp_path / "photo_x2_x2.png", "photo_x2.png", "overwritten")
+    assert output.read_bytes() == before
+
+
+def test_upscale_refuses_a_file_as_folder_and_an_empty_folder(tmp_path, photo, weights):
+    result = run("upscale", photo, "-o", photo, "-w", weights)
+    assert result.exit_code == 2
+    assert one_sentence(result.stderr)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    out = tmp_path / "out"
+    refused(run("upscale", empty, "-o", out, "-w", weights), out, "holds no image")
+
+
+def test_exit_codes_and_stderr_of_the_real_command(tmp_path, photo, weights):
+    (tmp_path / "text.png").write_text("milk, bread\n")
+    bad = start("upscale", tmp_path / "text.png", photo, "-o", tmp_path / "out", "-w", weights)
+    _, stderr = bad.communicate()
+    assert bad.returncode == 1
+    assert one_sentence(stderr), stderr
+    assert (tmp_path / "out" / "photo_x2.png").is_file()
+    usage = start("upscale", photo, "-o", tmp_path / "none")
+    _, stderr = usage.communicate()
+    assert usage.returncode == 2
+    assert one_sentence(stderr), stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_ctrl_c_ends_with_130_and_leaves_whole_files_only(tmp_path, weights):
+    photos = [tmp_path / "in" / f"{i:03}.png" for i in range(200)]
+    photos[0].parent.mkdir()
+    for path in photos:
+        Image.new("RGB", (160, 160)).save(path)
+    out = tmp_path / "out"
+    # In a session of its own, or the test run would see the signal too.
+    process = start("upscale", photos[0].parent, "-o", out, "-w", weights, start_new_session=True)
+    while process.poll() is None and not (out.is_dir() and any(out.glob("[0-9]*.png"))):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    written = sorted(out.iterdir())
+    assert 1 <= len(written) < len(photos)
+    for path in written:
+        with Image.open(path) as image:
+            image.load()
+            assert image.size == (320, 320)
