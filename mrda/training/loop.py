@@ -13,8 +13,8 @@ from accelerate import Accelerator
 
 from mrda.config import TrainConfig
 from mrda.data import PatchSampler
+from mrda.randomness import generator
 from mrda.training.interrupt import deferred_interrupt
-from mrda.training.randomness import generator
 from mrda.training.report import Bars, ScalarLog
 from mrda.training.schedule import learning_rate
 from mrda.training.stage import Stage

@@ -13,8 +13,8 @@ from torch.func import functional_call
 from mrda.config import StageName, TrainConfig
 from mrda.degradations.classic import degrade
 from mrda.networks import MLN
+from mrda.randomness import seeded_weights
 from mrda.training.losses import reconstruction
-from mrda.training.randomness import seeded_weights
 from mrda.training.stage import Stage, build_degradation, load_mln, mln_options, upscaler_is_frozen
 
 

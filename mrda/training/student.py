@@ -11,9 +11,9 @@ from torch import Tensor
 
 from mrda.config import TrainConfig
 from mrda.networks import MRDAStudent
+from mrda.randomness import seeded_weights
 from mrda.training.losses import absolute_difference, kl_divergence, reconstruction
 from mrda.training.mln import adapted_features
-from mrda.training.randomness import seeded_weights
 from mrda.training.stage import Stage, build_degradation, freeze, load_mln, load_teacher, mrda_options
 
 

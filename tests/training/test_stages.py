@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from mrda.config import StageName, TrainConfig
 from mrda.data import PatchSampler, load_patches
 from mrda.networks import MLN, load_network
+from mrda.randomness import derive_seed, generator
 from mrda.training import STAGES, train
 from mrda.training.loop import train_step
 from mrda.training.losses import reconstruction
 from mrda.training.mln import BicubicStage, MetaStage, adapt, adapted_features
-from mrda.training.randomness import derive_seed, generator
 from mrda.training.stage import Stage, build_degradation
 from mrda.training.student import StudentStage
 from mrda.training.teacher import TeacherStage

@@ -1,0 +1,117 @@
+"""The MLN's adaptation to one batch: a few steps of plain SGD on its L1 loss (paper, Algorithms 1 and 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from mrda.networks import MLN
+
+Weights = dict[str, Tensor]
+"""Weights by parameter name. Of an adaptation per image each has the batch as a further first dimension."""
+
+INNER_LR = (1e-2, 5e-3, 5e-3, 5e-3, 5e-3, 1e-3)
+"""Learning rates of the released code's inner steps in stages 2 and 3."""
+INNER_STEPS = 5
+"""n of the paper, in all stages."""
+
+
+def adapt(
+    mln: MLN,
+    lr: Tensor,
+    lr_up: Tensor,
+    hr: Tensor,
+    *,
+    inner_lr: Sequence[float] = INNER_LR,
+    steps: int = INNER_STEPS,
+    freeze_upscaler: bool = True,
+    per_image: bool = False,
+    second_order: bool = False,
+    sync: Callable[[list[Tensor]], list[Tensor]] | None = None,
+    watch: Callable[[int, Weights], None] | None = None,
+) -> Weights:
+    """Adapt the MLN to one batch.
+
+    The module's own parameters are never touched, whatever the gradient mode around the call.
+
+    Args:
+        mln: the network to start from.
+        lr: (B, 3, H, W) LR batch in [0, 1].
+        lr_up: (B, 3, sH, sW) LR batch enlarged by bicubic.
+        hr: (B, 3, sH, sW) HR batch in [0, 1].
+        inner_lr: learning rate of each step; the last one serves all further steps.
+        steps: number of steps; 0 returns copies.
+        freeze_upscaler: leave the upscaler out.
+        per_image: each image adapts weights of its own, on its own L1 loss, instead of one set on the mean.
+        second_order: keep the graph, so that the result is differentiable with respect to the module's parameters
+            through all steps (MAML's second order); else the result is detached.
+        sync: given the gradients of a step, returns those to take, e.g. their means over processes.
+        watch: called with (number of steps done, weights) before the first step and after each.
+
+    Returns:
+        The adapted ("fast") weights: what `restore` and `features` take.
+    """
+    fast = dict(mln.adaptable_parameters(freeze_upscaler).items())
+    if per_image:
+        fast = {name: value.expand(len(lr), *value.shape) for name, value in fast.items()}
+    if not second_order:
+        fast = {name: value.detach().clone() for name, value in fast.items()}
+
+    def loss(weights: Weights) -> Tensor:
+        # Summed over images that each have weights of their own, gradients do not mix.
+        error = (restore(mln, weights, lr, lr_up, per_image=per_image) - hr).abs()
+        return error.mean(dim=(1, 2, 3)).sum() if per_image else error.mean()
+
+    if watch is not None:
+        watch(0, fast)
+    for step in range(steps):
+        rate = inner_lr[min(step, len(inner_lr) - 1)]
+        with torch.enable_grad():
+            gradients = torch.func.grad(loss)(fast) if second_order else _first_order(loss, fast)
+            if sync is not None:
+                gradients = dict(zip(gradients, sync(list(gradients.values())), strict=True))
+            fast = {name: value - rate * gradients[name] for name, value in fast.items()}
+        if not second_order:
+            fast = {name: value.detach() for name, value in fast.items()}
+        if watch is not None:
+            watch(step + 1, fast)
+    return fast
+
+
+def restore(mln: MLN, weights: Weights, lr: Tensor, lr_up: Tensor, *, per_image: bool = False) -> Tensor:
+    """SR (B, 3, sH, sW), not clamped, of the MLN with `weights` in place of its own."""
+    if not per_image:
+        return functional_call(mln, weights, (lr, lr_up))
+
+    def one(weights: Weights, lr: Tensor, lr_up: Tensor) -> Tensor:
+        return functional_call(mln, weights, (lr[None], lr_up[None]))[0]
+
+    return vmap(one)(weights, lr, lr_up)
+
+
+def features(mln: MLN, weights: Weights, lr: Tensor, *, per_image: bool = False) -> Tensor:
+    """D'_T (B, C', H, W): the tap of the MLN with `weights` in place of its own; the upscaler does not run."""
+    weights = {f"mln.{name}": value for name, value in weights.items()}
+    if not per_image:
+        return functional_call(_Tap(mln), weights, (lr,))
+    return vmap(lambda weights, lr: functional_call(_Tap(mln), weights, (lr[None],))[0])(weights, lr)
+
+
+def _first_order(loss: Callable[[Weights], Tensor], fast: Weights) -> Weights:
+    leaves = {name: value.requires_grad_() for name, value in fast.items()}
+    gradients = torch.autograd.grad(loss(leaves), list(leaves.values()))
+    return dict(zip(fast, gradients, strict=True))
+
+
+class _Tap(nn.Module):
+    """Lets `functional_call`, which only calls ``forward``, reach `MLN.features`."""
+
+    def __init__(self, mln: MLN) -> None:
+        super().__init__()
+        self.mln = mln
+
+    def forward(self, lr: Tensor) -> Tensor:
+        return self.mln.features(lr)
