@@ -20,11 +20,13 @@ from rich.console import Console
 from rich.table import Table
 
 import mrda_kernels
-from mrda.config import TrainConfig, load_config
+from mrda.config import TrainConfig
+from mrda.configs import load_config
 from mrda.degradations.classic import crop_to_multiple, degrade
 from mrda.degradations.kernels import isotropic_gaussian
 from mrda.degradations.resample import bicubic
 from mrda.evaluation.figures import Comparison, most_detailed_crop, save_comparison
+from mrda.evaluation.methods import blind_method
 from mrda.evaluation.metrics import psnr_y
 from mrda.evaluation.protocols import Record, evaluate, isotropic_conditions
 from mrda.evaluation.tables import write_json
@@ -158,7 +160,7 @@ def score(upscaler: Upscaler, photos: Sequence[str], sigmas: Sequence[float], co
         for photo in photos:
             for sigma in sigmas:
                 blur = isotropic_conditions([sigma])
-                baseline, ours = evaluate(upscaler, [photo], blur, upscaler.scale)
+                baseline, ours = evaluate({"mrda_s": blind_method(upscaler)}, [photo], blur, upscaler.scale)
                 scores.append(pair(sigma, baseline, ours))
                 bar.advance(task)
     return scores

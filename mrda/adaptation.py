@@ -54,7 +54,7 @@ def adapt(
     Returns:
         The adapted ("fast") weights: what `restore` and `features` take.
     """
-    fast = dict(mln.adaptable_parameters(freeze_upscaler).items())
+    fast: Weights = dict(mln.adaptable_parameters(freeze_upscaler).items())
     if per_image:
         fast = {name: value.expand(len(lr), *value.shape) for name, value in fast.items()}
     if not second_order:

@@ -1,22 +1,16 @@
-"""The training configuration: typed, with every default on the recommended value, and presets in YAML.
+"""The training configuration: typed, with every default on the recommended value.
 
 A configuration is a tree of sections; a dotted path such as ``teacher.steps`` names one field. The field
-descriptions below are its reference. `load_config` reads a preset that ships with the package or a YAML file,
-then applies overrides; a key it does not know is an error that names the nearest one it does know.
+descriptions below are its reference; mrda.configs has the files that ship with the package and reads others.
 """
 
 from __future__ import annotations
 
-import difflib
-import os
-from collections.abc import Iterable, Mapping
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 
 def _no_bool(value: object) -> object:
@@ -27,6 +21,7 @@ def _no_bool(value: object) -> object:
 
 
 StageName = Literal["bicubic", "meta", "teacher", "student"]
+STAGES: tuple[StageName, ...] = ("bicubic", "meta", "teacher", "student")
 Int = Annotated[int, BeforeValidator(_no_bool)]
 PositiveInt = Annotated[Int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -45,8 +40,9 @@ class DataConfig(Section):
     """Where the HR training photos come from."""
 
     sources: list[str] = []
-    """Folders, image files, or `skimage:NAME` for a photo inside the scikit-image wheel; kept in memory."""
-    recursive: bool = False
+    """Folders, image files, caches made by `mrda data prepare`, or `skimage:NAME` for a photo inside the scikit-image
+    wheel. Photos are kept in memory, caches stay on the disk."""
+    recursive: bool = True
     """Look into the subfolders of the folders too."""
     patch_size: PositiveInt = 64
     """Side of the training patches in LR pixels; the HR patches are `scale` times larger."""
@@ -73,6 +69,8 @@ class DegradationConfig(Section):
     """Downsampling after the blur: antialiased bicubic, or every `scale`-th pixel."""
     border: Literal["clamp", "mirror"] = "clamp"
     """Border rule of the bicubic resampling; `mirror` is MATLAB's."""
+    lr_up_from: Literal["raw", "quantised"] = "raw"
+    """What the MLN's residual input is enlarged from: LR before its rounding to 8 bits, or after."""
 
     @field_validator("kernel_size")
     @classmethod
@@ -110,6 +108,11 @@ class NetworksConfig(Section):
     """What the mask is computed from: the RDA conv's input (Eq. 9) or the dynamic conv's output."""
     dyn_act: Literal["lrelu", "none"] = "lrelu"
     """Activation on the dynamic conv's output; `none` is Eq. 8 as printed."""
+    conv_type: Literal["rda", "dasr_da", "static"] = "rda"
+    """What stands at the place of the RDA conv: itself, DASR's DA conv (row S4 of Table V), or a static conv with
+    the DA conv's channel attention (S5)."""
+    static_groups: Literal["C", "dense"] = "C"
+    """Whether the static conv of `conv_type: static` is depthwise or dense."""
 
 
 class AdaptationConfig(Section):
@@ -119,6 +122,73 @@ class AdaptationConfig(Section):
     """SGD steps on the batch, n in the paper."""
     inner_lr: Annotated[list[PositiveFloat], Field(min_length=1)] = [1e-2, 5e-3, 5e-3, 5e-3, 5e-3, 1e-3]
     """Learning rate of each inner step; the last one serves all further steps."""
+    per: Literal["batch", "image"] = "batch"
+    """One set of adapted weights per batch, on its mean loss, or one per image, on its own loss."""
+    reset_mln: bool = True
+    """Start every adaptation from the meta-learned MLN; false lets the MLN drift over the whole stage, as a fault of
+    the released code does."""
+
+    @model_validator(mode="after")
+    def _one_drift(self) -> AdaptationConfig:
+        if not self.reset_mln and self.per == "image":
+            raise ValueError("reset_mln: false needs per: batch, for weights of each image can't be carried on")
+        return self
+
+
+class EngineConfig(Section):
+    """How the training runs, whatever the stage."""
+
+    stages: Annotated[list[StageName], Field(min_length=1)] = list(STAGES)
+    """The stages that a run goes through."""
+    steps: PositiveInt | None = None
+    """Optimizer steps of every stage, in place of its own; all its schedules shrink or grow in proportion."""
+    micro_batches: PositiveInt | None = None
+    """Micro-batches per optimizer step over all processes, a multiple of their number; gradients are averaged, each
+    micro-batch has its own degradation and adaptation. null is one for each process."""
+    adapt_sync: bool = False
+    """Adapt one MLN to the micro-batches of all processes together: they share the degradation, and the inner
+    gradients are averaged."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Autocast of the networks; parameters stay in float32."""
+    gradient_clip: PositiveFloat | None = None
+    """Largest 2-norm of the gradient; null leaves it alone."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay per step of an exponential moving average of the trained weights, which is then what is validated and
+    published; null keeps none."""
+    max_nonfinite: Annotated[Int, Field(ge=0)] = 10
+    """Steps in a row that may be skipped for a loss or gradient that is not finite; one more ends the run."""
+    channels_last: bool = True
+    """Memory layout of the networks."""
+    compile: bool = False
+    """torch.compile the trained networks."""
+    prefetch: PositiveInt = 4
+    """Micro-batches that a thread reads ahead."""
+    log_every: PositiveInt = 100
+    """Steps between two records in the log; each averages over the steps since the last."""
+    checkpoint_every: PositiveInt = 5_000
+    """Steps between two checkpoints of a stage."""
+    keep_checkpoints: PositiveInt = 2
+    """Newest checkpoints of a stage that stay on the disk."""
+
+
+class ValidationConfig(Section):
+    """PSNR-Y and SSIM-Y on held-out photos during the training, under fixed degradations."""
+
+    sources: list[str] = []
+    """Folders or image files, as in `data.sources`; without any there is no validation."""
+    every: PositiveInt = 5_000
+    """Steps between two validations; there is one at the end of each stage, too."""
+    protocol: Literal["auto", "gaussian8", "mrda9", "dasr9", "bicubic"] = "auto"
+    """Test degradations: `auto` is gaussian8 for isotropic training kernels, mrda9 for anisotropic ones (with its
+    noise levels where there is noise in training) and bicubic for none. Stage 1a is validated under bicubic."""
+    conditions: PositiveInt = 3
+    """At most that many of the protocol's degradations, evenly spaced."""
+    images: PositiveInt = 10
+    """At most that many photos, the first ones by name."""
+    crop: PositiveInt | None = 256
+    """Side of the centre crop of the HR photos that is used, in pixels; null uses them whole."""
+    pictures: Annotated[Int, Field(ge=0)] = 2
+    """Photos that TensorBoard shows, as bicubic, SR and HR side by side."""
 
 
 class StageConfig(Section):
@@ -134,6 +204,9 @@ class StageConfig(Section):
     """The learning rate halves every `halve_every` steps, follows half a cosine to `lr_min`, or stays."""
     halve_every: PositiveInt
     """Steps between two halvings."""
+    halve_first: PositiveInt | None = None
+    """Steps before the first halving; null is `halve_every`. The released code counts epochs from 1, so that its
+    first halving comes an epoch early."""
     lr_min: Weight = 0.0
     """Where the cosine ends."""
 
@@ -147,10 +220,13 @@ class BicubicConfig(StageConfig):
     """Images in one micro-batch."""
     halve_every: PositiveInt = 121_375
     """Steps between two halvings."""
+    blur: bool = False
+    """Train on the training degradations instead of plain bicubic downsampling: an MLN of Fig. 9a that is neither
+    bicubic-trained nor meta-learned."""
 
 
 class MetaConfig(StageConfig):
-    """Stage 1b: the MLN is meta-learned over degradations (Algorithm 1, first-order gradients)."""
+    """Stage 1b: the MLN is meta-learned over degradations (Algorithm 1)."""
 
     steps: PositiveInt = 129_600
     """Optimizer steps."""
@@ -159,7 +235,14 @@ class MetaConfig(StageConfig):
     halve_every: PositiveInt = 32_400
     """Steps between two halvings."""
     tasks: PositiveInt = 5
-    """Degradations (tasks) per step, m in the paper; all of them see the same HR images."""
+    """Degradations (tasks) per step, m in the paper."""
+    same_hr_across_tasks: bool = True
+    """All tasks of a step see the same HR images, or each draws its own."""
+    maml_order: Annotated[Literal[1, 2], BeforeValidator(_no_bool)] = 1
+    """Order of the meta-gradient: at the adapted weights (first order), or through the inner steps (second order, as
+    MAML; takes two to three times the memory)."""
+    outer_aggregate: Literal["mean", "sum"] = "mean"
+    """Whether the tasks' gradients are averaged or summed; Adam sees no difference but through `gradient_clip`."""
     inner_steps: Annotated[Int, Field(ge=0)] = 5
     """SGD steps per task, n in the paper."""
     inner_lr: Annotated[list[PositiveFloat], Field(min_length=1)] = [1e-2]
@@ -176,6 +259,10 @@ class MetaConfig(StageConfig):
 
 class TeacherConfig(StageConfig):
     """Stage 2: RDAN and the teacher's DEN learn from the adapted MLN's features."""
+
+    den_input: Literal["features", "lr", "kernel"] = "features"
+    """What the degradation is read from: the adapted MLN's features (MRDA_T, T2 of Table V); LR alone, without any
+    MLN (T1, S6); or the blur kernel itself, through linear layers (the oracle T3)."""
 
     steps: PositiveInt = 647_000
     """Optimizer steps."""
@@ -202,6 +289,8 @@ class StudentConfig(StageConfig):
     """Learning rate of the encoder-only phase."""
     encoder_decay_every: PositiveInt = 38_820
     """Steps of the encoder-only phase after each of which its learning rate falls to a tenth."""
+    encoder_decay_first: PositiveInt | None = None
+    """Steps before the first such fall; null is `encoder_decay_every`."""
     lambda_kl: Weight = 1.0
     """Weight of the KL divergence between the IDRs (Eq. 4)."""
     lambda_abs: Weight = 0.1
@@ -229,25 +318,15 @@ class TrainConfig(Section):
     """Upscaling factor."""
     seed: Int = 1
     """Every random draw of the run is a function of this seed, the stage, the step and the micro-batch."""
-    mixed_precision: Literal["no", "bf16"] = "no"
-    """Autocast of the networks to bfloat16; parameters stay in float32."""
-    micro_batches: PositiveInt = 1
-    """Micro-batches per optimizer step; gradients are averaged, each micro-batch has its own degradation."""
-    gradient_clip: PositiveFloat | None = None
-    """Largest 2-norm of the gradient; null leaves it alone."""
     freeze_upscaler: Literal["all", "student_only", "none"] = "all"
     """Where the MLN's upscaler stays as bicubic pretraining left it: in every later stage (Table VI shows the
     gain), in the student stage's adaptation only, or nowhere."""
-    log_every: PositiveInt = 100
-    """Steps between two records in the log; each averages over the steps since the last."""
-    checkpoint_every: PositiveInt = 5_000
-    """Steps between two checkpoints of a stage."""
-    keep_checkpoints: PositiveInt = 2
-    """Newest checkpoints of a stage that stay on the disk."""
     data: DataConfig = DataConfig()
     degradation: DegradationConfig = DegradationConfig()
     networks: NetworksConfig = NetworksConfig()
     adaptation: AdaptationConfig = AdaptationConfig()
+    train: EngineConfig = EngineConfig()
+    validation: ValidationConfig = ValidationConfig()
     bicubic: BicubicConfig = BicubicConfig()
     meta: MetaConfig = MetaConfig()
     teacher: TeacherConfig = TeacherConfig()
@@ -263,110 +342,39 @@ class TrainConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _oracle_has_a_kernel(self) -> TrainConfig:
+        if self.teacher.den_input == "kernel" and self.degradation.kernel == "none":
+            raise ValueError("teacher.den_input: kernel needs blur kernels, but degradation.kernel is none")
+        return self
+
     def stage(self, name: StageName) -> StageConfig:
         """The section of stage ``name``."""
         section: StageConfig = getattr(self, name)
         return section
 
+    def resized(self) -> TrainConfig:
+        """Give every stage `train.steps` steps, where that is set, its schedules in proportion; idempotent."""
+        if self.train.steps is None:
+            return self
+        return self.model_copy(update={name: _resized(self.stage(name), self.train.steps) for name in STAGES})
+
     def to_yaml(self) -> str:
-        """The whole configuration as YAML, which `load_config` reads back to an equal one."""
+        """The whole configuration as YAML, which `mrda.configs.load_config` reads back to an equal one."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def presets() -> dict[str, Traversable]:
-    """Names and files of the presets that ship with the package."""
-    folder = resources.files("mrda").joinpath("configs")
-    files = (entry for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-    return {entry.name.removesuffix(".yaml"): entry for entry in sorted(files, key=lambda entry: entry.name)}
+AnyStage = TypeVar("AnyStage", bound=StageConfig)
+
+_SCHEDULES = ("halve_every", "halve_first", "encoder_steps", "encoder_decay_every", "encoder_decay_first")
 
 
-def load_config(name_or_path: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
-    """Read a configuration and apply overrides to it.
-
-    Args:
-        name_or_path: name of a preset (see `presets`) or path of a YAML file.
-        overrides: assignments such as ``"teacher.steps=10"``; the value is read as YAML.
-
-    Raises:
-        ValueError: for an unknown preset, a file that is unreadable or no YAML mapping, an override without ``=``, an
-            unknown key (the nearest known one is named) or a value that its field does not allow.
-    """
-    known = presets()
-    if str(name_or_path) in known:
-        text = known[str(name_or_path)].read_text(encoding="utf-8")
-    elif os.path.isfile(name_or_path):
-        text = _read(Path(name_or_path))
-    else:
-        raise ValueError(f"config '{name_or_path}' must be a file or one of the presets {', '.join(known)}")
-    tree = _parse_yaml(text, f"config '{name_or_path}'")
-    if not isinstance(tree, dict):
-        raise ValueError(f"config '{name_or_path}' must be a YAML mapping of options, it was {tree!r}")
-    for override in overrides:
-        _assign(tree, override)
-    return parse_config(tree)
-
-
-def parse_config(tree: Mapping[str, Any]) -> TrainConfig:
-    """Validate a nested mapping of options.
-
-    Raises:
-        ValueError: one sentence on the first thing that is wrong; unknown keys come first.
-    """
-    try:
-        return TrainConfig.model_validate(tree)
-    except ValidationError as error:
-        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        location, kind = problems[0]["loc"], problems[0]["type"]
-        path = ".".join(str(part) for part in location)
-        subject = f"config key '{path}'" if path else "config"
-        if kind == "extra_forbidden":
-            raise ValueError(f"unknown config key '{path}'; did you mean '{_nearest(path)}'?") from None
-        message = problems[0]["msg"].removeprefix("Value error, ")
-        given = "" if kind == "value_error" else f", it was {problems[0]['input']!r}"
-        raise ValueError(f"{subject}: {message[0].lower()}{message[1:]}{given}") from None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"config '{path}' is not UTF-8 text") from None
-    except OSError as error:
-        raise ValueError(f"config '{path}' can't be read: {error.strerror}") from None
-
-
-def _parse_yaml(text: str, what: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from None
-
-
-def _assign(tree: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise ValueError(f"override '{override}' must look like 'section.key=value'")
-    for key in keys[:-1]:
-        if not isinstance(tree.get(key), dict):
-            tree[key] = {}
-        tree = tree[key]
-    tree[keys[-1]] = _parse_yaml(text, f"the value of override '{override}'")
-
-
-def _nearest(path: str) -> str:
-    """The known dotted path closest to an unknown one: in its own section if that exists, else anywhere."""
-    known = list(_paths(TrainConfig))
-    section, _, key = path.rpartition(".")
-    siblings = [other for other in known if other.rpartition(".")[0] == section]
-    close = difflib.get_close_matches(path, siblings, n=1) or [
-        other for other in known if other.rpartition(".")[2] == key
-    ]
-    return close[0] if close else difflib.get_close_matches(path, known, n=1, cutoff=0.0)[0]
-
-
-def _paths(model: type[Section], prefix: str = "") -> Iterable[str]:
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from _paths(field.annotation, f"{prefix}{name}.")
+def _resized(stage: AnyStage, steps: int) -> AnyStage:
+    lengths = {name: getattr(stage, name, None) for name in _SCHEDULES}
+    scaled = {
+        # None stays the default of what it stands for, and 0 encoder steps stay none.
+        name: max(1, round(length * steps / stage.steps))
+        for name, length in lengths.items()
+        if length
+    }
+    return stage.model_copy(update={"steps": steps, **scaled})

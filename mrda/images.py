@@ -3,14 +3,15 @@
 import importlib.util
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from mrda.files import atomic_write
 
@@ -20,10 +21,14 @@ Source = str | Path
 ImageArray = npt.NDArray[Any]
 
 SKIMAGE_PREFIX = "skimage:"
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset(
+    {".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx",
+     ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"}
+)  # fmt: skip
+"""By these a folder's photographs are told from its other files. A file that is named itself may have any suffix."""
 
 # What Pillow's decoders raise on damaged bytes. A wrong file must never look like a fault of ours.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
 _EXIF_ERRORS = (SyntaxError, struct.error)
 
 
@@ -43,24 +48,19 @@ def read_image(source: Source) -> Image.Image:
     Raises:
         ImageError: the file is missing, empty, not an image, damaged, or of a kind with no known value range.
     """
-    path = _locate(source)
-    if not os.path.isfile(path):  # unlike Path's, these say False to a name that no file can have
-        fault = "it is a folder" if os.path.isdir(path) else "there is no such file"
-        raise ImageError(f"cannot read {source}: {fault}")
-    if path.stat().st_size == 0:
-        raise ImageError(f"cannot read {source}: the file is empty")
-    try:
-        with Image.open(path) as image:
-            image.load()
-            upright = _turn_upright(image)
-    except Image.UnidentifiedImageError:
-        raise ImageError(f"cannot read {source}: it is not an image of a known format") from None
-    except _DECODING_ERRORS as error:
-        raise ImageError(f"cannot read {source}: {error}") from error
-    try:
-        return canonical(upright)
-    except ImageError as error:
-        raise ImageError(f"cannot read {source}: {error}") from None
+    with _opened(source) as image:
+        image.load()
+        return canonical(_turn_upright(image))
+
+
+def read_size(source: Source) -> tuple[int, int]:
+    """Look up a photograph's width and height in pixels, as stored, without decoding it.
+
+    Raises:
+        ImageError: as `read_image`, as far as the file's beginning tells.
+    """
+    with _opened(source) as image:
+        return image.size
 
 
 def read_rgb(source: Source) -> ImageArray:
@@ -70,7 +70,8 @@ def read_rgb(source: Source) -> ImageArray:
         source: as for `read_image`.
 
     Returns:
-        (H, W, 3), uint8, or uint16 for a 16-bit gray file. (Pillow gives 16-bit colour files as 8-bit ones.)
+        (H, W, 3), uint8, or uint16 for a 16-bit gray file. Pillow gives 16-bit colour as 8 bits, by its upper byte or
+        rounded, so never a whole level off.
 
     Raises:
         ImageError: as `read_image`.
@@ -155,6 +156,12 @@ def to_array(tensor: torch.Tensor, dtype: npt.DTypeLike = np.uint8) -> ImageArra
     return np.ascontiguousarray(levels.permute(1, 2, 0).numpy().astype(dtype))
 
 
+def to_eight_bits(array: ImageArray) -> npt.NDArray[np.uint8]:
+    """Round uint16 levels to uint8 ones, white to white; an array of another dtype is returned as it is."""
+    # 65535 = 257 * 255
+    return np.round(array / 257).astype(np.uint8) if array.dtype == np.uint16 else array
+
+
 def write_image(path: str | Path, image: ImageArray | Image.Image) -> None:
     """Write an image; it appears whole or not at all.
 
@@ -205,6 +212,36 @@ def source_name(source: Source) -> str:
     """Name an image for a table or an output file: the file's name without its suffix."""
     text = str(source)
     return text.removeprefix(SKIMAGE_PREFIX) if text.startswith(SKIMAGE_PREFIX) else Path(text).stem
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[Image.Image]:
+    """Open a file's image, not yet decoded; what goes wrong with it here and in the block is an `ImageError`."""
+    path = _locate(source)
+    if not os.path.isfile(path):  # unlike Path's, these say False to a name that no file can have
+        fault = "it is a folder" if os.path.isdir(path) else "there is no such file"
+        raise ImageError(f"cannot read {source}: {fault}")
+    if path.stat().st_size == 0:
+        raise ImageError(f"cannot read {source}: the file is empty")
+    try:
+        with Image.open(path) as image:
+            _refuse_what_is_misread(image)
+            yield image
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"cannot read {source}: it is not an image of a known format") from None
+    except _DECODING_ERRORS as error:
+        raise ImageError(f"cannot read {source}: {error}") from error
+
+
+def _refuse_what_is_misread(image: Image.Image) -> None:
+    """Raise for the one layout that Pillow takes for 8 bits: uncompressed 16-bit TIFF, one plane per colour."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return
+    deep = max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8
+    planar = image.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2
+    uncompressed = image.tag_v2.get(TiffImagePlugin.COMPRESSION, 1) == 1
+    if deep and planar and uncompressed and image.mode != "I;16":
+        raise ImageError("its 16-bit colours lie in separate planes, uncompressed, which Pillow cannot read")
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:

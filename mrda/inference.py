@@ -10,14 +10,13 @@ from PIL import Image
 
 from mrda.degradations.resample import bicubic
 from mrda.images import canonical, to_array, to_tensor
-from mrda.networks import MLN, MRDAStudent, MRDATeacher
-from mrda.networks.checkpoints import load_network, load_official
+from mrda.networks import MRDAStudent, Network, load_network, load_official
 from mrda.networks.layers import to_channels_last
 
 ImageT = TypeVar("ImageT", Image.Image, np.ndarray, torch.Tensor)
 
 
-def load_weights(path: str | Path) -> MLN | MRDATeacher | MRDAStudent:
+def load_weights(path: str | Path) -> Network:
     """Load a network of the method, whichever it is.
 
     Args:

@@ -1,18 +1,25 @@
+import math
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
-from mrda.config import TrainConfig, load_config, parse_config, presets
+from mrda.config import STAGES, StudentConfig, TrainConfig
+from mrda.configs import PRESETS, configs, load_config, load_tree, parse_config
+from mrda.training.schedule import learning_rate
+
+SETTINGS = [f"classic-{kind}-x{scale}" for kind in ("iso", "aniso-noise") for scale in (2, 3, 4)]
+ROWS = ["t1", "t2", "t3", "s1", "s2", "s3", "s4", "s5", "s6", "fixed_upscaler", "free_upscaler"]
 
 
-def test_the_packaged_presets_are_these() -> None:
-    assert set(presets()) >= {"demo", "toy", "classic-iso-x4"}
+def test_the_packaged_configurations_are_these() -> None:
+    assert set(configs()) == {"demo", "toy", *SETTINGS, *(f"ablation/{row}" for row in ROWS)}
 
 
-@pytest.mark.parametrize("name", presets())
-def test_a_preset_survives_the_way_through_yaml(name: str, tmp_path: Path) -> None:
-    config = load_config(name)
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", configs())
+def test_a_configuration_survives_the_way_through_yaml(name: str, preset: str, tmp_path: Path) -> None:
+    config = load_config(name, ["train.steps=40"], preset=preset)
     path = tmp_path / "resolved.yaml"
     path.write_text(config.to_yaml())
     assert load_config(path) == config
@@ -22,14 +29,93 @@ def test_the_recommended_preset_is_the_defaults() -> None:
     assert load_config("classic-iso-x4", ["degradation.sigma_range=null"]) == TrainConfig()
 
 
+def test_the_official_preset_has_the_quirks_of_the_released_code() -> None:
+    config = load_config("classic-aniso-noise-x4", preset="official")
+    assert config.adaptation.reset_mln is False
+    assert config.freeze_upscaler == "student_only"
+    assert config.degradation.theta_range == pytest.approx((0, math.pi / 180))
+    assert config.degradation.noise_range == (0, 25)
+    assert (config.meta.maml_order, config.student.kl_temperature, config.student.lambda_abs) == (1, 0.15, 0.1)
+    # Its epochs are counted from 1: in stage 1a of 971 steps each, epoch 125 is the first of half the rate.
+    assert learning_rate(config.bicubic, 124 * 971 - 1) == 1e-4
+    assert learning_rate(config.bicubic, 124 * 971) == 5e-5
+    assert learning_rate(config.bicubic, 249 * 971) == 2.5e-5
+    assert [learning_rate(config.student, step) for step in (59 * 647 - 1, 59 * 647, 100 * 647)] == pytest.approx(
+        [1e-4, 1e-5, 1e-4], rel=1e-15
+    )
+    assert learning_rate(config.student, 224 * 647) == 5e-5
+
+
+def test_the_paper_preset_has_what_the_paper_prints() -> None:
+    config = load_config("classic-iso-x2", preset="paper")
+    assert config.degradation.sigma_range == (0.2, 2.0)
+    assert (config.networks.dyn_act, config.networks.mask_channels, config.meta.maml_order) == ("none", 1, 2)
+    assert {config.stage(name).lr for name in STAGES} == {2e-4}
+    assert {config.stage(name).batch for name in STAGES} == {64}
+    student = config.student
+    assert (student.encoder_steps, student.lambda_kl, student.lambda_abs) == (0, 1, 0.01)
+    assert (student.kl_temperature, student.kl_reduction) == (1, "mean_elements")
+    assert config.adaptation.inner_lr == config.meta.inner_lr == [0.01]
+
+
+def test_a_configuration_goes_before_its_preset_and_an_override_before_both() -> None:
+    assert load_config("toy", preset="paper").meta.batch == 4
+    assert load_config("toy", preset="paper").meta.maml_order == 2
+    assert load_config("toy", ["meta.maml_order=1"], preset="paper").meta.maml_order == 1
+
+
+def test_an_unknown_preset_is_refused() -> None:
+    with pytest.raises(ValueError, match="preset is 'papr', but must be one of recommended, paper, official"):
+        load_config("toy", preset="papr")
+
+
+def test_a_file_changes_what_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"extends: [toy, {tmp_path / 'base.yaml'}]\nmeta: {{tasks: 3}}\n")
+    (tmp_path / "base.yaml").write_text("meta: {tasks: 7, batch: 8}\n")
+    config = load_config(tmp_path / "mine.yaml")
+    assert (config.scale, config.meta.tasks, config.meta.batch, config.meta.steps) == (2, 3, 8, 4)
+    assert load_tree("ablation/s6", extended=False) == {}
+    assert load_tree("ablation/s4", extended=False) == {"networks": {"conv_type": "dasr_da"}}
+
+
+def test_a_circle_of_files_is_refused(tmp_path: Path) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{name}.yaml").write_text(f"extends: {tmp_path / other}.yaml")
+    with pytest.raises(ValueError, match=r"a\.yaml' extends itself, by way of .*a\.yaml and .*b\.yaml"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_the_rows_of_the_ablation_differ_as_the_table_says() -> None:
+    rows = {row: load_config(f"ablation/{row}") for row in ROWS}
+    assert {row for row in rows if rows[row].train.stages == ["teacher"]} == {"t1", "t3", "s6"}
+    assert [rows[row].teacher.den_input for row in ("t1", "t2", "t3", "s6")] == ["lr", "features", "kernel", "lr"]
+    weights = {row: (rows[row].student.lambda_kl, rows[row].student.lambda_abs) for row in ("s1", "s2", "s3")}
+    assert weights == {"s1": (0, 0.1), "s2": (1, 0), "s3": (1, 0.1)}
+    assert [rows[row].networks.conv_type for row in ("s3", "s4", "s5")] == ["rda", "dasr_da", "static"]
+    assert [rows[row].freeze_upscaler for row in ("fixed_upscaler", "free_upscaler")] == ["all", "none"]
+    assert rows["s3"] == load_config("classic-iso-x4")
+
+
+def test_one_number_of_steps_shrinks_every_schedule_with_it() -> None:
+    config = load_config("classic-iso-x4", ["train.steps=1000"], preset="official")
+    assert {config.stage(name).steps for name in STAGES} == {1000}
+    assert (config.bicubic.halve_every, config.bicubic.halve_first) == (208, 207)
+    assert (config.student.encoder_steps, config.student.encoder_decay_every) == (200, 120)
+    assert config.resized() == config
+    assert load_config("toy", ["train.steps=1", "student.encoder_steps=0"]).student == StudentConfig(
+        **{**load_config("toy").student.model_dump(), "steps": 1, "encoder_steps": 0, "halve_every": 13479}
+        | {"encoder_decay_every": 6470}
+    )
+
+
 def test_the_demo_never_trains_on_what_it_is_judged_by() -> None:
     assert not {"skimage:chelsea", "skimage:rocket"} & set(load_config("demo").data.sources)
 
 
 def test_overrides_reach_their_fields_as_yaml_values() -> None:
-    config = load_config("toy", ["teacher.steps=7", "meta.inner_lr=[0.5, 1e-3]", "gradient_clip=1"])
-    assert (config.teacher.steps, config.meta.inner_lr, config.gradient_clip) == (7, [0.5, 1e-3], 1.0)
-    assert load_config("toy", ["gradient_clip=1", "gradient_clip=null"]).gradient_clip is None
+    config = load_config("toy", ["teacher.steps=7", "meta.inner_lr=[0.5, 1e-3]", "train.gradient_clip=1"])
+    assert (config.teacher.steps, config.meta.inner_lr, config.train.gradient_clip) == (7, [0.5, 1e-3], 1.0)
+    assert load_config("toy", ["train.gradient_clip=1", "train.gradient_clip=null"]).train.gradient_clip is None
 
 
 def every_field(model: type[BaseModel]) -> list[tuple[str, str | None]]:
@@ -51,6 +137,10 @@ def test_every_field_is_described() -> None:
     [
         ("teacher.step=1", "unknown config key 'teacher.step'; did you mean 'teacher.steps'?"),
         ("techer.steps=1", "unknown config key 'techer'; did you mean 'teacher'?"),
+        ("adaptation={reset_mln: false, per: image}", "'adaptation': reset_mln: false needs per: batch"),
+        ("train.stages=[]", "'train.stages': list should have at least 1 item"),
+        ("train.ema_decay=1", "'train.ema_decay': input should be less than 1"),
+        ("meta.maml_order=3", "'meta.maml_order': input should be 1 or 2, it was 3"),
         ("patch_size=1", "unknown config key 'patch_size'; did you mean 'data.patch_size'?"),
         ("degradation.sigma_rang=[1, 2]", "did you mean 'degradation.sigma_range'?"),
         ("teacher.steps=0", "'teacher.steps': input should be greater than 0, it was 0"),
@@ -91,8 +181,8 @@ def test_the_unknown_key_is_reported_before_other_faults() -> None:
         parse_config({"scale": 7, "stag": 1})
 
 
-def test_an_unknown_preset_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"config 'dmo' must be a file or one of the presets .*demo.*toy"):
+def test_an_unknown_configuration_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"config 'dmo' must be a file or one of .*demo.*toy"):
         load_config("dmo")
 
 
@@ -120,5 +210,5 @@ def test_a_file_that_is_no_utf_8_is_named(tmp_path: Path) -> None:
 
 
 def test_a_name_that_no_file_can_have_is_an_unknown_preset() -> None:
-    with pytest.raises(ValueError, match="must be a file or one of the presets"):
+    with pytest.raises(ValueError, match="must be a file or one of"):
         load_config("x" * 300)

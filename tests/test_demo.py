@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from mrda.config import load_config
+from mrda.configs import load_config
 from mrda.degradations.classic import crop_to_multiple, degrade
 from mrda.degradations.kernels import isotropic_gaussian
 from mrda.evaluation.metrics import psnr_y

@@ -4,14 +4,16 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from mrda.images import (
+    SUFFIXES,
     ImageError,
     canonical,
     find_images,
     read_image,
     read_rgb,
+    read_size,
     source_name,
     to_array,
     to_tensor,
@@ -65,6 +67,79 @@ def test_16_bit_rgb_is_read_as_8_bit(tmp_path):
     assert array.dtype == np.uint8
     # Whichever way 16 bits become 8 (truncation or rounding), no level is off by a whole step.
     assert np.abs(array.astype(float) * 257 - levels.astype(float)).max() < 257
+
+
+def tiff_of_16_bit_rgb(levels, planes):
+    """An uncompressed little-endian TIFF, either pixel by pixel or plane by plane."""
+    height, width, channels = levels.shape
+    data = (np.moveaxis(levels, 2, 0) if planes else levels).astype("<u2").tobytes()
+    strips = channels if planes else 1
+    lists = 8 + 2 + 12 * 10 + 4  # where values stand that are too long for their tag
+    offsets = lists + 6 + (8 * strips if planes else 0)
+    starts, sizes = [offsets + i * (len(data) // strips) for i in range(strips)], [len(data) // strips] * strips
+    tags = [
+        (256, 3, [width]),
+        (257, 3, [height]),
+        (258, 3, [16] * channels),
+        (259, 3, [1]),
+        (262, 3, [2]),
+        (273, 4, starts),
+        (277, 3, [channels]),
+        (278, 3, [height]),
+        (279, 4, sizes),
+        (284, 3, [2 if planes else 1]),
+    ]
+    directory, extra = b"", b""
+    for tag, kind, values in tags:
+        packed = struct.pack(f"<{len(values)}{'H' if kind == 3 else 'I'}", *values)
+        if len(packed) > 4:
+            packed, extra = struct.pack("<I", lists + len(extra)), extra + packed
+        directory += struct.pack("<HHI", tag, kind, len(values)) + packed.ljust(4, b"\0")
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + directory + b"\0" * 4 + extra + data
+
+
+def test_16_bit_rgb_tiff_is_read_as_8_bit(tmp_path):
+    levels = np.random.default_rng(1).integers(0, 65536, (4, 5, 3))
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff_of_16_bit_rgb(levels, planes=False))
+    array = read_rgb(path)
+    assert array.dtype == np.uint8
+    assert np.abs(array.astype(float) * 257 - levels).max() < 257
+
+
+def test_a_tiff_that_pillow_misreads_is_refused(tmp_path):
+    levels = np.random.default_rng(1).integers(0, 65536, (4, 5, 3))
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff_of_16_bit_rgb(levels, planes=True))
+    with Image.open(path) as image:  # once Pillow can, this fails, and the refusal can go
+        assert np.abs(np.asarray(image).astype(float) * 257 - levels).max() > 257
+    with pytest.raises(ImageError, match=r"a\.tif: its 16-bit colours lie in separate planes"):
+        read_rgb(path)
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_every_known_suffix_is_read(tmp_path, rgb, suffix):
+    mode = {".pbm": "1", ".pgm": "L"}.get(suffix, "RGB")
+    # The AVIF codec is an option of Pillow's.
+    Image.init()
+    if Image.registered_extensions().get(suffix) not in Image.OPEN:
+        pytest.skip(f"this Pillow was built without {suffix}")
+    path = save(tmp_path, f"a{suffix}", Image.fromarray(rgb).convert(mode))
+    assert find_images([tmp_path]) == [path]
+    assert read_size(path) == (9, 6)
+    assert read_rgb(path).shape == (6, 9, 3)
+
+
+def test_the_size_alone(tmp_path, rgb):
+    path = save(tmp_path, "a.png", Image.fromarray(rgb))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:60])  # no pixel is decoded for it
+    assert read_size(path) == (9, 6)
+    path.write_text("milk")
+    with pytest.raises(ImageError, match=r"a\.png: it is not an image"):
+        read_size(path)
+    with pytest.raises(ImageError, match="there is no such file"):
+        read_size(tmp_path / "b.png")
 
 
 def test_alpha_is_dropped_and_the_colour_below_it_kept(tmp_path, rgb):
@@ -168,9 +243,13 @@ def test_unreadable_files_are_named_in_one_line(tmp_path, rgb, kind):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "tif", "webp", "bmp", "ppm"])
+@pytest.mark.parametrize(
+    "suffix", ["png", "jpg", "gif", "tif", "webp", "bmp", "ppm", "avif", "jp2", "tga", "qoi", "sgi"]
+)
 def test_random_damage_gives_an_image_or_a_clear_error(tmp_path, rgb, suffix):
     generator = np.random.default_rng(len(suffix))
+    if suffix == "avif" and not features.check("avif"):
+        pytest.skip("this Pillow was built without AVIF")
     whole = save(tmp_path, f"whole.{suffix}", Image.fromarray(rgb)).read_bytes()
     path = tmp_path / f"damaged.{suffix}"
     messages = []

@@ -43,6 +43,7 @@ def evaluate(
     if method == "bicubic" and weights is not None:
         refuse("--method bicubic uses no weights, so -w can't go with it")
     check_output_file("--json", json_file)
+    from mrda.evaluation.methods import blind_method
     from mrda.evaluation.protocols import conditions
     from mrda.evaluation.protocols import evaluate as measure
     from mrda.evaluation.tables import markdown, summarise, write_json
@@ -57,6 +58,7 @@ def evaluate(
             raise ValueError(f"--scale is {scale}, but {weights} upscales by {upscaler.scale}")
         degradations = conditions(protocol, scale)
 
+    methods = {} if upscaler is None else {method: blind_method(upscaler)}
     records: dict[str, list[Record]] = {}
     failures = 0
     per_photo = len(degradations) * (1 if upscaler is None else 2)
@@ -64,7 +66,7 @@ def evaluate(
     with progress("evaluating", len(photos) * per_photo) as bar:
         for done, (folder, source) in enumerate(photos, start=1):
             try:
-                for record in measure(upscaler, [source], degradations, scale, name=method):
+                for record in measure(methods, [source], degradations, scale):
                     records.setdefault(folder, []).append(record)
                     bar.advance(bar.task_ids[0])
             except ValueError as error:

@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from mrda.cli.app import app
 from mrda.cli.common import refuse, refusing
 
 if TYPE_CHECKING:
     from mrda.config import StageName
+    from mrda.training import StagePlan
 
 
 @app.command(
@@ -17,7 +20,14 @@ if TYPE_CHECKING:
     short_help="Train the three stages.",
 )
 def train(
-    config: Annotated[str, typer.Option("--config", help="A preset's name or a YAML file.", metavar="NAME|PATH")],
+    config: Annotated[
+        str | None,
+        typer.Option("--config", help="A configuration's name or a YAML file; --list shows the names.", metavar="NAME"),
+    ] = None,
+    preset: Annotated[
+        str,
+        typer.Option("--preset", help="recommended, paper or official, where the configuration says nothing."),
+    ] = "recommended",
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change one option; may be repeated.", metavar="KEY=VALUE"),
@@ -32,18 +42,40 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on from the checkpoints in the run directory.")
     ] = True,
+    show_list: Annotated[bool, typer.Option("--list", help="List the configurations of the package.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained, as YAML too.")] = False,
 ) -> None:
-    """Train the MLN, the teacher and the student, in this order, or some of the stages."""
-    from mrda.config import load_config
+    """Train the MLN, the teacher and the student, in this order, or some of the stages.
+
+    On several GPUs or machines: accelerate launch -m mrda train ..., or torchrun -m mrda train ...
+    """
+    from mrda.configs import configs, load_config
+
+    if show_list:
+        typer.echo("\n".join(configs()))
+        return
+    if config is None:
+        refuse("--config must name a configuration (see mrda train --list) or a YAML file")
+    with refusing():
+        settings = load_config(config, overrides or (), preset=preset)
+    chosen = cast("list[StageName] | None", stages)  # `train` checks them
+    if dry_run:
+        from mrda.training.plan import plan_stage
+
+        wanted = chosen or settings.train.stages
+        with refusing():
+            plans = [
+                plan_stage(settings, name, done=0, micro_batches=settings.train.micro_batches or 1) for name in wanted
+            ]
+        _announce(plans)
+        typer.echo(settings.to_yaml(), nl=False)
+        return
     from mrda.training import RunRefusedError
     from mrda.training import train as run_training
 
-    with refusing():
-        settings = load_config(config, overrides or ())
     run_dir = run_dir or Path("runs") / Path(config).stem
-    chosen = cast("list[StageName] | None", stages)  # `train` checks them
     try:
-        weights = run_training(settings, run_dir, stages=chosen, resume=resume)
+        weights = run_training(settings, run_dir, stages=chosen, resume=resume, announce=_announce)
     except RunRefusedError as error:
         refuse(str(error))
     except FloatingPointError as error:
@@ -51,3 +83,29 @@ def train(
         raise typer.Exit(1) from None
     for stage, path in weights.items():
         typer.echo(f"{stage}: {path}")
+
+
+def _announce(plans: "list[StagePlan]") -> None:
+    """What the run is going to do, on stderr."""
+    table = Table(title="What will be trained")
+    table.add_column("stage")
+    for heading in (
+        "steps",
+        "done",
+        "images\nper step",
+        "parameters\ntrained",
+        "parameters\nfrozen",
+        "memory per\nprocess, about",
+    ):
+        table.add_column(heading, justify="right")
+    for plan in plans:
+        table.add_row(
+            plan.name,
+            f"{plan.steps:,}",
+            f"{plan.done:,}",
+            f"{plan.batch:,}",
+            f"{plan.trained:,}",
+            f"{plan.frozen:,}",
+            f"{plan.memory / 2**30:.2f} GiB",
+        )
+    Console(stderr=True).print(table)

@@ -15,6 +15,7 @@ from mrda.degradations.quantize import quantize
 from mrda.degradations.resample import BORDERS, bicubic
 
 DOWNSAMPLES = ("bicubic", "sfold")
+LR_UP_FROM = ("raw", "quantised")
 
 # Training ranges of the blur's standard deviation, in HR pixels, by scale.
 SIGMA_RANGES = {2: (0.2, 2.0), 3: (0.2, 3.0), 4: (0.2, 4.0)}
@@ -25,7 +26,7 @@ class Degraded(NamedTuple):
 
     Attributes:
         lr: (B, 3, H/scale, W/scale) in [0, 1], 8-bit values.
-        lr_up: (B, 3, H, W) in [0, 1], 8-bit values: LR before its rounding, enlarged by bicubic
+        lr_up: (B, 3, H, W) in [0, 1], 8-bit values: LR, before or after its rounding, enlarged by bicubic
             interpolation.
         kernel: (B, k, k), or (1, k, k) where all images share one; None where nothing was blurred.
         noise_level: (B,), or (1,) where all images share one: standard deviation, in units of 1/255.
@@ -61,6 +62,7 @@ def degrade(
     generator: torch.Generator | None = None,
     downsample: str = "bicubic",
     border: str = "clamp",
+    lr_up_from: str = "raw",
 ) -> Degraded:
     """Degrade HR by given parameters: blur, shrink, add noise, round LR and its enlargement to 8 bits.
 
@@ -75,6 +77,8 @@ def degrade(
         generator: Source of the noise, on the device of ``hr``; needed where there is noise.
         downsample: "bicubic", or "sfold": the first pixel of every scale x scale cell.
         border: See :func:`mrda.degradations.resample.bicubic`.
+        lr_up_from: What is enlarged: LR before its rounding to 8 bits ("raw", the released code), or after
+            ("quantised", all that there is of a photo that comes as LR).
 
     Raises:
         TypeError: ``hr`` or ``kernel`` is not a floating point tensor, ``noise_level`` neither a number nor a tensor,
@@ -85,28 +89,14 @@ def degrade(
     check_scale(scale)
     check_choice("downsample", downsample, DOWNSAMPLES)
     check_choice("border", border, BORDERS)
-    check_image("hr", hr)
-    if len(hr) == 0:
-        raise ValueError(f"hr has shape {tuple(hr.shape)}, but must hold at least one image")
-    if hr.shape[2] % scale or hr.shape[3] % scale:
-        raise ValueError(
-            f"hr has shape {tuple(hr.shape)}, but height and width must be divisible by {scale} (see crop_to_multiple)"
-        )
+    check_choice("lr_up_from", lr_up_from, LR_UP_FROM)
+    _check_hr(hr, scale)
     kernels = None if kernel is None else _check_kernel(kernel, hr)
     levels = _check_noise_level(noise_level, hr)
     noisy = bool(levels.any())
     if noisy:
         _check_generator(generator, hr)
-
-    blurred = hr if kernels is None else _blur(hr, kernels)
-    if downsample == "bicubic":
-        lr = bicubic(blurred, 1 / scale, border)
-    else:
-        lr = blurred[..., ::scale, ::scale]
-    if noisy:
-        noise = torch.randn(lr.shape, generator=generator, device=lr.device, dtype=lr.dtype)
-        lr = lr + levels[:, None, None, None] / 255 * noise
-    return Degraded(quantize(lr), quantize(bicubic(lr, scale, border)), kernels, levels)
+    return _degrade(hr, kernels, scale, levels, generator if noisy else None, downsample, border, lr_up_from)
 
 
 class ClassicDegradation:
@@ -124,6 +114,7 @@ class ClassicDegradation:
             released code) or eigenvalues of the covariance ("eigen", the paper's wording).
         downsample: "bicubic" or "sfold", see :func:`degrade`.
         border: See :func:`mrda.degradations.resample.bicubic`.
+        lr_up_from: "raw" or "quantised", see :func:`degrade`.
         kernel_size: Odd side of the kernels.
 
     Raises:
@@ -144,6 +135,7 @@ class ClassicDegradation:
         aniso_param: str = "sigma",
         downsample: str = "bicubic",
         border: str = "clamp",
+        lr_up_from: str = "raw",
         kernel_size: int = KERNEL_SIZE,
     ) -> None:
         check_scale(scale)
@@ -152,6 +144,7 @@ class ClassicDegradation:
         check_choice("aniso_param", aniso_param, ("sigma", "eigen"))
         check_choice("downsample", downsample, DOWNSAMPLES)
         check_choice("border", border, BORDERS)
+        check_choice("lr_up_from", lr_up_from, LR_UP_FROM)
         check_odd("kernel_size", kernel_size)
         self.scale = scale
         self.kernel = kernel
@@ -164,33 +157,31 @@ class ClassicDegradation:
         self.aniso_param = aniso_param
         self.downsample = downsample
         self.border = border
+        self.lr_up_from = lr_up_from
         self.kernel_size = kernel_size
 
     def __call__(self, hr: Tensor, generator: torch.Generator) -> Degraded:
         """Degrade HR (B, 3, H, W) in [0, 1] by parameters drawn from ``generator``, on the device of ``hr``.
 
         Parameters are drawn in a fixed order (widths, angle, noise level), then the noise: the same seed
-        gives the same batch.
+        gives the same batch. All images are worked on at once, and what is drawn is never read back: on a GPU
+        nothing waits for the device.
 
         Raises:
             TypeError: ``hr`` is not a floating point tensor, or ``generator`` not a torch.Generator.
             ValueError: ``hr`` has another shape, a side that is no multiple of the scale, or a side too small
                 for the kernel; or ``generator`` is on another device.
         """
-        check_image("hr", hr)
+        _check_hr(hr, self.scale)
         _check_generator(generator, hr)
         count = hr.shape[0] if self.per == "image" else 1
         kernels = self._draw_kernels(count, generator)
         levels = _uniform(count, self.noise_range, generator)
-        return degrade(
-            hr,
-            kernels,
-            self.scale,
-            noise_level=levels,
-            generator=generator,
-            downsample=self.downsample,
-            border=self.border,
-        )
+        if kernels is not None:
+            _check_room(hr, self.kernel_size)
+            kernels = kernels.to(hr)
+        source = generator if self.noise_range[1] > 0 else None
+        return _degrade(hr, kernels, self.scale, levels.to(hr), source, self.downsample, self.border, self.lr_up_from)
 
     def _draw_kernels(self, count: int, generator: torch.Generator) -> Tensor | None:
         if self.kernel == "none":
@@ -203,6 +194,30 @@ class ClassicDegradation:
         if self.aniso_param == "eigen":
             l1, l2 = l1.sqrt(), l2.sqrt()
         return gaussian_kernels(l1, l2, theta, self.kernel_size)
+
+
+def _degrade(
+    hr: Tensor,
+    kernels: Tensor | None,
+    scale: int,
+    levels: Tensor,
+    generator: torch.Generator | None,
+    downsample: str,
+    border: str,
+    lr_up_from: str,
+) -> Degraded:
+    """Degrade by arguments that are known to be good, without a look at the tensors' values; no generator, no noise."""
+    blurred = hr if kernels is None else _blur(hr, kernels)
+    if downsample == "bicubic":
+        lr = bicubic(blurred, 1 / scale, border)
+    else:
+        lr = blurred[..., ::scale, ::scale]
+    if generator is not None:
+        noise = torch.randn(lr.shape, generator=generator, device=lr.device, dtype=lr.dtype)
+        lr = lr + levels[:, None, None, None] / 255 * noise
+    rounded = quantize(lr)
+    lr_up = quantize(bicubic(lr if lr_up_from == "raw" else rounded, scale, border))
+    return Degraded(rounded, lr_up, kernels, levels)
 
 
 def _uniform(count: int, bounds: tuple[float, float], generator: torch.Generator) -> Tensor:
@@ -222,6 +237,26 @@ def _blur(hr: Tensor, kernels: Tensor) -> Tensor:
         return F.conv2d(planes, weight, groups=batch * channels).reshape(batch, channels, height, width)
 
 
+def _check_hr(hr: Tensor, scale: int) -> None:
+    check_image("hr", hr)
+    if len(hr) == 0:
+        raise ValueError(f"hr has shape {tuple(hr.shape)}, but must hold at least one image")
+    if hr.shape[2] % scale or hr.shape[3] % scale:
+        raise ValueError(
+            f"hr has shape {tuple(hr.shape)}, but height and width must be divisible by {scale} (see crop_to_multiple)"
+        )
+
+
+def _check_room(hr: Tensor, size: int) -> None:
+    """Raise unless ``hr`` can be reflected at its borders as far as a kernel of that size reaches."""
+    smallest = size // 2 + 1
+    if min(hr.shape[2:]) < smallest:
+        raise ValueError(
+            f"hr has shape {tuple(hr.shape)}, but must be at least {smallest} pixels high and wide "
+            f"for a {size}x{size} kernel"
+        )
+
+
 def _check_kernel(kernel: Tensor, hr: Tensor) -> Tensor:
     """Return ``kernel`` as (1 or B, k, k) in the dtype and on the device of ``hr``."""
     check_tensor("kernel", kernel)
@@ -233,12 +268,7 @@ def _check_kernel(kernel: Tensor, hr: Tensor) -> Tensor:
         raise ValueError(f"kernel has shape {tuple(kernel.shape)}, but must be (k, k) or ({len(hr)}, k, k) with k odd")
     if not kernels.isfinite().all():
         raise ValueError("kernel has NaN or infinite values, but must be finite")
-    smallest = size // 2 + 1
-    if min(hr.shape[2:]) < smallest:
-        raise ValueError(
-            f"hr has shape {tuple(hr.shape)}, but must be at least {smallest} pixels high and wide "
-            f"for a {size}x{size} kernel"
-        )
+    _check_room(hr, size)
     return kernels.to(hr)
 
 

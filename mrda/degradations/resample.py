@@ -54,13 +54,13 @@ def bicubic(x: Tensor, scale: float, border: str = "clamp") -> Tensor:
         raise ValueError(f"scale is {scale!r}, but must leave at least one pixel of {tuple(x.shape[2:])}")
     with torch.autocast(x.device.type, enabled=False):
         rows = [
-            torch.matmul(weights.to(x), x[..., start:stop, :])
-            for start, stop, weights in _blocks(x.shape[2], scale, border)
+            torch.matmul(weights, x[..., start:stop, :])
+            for start, stop, weights in _blocks_for(x, x.shape[2], scale, border)
         ]
         x = torch.cat(rows, dim=2)
         columns = [
-            torch.matmul(x[..., start:stop], weights.to(x).T)
-            for start, stop, weights in _blocks(x.shape[3], scale, border)
+            torch.matmul(x[..., start:stop], weights.T)
+            for start, stop, weights in _blocks_for(x, x.shape[3], scale, border)
         ]
         return torch.cat(columns, dim=3)
 
@@ -76,6 +76,18 @@ def _cubic(distance: Tensor) -> Tensor:
     near = 1.5 * d**3 - 2.5 * d**2 + 1
     far = -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
     return torch.where(d <= 1, near, torch.where(d <= 2, far, torch.zeros_like(d)))
+
+
+def _blocks_for(x: Tensor, size: int, scale: float, border: str) -> tuple[_Block, ...]:
+    """The blocks of one axis in the dtype and on the device of ``x``; kept, since every copy to a GPU waits for it."""
+    return _cast_blocks(size, scale, border, x.dtype, x.device)
+
+
+@lru_cache(maxsize=64)
+def _cast_blocks(size: int, scale: float, border: str, dtype: torch.dtype, device: torch.device) -> tuple[_Block, ...]:
+    with torch.inference_mode(False):  # what is kept must serve training too
+        blocks = _blocks(size, scale, border)
+        return tuple(block._replace(weights=block.weights.to(device, dtype)) for block in blocks)
 
 
 @lru_cache(maxsize=64)

@@ -1,34 +1,38 @@
 """Test protocols: photographs degraded in agreed ways, upscaled and measured against the originals."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import torch
-
 from mrda.checks import check_choice, check_scale
-from mrda.degradations.classic import crop_to_multiple, degrade
-from mrda.degradations.kernels import isotropic_gaussian
-from mrda.degradations.resample import bicubic
+from mrda.degradations.classic import crop_to_multiple
+from mrda.degradations.kernels import anisotropic_gaussian, isotropic_gaussian
+from mrda.evaluation.methods import bicubic_method
 from mrda.evaluation.metrics import psnr_y, ssim_y
+from mrda.evaluation.samples import Condition, Method, make_sample
 from mrda.images import Source, read_rgb, source_name, to_tensor
-
-Method = Callable[[torch.Tensor], torch.Tensor]
-"""LR (1, 3, H, W) in [0, 1] -> SR (1, 3, scale H, scale W)."""
 
 GAUSSIAN8_RANGE = {2: (0.80, 1.60), 3: (1.35, 2.40), 4: (1.80, 3.20)}
 """The narrowest and the widest of Gaussian8's blurs by scale: standard deviations in HR pixels."""
 
-PROTOCOLS = ("gaussian8", "bicubic")
+NINE_KERNELS = {
+    "mrda9": (
+        *((4.0, 1.0, 0), (3.5, 1.5, 20), (3.0, 2.0, 40), (2.5, 2.5, 0), (3.0, 2.0, 0)),
+        *((3.5, 1.5, 20), (4.0, 1.0, 40), (3.5, 2.5, 60), (4.0, 4.0, 0)),
+    ),
+    "dasr9": (
+        *((2.0, 0.2, 0), (2.0, 1.0, 10), (3.5, 1.5, 30), (3.5, 2.0, 45), (3.5, 2.0, 90)),
+        *((4.0, 1.5, 120), (4.0, 2.0, 135), (4.0, 3.0, 165), (4.0, 4.0, 180)),
+    ),
+}
+"""Anisotropic blurs: standard deviations l1 and l2 in HR pixels, angle in degrees. Those of Table III are inferred from
+its thumbnails, not published."""
+
+NOISE_LEVELS = {"mrda9": (0.0, 10.0, 20.0), "dasr9": (0.0, 5.0, 10.0)}
+"""Standard deviations of the noise, in units of 1/255."""
+
+PROTOCOLS = ("gaussian8", "mrda9", "dasr9", "bicubic")
 BICUBIC = "bicubic"
-
-
-class Condition(NamedTuple):
-    """One fixed degradation: a blur, then bicubic downsampling; no noise."""
-
-    name: str
-    kernel: torch.Tensor | None
-    """(21, 21), or None for no blur."""
 
 
 class Record(NamedTuple):
@@ -50,9 +54,10 @@ def conditions(protocol: str, scale: int) -> list[Condition]:
     """The degradations of a protocol.
 
     Args:
-        protocol: `gaussian8`, eight isotropic blurs evenly spaced (Section IV-B; the test set of IKC), or
-            `bicubic`, downsampling alone.
-        scale: 2, 3 or 4.
+        protocol: `gaussian8`, eight isotropic blurs evenly spaced (Section IV-B; the test set of IKC); `mrda9`, the
+            nine anisotropic blurs of Table III at three noise levels; `dasr9`, those of DASR at its own; or `bicubic`,
+            downsampling alone.
+        scale: 2, 3 or 4. The nine kernels are those of x4 at any scale.
 
     Raises:
         TypeError: the scale is not an int.
@@ -62,48 +67,70 @@ def conditions(protocol: str, scale: int) -> list[Condition]:
     check_scale(scale)
     if protocol == BICUBIC:
         return [Condition(BICUBIC, None)]
-    narrowest, widest = GAUSSIAN8_RANGE[scale]
-    return isotropic_conditions(narrowest + i * (widest - narrowest) / 7 for i in range(8))
+    if protocol == "gaussian8":
+        narrowest, widest = GAUSSIAN8_RANGE[scale]
+        return isotropic_conditions(narrowest + i * (widest - narrowest) / 7 for i in range(8))
+    return [
+        Condition(f"k{number} noise={level:g}", anisotropic_gaussian(l1, l2, math.radians(angle)), level)
+        for level in NOISE_LEVELS[protocol]
+        for number, (l1, l2, angle) in enumerate(NINE_KERNELS[protocol], start=1)
+    ]
 
 
 def evaluate(
-    method: Method | None,
+    methods: Mapping[str, Method],
     images: Iterable[Source],
     protocol: str | Sequence[Condition] = "gaussian8",
     scale: int = 4,
     *,
-    name: str = "mrda_s",
+    seed: int = 0,
+    downsample: str = "bicubic",
+    border: str = "clamp",
+    lr_up_from: str = "raw",
+    variant: str = "released",
 ) -> Iterator[Record]:
-    """Measure a method, and bicubic upscaling beside it, image by image and condition by condition.
+    """Measure methods, and bicubic upscaling before them, image by image and condition by condition.
 
-    The HR image is cropped to multiples of `scale` and degraded; the method sees the 8-bit LR image alone. SR
-    is rounded to 8 bits and `scale` pixels are left out along each border.
+    The HR image is cropped to multiples of `scale` and degraded. SR is rounded to 8 bits and `scale` pixels are left
+    out along each border.
 
     Args:
-        method: what upscales; None measures bicubic alone.
+        methods: what upscales, by name; there may be none.
         images: the HR photographs.
         protocol: the name of a protocol, or conditions of one's own.
         scale: the factor between LR and HR.
-        name: what to call the method in the records.
+        seed: of the noise, see `mrda.evaluation.samples.make_sample`.
+        downsample: see `mrda.degradations.degrade`.
+        border: see `mrda.degradations.degrade`; bicubic upscaling follows it too.
+        lr_up_from: see `mrda.degradations.degrade`.
+        variant: of the metrics, see `mrda.evaluation.metrics`.
 
     Yields:
-        For each image and condition the record of bicubic, then that of the method.
+        For each image and condition the record of bicubic, then those of the methods.
 
     Raises:
         ImageError: an image can't be read.
         ValueError: no such protocol, an image too small for the blur kernel or the SSIM window, or an SR with NaN.
     """
     degradations = conditions(protocol, scale) if isinstance(protocol, str) else protocol
-    methods: dict[str, Method] = {BICUBIC: lambda lr: bicubic(lr, scale)}
-    if method is not None:
-        methods[name] = method
+    methods = {BICUBIC: bicubic_method(scale, border), **methods}
     for source in images:
         hr = crop_to_multiple(to_tensor(read_rgb(source)), scale)
+        name = source_name(source)
         for condition in degradations:
-            lr = degrade(hr, condition.kernel, scale).lr
+            sample = make_sample(
+                hr,
+                condition,
+                scale,
+                image=name,
+                seed=seed,
+                downsample=downsample,
+                border=border,
+                lr_up_from=lr_up_from,
+            )
             for label, upscale in methods.items():
-                sr = upscale(lr)
-                psnr, ssim = float(psnr_y(sr, hr, scale)), float(ssim_y(sr, hr, scale))
+                sr = upscale(sample).to(hr)
+                psnr, ssim = float(psnr_y(sr, hr, scale, variant)), float(ssim_y(sr, hr, scale, variant))
                 if math.isnan(psnr) or math.isnan(ssim):
                     raise ValueError(f"{source}: the SR of {label} under {condition.name} has NaN values")
-                yield Record(source_name(source), condition.name, label, psnr, ssim)
+                yield Record(name, condition.name, label, psnr, ssim)

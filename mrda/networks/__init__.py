@@ -1,22 +1,40 @@
 """The networks of MRDA, with plain keyword arguments, and the files that hold their weights."""
 
-from mrda.networks.checkpoints import load_network, load_official, read_metadata, save_network, to_official
-from mrda.networks.den import DEN
+from mrda.networks.checkpoints import load_network, save_network
+from mrda.networks.complexity import Complexity, complexity
+from mrda.networks.conversion import convert_weights
+from mrda.networks.den import DEN, KernelDEN
 from mrda.networks.mln import MLN
-from mrda.networks.mrda import MRDAStudent, MRDATeacher
-from mrda.networks.rdan import RDAB, RDAN, RDAConv
+from mrda.networks.models import MODELS
+from mrda.networks.mrda import MRDAOracle, MRDAStudent, MRDATeacher
+from mrda.networks.official import load_official, read_official, to_official
+from mrda.networks.rda_conv import DASRConv, RDAConv, StaticConv
+from mrda.networks.rdan import RDAB, RDAN
+from mrda.networks.reading import read_metadata, read_pickle
+from mrda.networks.registry import Network
 
 __all__ = [
     "DEN",
     "MLN",
+    "MODELS",
     "RDAB",
     "RDAN",
+    "Complexity",
+    "DASRConv",
+    "KernelDEN",
+    "MRDAOracle",
     "MRDAStudent",
     "MRDATeacher",
+    "Network",
     "RDAConv",
+    "StaticConv",
+    "complexity",
+    "convert_weights",
     "load_network",
     "load_official",
     "read_metadata",
+    "read_official",
+    "read_pickle",
     "save_network",
     "to_official",
 ]

@@ -1,4 +1,4 @@
-"""DEN, the degradation extraction network (paper, section III-C)."""
+"""DEN, the degradation extraction network (paper, section III-C), and the oracle that takes its place in Table V."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mrda.checks import check_image, check_int
+from mrda.checks import check_image, check_int, check_like, check_odd, check_tensor
 from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3
 
 
@@ -64,3 +64,45 @@ class DEN(nn.Module):
         """
         check_image("x", x, channels=self.in_channels, like=next(self.convs.parameters()))
         return self.mlp(self.convs(x).mean(dim=(2, 3)))
+
+
+class KernelDEN(nn.Module):
+    """Five linear layers from the blur kernel itself to a raw IDR, LeakyReLU between them: the oracle of Table V.
+
+    Args:
+        blur_size: Side k of the blur kernels; odd.
+        width: Each layer gives 4*width numbers; the paper names no widths.
+
+    Raises:
+        ValueError: A size is below 1, or ``blur_size`` is even.
+    """
+
+    def __init__(self, *, blur_size: int = 21, width: int = 64) -> None:
+        super().__init__()
+        check_odd("blur_size", blur_size)
+        check_int("width", width)
+        self.blur_size = blur_size
+        self.width = width
+        layers: list[nn.Module] = [nn.Linear(blur_size**2, 4 * width)]
+        for _ in range(4):
+            layers += [nn.LeakyReLU(NEGATIVE_SLOPE), nn.Linear(4 * width, 4 * width)]
+        self.layers = nn.Sequential(*layers)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The keyword arguments, fit for JSON, that build this network again."""
+        return {"blur_size": self.blur_size, "width": self.width}
+
+    def forward(self, kernel: Tensor) -> Tensor:
+        """Return the raw IDR (B, 4*width) of blur kernels (B, k, k).
+
+        Raises:
+            TypeError: ``kernel`` is not a floating point tensor of the weights' dtype.
+            ValueError: ``kernel`` has another shape or device.
+        """
+        check_tensor("kernel", kernel)
+        side = self.blur_size
+        if kernel.dim() != 3 or kernel.shape[1:] != (side, side):
+            raise ValueError(f"kernel has shape {tuple(kernel.shape)}, but must be (B, {side}, {side})")
+        check_like("kernel", kernel, next(self.layers.parameters()))
+        return self.layers(kernel.flatten(1))

@@ -1,4 +1,4 @@
-"""The two SR networks of the method: teacher MRDA_T and student MRDA_S (paper, section III-A)."""
+"""The SR networks: teacher MRDA_T and student MRDA_S (paper, section III-A), and the oracle of Table V."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any, TypedDict, Unpack
 
 from torch import Tensor, nn
 
-from mrda.checks import check_int
-from mrda.networks.den import DEN
+from mrda.checks import check_image, check_int
+from mrda.networks.den import DEN, KernelDEN
 from mrda.networks.rdan import RDAN
 
 
 class RDANOptions(TypedDict, total=False):
-    """What both networks pass on to :class:`~mrda.networks.rdan.RDAN`, with its defaults."""
+    """What these networks pass on to :class:`~mrda.networks.rdan.RDAN`, with its defaults."""
 
     scale: int
     num_feat: int
@@ -22,19 +22,20 @@ class RDANOptions(TypedDict, total=False):
     mask_channels: int
     mask_input: str
     dyn_act: str
+    conv_type: str
+    static_groups: str
     rgb_mean: Sequence[float]
     rgb_range: float
     backend: str | None
 
 
 class _MRDA(nn.Module):
-    """A DEN and the RDAN that it steers."""
+    """An RDAN, and what finds the raw IDR (B, 4*den_width) that steers it."""
 
-    def __init__(self, den_channels: int, den_width: int, rdan_options: RDANOptions) -> None:
+    def __init__(self, den_width: int, rdan_options: RDANOptions) -> None:
         super().__init__()
         check_int("den_width", den_width)
         self.rdan = RDAN(idr_dim=4 * den_width, **rdan_options)
-        self.den = DEN(in_channels=den_channels, width=den_width)
 
     @property
     def scale(self) -> int:
@@ -44,8 +45,9 @@ class _MRDA(nn.Module):
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """The keyword arguments, fit for JSON, that build this network again."""
-        rdan = {key: value for key, value in self.rdan.hyperparameters.items() if key != "idr_dim"}
-        return {**rdan, "den_width": self.den.width}
+        options = self.rdan.hyperparameters
+        del options["idr_dim"]
+        return {**options, "den_width": self.rdan.idr_dim // 4}
 
 
 class MRDATeacher(_MRDA):
@@ -62,7 +64,8 @@ class MRDATeacher(_MRDA):
 
     def __init__(self, *, den_width: int = 64, mln_feat: int = 128, **rdan_options: Unpack[RDANOptions]) -> None:
         check_int("mln_feat", mln_feat)
-        super().__init__(mln_feat, den_width, rdan_options)
+        super().__init__(den_width, rdan_options)
+        self.den = DEN(in_channels=mln_feat, width=den_width)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -99,7 +102,8 @@ class MRDAStudent(_MRDA):
     """
 
     def __init__(self, *, den_width: int = 64, **rdan_options: Unpack[RDANOptions]) -> None:
-        super().__init__(3, den_width, rdan_options)
+        super().__init__(den_width, rdan_options)
+        self.den = DEN(in_channels=3, width=den_width)
 
     def degradation(self, lr: Tensor) -> Tensor:
         """Return the raw IDR (B, 4*den_width) of LR (B, 3, H, W) in [0, 1]."""
@@ -118,3 +122,46 @@ class MRDAStudent(_MRDA):
             ValueError: An argument has another shape or device.
         """
         return self.rdan(lr, self.degradation(lr) if degradation is None else degradation)
+
+
+class MRDAOracle(_MRDA):
+    """MRDA_T3 of Table V: RDAN steered by the true blur kernel, through five linear layers.
+
+    Args:
+        blur_size: Side k of the blur kernels; odd.
+        den_width: The raw IDR has 4*den_width elements, as have the layers before it.
+        **rdan_options: See :class:`RDANOptions`.
+
+    Raises:
+        ValueError: An option is out of its range.
+    """
+
+    def __init__(self, *, blur_size: int = 21, den_width: int = 64, **rdan_options: Unpack[RDANOptions]) -> None:
+        super().__init__(den_width, rdan_options)
+        self.den = KernelDEN(blur_size=blur_size, width=den_width)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The keyword arguments, fit for JSON, that build this network again."""
+        return {**super().hyperparameters, "blur_size": self.den.blur_size}
+
+    def degradation(self, kernel: Tensor) -> Tensor:
+        """Return the raw IDR (B, 4*den_width) of blur kernels (B, k, k), each of sum 1."""
+        return self.den(kernel)
+
+    def forward(self, lr: Tensor, kernel: Tensor) -> Tensor:
+        """Return SR (B, 3, scale*H, scale*W), not clamped.
+
+        Args:
+            lr: (B, 3, H, W) in [0, 1].
+            kernel: The blur kernels (B, k, k), or (1, k, k): one for all images of the batch.
+
+        Raises:
+            TypeError: An argument is not a floating point tensor of the weights' dtype.
+            ValueError: An argument has another shape or device.
+        """
+        idr = self.degradation(kernel)
+        check_image("lr", lr)
+        if kernel.shape[0] not in (1, lr.shape[0]):
+            raise ValueError(f"kernel has a batch of {kernel.shape[0]}, but must have 1 or that of lr, {lr.shape[0]}")
+        return self.rdan(lr, idr.expand(lr.shape[0], -1))

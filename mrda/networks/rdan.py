@@ -9,106 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrda.checks import check_choice, check_image, check_int, check_like, check_number, check_positive, check_tensor
+from mrda.checks import check_image, check_int, check_like, check_number, check_positive, check_tensor
 from mrda.networks.layers import NEGATIVE_SLOPE, PixelShuffleUpscaler, conv3x3
-from mrda_kernels import dynamic_depthwise_conv2d, rda_conv2d
+from mrda.networks.rda_conv import DASRConv, RDAConv, build_conv
 from mrda_kernels.dispatch import check_name
 
-KERNEL_SIZES = (1, 3, 5, 7)  # what the operator has kernels for
 DIV2K_RGB_MEAN = (0.4488, 0.4371, 0.4040)
-
-
-class RDAConv(nn.Module):
-    """Region degradation aware convolution: a depthwise kernel predicted per sample, and a spatial mask.
-
-    The sum ``F1 * M + F`` of Eqs. 8-9 runs in one call of :func:`mrda_kernels.rda_conv2d`.
-
-    Args:
-        num_feat: Channels C of the feature map and length of the compressed IDR.
-        kernel_size: Side K of the predicted kernels: 1, 3, 5 or 7.
-        mask_channels: 1 (the published network) or ``num_feat`` (Eq. 9 read literally).
-        mask_input: "F": the mask is computed from the input (Eq. 9); "F1": from the convolved features.
-        dyn_act: Activation of the convolved features: "lrelu" (released code) or "none" (Eq. 8).
-        backend: Backend of the operator; None lets it choose.
-
-    Raises:
-        ValueError: An option is none of those listed.
-    """
-
-    def __init__(
-        self,
-        num_feat: int,
-        kernel_size: int = 3,
-        *,
-        mask_channels: int = 1,
-        mask_input: str = "F",
-        dyn_act: str = "lrelu",
-        backend: str | None = None,
-    ) -> None:
-        super().__init__()
-        check_int("num_feat", num_feat)
-        check_int("kernel_size", kernel_size)
-        check_choice("kernel_size", kernel_size, KERNEL_SIZES)
-        check_choice("mask_channels", mask_channels, (1, num_feat))
-        check_choice("mask_input", mask_input, ("F", "F1"))
-        check_choice("dyn_act", dyn_act, ("lrelu", "none"))
-        self.num_feat = num_feat
-        self.kernel_size = kernel_size
-        self.mask_input = mask_input
-        self.dynamic_slope = NEGATIVE_SLOPE if dyn_act == "lrelu" else 1.0
-        self.backend = check_name(backend)
-        self.kernel = nn.Sequential(
-            nn.Linear(num_feat, num_feat, bias=False),
-            nn.LeakyReLU(NEGATIVE_SLOPE),
-            nn.Linear(num_feat, num_feat * kernel_size**2, bias=False),
-        )
-        self.mask = nn.Conv2d(num_feat, mask_channels, 1)
-
-    def predict_kernels(self, idr: Tensor) -> Tensor:
-        """Return the depthwise kernels (B, C, K, K) for compressed IDRs (B, C)."""
-        return self.kernel(idr).reshape(-1, self.num_feat, self.kernel_size, self.kernel_size)
-
-    def forward(
-        self,
-        features: Tensor,
-        idr: Tensor,
-        *,
-        output_negative_slope: float | None = None,
-        masks: list[Tensor] | None = None,
-    ) -> Tensor:
-        """Return the modulated features (B, C, H, W).
-
-        Args:
-            features: F (B, C, H, W).
-            idr: Compressed IDR (B, C).
-            output_negative_slope: Slope of a LeakyReLU on the result, which the operator fuses; None for
-                none.
-            masks: A list to append the mask (B, mask_channels, H, W) to; costs one more convolution.
-
-        Raises:
-            ValueError: ``idr`` has another shape.
-        """
-        if idr.shape != (features.shape[0], self.num_feat):
-            expected = (features.shape[0], self.num_feat)
-            raise ValueError(f"idr has shape {tuple(idr.shape)}, but must be (B, C) = {expected}")
-        kernels = self.predict_kernels(idr)
-        if self.mask_input == "F" and masks is None:
-            return rda_conv2d(
-                features,
-                kernels,
-                self.mask.weight,
-                self.mask.bias,
-                negative_slope=self.dynamic_slope,
-                output_negative_slope=output_negative_slope,
-                backend=self.backend,
-            )
-        convolved = dynamic_depthwise_conv2d(features, kernels, backend=self.backend)
-        convolved = F.leaky_relu(convolved, self.dynamic_slope)
-        mask = torch.sigmoid(self.mask(features if self.mask_input == "F" else convolved))
-        if masks is not None:
-            masks.append(mask)
-        out = convolved * mask + features
-        return out if output_negative_slope is None else F.leaky_relu(out, output_negative_slope)
 
 
 class RDAB(nn.Module):
@@ -116,24 +22,26 @@ class RDAB(nn.Module):
 
     Args:
         num_feat: Channels C.
-        **rda_conv: Further arguments of :class:`RDAConv`, for both of them.
+        **rda_conv: Further arguments of :func:`~mrda.networks.rda_conv.build_conv`, for both of them.
     """
 
     def __init__(self, num_feat: int, **rda_conv: Any) -> None:
         super().__init__()
-        self.rda_conv1 = RDAConv(num_feat, **rda_conv)
+        self.rda_conv1 = build_conv(num_feat, **rda_conv)
         self.conv1 = conv3x3(num_feat, num_feat)
-        self.rda_conv2 = RDAConv(num_feat, **rda_conv)
+        self.rda_conv2 = build_conv(num_feat, **rda_conv)
         self.conv2 = conv3x3(num_feat, num_feat)
 
     def forward(self, features: Tensor, idr: Tensor, *, masks: list[Tensor] | None = None) -> Tensor:
         """Return features (B, C, H, W) for features (B, C, H, W) and compressed IDR (B, C).
 
-        The masks of both RDA convs are appended to ``masks`` where it is given.
+        The masks of both RDA convs are appended to ``masks`` where it is given; convolutions of other types have none
+        and refuse it.
         """
-        out = self.rda_conv1(features, idr, output_negative_slope=NEGATIVE_SLOPE, masks=masks)
+        collect: dict[str, Any] = {} if masks is None else {"masks": masks}
+        out = self.rda_conv1(features, idr, output_negative_slope=NEGATIVE_SLOPE, **collect)
         out = F.leaky_relu(self.conv1(out), NEGATIVE_SLOPE)
-        out = self.rda_conv2(out, idr, output_negative_slope=NEGATIVE_SLOPE, masks=masks)
+        out = self.rda_conv2(out, idr, output_negative_slope=NEGATIVE_SLOPE, **collect)
         return self.conv2(out) + features
 
 
@@ -146,9 +54,12 @@ class RDAN(nn.Module):
         num_blocks: RDA blocks.
         kernel_size: Side of the predicted kernels: 1, 3, 5 or 7.
         idr_dim: Length of the raw IDR.
-        mask_channels: See :class:`RDAConv`.
-        mask_input: See :class:`RDAConv`.
-        dyn_act: See :class:`RDAConv`.
+        mask_channels: See :class:`~mrda.networks.rda_conv.RDAConv`.
+        mask_input: See :class:`~mrda.networks.rda_conv.RDAConv`.
+        dyn_act: See :class:`~mrda.networks.rda_conv.RDAConv`.
+        conv_type: The convolution that the IDR steers: "rda", or for ablations "dasr_da" or "static" (rows S4 and S5 of
+            Table V); see :mod:`mrda.networks.rda_conv`.
+        static_groups: See :class:`~mrda.networks.rda_conv.StaticConv`.
         rgb_mean: Mean colour that is subtracted from LR and added to SR, as a fraction of ``rgb_range``.
         rgb_range: Largest value of the images.
         backend: Backend of the dynamic convolutions; None lets the operator choose.
@@ -156,7 +67,7 @@ class RDAN(nn.Module):
     Raises:
         TypeError: A size is not an int, or a number is not one.
         ValueError: A size is below 1, ``rgb_mean`` is not three finite numbers, ``rgb_range`` is not positive, or an
-            option is none of those listed.
+            option is none of those listed or does not go with ``conv_type``.
     """
 
     mean: Tensor
@@ -172,6 +83,8 @@ class RDAN(nn.Module):
         mask_channels: int = 1,
         mask_input: str = "F",
         dyn_act: str = "lrelu",
+        conv_type: str = "rda",
+        static_groups: str = "C",
         rgb_mean: Sequence[float] = DIV2K_RGB_MEAN,
         rgb_range: float = 1.0,
         backend: str | None = None,
@@ -196,6 +109,8 @@ class RDAN(nn.Module):
             "mask_channels": mask_channels,
             "mask_input": mask_input,
             "dyn_act": dyn_act,
+            "conv_type": conv_type,
+            "static_groups": static_groups,
             "rgb_mean": [float(value) for value in rgb_mean],
             "rgb_range": rgb_range,
         }
@@ -211,6 +126,8 @@ class RDAN(nn.Module):
                 mask_channels=mask_channels,
                 mask_input=mask_input,
                 dyn_act=dyn_act,
+                conv_type=conv_type,
+                static_groups=static_groups,
                 backend=backend,
             )
             for _ in range(num_blocks)
@@ -224,10 +141,11 @@ class RDAN(nn.Module):
         return dict(self._options)
 
     def set_backend(self, backend: str | None) -> None:
-        """Let every RDA conv run on ``backend`` of mrda_kernels; None lets the operator choose."""
+        """Let every dynamic convolution run on ``backend`` of mrda_kernels; None lets the operator choose."""
+        check_name(backend)
         for module in self.modules():
-            if isinstance(module, RDAConv):
-                module.backend = check_name(backend)
+            if isinstance(module, RDAConv | DASRConv):
+                module.backend = backend
 
     def forward(self, lr: Tensor, degradation: Tensor) -> Tensor:
         """Return SR (B, 3, scale*H, scale*W), not clamped.
@@ -247,8 +165,12 @@ class RDAN(nn.Module):
     def modulation_map(self, lr: Tensor, degradation: Tensor) -> Tensor:
         """Return (B, 1, H, W) in (0, 1): the mean of the masks of all RDA convs, as drawn in Fig. 10.
 
-        No gradient is recorded. Arguments and errors are those of :meth:`forward`.
+        No gradient is recorded. Arguments and errors are those of :meth:`forward`, and a ValueError where ``conv_type``
+        is not "rda".
         """
+        conv_type = self._options["conv_type"]
+        if conv_type != "rda":
+            raise ValueError(f"the network has conv_type {conv_type!r}, but only 'rda' has masks to draw a map of")
         masks: list[Tensor] = []
         self._trunk(lr, degradation, masks)
         return torch.stack([mask.mean(dim=1, keepdim=True) for mask in masks]).mean(dim=0)

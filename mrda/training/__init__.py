@@ -6,5 +6,6 @@
 
 from mrda.training.errors import RunRefusedError
 from mrda.training.pipeline import STAGES, train, weights_path
+from mrda.training.plan import StagePlan
 
-__all__ = ["STAGES", "RunRefusedError", "train", "weights_path"]
+__all__ = ["STAGES", "RunRefusedError", "StagePlan", "train", "weights_path"]

@@ -4,22 +4,48 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from torch import Tensor
 
 from mrda.config import TrainConfig
 from mrda.data import PatchSampler
+from mrda.data.prefetch import Prefetcher
+from mrda.networks import Network, save_network
 from mrda.randomness import generator
 from mrda.training.interrupt import deferred_interrupt
+from mrda.training.processes import Processes
 from mrda.training.report import Bars, ScalarLog
 from mrda.training.schedule import learning_rate
 from mrda.training.stage import Stage
-from mrda.training.state import Checkpoints
+from mrda.training.state import Checkpoints, TrainingState
+from mrda.training.validation import Validation
 from mrda.training.work import work
+
+Place = tuple[int, int, int | None]
+"""Where patches belong: step, micro-batch, and task where each task has its own."""
+
+AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step did.
+
+    Args:
+        scalars: the stage's scalars, averaged over tasks, micro-batches and processes, and the gradient's 2-norm.
+        fault: what was not finite, for which the step was skipped.
+        interrupted: whether any process was told to stop.
+    """
+
+    scalars: dict[str, float]
+    fault: str | None
+    interrupted: bool
 
 
 def run_stage(
@@ -28,104 +54,191 @@ def run_stage(
     patches: PatchSampler,
     folder: Path,
     checkpoints: Checkpoints,
-    accelerator: Accelerator,
+    processes: Processes,
     bars: Bars,
-) -> None:
-    """Train ``stage.network`` in place, from the newest checkpoint where there is one.
+    validation: Validation | None = None,
+) -> Network:
+    """Train ``stage.network`` in place, from the newest whole checkpoint where there is one.
 
     Args:
-        stage: the stage; its networks move to the accelerator's device.
+        stage: the stage; its networks move to the device of this process.
         config: the run's configuration.
         patches: source of HR patches.
-        folder: the stage's folder, for its log.
+        folder: the stage's folder, for its log and its best weights.
         checkpoints: where checkpoints are looked for and saved.
-        accelerator: owns device and backward pass.
+        processes: the processes that share the work.
         bars: progress bars.
+        validation: what to measure from time to time; None measures nothing.
+
+    Returns:
+        The network to publish: the trained one, or the average of it where there is one.
 
     Raises:
-        RunRefusedError: the newest checkpoint is damaged.
-        FloatingPointError: a loss or gradient is not finite; it has reached no parameter and no checkpoint.
-        KeyboardInterrupt: after SIGINT, once the step is finished and a checkpoint saved.
+        FloatingPointError: losses or gradients were not finite in more than `train.max_nonfinite` steps in a row; they
+            have reached no parameter and no checkpoint.
+        KeyboardInterrupt: after SIGINT or SIGTERM, once the step is finished and a checkpoint saved.
     """
-    section = config.stage(stage.name)
-    stage.to(accelerator.device)
-    optimizer = torch.optim.Adam(stage.trainable(), lr=section.lr)
-    start = checkpoints.restore(stage.network, optimizer)
+    section, engine = config.stage(stage.name), config.train
+    stage.to(processes.device, channels_last=engine.channels_last)
+    if engine.adapt_sync:
+        stage.inner_mean = processes.mean
+    if engine.compile:
+        stage.compile()
+    state = TrainingState(stage, section.lr, engine)
+    for warning in checkpoints.restore(state):
+        bars.say(warning)
+    start = state.step
     advance = bars.stage(stage.name, section.steps, start, partial(work, config, stage.name))
+    places = _places(stage, range(start, section.steps), processes.mine())
+    read = partial(_read, stage, config, patches)
+    pin = processes.device.type == "cuda"
 
-    with ScalarLog(folder, start) as log, deferred_interrupt() as interrupted:
+    with (
+        ScalarLog(folder, start, writes=processes.is_main) as log,
+        deferred_interrupt() as interrupted,
+        Prefetcher(read, places, depth=engine.prefetch, pin_memory=pin) as batches,
+    ):
+        stream = (hr for _, hr in batches)
         for step in range(start, section.steps):
             rate = learning_rate(section, step)
-            for group in optimizer.param_groups:
+            for group in state.optimizer.param_groups:
                 group["lr"] = rate
-            scalars = train_step(stage, step, config, patches, optimizer, accelerator)
-            done = step + 1
+            began, waited = time.perf_counter(), batches.waited
+            outcome = train_step(stage, step, config, state, stream, processes, interrupted)
+            seconds = time.perf_counter() - began
+            done = state.step
 
-            log.add(scalars)
-            if done % config.log_every == 0 or done == section.steps:
-                log.record(done, lr=rate)
-            advance(f"loss {scalars['loss']:.4f}")
-            stopping = interrupted()  # once: a signal between two looks would end the run without a checkpoint
-            if stopping or done % config.checkpoint_every == 0:
-                checkpoints.save(done, stage.network, optimizer)
-            if stopping:
+            if outcome.fault is None:
+                log.add(
+                    outcome.scalars
+                    | {
+                        "images_per_second": section.batch * processes.micro_batches / seconds,
+                        "data_wait": (batches.waited - waited) / seconds,
+                    }
+                )
+            else:
+                log.skipped(done, outcome.fault)
+                if state.skipped_in_row > engine.max_nonfinite:
+                    raise FloatingPointError(
+                        f"stage '{stage.name}' stopped: {outcome.fault} in step {done}, the last of "
+                        f"{state.skipped_in_row} in a row that were skipped; the last checkpoint is from before, a "
+                        "lower learning rate or a gradient_clip may help"
+                    )
+            last = done == section.steps
+            if done % engine.log_every == 0 or last:
+                record = log.record(done, lr=rate, skipped_steps=float(state.skipped))
+                bars.record(stage.name, done, section.steps, record)
+            if validation is not None and (done % config.validation.every == 0 or last):
+                _validate(stage, state, validation, folder, log, processes)
+            advance(f"loss {outcome.scalars['loss']:.4f}, waits {(batches.waited - waited) / seconds:.0%}")
+            if processes.is_main and (outcome.interrupted or done % engine.checkpoint_every == 0):
+                saved = checkpoints.save(state)
+                if outcome.interrupted:
+                    bars.say(f"interrupted: saved {saved}, from which the same command goes on")
+            if outcome.interrupted:
+                processes.wait()
                 raise KeyboardInterrupt
+    return state.published()
 
 
 def train_step(
     stage: Stage,
     step: int,
     config: TrainConfig,
-    patches: PatchSampler,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-) -> dict[str, float]:
-    """One optimizer step on the mean loss of all micro-batches and tasks.
+    state: TrainingState,
+    batches: Iterator[Tensor],
+    processes: Processes,
+    interrupted: Callable[[], bool] = bool,
+) -> Outcome:
+    """One optimizer step on the mean loss of all micro-batches.
 
-    Returns:
-        The means of the stage's scalars, the gradient's 2-norm, ``images_per_second`` and ``data_wait``:
-        the fraction of the time spent on getting the patches.
+    Args:
+        stage: the stage.
+        step: number of the step, from 0.
+        config: the run's configuration.
+        state: what the step moves.
+        batches: HR patches (B, 3, H, W) uint8 for this process's micro-batches, in their order.
+        processes: the processes that share the micro-batches.
+        interrupted: asked once, at the end, whether this process is to stop.
     """
-    section = config.stage(stage.name)
-    device = accelerator.device
-    # Not Accelerator's own mixed precision, which is fixed for the life of the process.
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16")
-    share = 1 / (config.micro_batches * stage.tasks)
-    scalars: dict[str, float] = {}
-    began, waited = time.perf_counter(), 0.0
-    optimizer.zero_grad()
-    for micro_batch in range(config.micro_batches):
-        waiting = time.perf_counter()
-        place = (stage.name, step, micro_batch)
-        drawn = patches.sample(section.batch, generator(config.seed, *place, "patches"))
-        hr = drawn.to(device).float() / 255
-        waited += time.perf_counter() - waiting
-        draws = generator(config.seed, *place, "degradation", device=device)
+    device, engine = processes.device, config.train
+    sums: dict[str, Tensor] = {}
+    state.optimizer.zero_grad()
+    for micro_batch in processes.mine():
+        who = "all" if engine.adapt_sync else micro_batch
+        draws = generator(config.seed, stage.name, step, who, "degradation", device=device)
+        hr: Tensor | None = None
         for _ in range(stage.tasks):
-            with autocast:
+            if hr is None or stage.hr_per_task:
+                hr = next(batches).to(device, non_blocking=True).float() / 255
+            with _autocast(engine.mixed_precision, device):
                 terms = stage.loss(step, hr, draws)
-            accelerator.backward(share * terms["loss"])
+            share = stage.loss_share / processes.micro_batches
+            processes.accelerator.backward(state.scaler.scale(share * terms["loss"]))
             for name, value in terms.items():
-                scalars[name] = scalars.get(name, 0.0) + share * float(value.detach())
+                part = value.detach().float() / (processes.micro_batches * stage.tasks)
+                sums[name] = sums[name] + part if name in sums else part
 
-    gradients = [parameter.grad for parameter in stage.trainable() if parameter.grad is not None]
+    gradients = processes.sum_gradients(stage.trainable())
+    state.scaler.unscale_(state.optimizer)
     norm = torch.nn.utils.get_total_norm(gradients)
-    scalars["gradient_norm"] = float(norm)
-    _check_finite(scalars, stage.name, step)
-    if config.gradient_clip is not None:
-        torch.nn.utils.clip_grads_with_norm_(stage.trainable(), config.gradient_clip, norm)
-    optimizer.step()
+    flag = torch.tensor(float(interrupted()), device=device)  # once: a signal between two looks would be lost
+    *totals, stopping = processes.sum([*sums.values(), flag])
+    # One look at the device for all of them.
+    *values, norm_value, stop = torch.stack([*totals, norm.float(), stopping]).tolist()
+    scalars = {**dict(zip(sums, values, strict=True)), "gradient_norm": norm_value}
+    fault = next((f"{name} is {value}" for name, value in scalars.items() if not math.isfinite(value)), None)
+    state.step = step + 1
+    if fault is None:
+        if engine.gradient_clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(stage.trainable(), engine.gradient_clip, norm)
+        state.scaler.step(state.optimizer)
+        state.applied()
+        if stage.adapter is not None:
+            stage.adapter.finish_step(processes.mean)
+    else:
+        state.skip()
+        if stage.adapter is not None:
+            stage.adapter.discard_step()
+    state.scaler.update()
+    return Outcome(scalars, fault, stop > 0)
 
-    seconds = time.perf_counter() - began
-    scalars["images_per_second"] = section.batch * config.micro_batches / seconds
-    scalars["data_wait"] = waited / seconds
-    return scalars
+
+def _autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    # Not Accelerator's own mixed precision, which is fixed for the life of the process.
+    return torch.autocast(device.type, AUTOCAST[precision], enabled=precision != "no")
 
 
-def _check_finite(scalars: Mapping[str, float], stage: str, step: int) -> None:
-    for name, value in scalars.items():
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"stage '{stage}' stopped: in step {step} {name} is {value}; "
-                "the last checkpoint is from before, a lower learning rate or a gradient_clip may help"
-            )
+def _places(stage: Stage, steps: Iterable[int], micro_batches: range) -> Iterator[Place]:
+    for step in steps:
+        for micro_batch in micro_batches:
+            if stage.hr_per_task:
+                yield from ((step, micro_batch, task) for task in range(stage.tasks))
+            else:
+                yield step, micro_batch, None
+
+
+def _read(stage: Stage, config: TrainConfig, patches: PatchSampler, place: Place) -> Tensor:
+    step, micro_batch, task = place
+    labels = [stage.name, step, micro_batch, "patches", *([] if task is None else [task])]
+    return patches.sample(config.stage(stage.name).batch, generator(config.seed, *labels))
+
+
+def _validate(
+    stage: Stage, state: TrainingState, validation: Validation, folder: Path, log: ScalarLog, processes: Processes
+) -> None:
+    """Measure; keep the weights if none before were better."""
+    network = state.published()
+    found = validation.measure(stage, network, processes)
+    if not processes.is_main:
+        state.note(found.psnr_y)
+        return
+    log.validated(state.step, found)
+    if state.note(found.psnr_y):
+        save_network(
+            network,
+            folder / "best.safetensors",
+            step=str(state.step),
+            psnr_y=f"{found.psnr_y:.4f}",
+            ssim_y=f"{found.ssim_y:.5f}",
+        )

@@ -1,137 +1,87 @@
-"""Stage 1, the meta-learning network: its adaptation, bicubic pretraining (1a) and meta-learning (1b)."""
+"""Stage 1, the meta-learning network: bicubic pretraining (1a) and meta-learning (1b)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
+from mrda import adaptation
 from mrda.config import StageName, TrainConfig
 from mrda.degradations.classic import degrade
-from mrda.networks import MLN
+from mrda.evaluation.methods import mln_method
+from mrda.evaluation.protocols import conditions
+from mrda.evaluation.samples import Condition, Method
+from mrda.networks import MLN, Network
 from mrda.randomness import seeded_weights
 from mrda.training.losses import reconstruction
 from mrda.training.stage import Stage, build_degradation, load_mln, mln_options, upscaler_is_frozen
 
 
-def adapt(
-    mln: MLN,
-    lr: Tensor,
-    lr_up: Tensor,
-    hr: Tensor,
-    *,
-    inner_lr: Sequence[float],
-    steps: int,
-    freeze_upscaler: bool,
-) -> dict[str, Tensor]:
-    """Adapt the MLN to one batch by a few steps of plain SGD on its L1 loss (Algorithms 1 and 2).
-
-    The module's own parameters are never touched, whatever the gradient mode around the call.
-
-    Args:
-        mln: the network to start from.
-        lr: (B, 3, H, W) LR batch in [0, 1].
-        lr_up: (B, 3, sH, sW) LR batch enlarged by bicubic.
-        hr: (B, 3, sH, sW) HR batch in [0, 1].
-        inner_lr: learning rate of each step; the last one serves all further steps.
-        steps: number of steps; 0 returns copies.
-        freeze_upscaler: leave the upscaler out.
-
-    Returns:
-        The adapted ("fast") weights by parameter name, detached: what `torch.func.functional_call` takes.
-    """
-    fast = {name: value.detach().clone() for name, value in mln.adaptable_parameters(freeze_upscaler).items()}
-    for step in range(steps):
-        with torch.enable_grad():
-            leaves = {name: value.requires_grad_() for name, value in fast.items()}
-            loss = reconstruction(functional_call(mln, leaves, (lr, lr_up)), hr)
-            gradients = torch.autograd.grad(loss, list(leaves.values()))
-        rate = inner_lr[min(step, len(inner_lr) - 1)]
-        fast = {
-            name: value.detach() - rate * gradient
-            for (name, value), gradient in zip(leaves.items(), gradients, strict=True)
-        }
-    return fast
-
-
-class _Tap(nn.Module):
-    """Lets `functional_call`, which only calls ``forward``, reach `MLN.features`."""
-
-    def __init__(self, mln: MLN) -> None:
-        super().__init__()
-        self.mln = mln
-
-    def forward(self, lr: Tensor) -> Tensor:
-        return self.mln.features(lr)
-
-
-def adapted_features(
-    mln: MLN, lr: Tensor, lr_up: Tensor, hr: Tensor, *, config: TrainConfig, stage: StageName
-) -> Tensor:
-    """D'_T: the features of the MLN adapted to this very batch, detached (Algorithm 2).
-
-    The forward pass after the last step stops at the tap.
-
-    Returns:
-        (B, C', H, W) float32.
-    """
-    fast = adapt(
-        mln,
-        lr,
-        lr_up,
-        hr,
-        inner_lr=config.adaptation.inner_lr,
-        steps=config.adaptation.inner_steps,
-        freeze_upscaler=upscaler_is_frozen(config, stage),
-    )
-    with torch.no_grad():
-        features: Tensor = functional_call(_Tap(mln), {f"mln.{name}": value for name, value in fast.items()}, (lr,))
-    return features.float()
-
-
 class BicubicStage(Stage):
-    """Stage 1a: L1 training of the MLN on bicubic pairs."""
+    """Stage 1a: L1 training of the MLN on bicubic pairs, or (`bicubic.blur`) on the training degradations."""
 
     name = "bicubic"
-    depends_on: ClassVar = ("degradation.border", "networks.mln_feat", "networks.mln_body")
+    depends_on: ClassVar = ("degradation.border", "degradation.lr_up_from", "networks.mln_feat", "networks.mln_body")
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
         with seeded_weights(config.seed, self.name, "weights"):
             self.network: MLN = MLN(**mln_options(config))
-        self.scale = config.scale
-        self.border = config.degradation.border
+        self.config = config
+        self.degradation = build_degradation(config) if config.bicubic.blur else None
 
     def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """L1 between SR and HR; nothing random is drawn."""
-        pair = degrade(hr, None, self.scale, border=self.border)
+        """L1 between SR and HR; with plain bicubic downsampling nothing random is drawn."""
+        options = self.config.degradation
+        if self.degradation is None:
+            pair = degrade(hr, None, self.config.scale, border=options.border, lr_up_from=options.lr_up_from)
+        else:
+            pair = self.degradation(hr, generator)
         return {"loss": reconstruction(self.network(pair.lr, pair.lr_up), hr)}
+
+    def method(self, network: Network) -> Method:
+        """The MLN as it is."""
+        assert isinstance(network, MLN)
+        return mln_method(network, steps=0)
+
+    def conditions(self, wanted: Sequence[Condition]) -> Sequence[Condition]:
+        """Bicubic downsampling alone, which is what it learns."""
+        return wanted if self.config.bicubic.blur else conditions("bicubic", self.config.scale)
+
+    def compile(self) -> None:
+        """Compile the MLN as a whole."""
+        self.network.compile()
 
 
 class MetaStage(Stage):
-    """Stage 1b: meta-learning over degradations (Algorithm 1) with first-order gradients.
+    """Stage 1b: meta-learning over degradations (Algorithm 1), with first or second order gradients.
 
-    A step sees m tasks on the same HR images. Each draws a degradation, adapts the MLN on one half of the
-    batch and judges the adapted MLN on the other half; the gradient there, averaged over the tasks, moves
-    the MLN itself.
+    A step sees m tasks. Each draws a degradation, adapts the MLN on one half of the batch and judges the adapted MLN
+    on the other half; the gradient there, averaged over the tasks, moves the MLN itself.
     """
 
     name = "meta"
-    inputs: ClassVar = {"mln": "bicubic"}
     depends_on: ClassVar = ("degradation", "freeze_upscaler", "networks.mln_feat", "networks.mln_body")
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
         self.network: MLN = load_mln(config, inputs["mln"])
         self.section = config.meta
         self.tasks = config.meta.tasks
+        self.hr_per_task = not config.meta.same_hr_across_tasks
+        self.loss_share = 1.0 if config.meta.outer_aggregate == "sum" else 1 / config.meta.tasks
         self.degradation = build_degradation(config)
         self.freeze_upscaler = upscaler_is_frozen(config, self.name)
         self.network.requires_grad_(False)
         for parameter in self.network.adaptable_parameters(self.freeze_upscaler).values():
             parameter.requires_grad_()
+
+    @classmethod
+    def inputs(cls, config: TrainConfig) -> Mapping[str, StageName]:
+        """The pretrained MLN."""
+        return {"mln": "bicubic"}
 
     def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """L1 of the MLN, adapted on the first half of the batch, on the second half: one task."""
@@ -139,7 +89,8 @@ class MetaStage(Stage):
         lr, lr_test = pair.lr.chunk(2)
         lr_up, lr_up_test = pair.lr_up.chunk(2)
         hr, hr_test = hr.chunk(2)
-        fast = adapt(
+        second_order = self.section.maml_order == 2
+        weights = adaptation.adapt(
             self.network,
             lr,
             lr_up,
@@ -147,9 +98,27 @@ class MetaStage(Stage):
             inner_lr=self.section.inner_lr,
             steps=self.section.inner_steps,
             freeze_upscaler=self.freeze_upscaler,
+            second_order=second_order,
+            sync=self.inner_mean,
         )
-        # First order: the fast weights count as theta + constant. Adding theta - theta.detach() = 0 keeps
-        # their values to the bit and hands their gradient on to theta.
-        theta = self.network.adaptable_parameters(self.freeze_upscaler)
-        weights = {name: value + (theta[name] - theta[name].detach()) for name, value in fast.items()}
-        return {"loss": reconstruction(functional_call(self.network, weights, (lr_test, lr_up_test)), hr_test)}
+        if not second_order:
+            # First order: the fast weights count as theta + constant. Adding theta - theta.detach() = 0 keeps
+            # their values to the bit and hands their gradient on to theta.
+            theta = self.network.adaptable_parameters(self.freeze_upscaler)
+            weights = {name: value + (theta[name] - theta[name].detach()) for name, value in weights.items()}
+        return {"loss": reconstruction(adaptation.restore(self.network, weights, lr_test, lr_up_test), hr_test)}
+
+    def method(self, network: Network) -> Method:
+        """The MLN, adapted to the photo by all inner steps."""
+        return self._after(network, self.section.inner_steps)
+
+    def curve(self, network: Network) -> Callable[[int], Method]:
+        """The MLN, adapted to the photo by so many steps."""
+        return lambda steps: self._after(network, steps)
+
+    def compile(self) -> None:
+        """Nothing: the MLN runs with other weights than its own, which torch.compile would recompile for."""
+
+    def _after(self, network: Network, steps: int) -> Method:
+        assert isinstance(network, MLN)
+        return mln_method(network, steps=steps, inner_lr=self.section.inner_lr, freeze_upscaler=self.freeze_upscaler)

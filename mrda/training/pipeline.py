@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from mrda.config import StageName, TrainConfig
 from mrda.data import load_patches
-from mrda.files import atomic_write
+from mrda.files import write_text
+from mrda.training.environment import environment
 from mrda.training.errors import refusing
 from mrda.training.loop import run_stage
 from mrda.training.mln import BicubicStage, MetaStage
+from mrda.training.plan import StagePlan, plan_stage
+from mrda.training.processes import Processes
 from mrda.training.report import Bars
 from mrda.training.stage import INPUTS, Stage
 from mrda.training.state import Checkpoints, check_recipe, discard, recipe_of, save_weights, write_recipe
 from mrda.training.student import StudentStage
 from mrda.training.teacher import TeacherStage
+from mrda.training.validation import Validation
 from mrda.training.work import work
 
 STAGES: dict[StageName, type[Stage]] = {
@@ -36,19 +41,22 @@ def train(
     stages: Iterable[StageName] | None = None,
     resume: bool = True,
     progress: bool = True,
+    announce: Callable[[list[StagePlan]], None] | None = None,
 ) -> dict[StageName, Path]:
-    """Train the stages one after the other.
+    """Train the stages one after the other, in this process or in all that a launcher has started.
 
-    ``run_dir`` then holds ``config.yaml`` and a folder for each stage: ``weights.safetensors``,
-    ``recipe.json``, ``checkpoints/``, ``log.jsonl`` and ``tensorboard/``.
+    ``run_dir`` then holds ``config.yaml``, ``environment.json`` and a folder for each stage: ``weights.safetensors``,
+    ``best.safetensors`` (the best by validation, where there is any), ``recipe.json``, ``checkpoints/``,
+    ``log.jsonl`` and ``tensorboard/``. Several processes must see the same ``run_dir``.
 
     Args:
-        config: see `mrda.config.load_config`.
+        config: see `mrda.configs.load_config`.
         run_dir: folder of the run; made if missing.
-        stages: any of ``bicubic``, ``meta``, ``teacher``, ``student``, run in that order; None is all.
+        stages: any of ``bicubic``, ``meta``, ``teacher``, ``student``, run in that order; None is `train.stages`.
         resume: skip finished stages and continue from the newest checkpoint; False discards what the chosen
             stages have left in ``run_dir``.
-        progress: show progress bars on the terminal.
+        progress: show progress on the terminal.
+        announce: is told what the run is going to do, before it does it.
 
     Returns:
         The final weights by stage.
@@ -56,33 +64,39 @@ def train(
     Raises:
         RunRefusedError: (a ValueError) an unknown stage; unusable photos; a ``run_dir`` that can't be a folder; weights
             of an earlier stage that are missing, unreadable or of other sizes; results in ``run_dir`` that come from
-            another configuration, or a damaged checkpoint.
+            another configuration; micro-batches that can't be shared out among the processes.
         FloatingPointError: the training diverged.
         KeyboardInterrupt: on Ctrl-C, after a checkpoint has been saved.
     """
     run_dir = Path(run_dir)
     with refusing():
-        chosen = _in_order(stages)
-        accelerator = Accelerator(mixed_precision="no")
-        if accelerator.num_processes > 1:
-            raise ValueError(f"the run has {accelerator.num_processes} processes, but must have one")
+        chosen = in_order(config.train.stages if stages is None else stages)
+        processes = Processes(Accelerator(mixed_precision="no"), config.train.micro_batches)
+        # From here on the number is in the config, as the results depend on it.
+        config = _with_micro_batches(config, processes.micro_batches)
         inputs = {name: _inputs(name, config, run_dir, chosen) for name in chosen}
         _check_inputs(inputs, config, _made_here(run_dir, chosen, resume))
         _make_folder(run_dir)
     total = {name: work(config, name, config.stage(name).steps) for name in chosen}
-    with Bars(progress, sum(total.values())) as bars:
+    with Bars(progress and processes.is_main, sum(total.values())) as bars:
         with refusing():
             patches = load_patches(config.data, config.scale, bars.reading)
+            validation = Validation(config) if config.validation.sources else None
             for name in chosen:
                 if resume and all(path.is_file() for path in inputs[name].values()):
                     check_recipe(run_dir / name, recipe_of(STAGES[name], config, inputs[name]))
-        if not resume:
-            for name in chosen:
-                discard(run_dir / name)
-        with atomic_write(run_dir / "config.yaml") as temporary:
-            temporary.write_text(config.to_yaml(), encoding="utf-8")
+        if announce is not None and processes.is_main:
+            announce([_plan(name, config, run_dir, resume, processes) for name in chosen])
+        processes.wait()
+        if processes.is_main:
+            if not resume:
+                for name in chosen:
+                    discard(run_dir / name)
+            write_text(run_dir / "config.yaml", config.to_yaml())
+            write_text(run_dir / "environment.json", json.dumps(environment(processes.count), indent=2) + "\n")
 
         for name in chosen:
+            processes.wait()
             folder, weights = run_dir / name, weights_path(run_dir, name)
             # Checked once more: an earlier stage may have changed this one's input weights by now.
             recipe = recipe_of(STAGES[name], config, inputs[name])
@@ -90,11 +104,15 @@ def train(
             if weights.is_file():
                 bars.skip(total[name])
                 continue
-            write_recipe(folder, recipe)
+            processes.wait()
+            if processes.is_main:
+                write_recipe(folder, recipe)
             stage = STAGES[name](config, inputs[name])
-            checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep_checkpoints)
-            run_stage(stage, config, patches, folder, checkpoints, accelerator, bars)
-            save_weights(weights, stage.network, recipe)
+            checkpoints = Checkpoints(folder / "checkpoints", keep=config.train.keep_checkpoints)
+            network = run_stage(stage, config, patches, folder, checkpoints, processes, bars, validation)
+            if processes.is_main:
+                save_weights(weights, network, recipe)
+        processes.wait()
     return {name: weights_path(run_dir, name) for name in chosen}
 
 
@@ -103,8 +121,25 @@ def weights_path(run_dir: Path, stage: StageName) -> Path:
     return run_dir / stage / "weights.safetensors"
 
 
-def _in_order(stages: Iterable[StageName] | None) -> list[StageName]:
-    wanted = list(STAGES if stages is None else stages)
+def _with_micro_batches(config: TrainConfig, number: int) -> TrainConfig:
+    return config.model_copy(update={"train": config.train.model_copy(update={"micro_batches": number})})
+
+
+def _plan(name: StageName, config: TrainConfig, run_dir: Path, resume: bool, processes: Processes) -> StagePlan:
+    done = 0
+    if resume:
+        steps = Checkpoints(run_dir / name / "checkpoints", keep=1).steps()
+        done = config.stage(name).steps if weights_path(run_dir, name).is_file() else max(steps, default=0)
+    return plan_stage(config, name, done=done, micro_batches=processes.micro_batches)
+
+
+def in_order(stages: Iterable[StageName]) -> list[StageName]:
+    """The stages in the order they are run in.
+
+    Raises:
+        ValueError: there is none, or an unknown one.
+    """
+    wanted = list(stages)
     unknown = [name for name in wanted if name not in STAGES]
     if unknown or not wanted:
         raise ValueError(f"stages is {wanted}, but must be some of {', '.join(STAGES)}")
@@ -114,7 +149,7 @@ def _in_order(stages: Iterable[StageName] | None) -> list[StageName]:
 def _inputs(name: StageName, config: TrainConfig, run_dir: Path, chosen: list[StageName]) -> dict[str, Path]:
     """The weights that a stage starts from; each is there already or made earlier in this very run."""
     paths = {}
-    for key, maker in STAGES[name].inputs.items():
+    for key, maker in STAGES[name].inputs(config).items():
         given: Path | None = getattr(config.stage(name), f"init_{key}")
         paths[key] = given or weights_path(run_dir, maker)
         if not os.path.isfile(paths[key]) and (given is not None or maker not in chosen):

@@ -1,19 +1,26 @@
-"""What a run tells about itself: scalars for TensorBoard and in JSON lines, and progress bars."""
+"""What a run tells about itself: scalars and pictures for TensorBoard, JSON lines, and progress on the terminal."""
 
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from mrda.files import atomic_write
 from mrda.images import Source
+
+if TYPE_CHECKING:
+    from mrda.training.validation import Found
 
 
 class ScalarLog:
@@ -22,11 +29,17 @@ class ScalarLog:
     Args:
         folder: the stage's folder; made if missing.
         start: steps that are finished already; later records of an interrupted run are dropped.
+        writes: False keeps the means, but writes nothing: of several processes one writes.
     """
 
-    def __init__(self, folder: Path, start: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, start: int, *, writes: bool = True) -> None:
         self.path = folder / "log.jsonl"
+        self.writer: SummaryWriter | None = None
+        self.sums: dict[str, float] = defaultdict(float)
+        self.counts: dict[str, int] = defaultdict(int)
+        if not writes:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         # A killed run may have left half a line at the end.
         lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
@@ -34,8 +47,6 @@ class ScalarLog:
         with atomic_write(self.path) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
-        self.sums: dict[str, float] = defaultdict(float)
-        self.counts: dict[str, int] = defaultdict(int)
 
     def add(self, scalars: Mapping[str, float]) -> None:
         """Count the scalars of one step in."""
@@ -48,11 +59,35 @@ class ScalarLog:
         scalars = {name: self.sums[name] / self.counts[name] for name in self.sums} | latest
         self.sums.clear()
         self.counts.clear()
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **scalars}) + "\n")
-        for name, value in scalars.items():
-            self.writer.add_scalar(name, value, step)
+        self._write(step, scalars)
+        if self.writer is not None:
+            for name, value in scalars.items():
+                self.writer.add_scalar(name, value, step)
         return scalars
+
+    def skipped(self, step: int, fault: str) -> None:
+        """Write that a step was skipped, and why."""
+        self._write(step, {"skipped": fault})
+
+    def validated(self, step: int, found: Found) -> None:
+        """Write a validation's results; its pictures go to TensorBoard."""
+        curve = None if found.curve is None else [round(value, 4) for value in found.curve]
+        values = {"psnr_y": found.psnr_y, "ssim_y": found.ssim_y, "psnr_y_bicubic": found.psnr_y_bicubic}
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._write(step, {"validation": finite | ({} if curve is None else {"adaptation_curve": curve})})
+        if self.writer is None:
+            return
+        for name, value in values.items():
+            self.writer.add_scalar(f"validation/{name}", value, step)
+        for name, picture in found.pictures.items():
+            self.writer.add_image(f"validation/{name}", picture, step)
+        for number, value in enumerate(found.curve or ()):
+            self.writer.add_scalar(f"adaptation/psnr_y_after_{number:02d}_steps", value, step)
+
+    def _write(self, step: int, content: Mapping[str, Any]) -> None:
+        if self.writer is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **content}) + "\n")
 
     def __enter__(self) -> Self:
         return self
@@ -60,11 +95,12 @@ class ScalarLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
 
 class Bars:
-    """Progress bars with the time that is left: one for the whole run, one for the job at hand.
+    """Progress with the time that is left: bars on a terminal, elsewhere a line for each record.
 
     Args:
         show: False shows nothing.
@@ -72,15 +108,19 @@ class Bars:
     """
 
     def __init__(self, show: bool, work: float) -> None:
+        self.console = Console(stderr=True, quiet=not show)
         self.progress = Progress(
             TextColumn("{task.description:<15}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.fields[note]}"),
-            disable=not show,
+            console=self.console,
+            disable=not (show and self.console.is_terminal),
         )
         self.whole = self.progress.add_task("training", total=work, note="")
+        self.total, self.finished, self.measured = work, 0.0, 0.0
+        self.began = time.monotonic()
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -91,6 +131,10 @@ class Bars:
     ) -> None:
         self.progress.stop()
 
+    def say(self, message: str) -> None:
+        """One line on stderr, above the bars."""
+        self.console.print(f"mrda: {message}", markup=False, highlight=False, soft_wrap=True)
+
     def reading(self, sources: Iterable[Source], total: int) -> Iterator[Source]:
         """Show how many of ``total`` photos have been read."""
         job = self.progress.add_task("reading photos", total=total, note="")
@@ -100,6 +144,7 @@ class Bars:
 
     def skip(self, work: float) -> None:
         """Count work that turned out to be done already."""
+        self.finished += work
         self.progress.advance(self.whole, work)
 
     def stage(self, name: str, steps: int, start: int, work: Callable[[int], float]) -> Callable[[str], None]:
@@ -114,8 +159,29 @@ class Bars:
 
         def advance(note: str) -> None:
             nonlocal done
+            share = work(done + 1) - work(done)
+            self.measured += share
+            self.finished += share
             self.progress.update(job, advance=1, note=note)
-            self.progress.advance(self.whole, work(done + 1) - work(done))
+            self.progress.advance(self.whole, share)
             done += 1
 
         return advance
+
+    def record(self, stage: str, done: int, steps: int, scalars: Mapping[str, float]) -> None:
+        """Where there is no terminal for bars, print what a record of the log says, and the time that is left."""
+        if self.console.is_terminal:
+            return
+        parts = [f"{stage} {done}/{steps}"]
+        for name, form in (
+            ("loss", "{:.5f}"),
+            ("lr", "{:.2e}"),
+            ("images_per_second", "{:.1f}"),
+            ("data_wait", "{:.0%}"),
+        ):
+            if name in scalars:
+                parts.append(f"{name} {form.format(scalars[name])}")
+        if self.measured:
+            left = (time.monotonic() - self.began) * (self.total - self.finished) / self.measured
+            parts.append(f"left {timedelta(seconds=round(left))}")
+        self.console.print("  ".join(parts), markup=False, highlight=False, soft_wrap=True)

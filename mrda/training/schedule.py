@@ -15,10 +15,15 @@ def learning_rate(stage: StageConfig, step: int) -> float:
     """
     first = stage.encoder_steps if isinstance(stage, StudentConfig) else 0
     if isinstance(stage, StudentConfig) and step < first:
-        return stage.encoder_lr * 0.1 ** (step // stage.encoder_decay_every)
+        return stage.encoder_lr * 0.1 ** _falls(step, stage.encoder_decay_first, stage.encoder_decay_every)
     if stage.lr_law == "halving":
-        return stage.lr * 0.5 ** ((step - first) // stage.halve_every)
+        return stage.lr * 0.5 ** _falls(step - first, stage.halve_first, stage.halve_every)
     if stage.lr_law == "cosine":
         progress = (step - first) / (stage.steps - first)
         return stage.lr_min + 0.5 * (stage.lr - stage.lr_min) * (1 + math.cos(math.pi * progress))
     return stage.lr
+
+
+def _falls(step: int, first: int | None, every: int) -> int:
+    """How often a rate has fallen by ``step``: for the first time at ``first``, then every so many steps."""
+    return max(0, (step - (first or every)) // every + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from mrda.config import StageName, TrainConfig
 from mrda.degradations.classic import ClassicDegradation
-from mrda.networks import MLN, MRDAStudent, MRDATeacher, load_network
-from mrda.networks.checkpoints import Network
+from mrda.evaluation.samples import Condition, Method
+from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, Network, load_network
 from mrda.networks.layers import to_channels_last
+from mrda.training.adapter import Adapter, Mean
 
-AnyNetwork = TypeVar("AnyNetwork", MLN, MRDATeacher, MRDAStudent)
+AnyNetwork = TypeVar("AnyNetwork", MLN, MRDATeacher, MRDAStudent, MRDAOracle)
 
 
 class Stage(ABC):
@@ -24,23 +25,34 @@ class Stage(ABC):
 
     Args:
         config: the run's configuration.
-        inputs: weight files of earlier stages, by the names in the class's `inputs`.
+        inputs: weight files of earlier stages, by the names in `inputs`.
     """
 
     name: ClassVar[StageName]
-    inputs: ClassVar[Mapping[str, StageName]] = {}
-    """Weights this stage starts from: a name for each (`init_NAME` in its section), and their stage."""
     depends_on: ClassVar[tuple[str, ...]]
     """Config sections and keys, besides its own section and the common ones, that change what it computes."""
     tasks: int = 1
-    """Losses per micro-batch; each is back-propagated before the next is computed, and they are averaged."""
+    """Losses per micro-batch; each is back-propagated before the next is computed."""
+    hr_per_task: bool = False
+    """Whether every task has HR patches of its own."""
+    loss_share: float = 1.0
+    """What the sum of a micro-batch's losses is multiplied by."""
     network: Network
     """The network that is trained and saved; what must not move in it does not require gradients."""
     frozen: tuple[nn.Module, ...] = ()
-    """Networks that are evaluated but never change."""
+    """Networks that are evaluated but never change by gradients of this stage."""
+    inner_mean: Mean | None = None
+    """Averages inner gradients over processes, where the config asks for it; set by the loop."""
+    adapter: Adapter | None = None
+    """The MLN that is adapted to every batch, in stages that ask one."""
 
     @abstractmethod
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None: ...
+
+    @classmethod
+    def inputs(cls, config: TrainConfig) -> Mapping[str, StageName]:
+        """Weights the stage starts from: a name for each (`init_NAME` in its section), and the stage that makes it."""
+        return {}
 
     @abstractmethod
     def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -55,10 +67,29 @@ class Stage(ABC):
             Scalars by name: ``"loss"``, which is minimised, and its parts, which are logged.
         """
 
-    def to(self, device: torch.device) -> None:
-        """Move all networks to ``device``, in channels_last."""
+    @abstractmethod
+    def method(self, network: Network) -> Method:
+        """How ``network``, this stage's or an average of it, upscales a validation photo."""
+
+    def conditions(self, wanted: Sequence[Condition]) -> Sequence[Condition]:
+        """The degradations to validate under, of those that the run's config names."""
+        return wanted
+
+    def curve(self, network: Network) -> Callable[[int], Method] | None:
+        """Of an MLN that adapts: the method by the number of adaptation steps done."""
+        return None
+
+    def compile(self) -> None:
+        """Let torch.compile make the trained network's parts faster."""
+        for part in self.network.children():
+            part.compile()
+
+    def to(self, device: torch.device, *, channels_last: bool = True) -> None:
+        """Move all networks to ``device``."""
         for network in (self.network, *self.frozen):
-            to_channels_last(network.to(device))
+            network.to(device)
+            if channels_last:
+                to_channels_last(network)
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that the optimizer moves."""
@@ -82,7 +113,18 @@ def mrda_options(config: TrainConfig) -> dict[str, Any]:
         "mask_channels": networks.num_feat if networks.mask_channels == "C" else 1,
         "mask_input": networks.mask_input,
         "dyn_act": networks.dyn_act,
+        "conv_type": networks.conv_type,
+        "static_groups": networks.static_groups,
     }
+
+
+def build_teacher(config: TrainConfig) -> MRDATeacher | MRDAStudent | MRDAOracle:
+    """The network of stage 2, by what its degradation is read from."""
+    if config.teacher.den_input == "lr":
+        return MRDAStudent(**mrda_options(config))
+    if config.teacher.den_input == "kernel":
+        return MRDAOracle(blur_size=config.degradation.kernel_size, **mrda_options(config))
+    return MRDATeacher(mln_feat=config.networks.mln_feat, **mrda_options(config))
 
 
 def build_degradation(config: TrainConfig) -> ClassicDegradation:

@@ -13,20 +13,29 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mrda.config import TrainConfig
-from mrda.files import atomic_write
-from mrda.networks import load_network, save_network
-from mrda.networks.checkpoints import Network, read_pickle
+from mrda.config import EngineConfig, TrainConfig
+from mrda.files import atomic_write, write_text
+from mrda.networks import Network, load_network, read_pickle, save_network
 from mrda.training.errors import RunRefusedError
 from mrda.training.stage import Stage
 
 Recipe = dict[str, Any]
 
-COMMON = ("scale", "seed", "mixed_precision", "micro_batches", "gradient_clip", "data")
+COMMON = (
+    "scale",
+    "seed",
+    "train.micro_batches",
+    "train.adapt_sync",
+    "train.mixed_precision",
+    "train.gradient_clip",
+    "train.ema_decay",
+    "data",
+)
 
 
 def recipe_of(stage: type[Stage], config: TrainConfig, inputs: Mapping[str, Path]) -> Recipe:
@@ -39,7 +48,7 @@ def recipe_of(stage: type[Stage], config: TrainConfig, inputs: Mapping[str, Path
         and not key.startswith(f"{stage.name}.init_")
     }
     for name, path in inputs.items():
-        recipe[f"SHA-256 of the weights '{name}'"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        recipe[f"SHA-256 of the weights '{name}'"] = _sha256(path)
     return recipe
 
 
@@ -73,8 +82,7 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
 def write_recipe(folder: Path, recipe: Recipe) -> None:
     """Put the recipe into a stage's folder, before anything that depends on it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / "recipe.json") as temporary:
-        temporary.write_text(json.dumps(recipe, indent=2), encoding="utf-8")
+    write_text(folder / "recipe.json", json.dumps(recipe, indent=2))
 
 
 def discard(folder: Path) -> None:
@@ -95,8 +103,85 @@ def save_weights(path: Path, network: Network, recipe: Recipe) -> None:
     save_network(network, path, recipe=json.dumps(recipe), torch_version=str(torch.__version__))
 
 
+class TrainingState:
+    """All that a stage moves and a checkpoint holds: network, optimizer, their average, counts.
+
+    Args:
+        stage: the stage, its networks on their device.
+        lr: Adam's first learning rate.
+        engine: options of the run.
+    """
+
+    def __init__(self, stage: Stage, lr: float, engine: EngineConfig) -> None:
+        self.stage = stage
+        self.optimizer = torch.optim.Adam(stage.trainable(), lr=lr)
+        device = stage.trainable()[0].device.type
+        self.scaler = torch.amp.GradScaler(device, enabled=engine.mixed_precision == "fp16")
+        self.average: AveragedModel | None = None
+        if engine.ema_decay is not None:
+            self.average = AveragedModel(stage.network, multi_avg_fn=get_ema_multi_avg_fn(engine.ema_decay))
+        self.step = 0
+        """Finished steps, the skipped ones among them."""
+        self.skipped = 0
+        """Steps that were skipped for a loss or gradient that was not finite."""
+        self.skipped_in_row = 0
+        """Those of them since the last that was not."""
+        self.best: float | None = None
+        """The highest PSNR-Y that a validation found, in dB."""
+
+    def applied(self) -> None:
+        """The optimizer has moved the network."""
+        self.skipped_in_row = 0
+        if self.average is not None:
+            self.average.update_parameters(self.stage.network)
+
+    def skip(self) -> None:
+        """The step has moved nothing."""
+        self.skipped += 1
+        self.skipped_in_row += 1
+
+    def note(self, psnr_y: float) -> bool:
+        """Take a validation's result; returns whether it is the best."""
+        if self.best is not None and psnr_y <= self.best:
+            return False
+        self.best = psnr_y
+        return True
+
+    def published(self) -> Network:
+        """The network to validate and publish: the average where there is one."""
+        if self.average is None:
+            return self.stage.network
+        return cast(Network, self.average.module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the network's parameters."""
+        return {
+            "step": self.step,
+            "skipped": self.skipped,
+            "skipped_in_row": self.skipped_in_row,
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "carried": {} if self.stage.adapter is None else self.stage.adapter.carried(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.step, self.best = int(state["step"]), state["best"]
+        self.skipped, self.skipped_in_row = int(state["skipped"]), int(state["skipped_in_row"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.stage.adapter is not None:
+            self.stage.adapter.restore_carried(state["carried"])
+
+
 class Checkpoints:
     """The checkpoints of one stage: folders ``step-XXXXXXXX`` that appear whole or not at all.
+
+    Each has a list of its files' SHA-256, so that one that was damaged later is not taken for a good one.
 
     Args:
         folder: where they are kept; made when the first one is saved.
@@ -112,42 +197,67 @@ class Checkpoints:
         names = (path.name for path in self.folder.glob("step-*"))
         return sorted(int(name.removeprefix("step-")) for name in names if re.fullmatch(r"step-\d{8}", name))
 
-    def save(self, step: int, network: Network, optimizer: torch.optim.Optimizer) -> Path:
-        """Write the state after ``step`` finished steps, then drop checkpoints beyond the newest ``keep``."""
-        final = self._path(step)
+    def save(self, state: TrainingState) -> Path:
+        """Write the state, then drop checkpoints beyond the newest ``keep``."""
+        final = self._path(state.step)
         temporary = self.folder / f".{final.name}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_network(network, temporary / "network.safetensors")
-        state = {"step": step, "optimizer": optimizer.state_dict(), "torch_version": str(torch.__version__)}
+        save_network(state.stage.network, temporary / "network.safetensors")
         with atomic_write(temporary / "state.pt") as file:
-            torch.save(state, file)
+            torch.save({**state.state_dict(), "torch_version": str(torch.__version__)}, file)
+        hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+        with atomic_write(temporary / "files.json") as file:
+            file.write_text(json.dumps(hashes, indent=2), encoding="utf-8")
+        if final.exists():  # damaged, or it would have been taken up
+            shutil.rmtree(final)
         os.rename(temporary, final)
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self._path(old))
         return final
 
-    def restore(self, network: Network, optimizer: torch.optim.Optimizer) -> int:
-        """Load the newest checkpoint, if there is one, and return the number of finished steps.
+    def restore(self, state: TrainingState) -> list[str]:
+        """Load the newest checkpoint that is whole, if there is one.
 
-        Raises:
-            RunRefusedError: it is damaged.
+        Returns:
+            A warning for each newer one that is damaged.
         """
-        steps = self.steps()
-        if not steps:
-            return 0
-        folder = self._path(steps[-1])
-        try:
-            state = read_pickle(folder / "state.pt")
-            saved = load_network(folder / "network.safetensors", expect=type(network))
-        except ValueError as error:
-            raise RunRefusedError(f"{error}; delete the damaged checkpoint {folder} to go on without it") from error
-        network.load_state_dict(saved.state_dict())
-        optimizer.load_state_dict(state["optimizer"])
-        return int(state["step"])
+        warnings = []
+        for step in reversed(self.steps()):
+            folder = self._path(step)
+            damage = _damage(folder)
+            if damage is not None:
+                warnings.append(f"the checkpoint {folder} is damaged ({damage}): going on without it")
+                continue
+            saved = load_network(folder / "network.safetensors", expect=type(state.stage.network))
+            state.stage.network.load_state_dict(saved.state_dict())
+            state.load_state_dict(read_pickle(folder / "state.pt"))
+            break
+        return warnings
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files, in a few words."""
+    try:
+        hashes = json.loads((folder / "files.json").read_text(encoding="utf-8"))
+        expected = {name: str(digest) for name, digest in hashes.items()}
+    except (OSError, ValueError, AttributeError):
+        return "files.json is missing or cut short"
+    for name in ("network.safetensors", "state.pt"):
+        try:
+            if _sha256(folder / name) != expected.get(name):
+                return f"{name} is cut short or changed"
+        except OSError as error:
+            return f"{name}: {error.strerror}"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -9,12 +9,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mrda.config import TrainConfig
-from mrda.networks import MRDAStudent
+from mrda.config import StageName, TrainConfig
+from mrda.evaluation.methods import student_method
+from mrda.evaluation.samples import Method
+from mrda.networks import MRDAStudent, Network
 from mrda.randomness import seeded_weights
+from mrda.training.adapter import Adapter
 from mrda.training.losses import absolute_difference, kl_divergence, reconstruction
-from mrda.training.mln import adapted_features
-from mrda.training.stage import Stage, build_degradation, freeze, load_mln, load_teacher, mrda_options
+from mrda.training.stage import (
+    Stage,
+    build_degradation,
+    freeze,
+    load_mln,
+    load_teacher,
+    mrda_options,
+    upscaler_is_frozen,
+)
 
 
 class StudentStage(Stage):
@@ -26,25 +36,31 @@ class StudentStage(Stage):
     """
 
     name = "student"
-    inputs: ClassVar = {"mln": "meta", "teacher": "teacher"}
     depends_on: ClassVar = ("degradation", "networks", "adaptation", "freeze_upscaler")
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
         self.mln = freeze(load_mln(config, inputs["mln"]))
         self.teacher = freeze(load_teacher(config, inputs["teacher"]))
         self.frozen = (self.mln, self.teacher)
+        frozen_upscaler = upscaler_is_frozen(config, self.name)
+        self.adapter: Adapter = Adapter(self.mln, config.adaptation, freeze_upscaler=frozen_upscaler)
         with seeded_weights(config.seed, self.name, "weights"):
             self.network: MRDAStudent = MRDAStudent(**mrda_options(config))
         self.network.rdan.load_state_dict(self.teacher.rdan.state_dict())
         self.config = config
         self.degradation = build_degradation(config)
 
+    @classmethod
+    def inputs(cls, config: TrainConfig) -> Mapping[str, StageName]:
+        """The meta-learned MLN and the teacher."""
+        return {"mln": "meta", "teacher": "teacher"}
+
     def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Distillation of the raw IDR, and after the encoder-only phase L1 between SR and HR too."""
         section = self.config.student
         pair = self.degradation(hr, generator)
         with torch.no_grad():
-            features = adapted_features(self.mln, pair.lr, pair.lr_up, hr, config=self.config, stage=self.name)
+            features = self.adapter.features(pair.lr, pair.lr_up, hr, self.inner_mean)
             target = self.teacher.degradation(features).float()
         degradation = self.network.degradation(pair.lr).float()
         kl = kl_divergence(degradation, target, temperature=section.kl_temperature, reduction=section.kl_reduction)
@@ -55,3 +71,8 @@ class StudentStage(Stage):
             return {"loss": distillation, **terms}
         l1 = reconstruction(self.network(pair.lr, degradation), hr)
         return {"loss": l1 + distillation, "l1": l1, **terms}
+
+    def method(self, network: Network) -> Method:
+        """The student, from LR alone."""
+        assert isinstance(network, MRDAStudent)
+        return student_method(network)

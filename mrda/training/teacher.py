@@ -9,31 +9,66 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mrda.config import TrainConfig
-from mrda.networks import MRDATeacher
+from mrda.config import StageName, TrainConfig
+from mrda.evaluation.methods import oracle_method, student_method, teacher_method
+from mrda.evaluation.samples import Method
+from mrda.networks import MRDAOracle, MRDAStudent, MRDATeacher, Network
 from mrda.randomness import seeded_weights
+from mrda.training.adapter import Adapter
 from mrda.training.losses import reconstruction
-from mrda.training.mln import adapted_features
-from mrda.training.stage import Stage, build_degradation, freeze, load_mln, mrda_options
+from mrda.training.stage import Stage, build_degradation, build_teacher, freeze, load_mln, upscaler_is_frozen
 
 
 class TeacherStage(Stage):
-    """Stage 2 (Algorithm 2); every batch adapts the meta-learned MLN afresh."""
+    """Stage 2 (Algorithm 2); every batch adapts the meta-learned MLN afresh.
+
+    `teacher.den_input` puts LR or the blur kernel in the place of the MLN's features: rows T1 and T3 of Table V.
+    """
 
     name = "teacher"
-    inputs: ClassVar = {"mln": "meta"}
     depends_on: ClassVar = ("degradation", "networks", "adaptation", "freeze_upscaler")
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
-        self.mln = freeze(load_mln(config, inputs["mln"]))
-        self.frozen = (self.mln,)
-        with seeded_weights(config.seed, self.name, "weights"):
-            self.network: MRDATeacher = MRDATeacher(mln_feat=config.networks.mln_feat, **mrda_options(config))
         self.config = config
+        if config.teacher.den_input == "features":
+            mln = freeze(load_mln(config, inputs["mln"]))
+            self.frozen = (mln,)
+            self.adapter = Adapter(mln, config.adaptation, freeze_upscaler=upscaler_is_frozen(config, self.name))
+        with seeded_weights(config.seed, self.name, "weights"):
+            self.network = build_teacher(config)
         self.degradation = build_degradation(config)
+
+    @classmethod
+    def inputs(cls, config: TrainConfig) -> Mapping[str, StageName]:
+        """The meta-learned MLN, where features of it are read."""
+        return {"mln": "meta"} if config.teacher.den_input == "features" else {}
 
     def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """L1 between SR and HR."""
         pair = self.degradation(hr, generator)
-        features = adapted_features(self.mln, pair.lr, pair.lr_up, hr, config=self.config, stage=self.name)
-        return {"loss": reconstruction(self.network(pair.lr, features), hr)}
+        if isinstance(self.network, MRDAStudent):
+            sr = self.network(pair.lr)
+        elif isinstance(self.network, MRDAOracle):
+            assert pair.kernel is not None
+            sr = self.network(pair.lr, pair.kernel)
+        else:
+            assert self.adapter is not None
+            sr = self.network(pair.lr, self.adapter.features(pair.lr, pair.lr_up, hr, self.inner_mean))
+        return {"loss": reconstruction(sr, hr)}
+
+    def method(self, network: Network) -> Method:
+        """The teacher, with the MLN adapted to the photo and its HR."""
+        if isinstance(network, MRDAStudent):
+            return student_method(network)
+        if isinstance(network, MRDAOracle):
+            return oracle_method(network)
+        assert isinstance(network, MRDATeacher)
+        assert self.adapter is not None
+        options = self.config.adaptation
+        return teacher_method(
+            network,
+            self.adapter.mln,
+            steps=options.inner_steps,
+            inner_lr=options.inner_lr,
+            freeze_upscaler=self.adapter.freeze_upscaler,
+        )

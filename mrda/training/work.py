@@ -8,7 +8,7 @@ from mrda.config import StageName, TrainConfig
 def work(config: TrainConfig, stage: StageName, steps: int) -> float:
     """Relative cost of a stage's first ``steps`` steps.
 
-    It is the number of images times the 3x3 convolutions' channel products per LR pixel.
+    It is the number of images in a micro-batch times the 3x3 convolutions' channel products per LR pixel.
     """
     networks = config.networks
     # A pixel-shuffle upsampler works on up to scale^2 times the pixels; 20 is x4's 4 + 16.
@@ -16,12 +16,12 @@ def work(config: TrainConfig, stage: StageName, steps: int) -> float:
     rdan = networks.num_feat**2 * (2 * networks.num_blocks + 21)
     den = 4 * networks.den_width**2  # its later layers are wider, on fewer pixels
     adaptation = config.adaptation.inner_steps * mln
+    teacher_adapts = config.teacher.den_input == "features"
     per_image = {
         "bicubic": mln,
-        "meta": config.meta.tasks * (config.meta.inner_steps + 1) * mln / 2,
-        "teacher": adaptation + den + rdan,
+        "meta": config.meta.maml_order * config.meta.tasks * (config.meta.inner_steps + 1) * mln / 2,
+        "teacher": teacher_adapts * adaptation + den + rdan,
         "student": adaptation + 2 * den + rdan,
     }
     encoder_steps = min(steps, config.student.encoder_steps) if stage == "student" else 0
-    images = config.stage(stage).batch * config.micro_batches
-    return images * (steps * per_image[stage] - encoder_steps * rdan)
+    return config.stage(stage).batch * (steps * per_image[stage] - encoder_steps * rdan)

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mrda.degradations import (
     ClassicDegradation,
@@ -114,17 +115,19 @@ def test_autocast_leaves_it_alone():
 
 @pytest.mark.parametrize("kernel", ["isotropic", "anisotropic", "none"])
 @pytest.mark.parametrize("per", ["batch", "image"])
-def test_drawn_degradations_are_repeatable_and_equal_the_fixed_ones(kernel, per):
+@pytest.mark.parametrize("noise_range", [(0, 0), (0, 25), (5, 25)])
+def test_drawn_degradations_are_repeatable_and_equal_the_fixed_ones(kernel, per, noise_range):
     hr = photo(batch=3, dtype=torch.float32)
-    degradation = ClassicDegradation(4, kernel=kernel, per=per, noise_range=(5, 25))
-    first, again = degradation(hr, seeded(1)), degradation(hr, seeded(1))
+    degradation = ClassicDegradation(4, kernel=kernel, per=per, noise_range=noise_range)
+    whole = seeded(1)
+    first, again = degradation(hr, whole), degradation(hr, seeded(1))
     other = degradation(hr, seeded(2))
     assert torch.equal(first.lr, again.lr)
     assert torch.equal(first.lr_up, again.lr_up)
-    assert not torch.equal(first.lr, other.lr)
+    assert torch.equal(first.lr, other.lr) == (kernel == "none" and noise_range == (0, 0))
     count = 3 if per == "image" else 1
     assert first.noise_level.shape == (count,)
-    assert ((first.noise_level >= 5) & (first.noise_level <= 25)).all()
+    assert ((first.noise_level >= noise_range[0]) & (first.noise_level <= noise_range[1])).all()
     if kernel == "none":
         assert first.kernel is None
     else:
@@ -136,6 +139,7 @@ def test_drawn_degradations_are_repeatable_and_equal_the_fixed_ones(kernel, per)
         torch.rand(count, generator=generator, dtype=torch.float64)
     fixed = degrade(hr, first.kernel, 4, noise_level=first.noise_level, generator=generator)
     assert torch.equal(fixed.lr, first.lr)
+    assert torch.equal(generator.get_state(), whole.get_state())  # no noise is drawn where there is none
 
 
 def test_ranges_and_the_meaning_of_widths():
@@ -160,6 +164,63 @@ def test_draws_fill_their_range():
     # 400 uniform draws on a range of 20: the extremes lie within 1 of its ends but for a chance of 1e-9 each.
     assert 5 <= levels.min() < 6
     assert 24 < levels.max() <= 25
+
+
+def test_lr_up_from():
+    hr = photo()
+    generators = [seeded(4) for _ in range(3)]
+    default, raw, quantised = (
+        degrade(hr, isotropic_gaussian(1.0), 4, noise_level=9, generator=generator, **options)
+        for generator, options in zip(generators, [{}, {"lr_up_from": "raw"}, {"lr_up_from": "quantised"}], strict=True)
+    )
+    assert torch.equal(default.lr_up, raw.lr_up)
+    assert torch.equal(raw.lr, quantised.lr)
+    assert torch.equal(quantised.lr_up, quantize(bicubic(quantised.lr, 4)))
+    assert not torch.equal(quantised.lr_up, raw.lr_up)
+    drawn = ClassicDegradation(4, lr_up_from="quantised")(hr, seeded())
+    assert torch.equal(drawn.lr_up, quantize(bicubic(drawn.lr, 4)))
+
+
+class Operations(TorchDispatchMode):
+    """Counts torch operations, and those among them that hand a tensor's value to Python."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+        self.looks = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.total += 1
+        self.looks += func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kernel", ["isotropic", "anisotropic", "none"])
+@pytest.mark.parametrize("per", ["batch", "image"])
+def test_all_images_at_once_and_no_look_at_the_values(kernel, per):
+    degradation = ClassicDegradation(4, kernel=kernel, per=per, noise_range=(0, 25))
+    degradation(photo(1), seeded())  # the weights of the resampling are computed once
+    counts = []
+    for batch in (2, 7):
+        with Operations() as operations:
+            degradation(photo(batch), seeded())
+        assert operations.looks == 0
+        counts.append(operations.total)
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernel", ["isotropic", "anisotropic"])
+def test_on_a_gpu_nothing_waits_for_it(kernel):
+    degradation = ClassicDegradation(4, kernel=kernel, per="image", noise_range=(0, 25))
+    hr, generator = photo(dtype=torch.float32).cuda(), torch.Generator("cuda").manual_seed(0)
+    degradation(hr, generator)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        degraded = degradation(hr, generator)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert degraded.lr.device == hr.device
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -282,6 +343,13 @@ BLUR = isotropic_gaussian(1.0)
             "downsample is 'area', but must be one of",
         ),
         (torch.rand(1, 3, 16, 16), BLUR, {"border": "wrap"}, ValueError, "border is 'wrap', but must be one of"),
+        (
+            torch.rand(1, 3, 16, 16),
+            BLUR,
+            {"lr_up_from": "hr"},
+            ValueError,
+            "lr_up_from is 'hr', but must be one of 'raw', 'quantised'",
+        ),
     ],
 )
 def test_bad_degrade(hr, kernel, options, error, match):
@@ -306,6 +374,7 @@ def test_the_smallest_image_that_can_be_blurred():
         ({"aniso_param": "variance"}, ValueError, "aniso_param is 'variance', but must be one of"),
         ({"downsample": "area"}, ValueError, "downsample is 'area', but must be one of"),
         ({"border": "wrap"}, ValueError, "border is 'wrap', but must be one of"),
+        ({"lr_up_from": "hr"}, ValueError, "lr_up_from is 'hr', but must be one of"),
         ({"kernel_size": 20}, ValueError, "kernel_size is 20, but must be odd"),
         (
             {"sigma_range": (2.0, 1.0)},
@@ -332,3 +401,7 @@ def test_bad_call():
         ClassicDegradation()(photo(), 3)
     with pytest.raises(ValueError, match="at least 11 pixels"):
         ClassicDegradation()(torch.rand(1, 3, 8, 8), seeded())
+    with pytest.raises(ValueError, match="must hold at least one image"):
+        ClassicDegradation()(torch.rand(0, 3, 16, 16), seeded())
+    with pytest.raises(ValueError, match="must be divisible by 4"):
+        ClassicDegradation()(torch.rand(1, 3, 18, 16), seeded())

@@ -1,5 +1,6 @@
 import math
 
+import formulas
 import numpy as np
 import pytest
 import torch
@@ -8,44 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrda.degradations import bicubic
-
-
-def keys(d):
-    d = abs(d)
-    if d <= 1:
-        return 1.5 * d**3 - 2.5 * d**2 + 1
-    return -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2 if d <= 2 else 0.0
-
-
-def source(j, n, border):
-    """The 0-based pixel that stands for 1-based position j."""
-    if border == "clamp":
-        return min(max(j, 1), n) - 1
-    while not 1 <= j <= n:
-        j = 1 - j if j < 1 else 2 * n + 1 - j
-    return j - 1
-
-
-def resample_axis(x, ratio, border):
-    """The definition on the first axis, one output and one tap at a time, in float64."""
-    n = x.shape[0]
-    out = np.zeros((int(n * ratio + 1e-9), *x.shape[1:]))
-    shrink = min(ratio, 1.0)
-    support = 4 / shrink
-    for i in range(1, len(out) + 1):
-        u = i / ratio + 0.5 * (1 - 1 / ratio)
-        first = math.floor(u - support / 2)
-        taps = range(first, first + math.ceil(support) + 2)
-        weights = [shrink * keys(shrink * (u - j)) for j in taps]
-        for j, weight in zip(taps, weights, strict=True):
-            out[i - 1] += weight / sum(weights) * x[source(j, n, border)]
-    return out
-
-
-def by_definition(x, ratio, border):
-    rows = resample_axis(np.moveaxis(x, 2, 0), ratio, border)
-    columns = resample_axis(np.moveaxis(rows, 3, 0), ratio, border)
-    return np.transpose(columns, (2, 3, 1, 0))
 
 
 def rounding(dtype, ratio, length):
@@ -66,7 +29,7 @@ def rounding(dtype, ratio, length):
 )
 def test_it_follows_the_definition(height, width, ratio, border, seed):
     x = np.random.default_rng(seed).random((2, 1, height, width))
-    expected = by_definition(x, ratio, border)
+    expected = formulas.bicubic(x, ratio, border)
     if 0 in expected.shape:
         with pytest.raises(ValueError, match=r"scale is .*, but must leave at least one pixel"):
             bicubic(torch.from_numpy(x), ratio, border)
@@ -79,9 +42,7 @@ def test_it_follows_the_definition(height, width, ratio, border, seed):
 def test_axes_long_enough_for_several_blocks(height, ratio):
     x = np.random.default_rng(0).random((1, 1, height, 4))
     got = bicubic(torch.from_numpy(x), ratio).numpy()
-    np.testing.assert_allclose(
-        got, by_definition(x, ratio, "clamp"), rtol=0, atol=rounding(torch.float64, ratio, height)
-    )
+    np.testing.assert_allclose(got, formulas.bicubic(x, ratio), rtol=0, atol=rounding(torch.float64, ratio, height))
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -98,6 +59,24 @@ def test_the_interior_is_torchs_antialiased_bicubic(scale, shrink):
     torch.testing.assert_close(bicubic(x, ratio)[inner], expected[inner], rtol=0, atol=budget)
     assert (bicubic(x, ratio, "clamp") - bicubic(x, ratio, "mirror"))[inner].abs().max() <= budget
     assert (bicubic(x, ratio, "clamp") - bicubic(x, ratio, "mirror")).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_what_torchs_bicubic_does_otherwise(scale):
+    x = torch.rand(1, 2, 3 * scale, 4 * scale, dtype=torch.float64)
+    size = [scale * n for n in x.shape[2:]]
+    budget = {"rtol": 0, "atol": rounding(torch.float64, scale, x.shape[3])}
+    # Without antialiasing a is -0.75 and pixels outside repeat the edge.
+    plain = F.interpolate(x, size=size, mode="bicubic", align_corners=False).numpy()
+    np.testing.assert_allclose(plain, formulas.bicubic(x.numpy(), scale, "clamp", a=-0.75), **budget)
+    assert np.abs(bicubic(x, scale).numpy() - plain).max() > 1e-3
+    # With it a is -0.5, and pixels outside count for nothing, enlarging or shrinking.
+    for ratio in (scale, 1 / scale):
+        size = [round(ratio * n) for n in x.shape[2:]]
+        smooth = F.interpolate(x, size=size, mode="bicubic", antialias=True).numpy()
+        expected = formulas.bicubic(x.numpy(), ratio, "drop")
+        np.testing.assert_allclose(smooth, expected, rtol=0, atol=rounding(torch.float64, ratio, x.shape[3]))
+        assert np.abs(bicubic(x, ratio).numpy() - smooth).max() > 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -179,3 +158,11 @@ def test_layouts_give_the_same_numbers():
 def test_bad_input(x, scale, border, error, match):
     with pytest.raises(error, match=match):
         bicubic(x, scale, border)
+
+
+def test_weights_made_for_inference_serve_training_too():
+    with torch.inference_mode():
+        bicubic(torch.rand(1, 1, 22, 4, dtype=torch.float64), 1 / 2)
+    x = torch.rand(1, 1, 22, 4, dtype=torch.float64, requires_grad=True)
+    bicubic(x, 1 / 2).sum().backward()
+    assert x.grad is not None

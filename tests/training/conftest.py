@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrda.config import TrainConfig, load_config
+from mrda.config import TrainConfig
+from mrda.configs import load_config
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mrda.config import StageName, TrainConfig
-from mrda.networks import MLN
 from mrda.training import STAGES, RunRefusedError, train
 from mrda.training.interrupt import deferred_interrupt
+from mrda.training.mln import BicubicStage
 from mrda.training.stage import Stage
-from mrda.training.state import Checkpoints
+from mrda.training.state import Checkpoints, TrainingState
 
 Changed = Callable[..., TrainConfig]
 Loss = dict[str, Tensor]
@@ -42,7 +42,8 @@ def alone(toy: TrainConfig, finished: Path, changed: Changed) -> Callable[[Stage
 
     def config(name: StageName) -> TrainConfig:
         made = {
-            f"init_{key}": str(finished / maker / "weights.safetensors") for key, maker in STAGES[name].inputs.items()
+            f"init_{key}": str(finished / maker / "weights.safetensors")
+            for key, maker in STAGES[name].inputs(toy).items()
         }
         return changed(toy, **{name: made})
 
@@ -77,7 +78,7 @@ def poison(terms: Loss) -> Loss:
 
 def losses(folder: Path) -> list[tuple[int, float]]:
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [(record["step"], record["loss"]) for record in records]
+    return [(record["step"], record["loss"]) for record in records if "loss" in record]
 
 
 def checkpoints(folder: Path) -> list[str]:
@@ -102,9 +103,10 @@ def test_a_resumed_stage_ends_bit_equal(
     left: str,
     finished: Path,
     alone: Callable[[StageName], TrainConfig],
+    changed: Changed,
     tmp_path: Path,
 ) -> None:
-    config = alone(name).model_copy(update={"log_every": 1})
+    config = changed(alone(name), train={"log_every": 1})
     reference = train(config, tmp_path / "uninterrupted", stages=[name], progress=False)[name]
     with pytest.MonkeyPatch.context() as patch:
         meddle(patch, name, at, deed)
@@ -146,8 +148,10 @@ def test_an_unfinished_checkpoint_is_no_checkpoint(toy: TrainConfig, finished: P
     assert checkpoints(tmp_path / "bicubic") == ["step-00000002", "step-00000004"]
 
 
-def test_a_checkpoint_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = MLN(scale=2, num_feat=2, num_body=1)
+def test_a_checkpoint_is_on_the_disk_before_its_name_is(
+    toy: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = TrainingState(BicubicStage(toy, {}), 1e-3, toy.train)
     store = Checkpoints(tmp_path, keep=1)
     synced = []
 
@@ -156,7 +160,7 @@ def test_a_checkpoint_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypa
         synced.append(os.fstat(descriptor).st_size)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    folder = store.save(1, network, torch.optim.Adam(network.parameters()))
+    folder = store.save(state)
     assert sorted(synced) == sorted(path.stat().st_size for path in folder.iterdir())
 
 
@@ -197,7 +201,7 @@ def test_a_changed_config_is_refused(
 
 
 def test_a_change_that_does_not_matter_is_no_obstacle(toy: TrainConfig, finished: Path, changed: Changed) -> None:
-    config = changed(toy, log_every=7, networks={"num_feat": 4}, student={"lr": 1.0})
+    config = changed(toy, train={"log_every": 7}, networks={"num_feat": 4}, student={"lr": 1.0})
     train(config, finished, stages=["bicubic", "meta"], progress=False)
 
 
@@ -262,26 +266,40 @@ def test_old_results_lose_their_name_before_they_are_deleted(
         with pytest.raises(KilledError):
             train(toy, tmp_path, stages=["bicubic"], resume=False, progress=False)
     train(toy, tmp_path, stages=["bicubic"], resume=False, progress=False)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bicubic", "config.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bicubic", "config.yaml", "environment.json"]
 
 
-@pytest.mark.parametrize("name", ["state.pt", "network.safetensors"])
-def test_a_truncated_checkpoint_is_refused_by_its_name(
-    name: str, toy: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        meddle(patch, "bicubic", 3, kill)
-        with pytest.raises(KilledError):
-            train(toy, tmp_path, stages=["bicubic"], progress=False)
-    checkpoint = tmp_path / "bicubic" / "checkpoints" / "step-00000002"
+def damage(checkpoint: Path, name: str, how: str) -> None:
     whole = (checkpoint / name).read_bytes()
-    (checkpoint / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(RunRefusedError) as raised:
-        train(toy, tmp_path, stages=["bicubic"], progress=False)
-    assert str(checkpoint / name) in str(raised.value)
-    assert str(raised.value).endswith(f"; delete the damaged checkpoint {checkpoint} to go on without it")
-    shutil.rmtree(checkpoint)
-    train(toy, tmp_path, stages=["bicubic"], progress=False)
+    if how == "cut short":
+        (checkpoint / name).write_bytes(whole[: len(whole) // 2])
+    elif how == "one bit":
+        (checkpoint / name).write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    else:
+        (checkpoint / name).unlink()
+
+
+@pytest.mark.parametrize("how", ["cut short", "one bit", "missing"])
+@pytest.mark.parametrize("name", ["state.pt", "network.safetensors", "files.json"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
+    name: str, how: str, toy: TrainConfig, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        meddle(patch, "student", 5, kill)
+        shutil.copytree(finished, tmp_path / "run")
+        shutil.rmtree(tmp_path / "run" / "student")
+        with pytest.raises(KilledError):
+            train(toy, tmp_path / "run", stages=["student"], progress=False)
+    student = tmp_path / "run" / "student"
+    assert checkpoints(student) == ["step-00000002", "step-00000004"]
+    damage(student / "checkpoints" / "step-00000004", name, how)
+    weights = train(toy, tmp_path / "run", stages=["student"])["student"]
+    said = capsys.readouterr().err
+    assert f"{student / 'checkpoints' / 'step-00000004'} is damaged (" in said
+    assert name in said or (name, how) == ("files.json", "one bit")  # then a file does not have the hash that is listed
+    expected = load_file(finished / "student" / "weights.safetensors")
+    torch.testing.assert_close(load_file(weights), expected, rtol=0, atol=0)
+    assert losses(student) == losses(finished / "student")
 
 
 def test_unusable_weights_that_are_given_cost_no_training(
@@ -330,7 +348,7 @@ def test_a_run_directory_that_is_a_file_is_refused(toy: TrainConfig, tmp_path: P
 
 
 def test_a_ctrl_c_after_the_look_waits_for_the_next_step(
-    toy: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: Changed
 ) -> None:
     looks = iter([False, True])  # the second look is the second step's
 
@@ -340,7 +358,7 @@ def test_a_ctrl_c_after_the_look_waits_for_the_next_step(
 
     monkeypatch.setattr("mrda.training.loop.deferred_interrupt", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train(toy.model_copy(update={"checkpoint_every": 100}), tmp_path, stages=["bicubic"], progress=False)
+        train(changed(toy, train={"checkpoint_every": 100}), tmp_path, stages=["bicubic"], progress=False)
     assert checkpoints(tmp_path / "bicubic") == ["step-00000002"]
 
 
@@ -350,16 +368,42 @@ def test_unknown_stages_are_refused(toy: TrainConfig, tmp_path: Path) -> None:
             train(toy, tmp_path, stages=stages, progress=False)  # type: ignore[arg-type]
 
 
-def test_a_loss_that_is_not_finite_stops_and_spoils_nothing(toy: TrainConfig, tmp_path: Path, finished: Path) -> None:
+def test_losses_that_are_not_finite_stop_the_run_and_spoil_nothing(
+    toy: TrainConfig, tmp_path: Path, finished: Path, changed: Changed
+) -> None:
+    config = changed(toy, train={"max_nonfinite": 1, "checkpoint_every": 1})
     with pytest.MonkeyPatch.context() as patch:
+        meddle(patch, "bicubic", 2, poison)
         meddle(patch, "bicubic", 3, poison)
-        with pytest.raises(FloatingPointError, match="stage 'bicubic' stopped: in step 3 loss is nan"):
-            train(toy, tmp_path, stages=["bicubic"], progress=False)
-    assert checkpoints(tmp_path / "bicubic") == ["step-00000002"]
-    assert losses(tmp_path / "bicubic") == losses(finished / "bicubic")[:1]
-    weights = load_file(train(toy, tmp_path, stages=["bicubic"], progress=False)["bicubic"])
-    expected = load_file(finished / "bicubic" / "weights.safetensors")
-    torch.testing.assert_close(weights, expected, rtol=0, atol=0)
+        with pytest.raises(FloatingPointError, match="stage 'bicubic' stopped: loss is nan in step 4, the last of 2"):
+            train(config, tmp_path, stages=["bicubic"], progress=False)
+    assert checkpoints(tmp_path / "bicubic") == ["step-00000002", "step-00000003"]
+    for step in (2, 3):
+        saved = load_file(tmp_path / "bicubic" / "checkpoints" / f"step-0000000{step}" / "network.safetensors")
+        kept = load_file(finished / "bicubic" / "checkpoints" / "step-00000002" / "network.safetensors")
+        torch.testing.assert_close(saved, kept, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("reset_mln", [True, False])
+def test_a_skipped_step_moves_nothing_and_is_counted(
+    name: StageName, reset_mln: bool, alone: Callable[[StageName], TrainConfig], tmp_path: Path, changed: Changed
+) -> None:
+    options = {"log_every": 1, "checkpoint_every": 1, "keep_checkpoints": 9, "ema_decay": 0.5}
+    config = changed(alone(name), train=options, adaptation={"reset_mln": reset_mln})
+    with pytest.MonkeyPatch.context() as patch:
+        meddle(patch, name, 2, poison)
+        folder = train(config, tmp_path, stages=[name], progress=False)[name].parent
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if "skipped" in record] == [3]
+    assert [record["skipped_steps"] for record in records if "loss" in record][:3] == [0, 0, 1]
+    before, after = (folder / "checkpoints" / f"step-0000000{step}" for step in (2, 3))
+    networks = [load_file(path / "network.safetensors") for path in (before, after)]
+    torch.testing.assert_close(*networks, rtol=0, atol=0)
+    states = [torch.load(path / "state.pt", weights_only=True) for path in (before, after)]
+    for key in ("optimizer", "average", "carried", "scaler"):
+        torch.testing.assert_close(*(state[key] for state in states), rtol=0, atol=0)
+    assert [state["skipped_in_row"] for state in states] == [0, 1]
 
 
 def test_the_second_ctrl_c_interrupts_at_once() -> None:
@@ -368,6 +412,7 @@ def test_the_second_ctrl_c_interrupts_at_once() -> None:
         assert not interrupted()
         signal.raise_signal(signal.SIGINT)
         assert interrupted()
+        signal.raise_signal(signal.SIGTERM)  # as a launcher does to its workers after a Ctrl-C
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) == before

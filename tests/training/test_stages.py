@@ -2,22 +2,28 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mrda import adaptation
 from mrda.config import StageName, TrainConfig
 from mrda.data import PatchSampler, load_patches
-from mrda.networks import MLN, load_network
+from mrda.networks import MLN, MRDAOracle, MRDAStudent, load_network
 from mrda.randomness import derive_seed, generator
 from mrda.training import STAGES, train
-from mrda.training.loop import train_step
+from mrda.training.adapter import Adapter
+from mrda.training.loop import _places, _read, train_step
 from mrda.training.losses import reconstruction
-from mrda.training.mln import BicubicStage, MetaStage, adapt, adapted_features
+from mrda.training.mln import BicubicStage, MetaStage
+from mrda.training.processes import Processes
 from mrda.training.stage import Stage, build_degradation
+from mrda.training.state import TrainingState
 from mrda.training.student import StudentStage
 from mrda.training.teacher import TeacherStage
 
@@ -34,7 +40,7 @@ def weights(toy: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 def build(name: StageName, config: TrainConfig, weights: dict[StageName, Path]) -> Stage:
     stage = STAGES[name]
-    return stage(config, {key: weights[maker] for key, maker in stage.inputs.items()})
+    return stage(config, {key: weights[maker] for key, maker in stage.inputs(config).items()})
 
 
 def patches(toy: TrainConfig, batch: int = 4) -> Tensor:
@@ -67,39 +73,11 @@ def sgd_by_hand(
     return dict(mln.named_parameters())
 
 
-@pytest.mark.parametrize("freeze_upscaler", [True, False])
-@pytest.mark.parametrize("gradients_are_on", [True, False])
-def test_adaptation_is_sgd_on_a_copy(toy: TrainConfig, freeze_upscaler: bool, gradients_are_on: bool) -> None:
-    mln = MLN(scale=2, num_feat=4, num_body=2)
-    before = parameters(mln)
-    hr = patches(toy)
-    pair = build_degradation(toy)(hr, generator(1))
-    with torch.set_grad_enabled(gradients_are_on):
-        fast = adapt(mln, pair.lr, pair.lr_up, hr, inner_lr=[0.5, 0.1], steps=4, freeze_upscaler=freeze_upscaler)
-    expected = sgd_by_hand(mln, pair.lr, pair.lr_up, hr, [0.5, 0.1, 0.1, 0.1], freeze_upscaler)
-
-    assert any(name.startswith("upscaler.") for name in fast) != freeze_upscaler
-    for name, value in fast.items():
-        torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
-        assert not value.requires_grad
-        assert not torch.equal(value, before[name])
-    assert moved(before, mln) == set()
-    assert all(parameter.grad is None for parameter in mln.parameters())
-
-
-def test_no_steps_give_the_networks_own_weights(toy: TrainConfig) -> None:
-    mln = MLN(scale=2, num_feat=4, num_body=2)
-    hr = patches(toy)
-    pair = build_degradation(toy)(hr, generator(1))
-    fast = adapt(mln, pair.lr, pair.lr_up, hr, inner_lr=[0.5], steps=0, freeze_upscaler=False)
-    torch.testing.assert_close(fast, parameters(mln), rtol=0, atol=0)
-
-
 def test_adapted_features_are_those_of_the_adapted_copy(toy: TrainConfig) -> None:
     mln = MLN(scale=2, num_feat=4, num_body=2)
     hr = patches(toy)
     pair = build_degradation(toy)(hr, generator(1))
-    features = adapted_features(mln, pair.lr, pair.lr_up, hr, config=toy, stage="teacher")
+    features = Adapter(mln, toy.adaptation, freeze_upscaler=True).features(pair.lr, pair.lr_up, hr)
     adapted = copy.deepcopy(mln)
     adapted.load_state_dict(
         sgd_by_hand(mln, pair.lr, pair.lr_up, hr, toy.adaptation.inner_lr[:2], freeze_upscaler=True)
@@ -160,18 +138,25 @@ def test_the_tasks_of_a_step_share_hr_and_draw_their_own_degradation(
 
 
 def step(stage: Stage, config: TrainConfig, number: int = 0) -> dict[str, float]:
-    optimizer = torch.optim.Adam(stage.trainable(), lr=1e-3)
     sampler = load_patches(config.data, config.scale)
-    return train_step(stage, number, config, sampler, optimizer, Accelerator(mixed_precision="no"))
+    processes = Processes(Accelerator(mixed_precision="no"), config.train.micro_batches)
+    places = _places(stage, [number], processes.mine())
+    batches = (_read(stage, config, sampler, place) for place in places)
+    state = TrainingState(stage, 1e-3, config.train)
+    outcome = train_step(stage, number, config, state, batches, processes)
+    assert outcome.fault is None
+    assert next(batches, None) is None
+    return outcome.scalars
 
 
 def test_a_teacher_step_moves_the_whole_teacher_and_no_mln(toy: TrainConfig, weights: dict[StageName, Path]) -> None:
     stage = build("teacher", toy, weights)
     assert isinstance(stage, TeacherStage)
-    teacher, mln = parameters(stage.network), parameters(stage.mln)
+    assert stage.adapter is not None
+    teacher, mln = parameters(stage.network), parameters(stage.adapter.mln)
     step(stage, toy)
     assert moved(teacher, stage.network) == set(teacher)
-    assert moved(mln, stage.mln) == set()
+    assert moved(mln, stage.adapter.mln) == set()
 
 
 def test_the_student_starts_with_the_teachers_rdan_and_a_fresh_den(
@@ -201,6 +186,113 @@ def test_the_student_moves_its_den_first_and_then_everything(
     # One float32 sum of at most three terms of the total's size.
     assert scalars["loss"] == pytest.approx(total + scalars.get("l1", 0.0), rel=4 * torch.finfo().eps)
     assert ("l1" in scalars) == ("rdan." in parts)
+
+
+@pytest.mark.parametrize(("den_input", "network"), [("lr", MRDAStudent), ("kernel", MRDAOracle)])
+def test_a_teacher_without_mln_needs_none(
+    den_input: str, network: type[nn.Module], toy: TrainConfig, changed: Changed
+) -> None:
+    config = changed(toy, teacher={"den_input": den_input})
+    assert TeacherStage.inputs(config) == {}
+    stage = TeacherStage(config, {})
+    assert isinstance(stage.network, network)
+    before = parameters(stage.network)
+    step(stage, config)
+    assert moved(before, stage.network) == set(before)
+
+
+@pytest.mark.parametrize("conv_type", ["dasr_da", "static"])
+@pytest.mark.parametrize("name", ["teacher", "student"])
+def test_other_convs_are_trained_in_both_networks(
+    name: StageName, conv_type: str, toy: TrainConfig, tmp_path: Path, changed: Changed
+) -> None:
+    config = changed(toy, networks={"conv_type": conv_type}, train={"steps": 2}).resized()
+    path = train(config, tmp_path, progress=False)[name]
+    assert load_network(path).hyperparameters["conv_type"] == conv_type
+
+
+@pytest.mark.parametrize("name", ["teacher", "student"])
+@pytest.mark.parametrize("reset", [True, False])
+def test_the_mln_drifts_where_it_is_not_reset(
+    name: StageName,
+    reset: bool,
+    toy: TrainConfig,
+    weights: dict[StageName, Path],
+    changed: Changed,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = changed(toy, adaptation={"reset_mln": reset, "inner_lr": [0.5]}, train={"micro_batches": 2})
+    stage = build(name, config, weights)
+    assert stage.adapter is not None
+    before = parameters(stage.adapter.mln)
+    ended: list[dict[str, Tensor]] = []
+    adapt = adaptation.adapt
+
+    def spy(*arguments: Any, **options: Any) -> dict[str, Tensor]:
+        ended.append(adapt(*arguments, **options))
+        return ended[-1]
+
+    monkeypatch.setattr("mrda.adaptation.adapt", spy)
+    step(stage, config)
+    first, second = ended
+    after = parameters(stage.adapter.mln)
+    for key in before:
+        # The mean of the micro-batches' adapted weights; the upscaler is frozen.
+        drifts = key in first and not reset
+        torch.testing.assert_close(
+            after[key], (first[key] + second[key]) / 2 if drifts else before[key], rtol=0, atol=0
+        )
+
+
+def test_tasks_of_other_hr_images_draw_them(
+    toy: TrainConfig, weights: dict[StageName, Path], changed: Changed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = changed(toy, meta={"same_hr_across_tasks": False})
+    stage = build("meta", config, weights)
+    seen: list[Tensor] = []
+    loss = MetaStage.loss
+
+    def spy(self: MetaStage, number: int, hr: Tensor, draws: torch.Generator) -> dict[str, Tensor]:
+        seen.append(hr)
+        return loss(self, number, hr, draws)
+
+    monkeypatch.setattr(MetaStage, "loss", spy)
+    step(stage, config)
+    assert len(seen) == 2
+    assert not torch.equal(*seen)
+
+
+def test_summed_tasks_have_the_gradient_of_averaged_ones_times_their_number(
+    toy: TrainConfig, weights: dict[StageName, Path], changed: Changed
+) -> None:
+    norms = [
+        step(build("meta", config, weights), config)["gradient_norm"]
+        for config in (changed(toy, meta={"outer_aggregate": kind}) for kind in ("mean", "sum"))
+    ]
+    # Two tasks: a power of two, exact in floating point but for the norm's own rounding.
+    assert norms[1] == pytest.approx(2 * norms[0], rel=4 * torch.finfo().eps)
+
+
+@pytest.mark.parametrize("maml_order", [1, 2])
+def test_second_order_changes_the_gradient_and_not_the_loss(
+    maml_order: int, toy: TrainConfig, weights: dict[StageName, Path], changed: Changed
+) -> None:
+    first, scalars = (
+        step(build("meta", config, weights), config)
+        for config in (changed(toy, meta={"inner_lr": [1.0], "maml_order": order}) for order in (1, maml_order))
+    )
+    # The same computations, in another order at most.
+    assert scalars["loss"] == pytest.approx(first["loss"], rel=16 * torch.finfo().eps)
+    assert (scalars["gradient_norm"] == first["gradient_norm"]) == (maml_order == 1)
+
+
+def test_stage_1a_blurs_only_where_asked(toy: TrainConfig, changed: Changed) -> None:
+    losses = [
+        step(BicubicStage(config, {}), config)["loss"]
+        for config in (toy, changed(toy, bicubic={"blur": True}), changed(toy, degradation={"kernel": "anisotropic"}))
+    ]
+    assert losses[0] != losses[1]
+    assert losses[0] == losses[2]
 
 
 @pytest.mark.parametrize(
@@ -236,7 +328,7 @@ def test_the_upscaler_is_frozen_where_the_option_says(
 def test_micro_batches_are_averaged_and_differ(
     toy: TrainConfig, weights: dict[StageName, Path], changed: Changed
 ) -> None:
-    config = changed(toy, micro_batches=2)
+    config = changed(toy, train={"micro_batches": 2})
     stage = build("bicubic", config, weights)
     assert isinstance(stage, BicubicStage)
     before = copy.deepcopy(stage.network)
@@ -261,7 +353,7 @@ def test_the_gradient_is_clipped_where_asked(
 ) -> None:
     for clip in (None, 1e-3):
         stage = build("bicubic", toy, weights)
-        scalars = step(stage, changed(toy, gradient_clip=clip))
+        scalars = step(stage, changed(toy, train={"gradient_clip": clip}))
         norm = float(torch.nn.utils.get_total_norm([p.grad for p in stage.trainable() if p.grad is not None]))
         assert scalars["gradient_norm"] > 1e-3
         # The norm of the scaled gradients carries the rounding of a sum of a few thousand squares.
@@ -273,14 +365,65 @@ def test_bfloat16_changes_little_and_keeps_float32_parameters(
     name: StageName, toy: TrainConfig, weights: dict[StageName, Path], changed: Changed
 ) -> None:
     plain, half = (
-        step(build(name, toy, weights), changed(toy, mixed_precision=precision)) for precision in ("no", "bf16")
+        step(build(name, toy, weights), changed(toy, train={"mixed_precision": precision}))
+        for precision in ("no", "bf16")
     )
     stage = build(name, toy, weights)
-    half = step(stage, changed(toy, mixed_precision="bf16"))
+    half = step(stage, changed(toy, train={"mixed_precision": "bf16"}))
     assert half["loss"] != plain["loss"]
     # bfloat16 has 8 bits; the loss is an average over networks of a dozen layers.
     assert half["loss"] == pytest.approx(plain["loss"], rel=12 * 2**-8)
     assert {parameter.dtype for parameter in stage.network.parameters()} == {torch.float32}
+
+
+def test_float16_scales_the_loss_and_skips_what_overflows(
+    toy: TrainConfig, weights: dict[StageName, Path], changed: Changed
+) -> None:
+    config = changed(toy, train={"mixed_precision": "fp16"})
+    stage = build("teacher", config, weights)
+    plain = step(build("teacher", toy, weights), toy)
+    half = step(stage, config)
+    # float16 has 11 bits, and the gradient went through the dozen layers twice; it is unscaled before it is looked at.
+    assert half["loss"] == pytest.approx(plain["loss"], rel=12 * 2**-11)
+    assert half["gradient_norm"] == pytest.approx(plain["gradient_norm"], rel=24 * 2**-11)
+
+    state = TrainingState(stage, 1e-3, config.train)
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    before = parameters(stage.network)
+    processes = Processes(Accelerator(mixed_precision="no"), 1)
+    batches = iter([torch.zeros(2, 3, 24, 24, dtype=torch.uint8)])
+    outcome = train_step(stage, 0, config, state, batches, processes)
+    assert outcome.fault is not None
+    assert moved(before, stage.network) == set()
+    assert state.scaler.get_scale() == 2.0**126
+    assert (state.step, state.skipped, state.skipped_in_row) == (1, 1, 1)
+
+
+def test_the_average_of_the_weights_is_what_is_published(
+    toy: TrainConfig, weights: dict[StageName, Path], tmp_path: Path, changed: Changed
+) -> None:
+    config = changed(toy, train={"ema_decay": 0.75, "keep_checkpoints": 9, "checkpoint_every": 1})
+    path = train(config, tmp_path, stages=["bicubic"], progress=False)["bicubic"]
+    saved = [load_file(folder / "network.safetensors") for folder in sorted((path.parent / "checkpoints").iterdir())]
+    expected = saved[0]  # the average begins as the first step's weights
+    for after in saved[1:]:
+        expected = {name: 0.75 * value + 0.25 * after[name] for name, value in expected.items()}
+    # Three interpolations, each of two roundings.
+    torch.testing.assert_close(load_file(path), expected, rtol=6 * torch.finfo().eps, atol=torch.finfo().eps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bicubic", "teacher", "student"])
+def test_compiled_networks_compute_the_same(
+    name: StageName, toy: TrainConfig, weights: dict[StageName, Path], changed: Changed
+) -> None:
+    config = changed(toy, train={"compile": True})
+    plain, stage = build(name, toy, weights), build(name, config, weights)
+    stage.compile()
+    first, second = step(plain, toy, 3), step(stage, config, 3)
+    # Fused arithmetic rounds otherwise; the loss is an average over networks of a dozen layers.
+    assert second["loss"] == pytest.approx(first["loss"], rel=12 * 8 * torch.finfo().eps)
+    assert list(stage.network.state_dict()) == list(plain.network.state_dict())
 
 
 def test_seeds_depend_on_every_label() -> None:
@@ -295,8 +438,7 @@ def test_the_losses_of_all_stages_fall_on_one_patch(toy: TrainConfig, tmp_path: 
     long = {"steps": 60, "lr": 2e-3, "lr_law": "constant"}
     config = changed(
         toy,
-        log_every=1,
-        checkpoint_every=1000,
+        train={"log_every": 1, "checkpoint_every": 1000},
         data={"patch_size": 16, "sources": [crop(toy, tmp_path)]},
         degradation={"sigma_range": [1.0, 1.0]},
         bicubic=long,

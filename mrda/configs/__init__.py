@@ -1,0 +1,180 @@
+"""Configurations as YAML files: those that ship with the package, and how any is read.
+
+A file is a tree of the options of `mrda.config.TrainConfig`; what it leaves out has the recommended value. Its key
+``extends`` may name other configurations, which it then changes. The presets ``paper`` and ``official`` are such
+trees too: they hold the choices of the paper and of the released code where these differ from what is recommended.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from mrda.config import Section, TrainConfig
+
+Tree = dict[str, Any]
+
+PRESETS = ("recommended", "paper", "official")
+_PRESET_FOLDER = "preset"
+
+
+def configs() -> dict[str, Traversable]:
+    """Names and files of the configurations that ship with the package, presets not among them."""
+    found = dict(_files(resources.files("mrda").joinpath("configs")))
+    return {name: found[name] for name in sorted(found) if not name.startswith(f"{_PRESET_FOLDER}/")}
+
+
+def load_config(name_or_path: str | Path, overrides: Iterable[str] = (), *, preset: str = "recommended") -> TrainConfig:
+    """Read a configuration, and apply a preset below it and overrides above it.
+
+    Args:
+        name_or_path: name of a configuration of the package (see `configs`) or path of a YAML file.
+        overrides: assignments such as ``"teacher.steps=10"``; the value is read as YAML.
+        preset: ``recommended``, ``paper`` or ``official``. Wherever the configuration itself says something, that
+            holds.
+
+    Raises:
+        ValueError: for an unknown name or preset, a file that is unreadable or no YAML mapping, an override without
+            ``=``, an unknown key (the nearest known one is named) or a value that its field does not allow.
+    """
+    return parse_config(load_tree(name_or_path, overrides, preset=preset))
+
+
+def load_tree(
+    name_or_path: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    preset: str = "recommended",
+    extended: bool = True,
+) -> Tree:
+    """What `load_config` reads, before its validation.
+
+    Args:
+        name_or_path: as for `load_config`.
+        overrides: as for `load_config`.
+        preset: as for `load_config`.
+        extended: False leaves out what the file extends: its own changes are returned.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset is {preset!r}, but must be one of {', '.join(PRESETS)}")
+    tree: Tree = {}
+    if preset != "recommended":
+        text = resources.files("mrda").joinpath("configs", _PRESET_FOLDER, f"{preset}.yaml").read_text("utf-8")
+        tree = merge(tree, yaml.safe_load(text))
+    tree = merge(tree, _read_tree(name_or_path, extended=extended))
+    for override in overrides:
+        _assign(tree, override)
+    return tree
+
+
+def merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
+    """A tree with changes laid over it, section by section; neither is modified."""
+    merged = dict(tree)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def parse_config(tree: Mapping[str, Any]) -> TrainConfig:
+    """Validate a nested mapping of options.
+
+    Raises:
+        ValueError: one sentence on the first thing that is wrong; unknown keys come first.
+    """
+    try:
+        return TrainConfig.model_validate(tree).resized()
+    except ValidationError as error:
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        location, kind = problems[0]["loc"], problems[0]["type"]
+        path = ".".join(str(part) for part in location)
+        subject = f"config key '{path}'" if path else "config"
+        if kind == "extra_forbidden":
+            raise ValueError(f"unknown config key '{path}'; did you mean '{_nearest(path)}'?") from None
+        message = problems[0]["msg"].removeprefix("Value error, ")
+        given = "" if kind == "value_error" else f", it was {problems[0]['input']!r}"
+        raise ValueError(f"{subject}: {message[0].lower()}{message[1:]}{given}") from None
+
+
+def _read_tree(name_or_path: str | Path, *, extended: bool, inside: tuple[str, ...] = ()) -> Tree:
+    name = str(name_or_path)
+    if name in inside:
+        raise ValueError(f"config '{name}' extends itself, by way of {' and '.join(inside)}")
+    known = configs()
+    if name in known:
+        text = known[name].read_text(encoding="utf-8")
+    elif os.path.isfile(name_or_path):
+        text = _read(Path(name_or_path))
+    else:
+        raise ValueError(f"config '{name}' must be a file or one of {', '.join(known)}")
+    tree = _parse_yaml(text, f"config '{name}'")
+    if not isinstance(tree, dict):
+        raise ValueError(f"config '{name}' must be a YAML mapping of options, it was {tree!r}")
+    parents = tree.pop("extends", [])
+    whole: Tree = {}
+    if extended:
+        for parent in [parents] if isinstance(parents, str) else parents:
+            whole = merge(whole, _read_tree(parent, extended=True, inside=(*inside, name)))
+    return merge(whole, tree)
+
+
+def _files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _files(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(".yaml"):
+            yield prefix + entry.name.removesuffix(".yaml"), entry
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"config '{path}' is not UTF-8 text") from None
+    except OSError as error:
+        raise ValueError(f"config '{path}' can't be read: {error.strerror}") from None
+
+
+def _parse_yaml(text: str, what: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _assign(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ValueError(f"override '{override}' must look like 'section.key=value'")
+    for key in keys[:-1]:
+        if not isinstance(tree.get(key), dict):
+            tree[key] = {}
+        tree = tree[key]
+    tree[keys[-1]] = _parse_yaml(text, f"the value of override '{override}'")
+
+
+def _nearest(path: str) -> str:
+    """The known dotted path closest to an unknown one: in its own section if that exists, else anywhere."""
+    known = list(_paths(TrainConfig))
+    section, _, key = path.rpartition(".")
+    siblings = [other for other in known if other.rpartition(".")[0] == section]
+    close = difflib.get_close_matches(path, siblings, n=1) or [
+        other for other in known if other.rpartition(".")[2] == key
+    ]
+    return close[0] if close else difflib.get_close_matches(path, known, n=1, cutoff=0.0)[0]
+
+
+def _paths(model: type[Section], prefix: str = "") -> Iterable[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _paths(field.annotation, f"{prefix}{name}.")

@@ -1,0 +1,178 @@
+"""The patch cache: tiles of photos as raw pixels in one file that training maps into memory.
+
+A cache is a folder of two files. ``pixels.u8`` holds the tiles one after the other, each (height, width, 3) in uint8
+without padding. ``index.json`` says where they are and what they come from, see `Index`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+
+INDEX, PIXELS = "index.json", "pixels.u8"
+VERSION = 1
+
+
+class CacheError(ValueError):
+    """A patch cache can't be used; the message is one sentence that names it."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Photo(_Part):
+    """One photo of a cache.
+
+    Attributes:
+        name: the source it was read from.
+        sha256: of its decoded 8-bit pixels, see `mrda.data.prepare.fingerprint`.
+        height: in pixels.
+        width: in pixels.
+        offset: first byte of its first tile in ``pixels.u8``; the others follow.
+        tiles: (top, left, height, width) of each, in pixels of the photo.
+    """
+
+    name: str
+    sha256: str
+    height: PositiveInt
+    width: PositiveInt
+    offset: NonNegativeInt
+    tiles: Annotated[list[tuple[NonNegativeInt, NonNegativeInt, PositiveInt, PositiveInt]], Field(min_length=1)]
+
+    def length(self) -> int:
+        """Bytes of all its tiles in ``pixels.u8``."""
+        return sum(3 * height * width for _, _, height, width in self.tiles)
+
+
+class Counts(_Part):
+    """How much a cache holds."""
+
+    photos: PositiveInt
+    tiles: PositiveInt
+    bytes: PositiveInt
+
+
+class Index(_Part):
+    """What ``index.json`` holds.
+
+    Attributes:
+        format: tells the file from others.
+        version: of the format; this one is 1.
+        size: largest side of a tile.
+        overlap: pixels that neighbouring tiles share, at least.
+        counts: of photos, tiles, and bytes in ``pixels.u8``.
+        photos: in the order of their pixels.
+    """
+
+    format: Literal["mrda patch cache"] = "mrda patch cache"
+    version: int = VERSION
+    size: PositiveInt
+    overlap: NonNegativeInt
+    counts: Counts
+    photos: Annotated[list[Photo], Field(min_length=1)]
+
+
+def is_cache(path: str | Path) -> bool:
+    """Whether ``path`` is a folder with a cache's pixels, whole or not."""
+    return os.path.isfile(os.path.join(path, PIXELS))
+
+
+class PatchCache:
+    """A cache, open for reading; its pixels are mapped into memory, not loaded.
+
+    Args:
+        folder: see the module.
+
+    Raises:
+        CacheError: a file is missing or damaged, the two don't fit together, or a later version made them.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        index = _read_index(self.folder)
+        self.size = index.size
+        self.names = [photo.name for photo in index.photos]
+        self._check(index)
+        shapes = [tile[2:] for photo in index.photos for tile in photo.tiles]
+        self._shapes = np.array(shapes, dtype=np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(3 * self._shapes.prod(axis=1))])
+        self._first_tiles = np.concatenate([[0], np.cumsum([len(photo.tiles) for photo in index.photos])])
+        self._pixels = np.asarray(np.memmap(self.folder / PIXELS, np.uint8, mode="r"))
+
+    def __len__(self) -> int:
+        """Number of photos."""
+        return len(self.names)
+
+    def tiles(self, photo: int) -> int:
+        """Number of tiles of a photo."""
+        return int(self._first_tiles[photo + 1] - self._first_tiles[photo])
+
+    def tile(self, photo: int, number: int) -> npt.NDArray[np.uint8]:
+        """One tile of a photo: (height, width, 3), a read-only view of the file."""
+        tile = self._first_tiles[photo] + number
+        start, stop = self._starts[tile : tile + 2]
+        return self._pixels[start:stop].reshape(*self._shapes[tile], 3)
+
+    def check_fits(self, size: int) -> None:
+        """Raise unless patches of ``size`` pixels per side fit into every tile.
+
+        Raises:
+            CacheError: they don't.
+        """
+        smallest = self._shapes.min(axis=1)
+        if smallest.min() >= size:
+            return
+        if self.size < size:
+            raise CacheError(
+                f"the patch cache {self.folder} has tiles of {self.size} px, but the HR patches are {size} px wide: "
+                f"make it again with `mrda data prepare --size` {size} or more"
+            )
+        photo = int(np.searchsorted(self._first_tiles, smallest.argmin(), side="right")) - 1
+        height, width = self._shapes[smallest.argmin()]
+        raise CacheError(
+            f"'{self.names[photo]}' in the patch cache {self.folder} must be at least {size} x {size} px (the HR "
+            f"patch), it is {width} x {height}: make the cache again with `mrda data prepare --min-size {size}`"
+        )
+
+    def _check(self, index: Index) -> None:
+        """Raise unless index and pixels fit together."""
+        end = 0
+        for photo in index.photos:
+            if photo.offset != end:
+                raise _damaged(self.folder, f"the tiles of '{photo.name}' are not where they should be")
+            end += photo.length()
+        counts = Counts(photos=len(index.photos), tiles=sum(len(photo.tiles) for photo in index.photos), bytes=end)
+        if counts != index.counts:
+            raise _damaged(self.folder, f"{INDEX} lists other counts than it holds")
+        length = (self.folder / PIXELS).stat().st_size
+        if length != end:
+            raise _damaged(self.folder, f"{PIXELS} has {length:,} bytes in place of {end:,}")
+
+
+def _read_index(folder: Path) -> Index:
+    try:
+        text = (folder / INDEX).read_bytes()
+    except OSError as error:
+        raise _damaged(folder, f"{INDEX} can't be read ({error.strerror})") from None
+    try:
+        tree = json.loads(text)
+        version = tree.get("version") if isinstance(tree, dict) else None
+        if isinstance(version, int) and version > VERSION:  # its other fields may mean anything
+            raise CacheError(f"the patch cache {folder} has format {version}, but this mrda knows none above {VERSION}")
+        return Index.model_validate(tree)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise _damaged(folder, f"{INDEX} is wrong at '{where}'") from None
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        raise _damaged(folder, f"{INDEX} is no JSON") from None
+
+
+def _damaged(folder: Path, why: str) -> CacheError:
+    return CacheError(f"the patch cache {folder} is damaged: {why}; make it again with `mrda data prepare`")

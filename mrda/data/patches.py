@@ -1,0 +1,145 @@
+"""HR training patches at random from photos in memory and from patch caches."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mrda.config import DataConfig
+from mrda.data.cache import PatchCache, is_cache
+from mrda.images import Source, find_images, read_rgb, read_size, to_eight_bits
+
+# Where Linux tells a container's memory, by the version of its control groups.
+CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+Track = Callable[[Iterable[Source], int], Iterable[Source]]
+
+
+def untracked(sources: Iterable[Source], total: int) -> Iterable[Source]:
+    """Track no progress."""
+    return sources
+
+
+class PatchSampler:
+    """Square HR patches at random places of random photos, flipped and transposed at random.
+
+    Each patch picks a photo and a place uniformly, then a horizontal flip, a vertical flip and a transposition, each
+    with probability 1/2 and independently. Of a cached photo it picks one of the tiles uniformly, then a place in it;
+    so a photo counts once, however large it is.
+
+    Args:
+        images: photos (H, W, 3), uint8 or uint16; 16-bit ones are reduced to 8 bits. Kept in memory.
+        size: side of the patches in HR pixels.
+        names: what to call the photos in an error message.
+        caches: further photos, which stay on the disk.
+
+    Raises:
+        ValueError: there is no photo, or a photo or tile is smaller than the patches.
+    """
+
+    def __init__(
+        self,
+        images: Iterable[np.ndarray],
+        size: int,
+        names: Iterable[Source],
+        caches: Iterable[PatchCache] = (),
+    ) -> None:
+        self.size = size
+        self._images: list[npt.NDArray[np.uint8]] = []
+        for image, name in zip(images, names, strict=True):
+            height, width = image.shape[:2]
+            if min(height, width) < size:
+                raise ValueError(
+                    f"training photo '{name}' must be at least {size} x {size} px (the HR patch), "
+                    f"it is {width} x {height}"
+                )
+            self._images.append(to_eight_bits(image))
+        self._caches = list(caches)
+        for cache in self._caches:
+            cache.check_fits(size)
+        # Photo number n is in memory below the first of these, in the first cache below the second, and so on.
+        self._ends = list(accumulate([len(self._images), *(len(cache) for cache in self._caches)]))
+        if not self._ends[-1]:
+            raise ValueError("data.sources must name at least one photo or folder of photos, it is empty")
+
+    def __len__(self) -> int:
+        """Number of photos."""
+        return self._ends[-1]
+
+    def sample(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Draw ``batch`` patches: (batch, 3, size, size) uint8, a function of the generator's state alone."""
+        return torch.stack([self._patch(generator) for _ in range(batch)])
+
+    def _patch(self, generator: torch.Generator) -> Tensor:
+        def draw(limit: int) -> int:
+            return int(torch.randint(limit, (), generator=generator))
+
+        photo = draw(len(self))
+        where = bisect_right(self._ends, photo)
+        if where == 0:
+            image = self._images[photo]
+        else:
+            cache, photo = self._caches[where - 1], photo - self._ends[where - 1]
+            image = cache.tile(photo, draw(cache.tiles(photo)))
+        top, left = draw(image.shape[0] - self.size + 1), draw(image.shape[1] - self.size + 1)
+        window = image[top : top + self.size, left : left + self.size]
+        patch = torch.from_numpy(window.transpose(2, 0, 1).copy())  # the file's own pages are read-only
+        if draw(2):
+            patch = patch.flip(2)
+        if draw(2):
+            patch = patch.flip(1)
+        return patch.transpose(1, 2) if draw(2) else patch
+
+
+def load_patches(
+    config: DataConfig, scale: int, track: Track = untracked, *, memory: int | None = None
+) -> PatchSampler:
+    """Read the photos that ``config.sources`` names, and open the caches among them.
+
+    Args:
+        config: the data section of the configuration.
+        scale: upscaling factor; the HR patches are ``scale * config.patch_size`` px wide.
+        track: wraps the photos (given their number) while they are read, to show progress.
+        memory: bytes that decoded photos may take; None is `memory_budget`.
+
+    Raises:
+        ValueError: no sources, an unreadable photo, one smaller than a patch (it is named), a damaged cache, or photos
+            that would take more than ``memory``.
+    """
+    caches = [PatchCache(source) for source in dict.fromkeys(config.sources) if is_cache(source)]
+    photos = [source for source in config.sources if not is_cache(source)]
+    sources = find_images(photos, recursive=config.recursive)
+    _check_memory(sources, memory_budget() if memory is None else memory)
+    images = (read_rgb(source) for source in track(sources, len(sources)))
+    return PatchSampler(images, scale * config.patch_size, sources, caches)
+
+
+def memory_budget() -> int:
+    """Bytes that decoded photos may take: a third of the machine's (or container's) memory, shared by its processes."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else []
+    for file in CONTAINER_LIMITS:
+        text = Path(file).read_text(encoding="ascii").strip() if os.path.isfile(file) else ""
+        if text.isdecimal():  # "max" is no limit
+            limits.append(int(text))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun and accelerate
+    return min(limits, default=2**63) // (3 * processes)
+
+
+def _check_memory(sources: list[Source], budget: int) -> None:
+    needed = 0
+    for source in sources:
+        width, height = read_size(source)
+        needed += 3 * width * height
+    if needed > budget:
+        raise ValueError(
+            f"the {len(sources)} photos of data.sources take {needed / 1e9:.1f} GB of memory, but must take at most "
+            f"{budget / 1e9:.1f} GB: make a cache of them with `mrda data prepare` and name that in their place"
+        )

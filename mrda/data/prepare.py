@@ -1,0 +1,144 @@
+"""Makes a patch cache from photos."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mrda.checks import check_int
+from mrda.data.cache import INDEX, PIXELS, Counts, Index, Photo, is_cache
+from mrda.data.folders import whole_folder
+from mrda.data.patches import Track, untracked
+from mrda.images import ImageError, Source, find_images, read_rgb, to_eight_bits
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class Prepared(NamedTuple):
+    """What became of the photos.
+
+    Attributes:
+        counts: what the cache holds.
+        failures: a sentence for each file that could not be read.
+        left_out: a sentence for each photo that was there already, or too small.
+    """
+
+    counts: Counts
+    failures: list[str]
+    left_out: list[str]
+
+
+def prepare(
+    sources: Iterable[Source],
+    cache: str | Path,
+    *,
+    size: int = 480,
+    overlap: int | None = None,
+    min_size: int = 1,
+    overwrite: bool = False,
+    track: Track = untracked,
+) -> Prepared:
+    """Read photos, cut them into tiles and write these as a cache, one photo in memory at a time.
+
+    Args:
+        sources: photos, and folders of photos with all their subfolders.
+        cache: the folder to make; it appears complete or not at all.
+        size: largest side of a tile in pixels; photos smaller than it on a side are kept as they are.
+        overlap: pixels that neighbouring tiles share, at least; None is half of ``size``. At least one less than the
+            HR patches keeps every patch of the photo possible.
+        min_size: photos with a smaller side are left out.
+        overwrite: replace the cache that is there.
+        track: wraps the photos (given their number) while they are read, to show progress.
+
+    Raises:
+        TypeError: a number is no int.
+        ValueError: a number is out of range; a source holds no photo; ``cache`` is there already, or is to be
+            replaced and no cache; or no photo can be used.
+        OSError: the cache can't be written.
+    """
+    check_int("size", size)
+    check_int("min_size", min_size)
+    overlap = size // 2 if overlap is None else overlap
+    check_int("overlap", overlap, minimum=0)
+    if overlap >= size:
+        raise ValueError(f"overlap is {overlap}, but must be less than size, which is {size}")
+    check_target(cache, overwrite)
+    photos = find_images(sources, recursive=True)
+    if not photos:
+        raise ValueError("sources must name at least one photo or folder of photos, it is empty")
+    with whole_folder(cache, replace=overwrite) as folder:
+        with open(folder / PIXELS, "wb") as file:
+            kept, failures, left_out = _write(file, track(photos, len(photos)), size, overlap, min_size)
+        if not kept:
+            raise ValueError(f"none of the {len(photos)} photos can be used, for instance: {(failures or left_out)[0]}")
+        tiles, length = sum(len(photo.tiles) for photo in kept), sum(photo.length() for photo in kept)
+        counts = Counts(photos=len(kept), tiles=tiles, bytes=length)
+        index = Index(size=size, overlap=overlap, counts=counts, photos=kept)
+        (folder / INDEX).write_text(index.model_dump_json(), encoding="utf-8")
+    return Prepared(counts, failures, left_out)
+
+
+def check_target(cache: str | Path, overwrite: bool) -> None:
+    """Raise ValueError unless a cache may be made at this place."""
+    if not os.path.lexists(cache):
+        return
+    if not overwrite:
+        raise ValueError(f"{cache} exists already, and is replaced only with --overwrite")
+    if not is_cache(cache) or set(os.listdir(cache)) - {INDEX, PIXELS}:
+        raise ValueError(f"{cache} holds other files than a patch cache's, so --overwrite does not replace it")
+
+
+def tile_starts(length: int, size: int, overlap: int) -> list[int]:
+    """Where tiles begin that cover an axis: every ``size - overlap`` pixels, the last one aligned to the end."""
+    if length <= size:
+        return [0]
+    return [*range(0, length - size, size - overlap), length - size]
+
+
+def fingerprint(image: Pixels) -> str:
+    """SHA-256 of a photo's size and decoded pixels: the same for the same picture in any lossless format."""
+    height, width, _ = image.shape
+    return hashlib.sha256(f"{height}x{width} ".encode() + image.tobytes()).hexdigest()
+
+
+def _write(
+    file: BinaryIO, photos: Iterable[Source], size: int, overlap: int, min_size: int
+) -> tuple[list[Photo], list[str], list[str]]:
+    """Write the tiles of all photos; returns those written, failures, and what was left out."""
+    kept: dict[str, Photo] = {}
+    failures: list[str] = []
+    left_out: list[str] = []
+    for source in photos:
+        try:
+            image = to_eight_bits(read_rgb(source))
+        except ImageError as error:
+            failures.append(str(error))
+            continue
+        height, width, _ = image.shape
+        if min(height, width) < min_size:
+            left_out.append(f"{source} is {width} x {height} px, smaller than {min_size}")
+            continue
+        digest = fingerprint(image)
+        if digest in kept:
+            left_out.append(f"{source} has the same pixels as {kept[digest].name}")
+            continue
+        tiles = list(_tiles(height, width, size, overlap))
+        kept[digest] = Photo(
+            name=str(source), sha256=digest, height=height, width=width, offset=file.tell(), tiles=tiles
+        )
+        for top, left, tall, wide in tiles:
+            file.write(image[top : top + tall, left : left + wide].tobytes())
+    return list(kept.values()), failures, left_out
+
+
+def _tiles(height: int, width: int, size: int, overlap: int) -> Iterator[tuple[int, int, int, int]]:
+    """(top, left, height, width) of the tiles of a photo."""
+    for top in tile_starts(height, size, overlap):
+        for left in tile_starts(width, size, overlap):
+            yield top, left, min(size, height), min(size, width)

@@ -1,0 +1,93 @@
+"""What can be evaluated: bicubic interpolation, the student, and the networks that are told more than LR."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mrda import adaptation
+from mrda.degradations.resample import bicubic
+from mrda.evaluation.samples import Method, Sample
+from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher
+
+
+def bicubic_method(scale: int, border: str = "clamp") -> Method:
+    """Bicubic interpolation of LR."""
+    return lambda sample: bicubic(sample.lr, scale, border)
+
+
+def blind_method(upscale: Callable[[Tensor], Tensor]) -> Method:
+    """Whatever makes SR (1, 3, sH, sW) of LR (1, 3, H, W) alone, such as an `mrda.inference.Upscaler`."""
+    return lambda sample: upscale(sample.lr)
+
+
+def student_method(network: MRDAStudent) -> Method:
+    """MRDA_S, which reads the degradation from LR."""
+
+    def upscale(sample: Sample) -> Tensor:
+        with torch.no_grad():
+            return network(_like(sample.lr, network))
+
+    return upscale
+
+
+def teacher_method(
+    network: MRDATeacher,
+    mln: MLN,
+    *,
+    steps: int = adaptation.INNER_STEPS,
+    inner_lr: Sequence[float] = adaptation.INNER_LR,
+    freeze_upscaler: bool = True,
+) -> Method:
+    """MRDA_T, for which the MLN is adapted to each sample and its HR (Algorithm 2)."""
+
+    def upscale(sample: Sample) -> Tensor:
+        lr, lr_up, hr = (_like(image, network) for image in (sample.lr, sample.lr_up, sample.hr))
+        with torch.no_grad():
+            weights = adaptation.adapt(
+                mln, lr, lr_up, hr, steps=steps, inner_lr=inner_lr, freeze_upscaler=freeze_upscaler
+            )
+            return network(lr, adaptation.features(mln, weights, lr))
+
+    return upscale
+
+
+def oracle_method(network: MRDAOracle) -> Method:
+    """MRDA_T3, which is told the blur kernel; a delta where there is no blur."""
+
+    def upscale(sample: Sample) -> Tensor:
+        kernel = sample.kernel
+        if kernel is None:
+            size = network.den.blur_size
+            kernel = torch.zeros(size, size)
+            kernel[size // 2, size // 2] = 1
+        with torch.no_grad():
+            return network(_like(sample.lr, network), _like(kernel[None], network))
+
+    return upscale
+
+
+def mln_method(
+    mln: MLN,
+    *,
+    steps: int = adaptation.INNER_STEPS,
+    inner_lr: Sequence[float] = adaptation.INNER_LR,
+    freeze_upscaler: bool = True,
+) -> Method:
+    """The MLN itself, after so many steps of adaptation to each sample and its HR."""
+
+    def upscale(sample: Sample) -> Tensor:
+        lr, lr_up, hr = (_like(image, mln) for image in (sample.lr, sample.lr_up, sample.hr))
+        with torch.no_grad():
+            weights = adaptation.adapt(
+                mln, lr, lr_up, hr, steps=steps, inner_lr=inner_lr, freeze_upscaler=freeze_upscaler
+            )
+            return adaptation.restore(mln, weights, lr, lr_up)
+
+    return upscale
+
+
+def _like(tensor: Tensor, network: nn.Module) -> Tensor:
+    return tensor.to(next(network.parameters()))

@@ -1,0 +1,83 @@
+"""One degraded photograph, and what upscales it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from mrda.degradations.classic import degrade
+from mrda.randomness import generator
+
+
+class Condition(NamedTuple):
+    """One fixed degradation: a blur, then downsampling, then noise."""
+
+    name: str
+    kernel: Tensor | None
+    """(k, k), or None for no blur."""
+    noise_level: float = 0.0
+    """Standard deviation of the noise, in units of 1/255."""
+
+
+class Sample(NamedTuple):
+    """A photograph under one condition; a blind method looks at `lr` alone."""
+
+    lr: Tensor
+    """(1, 3, H, W) in [0, 1], 8-bit values."""
+    lr_up: Tensor
+    """(1, 3, sH, sW) in [0, 1], 8-bit values: LR enlarged by bicubic, the MLN's residual."""
+    hr: Tensor
+    """(1, 3, sH, sW) in [0, 1]."""
+    kernel: Tensor | None
+    """(k, k), or None for no blur."""
+    noise_level: float
+    """Standard deviation of the noise, in units of 1/255."""
+
+
+Method = Callable[[Sample], Tensor]
+"""A sample -> SR (1, 3, sH, sW), on any device."""
+
+
+def make_sample(
+    hr: Tensor,
+    condition: Condition,
+    scale: int,
+    *,
+    image: str,
+    seed: int = 0,
+    downsample: str = "bicubic",
+    border: str = "clamp",
+    lr_up_from: str = "raw",
+) -> Sample:
+    """Degrade a photograph.
+
+    The noise is a function of `seed`, `image` and the condition's name alone, so that it is the same whatever else is
+    measured beside it.
+
+    Args:
+        hr: (1, 3, H, W) in [0, 1], H and W multiples of `scale`.
+        condition: the degradation.
+        scale: 2, 3 or 4.
+        image: the photograph's name.
+        seed: of the noise.
+        downsample: see `mrda.degradations.degrade`.
+        border: see `mrda.degradations.degrade`.
+        lr_up_from: see `mrda.degradations.degrade`.
+
+    Raises:
+        ValueError: HR is too small for the kernel, its sides are no multiples of `scale`, or an option is unknown.
+    """
+    noise = generator(seed, "evaluation", image, condition.name) if condition.noise_level else None
+    pair = degrade(
+        hr,
+        condition.kernel,
+        scale,
+        noise_level=condition.noise_level,
+        generator=noise,
+        downsample=downsample,
+        border=border,
+        lr_up_from=lr_up_from,
+    )
+    return Sample(pair.lr, pair.lr_up, hr, condition.kernel, condition.noise_level)

@@ -1,0 +1,120 @@
+"""What a network costs: parameters, and multiply-adds of one forward pass, as the published totals count them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mrda.checks import check_int
+from mrda.networks.den import DEN
+from mrda.networks.mln import MLN
+from mrda.networks.mrda import MRDAOracle, MRDAStudent, MRDATeacher
+from mrda.networks.rda_conv import DASRConv, RDAConv
+from mrda.networks.rdan import RDAN
+from mrda.networks.registry import Network
+
+LR_HEIGHT, LR_WIDTH = 180, 320  # the LR image that published costs are given for
+_LONGEST_SIDE = 2**16  # far below where torch can no longer say how many bytes a tensor has
+
+# A published RDAN subtracts and adds the mean colour by fixed 1x1 convolutions of 3x3 weights and 3 biases each. Ours
+# does it by a buffer, so that no hook sees them.
+_MEAN_SHIFT_PARAMETERS = 2 * (9 + 3)
+_MEAN_SHIFT_MACS = 9  # per pixel
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """The cost of a network. A multiply-add is one multiplication and one addition; those of biases do not count."""
+
+    parameters: int
+    """All numbers of the published state dict, with the 24 fixed ones of the mean shift where there is one."""
+    parameters_trainable: int
+    """Parameters that training moves."""
+    mult_adds: int
+    """Of one image: the sum of the three parts below."""
+    mult_adds_static_conv: int
+    """Of convolutions with learned or fixed weights: the masks' and the mean shift's among them."""
+    mult_adds_dynamic_conv: int
+    """Of convolutions with predicted weights."""
+    mult_adds_linear: int
+    """Of linear layers, those that predict the weights among them."""
+
+
+def complexity(network: Network | RDAN | DEN, height: int = LR_HEIGHT, width: int = LR_WIDTH) -> Complexity:
+    """Count parameters, and multiply-adds for one LR image.
+
+    A copy of the network runs on torch's meta device, hence without data; ``network`` may lie there itself.
+
+    Args:
+        network: Any network of the method, or an RDAN or DEN alone.
+        height: Height of the LR image; of a DEN the height of its input.
+        width: Its width.
+
+    Raises:
+        TypeError: ``network`` is none of those.
+        ValueError: ``height`` or ``width`` is below 1 or above 65536.
+    """
+    for name, side in (("height", height), ("width", width)):
+        check_int(name, side)
+        if side > _LONGEST_SIDE:
+            raise ValueError(f"{name} is {side}, but must be at most {_LONGEST_SIDE}")
+    if not isinstance(network, MLN | MRDATeacher | MRDAStudent | MRDAOracle | RDAN | DEN):
+        raise TypeError(f"network is {type(network).__name__}, but must be a network of the method")
+    with torch.device("meta"), torch.no_grad():
+        copy = type(network)(**network.hyperparameters).eval()
+        counts = {"static_conv": 0, "dynamic_conv": 0, "linear": 0}
+        masks = {module.mask for module in copy.modules() if isinstance(module, RDAConv)}
+        for module in copy.modules():
+            if module not in masks:  # counted with their RDA conv, into whose operator they are fused
+                module.register_forward_hook(_counter(counts))
+        copy(*_inputs(copy, height, width))
+    trainable = sum(parameter.numel() for parameter in copy.parameters())
+    fixed = 0
+    if any(isinstance(module, RDAN) for module in copy.modules()):
+        fixed = _MEAN_SHIFT_PARAMETERS
+        scale = network.hyperparameters["scale"]
+        counts["static_conv"] += _MEAN_SHIFT_MACS * height * width * (1 + scale * scale)
+    return Complexity(
+        parameters=trainable + fixed,
+        parameters_trainable=trainable,
+        mult_adds=sum(counts.values()),
+        **{f"mult_adds_{part}": count for part, count in counts.items()},
+    )
+
+
+def _counter(counts: dict[str, int]) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+    """A forward hook that adds the multiply-adds of a module's own arithmetic."""
+
+    def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d):
+            counts["static_conv"] += output.numel() * module.weight[0].numel()
+        elif isinstance(module, nn.Linear):
+            counts["linear"] += output.numel() * module.in_features
+        elif isinstance(module, RDAConv | DASRConv):
+            counts["dynamic_conv"] += output.numel() * module.kernel_size**2
+            if isinstance(module, RDAConv):
+                batch, _, height, width = output.shape
+                counts["static_conv"] += batch * height * width * module.mask.weight.numel()
+
+    return count
+
+
+def _inputs(network: nn.Module, height: int, width: int) -> tuple[Tensor, ...]:
+    """What ``network`` takes, for one image, without data where that is the default device."""
+    lr = torch.empty(1, 3, height, width)
+    match network:
+        case MLN():
+            return lr, torch.empty(1, 3, network.scale * height, network.scale * width)
+        case MRDATeacher():
+            return lr, torch.empty(1, network.den.in_channels, height, width)
+        case MRDAOracle():
+            return lr, torch.empty(1, network.den.blur_size, network.den.blur_size)
+        case RDAN():
+            return lr, torch.empty(1, network.idr_dim)
+        case DEN():
+            return (torch.empty(1, network.in_channels, height, width),)
+    return (lr,)

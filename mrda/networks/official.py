@@ -1,0 +1,228 @@
+"""The published state dicts, with their key names: reading them into our networks, and back.
+
+A published file is a plain state dict. Copies of it may lie in a wrapper, as other projects' trainers write, or carry
+`module.` in front of the keys, which multi-GPU training leaves.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrda.networks.mln import MLN
+from mrda.networks.mrda import MRDAOracle, MRDAStudent, MRDATeacher
+from mrda.networks.rdan import DIV2K_RGB_MEAN
+from mrda.networks.reading import read_pickle, read_safetensors, reason
+from mrda.networks.registry import Network, NetworkClass, build, check_network, check_tensors
+
+# Our names on the left, the published ones on the right; the first match of each line is replaced.
+_MLN_NAMES = (("upscaler.expand.", "tail.0."), ("upscaler.last.", "tail.1."))
+_RDAN_NAMES = (
+    ("rdan.head.", "G.head.0."),
+    ("rdan.compress.", "G.compress.0."),
+    ("rdan.blocks.", "G.body.0.body."),
+    ("rdan.body_tail.", "G.body.1."),
+    ("rdan.upscaler.expand.", "G.tail.0."),
+    ("rdan.upscaler.last.", "G.tail.1."),
+    (".rda_conv", ".da_conv"),
+    (".mask.", ".conv."),
+)
+# Upscaling convolutions, and by what the first one widens, for each scale.
+_UPSCALER_STEPS = {2: (1, 4), 3: (1, 9), 4: (2, 4)}
+_DEN_PREFIX = {MRDATeacher: "E.", MRDAStudent: "E_st."}
+_WRAPPERS = ("params_ema", "params", "state_dict")
+_DEEPEST_WRAPPER = 4  # wrappers in wrappers; a pickle can hold itself
+
+# What official keys and shapes do not tell, and how the released code has it.
+_RELEASED = {"conv_type": "rda", "mask_input": "F", "dyn_act": "lrelu", "rgb_range": 1.0}
+
+
+def load_official(source: str | os.PathLike[str] | Mapping[str, Any]) -> Network:
+    """Load a published state dict, on the CPU and in float32.
+
+    Which network it is, its scale and its sizes are read from keys and shapes. What the keys do not tell is
+    taken as in the released code: the mask is computed from F, and the dynamic convolution is followed by
+    LeakyReLU.
+
+    Args:
+        source: A file or what it holds; see :func:`read_official`.
+
+    Raises:
+        ValueError: The file cannot be read or holds no single state dict of floating point tensors, its keys are
+            those of no MRDA network, or a key is missing, extra, or of another shape than the rest implies; such
+            keys are listed.
+    """
+    name = _name(source)
+    state = read_official(source)
+    architecture = _recognise(name, state)
+    options = _infer_hyperparameters(name, state, architecture)
+    try:
+        network = build(architecture, options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} has the shapes of an impossible network: {reason(error)}") from error
+    check_tensors(name, state, to_official(network))
+    if not isinstance(network, MLN):
+        _check_mean_shift(name, state)
+    network.load_state_dict({ours: state[theirs] for ours, theirs in _official_keys(network).items()})
+    return network
+
+
+def read_official(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of a published state dict by their keys, whatever they are wrapped in.
+
+    Args:
+        source: A .pth or .pt file (only tensors and plain containers are let in), a .safetensors file, or what such a
+            file holds: the state dict, or a dictionary that has it under ``params_ema``, ``params`` (the first is
+            taken where both are there) or ``state_dict``, to any sensible depth; what lies beside it is left alone.
+            ``module.`` in front of all keys is dropped.
+
+    Raises:
+        ValueError: The file cannot be read, or holds no single state dict of floating point tensors.
+    """
+    name = _name(source)
+    if isinstance(source, Mapping):
+        loaded: Any = source
+    elif Path(source).suffix == ".safetensors":
+        loaded, _ = read_safetensors(source)
+    else:
+        loaded = read_pickle(source)
+    state = _unwrap(name, loaded)
+    for key, tensor in state.items():
+        if not isinstance(key, str) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"{name} has {key!r}: {kind}, but must hold floating point tensors by name only")
+    return state
+
+
+def to_official(network: Network) -> dict[str, Tensor]:
+    """Return the state dict of ``network`` under its published key names: :func:`load_official` undone.
+
+    Raises:
+        TypeError: ``network`` is none of the method's.
+        ValueError: There are no published keys for such a network, or none that would tell of a hyperparameter.
+    """
+    check_network(network)
+    if isinstance(network, MRDAOracle):
+        raise ValueError("the network is MRDAOracle, but official key names exist for MLN, MRDATeacher and MRDAStudent")
+    options = network.hyperparameters
+    for key, released in _RELEASED.items():
+        if options.get(key, released) != released:
+            raise ValueError(f"the network has {key}={options[key]!r}, but official weights imply {released!r}")
+    own = network.state_dict()
+    state = {theirs: own[ours] for ours, theirs in _official_keys(network).items()}
+    if not isinstance(network, MLN):
+        mean = network.rdan.mean.flatten()
+        identity = torch.eye(3, dtype=mean.dtype, device=mean.device).reshape(3, 3, 1, 1)
+        state |= {"G.sub_mean.weight": identity, "G.sub_mean.bias": -mean}
+        state |= {"G.add_mean.weight": identity.clone(), "G.add_mean.bias": mean.clone()}
+    return state
+
+
+def _name(source: str | os.PathLike[str] | Mapping[str, Any]) -> str:
+    return "state dict" if isinstance(source, Mapping) else f"weights {os.fspath(source)}"
+
+
+def _unwrap(name: str, loaded: Any) -> dict[str, Any]:
+    """Take off wrappers and prefixes, outermost first."""
+    for _ in range(_DEEPEST_WRAPPER + 1):
+        if not isinstance(loaded, Mapping):
+            raise ValueError(f"{name} hold {type(loaded).__name__}, but must hold a state dict")
+        state = dict(loaded)
+        while state and all(isinstance(key, str) and key.startswith("module.") for key in state):
+            state = {key.removeprefix("module."): value for key, value in state.items()}
+        wrappers = [key for key in _WRAPPERS if isinstance(state.get(key), Mapping)]
+        if not wrappers:
+            return state
+        if "state_dict" in wrappers and len(wrappers) > 1:
+            raise ValueError(f"{name} has both {wrappers[0]!r} and 'state_dict', but must have one state dict")
+        loaded = state[wrappers[0]]
+    raise ValueError(f"{name} has its state dict in more than {_DEEPEST_WRAPPER} wrappers, one in another")
+
+
+def _official_keys(network: Network) -> dict[str, str]:
+    """Map our names of the parameters of ``network`` to the published ones."""
+    if isinstance(network, MLN):
+        names: tuple[tuple[str, str], ...] = _MLN_NAMES
+    else:
+        prefix = _DEN_PREFIX[type(network)]
+        names = (*_RDAN_NAMES, ("den.convs.", f"{prefix}E."), ("den.mlp.", f"{prefix}mlp."))
+    keys = {}
+    for ours in network.state_dict():
+        theirs = ours
+        for old, new in names:
+            theirs = theirs.replace(old, new, 1)
+        keys[ours] = theirs
+    return keys
+
+
+def _recognise(name: str, state: Mapping[str, Tensor]) -> NetworkClass:
+    prefixes = {key.split(".")[0] for key in state}
+    if "G" in prefixes:
+        if "E_st" in prefixes:
+            return MRDAStudent
+        if "E" in prefixes:
+            return MRDATeacher
+    elif {"head", "body", "tail"} <= prefixes:
+        return MLN
+    found = ", ".join(sorted(prefixes)[:8]) or "none"
+    raise ValueError(
+        f"{name} has keys under {found}, but must have them under head, body and tail (MLN), G and E (teacher) "
+        "or G and E_st (student)"
+    )
+
+
+def _infer_hyperparameters(name: str, state: Mapping[str, Tensor], architecture: NetworkClass) -> dict[str, Any]:
+    def size(key: str, axis: int) -> int:
+        if key not in state:
+            raise ValueError(f"{name} misses the key {key!r}")
+        if state[key].dim() <= axis or state[key].numel() == 0:
+            raise ValueError(f"{name} has {key!r} of the impossible shape {tuple(state[key].shape)}")
+        return state[key].shape[axis]
+
+    def count(prefix: str) -> int:
+        return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
+
+    trunk = "" if architecture is MLN else "G."
+    num_feat = size(f"{trunk}head.0.weight", 0)
+    steps = (count(f"{trunk}tail.0."), size(f"{trunk}tail.0.0.weight", 0) / num_feat)
+    scale = next((scale for scale, known in _UPSCALER_STEPS.items() if steps == known), None)
+    if scale is None:
+        raise ValueError(
+            f"{name} has an upscaler of {steps[0]} steps widening by {steps[1]:g}, but must have that of x2, x3 or x4"
+        )
+    if architecture is MLN:
+        return {"scale": scale, "num_feat": num_feat, "num_body": count("body.")}
+    rda_conv = "G.body.0.body.0.da_conv1"
+    den = "E_st." if architecture is MRDAStudent else "E."
+    size("G.add_mean.bias", 0)
+    mean = state["G.add_mean.bias"].flatten()
+    # written as the decimals that the float32 numbers came from
+    is_default = torch.equal(mean.float().cpu(), torch.tensor(DIV2K_RGB_MEAN, dtype=torch.float32))
+    options = {
+        "scale": scale,
+        "num_feat": num_feat,
+        "num_blocks": count("G.body.0.body."),
+        "kernel_size": math.isqrt(size(f"{rda_conv}.kernel.2.weight", 0) // num_feat),
+        "mask_channels": size(f"{rda_conv}.conv.weight", 0),
+        "den_width": size(f"{den}E.0.weight", 0),
+        "rgb_mean": list(DIV2K_RGB_MEAN) if is_default else mean.tolist(),
+    }
+    if architecture is MRDATeacher:
+        options["mln_feat"] = size("E.E.0.weight", 1)
+    return options
+
+
+def _check_mean_shift(name: str, state: Mapping[str, Tensor]) -> None:
+    """Raise unless the two fixed 1x1 convolutions subtract and add one mean colour, with unit deviation."""
+    identity = torch.eye(3).reshape(3, 3, 1, 1)
+    for key in ("G.sub_mean.weight", "G.add_mean.weight"):
+        if not torch.equal(state[key].float().cpu(), identity):
+            raise ValueError(f"{name} has {state[key].flatten().tolist()} in {key!r}, but must have the identity")
+    if not torch.equal(state["G.sub_mean.bias"], -state["G.add_mean.bias"]):
+        raise ValueError(f"{name} must have opposite values in 'G.sub_mean.bias' and 'G.add_mean.bias'")

@@ -1,0 +1,70 @@
+"""Reading weights files that anyone may have made: no code is run, and whatever is wrong is a ValueError."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# What torch.load lets through from its parsers when a file is no checkpoint or is cut short.
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    pickle.UnpicklingError,
+    struct.error,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ValueError,
+)
+
+
+def read_pickle(path: str | os.PathLike[str]) -> Any:
+    """Return what a .pt or .pth file holds, on the CPU; only tensors and plain containers are let in.
+
+    Raises:
+        ValueError: The file cannot be read, is damaged, or holds anything else.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        raise ValueError(f"{os.fspath(path)} cannot be read: {reason(error)}") from error
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors, on the CPU, and the metadata of a safetensors file.
+
+    Raises:
+        ValueError: The file cannot be read or is not a safetensors file.
+    """
+    from safetensors.torch import load_file
+
+    metadata = read_metadata(path)
+    return load_file(path), metadata
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the metadata of a safetensors file, such as :func:`~mrda.networks.checkpoints.save_network` writes.
+
+    Raises:
+        ValueError: The file cannot be read or is not a safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"weights {os.fspath(path)} cannot be read: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """The first sentence of an error, without its full stop."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(".")

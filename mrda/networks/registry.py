@@ -1,0 +1,51 @@
+"""Which networks weights files can hold, and how one is built again to be filled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrda.networks.mln import MLN
+from mrda.networks.mrda import MRDAOracle, MRDAStudent, MRDATeacher
+
+Network = MLN | MRDATeacher | MRDAStudent | MRDAOracle
+NetworkClass = type[MLN] | type[MRDATeacher] | type[MRDAStudent] | type[MRDAOracle]
+
+ARCHITECTURES: dict[str, NetworkClass] = {
+    "MLN": MLN,
+    "MRDATeacher": MRDATeacher,
+    "MRDAStudent": MRDAStudent,
+    "MRDAOracle": MRDAOracle,
+}
+"""The networks by the name that files know them by."""
+
+
+def build(architecture: NetworkClass, options: dict[str, Any]) -> Network:
+    """Build a network to be filled; its random initialisation does not move the caller's generator."""
+    with torch.random.fork_rng(devices=[]):
+        return architecture(**options)
+
+
+def check_network(network: object) -> None:
+    """Raise TypeError unless ``network`` is one that files can hold; a subclass is not, as it could not be rebuilt."""
+    if type(network) not in ARCHITECTURES.values():
+        raise TypeError(f"network is {type(network).__name__}, but must be one of {', '.join(ARCHITECTURES)}")
+
+
+def check_tensors(name: str, got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError that lists the keys in which ``got``, of the file ``name``, differs from ``expected``."""
+    problems = {
+        "missing": sorted(expected.keys() - got.keys()),
+        "unexpected": sorted(got.keys() - expected.keys()),
+        "of another shape": [
+            f"{key} {tuple(got[key].shape)} instead of {tuple(tensor.shape)}"
+            for key, tensor in expected.items()
+            if key in got and got[key].shape != tensor.shape
+        ],
+    }
+    found = [f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys]
+    if found:
+        raise ValueError(f"{name} must have exactly the network's keys; {'; '.join(found)}")

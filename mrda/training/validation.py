@@ -1,0 +1,156 @@
+"""Validation during the training: held-out photos, fixed degradations, the same noise every time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mrda.config import TrainConfig
+from mrda.degradations.classic import crop_to_multiple
+from mrda.degradations.resample import bicubic
+from mrda.evaluation.metrics import psnr_y, ssim_y
+from mrda.evaluation.protocols import conditions
+from mrda.evaluation.samples import Condition, Sample, make_sample
+from mrda.images import find_images, read_rgb, source_name, to_tensor
+from mrda.networks import Network
+from mrda.training.processes import Processes
+from mrda.training.stage import Stage
+
+CURVE_STEPS = 5
+"""Adaptation steps that the curve of an MLN shows."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Means over photos and degradations.
+
+    Args:
+        psnr_y: of the stage's network, in dB.
+        ssim_y: of the stage's network.
+        psnr_y_bicubic: of bicubic upscaling, in dB.
+        curve: of an MLN that adapts: PSNR-Y after 0, 1, ... steps under the first degradation.
+        pictures: by photo, bicubic, SR and HR side by side, (3, H, 3 W) uint8.
+    """
+
+    psnr_y: float
+    ssim_y: float
+    psnr_y_bicubic: float
+    curve: list[float] | None
+    pictures: dict[str, np.ndarray]
+
+
+class Validation:
+    """The photos and degradations to validate on, kept in memory.
+
+    Args:
+        config: the run's configuration; its section `validation` names a photo at least.
+
+    Raises:
+        ImageError: a photo can't be read, or a folder holds none.
+        ValueError: a photo is too small.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        section, self.scale, self.seed = config.validation, config.scale, config.seed
+        self.border, self.lr_up_from = config.degradation.border, config.degradation.lr_up_from
+        self.downsample = config.degradation.downsample
+        self.pictures = section.pictures
+        self.conditions = evenly(protocol_conditions(config), section.conditions)
+        self.photos: list[tuple[str, Tensor]] = []
+        smallest = 2 * self.scale + 11  # the border of the metrics and the window of SSIM
+        for source in find_images(section.sources, recursive=True)[: section.images]:
+            hr = crop_to_multiple(centre(to_tensor(read_rgb(source)), section.crop), self.scale)
+            if min(hr.shape[2:]) < smallest:
+                raise ValueError(f"validation photo {source} must be at least {smallest} px high and wide")
+            self.photos.append((source_name(source), hr))
+
+    def measure(self, stage: Stage, network: Network, processes: Processes) -> Found:
+        """Measure a stage's network; the photos are shared out among the processes, which all get the result."""
+        was_training = network.training
+        network.eval()
+        method, wanted = stage.method(network), stage.conditions(self.conditions)
+        curve = stage.curve(network)
+        rows: list[tuple[int, int, float, float, float]] = []
+        pictures: list[tuple[str, np.ndarray]] = []
+        curves: list[list[float]] = []
+        for number, (name, hr) in enumerate(self.photos):
+            if number % processes.count != processes.accelerator.process_index:
+                continue
+            for place, condition in enumerate(wanted):
+                sample = self._sample(name, hr, condition)
+                sr, enlarged = method(sample).cpu(), bicubic(sample.lr, self.scale)
+                rows.append((number, place, *self._scores(sr, hr), self._scores(enlarged, hr)[0]))
+                if place == 0 and number < self.pictures:
+                    pictures.append((name, _side_by_side(enlarged, sr, hr)))
+                if place == 0 and curve is not None:
+                    curves.append([self._scores(curve(n)(sample).cpu(), hr)[0] for n in range(CURVE_STEPS + 1)])
+        network.train(was_training)
+        rows = sorted(processes.gather(rows))  # one order of summation for any number of processes
+        curves = processes.gather(curves)
+        return Found(
+            psnr_y=_mean([row[2] for row in rows]),
+            ssim_y=_mean([row[3] for row in rows]),
+            psnr_y_bicubic=_mean([row[4] for row in rows]),
+            curve=[fmean(values) for values in zip(*curves, strict=True)] if curves else None,
+            pictures=dict(processes.gather(pictures)),
+        )
+
+    def _sample(self, name: str, hr: Tensor, condition: Condition) -> Sample:
+        return make_sample(
+            hr,
+            condition,
+            self.scale,
+            image=name,
+            seed=self.seed,
+            downsample=self.downsample,
+            border=self.border,
+            lr_up_from=self.lr_up_from,
+        )
+
+    def _scores(self, sr: Tensor, hr: Tensor) -> tuple[float, float]:
+        sr = sr.float()
+        return float(psnr_y(sr, hr, self.scale)), float(ssim_y(sr, hr, self.scale))
+
+
+def protocol_conditions(config: TrainConfig) -> list[Condition]:
+    """The degradations that `validation.protocol` names."""
+    protocol = config.validation.protocol
+    if protocol != "auto":
+        return list(conditions(protocol, config.scale))
+    kernel = config.degradation.kernel
+    if kernel == "anisotropic":
+        noisy = config.degradation.noise_range[1] > 0
+        return [condition for condition in conditions("mrda9", config.scale) if noisy or condition.noise_level == 0]
+    return list(conditions("gaussian8" if kernel == "isotropic" else "bicubic", config.scale))
+
+
+def evenly(items: Sequence[Condition], count: int) -> list[Condition]:
+    """At most ``count`` of the items, evenly spaced, the first and the last among them where there are two."""
+    if count >= len(items):
+        return list(items)
+    if count == 1:
+        return [items[len(items) // 2]]
+    return [items[round(number * (len(items) - 1) / (count - 1))] for number in range(count)]
+
+
+def centre(image: Tensor, size: int | None) -> Tensor:
+    """The centre (1, C, size, size) of an image, or less where it has less; all of it for None."""
+    if size is None:
+        return image
+    top, left = (max(0, (length - size) // 2) for length in image.shape[2:])
+    return image[..., top : top + size, left : left + size]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if all(math.isfinite(value) for value in values) else float(np.mean(values))
+
+
+def _side_by_side(*images: Tensor) -> np.ndarray:
+    row = torch.cat([image[0].float().clamp(0, 1) for image in images], dim=2)
+    return (255 * row).round().to(torch.uint8).numpy()

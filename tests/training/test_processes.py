@@ -1,0 +1,107 @@
+"""Two processes with one micro-batch each do the work of one process with two."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from mrda.config import STAGES
+from mrda.training.processes import Processes
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STEPS = 3
+LR = 1e-3  # of all stages of the toy
+
+
+def torchrun(processes: int, *arguments: str) -> None:
+    """Run Python with those arguments in so many processes."""
+    launcher = []
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}"]
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(
+        [sys.executable, *launcher, *arguments], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def launch(processes: int, photo: Path, run_dir: Path, *options: str) -> None:
+    """Train the toy's stages by torchrun, or alone."""
+    arguments = ["-m", "mrda", "train", "--config", "toy", "--run-dir", str(run_dir)]
+    settings = [
+        f"data.sources=['{photo}']",
+        f"validation.sources=['{photo}']",
+        "validation.every=2",
+        f"train.steps={STEPS}",
+        "train.log_every=1",
+        *options,
+    ]
+    for setting in settings:
+        arguments += ["--set", setting]
+    torchrun(processes, *arguments)
+
+
+def largest_difference(one: Path, other: Path) -> float:
+    first, second = load_file(one), load_file(other)
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reset_mln", ["true", "false"])
+def test_two_processes_equal_one_with_two_micro_batches(reset_mln: str, photo: Path, tmp_path: Path) -> None:
+    options = (f"adaptation.reset_mln={reset_mln}", "train.ema_decay=0.5")
+    launch(1, photo, tmp_path / "one", "train.micro_batches=2", *options)
+    launch(2, photo, tmp_path / "two", *options)
+    for name in STAGES:
+        one, two = (tmp_path / run / name for run in ("one", "two"))
+        # An Adam step is the learning rate times a quotient of gradients, which differ by the rounding of a sum; a
+        # thousandth of it is left for gradients that nearly cancel.
+        budget = STEPS * (torch.finfo().eps + 1e-3 * LR)
+        assert largest_difference(one / "weights.safetensors", two / "weights.safetensors") <= budget
+        records = [
+            [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in (one, two)
+        ]
+        assert len(records[0]) == len(records[1]) == STEPS + 2  # and two validations
+        for first, second in zip(*records, strict=True):
+            for key in ("loss", "gradient_norm"):
+                if key in first:
+                    # A mean over a few thousand pixels of a dozen layers.
+                    assert second[key] == pytest.approx(first[key], rel=1e-4)
+
+
+def test_inner_gradients_are_averaged_over_processes(tmp_path: Path) -> None:
+    """Two processes that adapt one MLN to half a batch each get what one gets from the whole."""
+    torchrun(2, str(Path(__file__).with_name("two_processes.py")), str(tmp_path))
+    together = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    torch.testing.assert_close(together[0]["synced"], together[1]["synced"], rtol=0, atol=0)
+    # The same sums of some hundred products, in another order, in float64.
+    torch.testing.assert_close(
+        together[0]["synced"], together[0]["whole"], rtol=0, atol=500 * torch.finfo(torch.float64).eps
+    )
+    assert not torch.equal(together[0]["alone"]["head.0.weight"], together[1]["alone"]["head.0.weight"])
+    assert [result["gathered"] for result in together] == [["0", "1", "1"]] * 2
+
+
+def test_micro_batches_that_can_not_be_shared_out_are_refused(
+    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accelerator = Accelerator(mixed_precision="no")
+    assert list(Processes(accelerator, 3).mine()) == [0, 1, 2]
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda _: 2))
+    monkeypatch.setattr(Accelerator, "process_index", property(lambda _: 1))
+    assert list(Processes(accelerator, 4).mine()) == [2, 3]
+    assert Processes(accelerator, None).micro_batches == 2
+    with pytest.raises(ValueError, match=r"train\.micro_batches is 3, but must be a multiple of the 2 processes"):
+        Processes(accelerator, 3)
