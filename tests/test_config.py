@@ -5,7 +5,7 @@ import pytest
 from pydantic import BaseModel
 
 from mrda.config import STAGES, StudentConfig, TrainConfig
-from mrda.configs import PRESETS, configs, load_config, load_tree, parse_config
+from mrda.configs import PRESETS, configs, load_config, parse_config
 from mrda.training.schedule import learning_rate
 
 SETTINGS = [f"classic-{kind}-x{scale}" for kind in ("iso", "aniso-noise") for scale in (2, 3, 4)]
@@ -74,8 +74,12 @@ def test_a_file_changes_what_it_extends(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("meta: {tasks: 7, batch: 8}\n")
     config = load_config(tmp_path / "mine.yaml")
     assert (config.scale, config.meta.tasks, config.meta.batch, config.meta.steps) == (2, 3, 8, 4)
-    assert load_tree("ablation/s6", extended=False) == {}
-    assert load_tree("ablation/s4", extended=False) == {"networks": {"conv_type": "dasr_da"}}
+
+
+def test_a_row_of_the_ablation_can_extend_another_configuration() -> None:
+    row = load_config("ablation/s6", ["train.steps=2"], instead={"classic-iso-x4": "toy"})
+    changes = ["teacher.den_input=lr", "train.stages=[teacher]", "train.steps=2"]
+    assert row == load_config("toy", changes)
 
 
 def test_a_circle_of_files_is_refused(tmp_path: Path) -> None:

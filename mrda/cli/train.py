@@ -73,7 +73,9 @@ def train(
     from mrda.training import RunRefusedError
     from mrda.training import train as run_training
 
-    run_dir = run_dir or Path("runs") / Path(config).stem
+    if run_dir is None:
+        name = config.replace("/", "-") if config in configs() else Path(config).stem
+        run_dir = Path("runs") / (name if preset == "recommended" else f"{name}-{preset}")
     try:
         weights = run_training(settings, run_dir, stages=chosen, resume=resume, announce=_announce)
     except RunRefusedError as error:

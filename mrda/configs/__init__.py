@@ -32,7 +32,13 @@ def configs() -> dict[str, Traversable]:
     return {name: found[name] for name in sorted(found) if not name.startswith(f"{_PRESET_FOLDER}/")}
 
 
-def load_config(name_or_path: str | Path, overrides: Iterable[str] = (), *, preset: str = "recommended") -> TrainConfig:
+def load_config(
+    name_or_path: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    preset: str = "recommended",
+    instead: Mapping[str, str | Path] | None = None,
+) -> TrainConfig:
     """Read a configuration, and apply a preset below it and overrides above it.
 
     Args:
@@ -40,48 +46,23 @@ def load_config(name_or_path: str | Path, overrides: Iterable[str] = (), *, pres
         overrides: assignments such as ``"teacher.steps=10"``; the value is read as YAML.
         preset: ``recommended``, ``paper`` or ``official``. Wherever the configuration itself says something, that
             holds.
+        instead: names or paths to read in the place of names that are extended; ``{"classic-iso-x4": "demo"}`` with
+            ``ablation/s4`` is that row at the demo's size.
 
     Raises:
         ValueError: for an unknown name or preset, a file that is unreadable or no YAML mapping, an override without
             ``=``, an unknown key (the nearest known one is named) or a value that its field does not allow.
-    """
-    return parse_config(load_tree(name_or_path, overrides, preset=preset))
-
-
-def load_tree(
-    name_or_path: str | Path,
-    overrides: Iterable[str] = (),
-    *,
-    preset: str = "recommended",
-    extended: bool = True,
-) -> Tree:
-    """What `load_config` reads, before its validation.
-
-    Args:
-        name_or_path: as for `load_config`.
-        overrides: as for `load_config`.
-        preset: as for `load_config`.
-        extended: False leaves out what the file extends: its own changes are returned.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset is {preset!r}, but must be one of {', '.join(PRESETS)}")
     tree: Tree = {}
     if preset != "recommended":
         text = resources.files("mrda").joinpath("configs", _PRESET_FOLDER, f"{preset}.yaml").read_text("utf-8")
-        tree = merge(tree, yaml.safe_load(text))
-    tree = merge(tree, _read_tree(name_or_path, extended=extended))
+        tree = yaml.safe_load(text)
+    tree = _merge(tree, _read_tree(name_or_path, instead or {}))
     for override in overrides:
         _assign(tree, override)
-    return tree
-
-
-def merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
-    """A tree with changes laid over it, section by section; neither is modified."""
-    merged = dict(tree)
-    for key, value in changes.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
+    return parse_config(tree)
 
 
 def parse_config(tree: Mapping[str, Any]) -> TrainConfig:
@@ -104,7 +85,16 @@ def parse_config(tree: Mapping[str, Any]) -> TrainConfig:
         raise ValueError(f"{subject}: {message[0].lower()}{message[1:]}{given}") from None
 
 
-def _read_tree(name_or_path: str | Path, *, extended: bool, inside: tuple[str, ...] = ()) -> Tree:
+def _merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
+    """A tree with changes laid over it, section by section; neither is modified."""
+    merged = dict(tree)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _read_tree(name_or_path: str | Path, instead: Mapping[str, str | Path], inside: tuple[str, ...] = ()) -> Tree:
     name = str(name_or_path)
     if name in inside:
         raise ValueError(f"config '{name}' extends itself, by way of {' and '.join(inside)}")
@@ -120,10 +110,9 @@ def _read_tree(name_or_path: str | Path, *, extended: bool, inside: tuple[str, .
         raise ValueError(f"config '{name}' must be a YAML mapping of options, it was {tree!r}")
     parents = tree.pop("extends", [])
     whole: Tree = {}
-    if extended:
-        for parent in [parents] if isinstance(parents, str) else parents:
-            whole = merge(whole, _read_tree(parent, extended=True, inside=(*inside, name)))
-    return merge(whole, tree)
+    for parent in [parents] if isinstance(parents, str) else parents:
+        whole = _merge(whole, _read_tree(instead.get(parent, parent), instead, (*inside, name)))
+    return _merge(whole, tree)
 
 
 def _files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:

@@ -12,11 +12,8 @@ from pathlib import Path
 from torch import nn
 
 from mrda.files import atomic_write
-from mrda.networks.official import load_official
-from mrda.networks.reading import read_metadata, read_pickle, read_safetensors, reason
+from mrda.networks.reading import read_safetensors, reason
 from mrda.networks.registry import ARCHITECTURES, Network, build, check_network, check_tensors
-
-__all__ = ["Network", "load_network", "load_official", "read_metadata", "read_pickle", "save_network"]
 
 
 def save_network(network: Network, path: str | os.PathLike[str], **metadata: str) -> None:

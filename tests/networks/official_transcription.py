@@ -134,14 +134,22 @@ def official_shapes(kind, scale, *, feat=64, blocks=27, width=64, mln_feat=128, 
     return shapes
 
 
-def official_state(kind, scale, seed=0, **sizes):
-    """Random weights of natural scale (uniform, bounded by 1/sqrt(fan in)) under the published keys."""
+STEERING = (".E.", ".mlp.", ".compress.", ".da_conv")
+
+
+def official_state(kind, scale, seed=0, steering=1.0, **sizes):
+    """Random weights of natural scale (uniform, bounded by 1/sqrt(fan in)) under the published keys.
+
+    What leads from the degradation to the kernels and masks is `steering` times that. With sqrt(6) the signal keeps its
+    variance on the way (He), so that the output depends on the degradation as a trained network's does.
+    """
     generator = torch.Generator().manual_seed(seed)
     shapes = official_shapes(kind, scale, **sizes)
     state = {}
     for key, shape in shapes.items():
         fan_shape = shapes.get(key.replace(".bias", ".weight"), shape)
         bound = torch.Size(fan_shape[1:]).numel() ** -0.5
+        bound *= steering if any(part in key for part in STEERING) else 1
         state[key] = (2 * torch.rand(shape, generator=generator) - 1) * bound
     if kind != "mln":
         mean = torch.tensor([0.4488, 0.4371, 0.4040])

@@ -2,8 +2,9 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from mrda.networks import DEN, MRDAStudent, MRDATeacher
+from mrda.networks import DEN, MRDAOracle, MRDAStudent, MRDATeacher
 
 TINY = {"scale": 2, "num_feat": 4, "num_blocks": 1, "den_width": 2}
 MEAN_SHIFT = 24  # fixed values that the published totals count
@@ -53,7 +54,40 @@ def test_the_student_can_start_from_the_teachers_rdan():
     assert torch.equal(student.rdan(lr, idr), teacher.rdan(lr, idr))
 
 
-@pytest.mark.parametrize("network", [MRDAStudent(**TINY), MRDATeacher(**TINY, mln_feat=5, mask_input="F1")])
+def test_oracle_forward_is_rdan_of_the_kernels_idr():
+    oracle = MRDAOracle(**TINY, blur_size=5)
+    lr, kernels = torch.rand(2, 3, 5, 6), torch.rand(2, 5, 5)
+    idr = oracle.degradation(kernels)
+    assert idr.shape == (2, 8)
+    assert torch.equal(oracle(lr, kernels), oracle.rdan(lr, idr))
+    shared = oracle(lr, kernels[:1])
+    assert torch.equal(shared, oracle.rdan(lr, oracle.degradation(kernels[:1]).expand(2, -1)))
+    assert not torch.equal(shared[1], oracle(lr, kernels)[1])
+
+
+def test_oracle_is_five_linear_layers_on_the_flattened_kernel():
+    torch.manual_seed(0)
+    oracle = MRDAOracle(num_blocks=1).double()
+    linear = [module for module in oracle.den.modules() if isinstance(module, torch.nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == [(441, 256)] + [(256, 256)] * 4
+    kernel = torch.rand(3, 21, 21).double()
+    expected = kernel.reshape(3, 441)
+    for layer in linear[:-1]:
+        expected = F.leaky_relu(layer(expected), 0.1)
+    # The same float64 operations.
+    torch.testing.assert_close(oracle.degradation(kernel), linear[-1](expected), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        MRDAStudent(**TINY),
+        MRDATeacher(**TINY, mln_feat=5, mask_input="F1"),
+        MRDAStudent(**TINY, conv_type="dasr_da"),
+        MRDATeacher(**TINY, conv_type="static", static_groups="dense"),
+        MRDAOracle(**TINY, blur_size=5, conv_type="static"),
+    ],
+)
 def test_hyperparameters_rebuild(network):
     options = json.loads(json.dumps(network.hyperparameters))
     rebuilt = type(network)(**options)
@@ -63,7 +97,7 @@ def test_hyperparameters_rebuild(network):
     rebuilt.load_state_dict(network.state_dict())
 
 
-@pytest.mark.parametrize("network", [MRDAStudent, MRDATeacher])
+@pytest.mark.parametrize("network", [MRDAStudent, MRDATeacher, MRDAOracle])
 def test_bad_options(network):
     with pytest.raises(ValueError, match="den_width is 0, but must be at least 1"):
         network(**{**TINY, "den_width": 0})
@@ -80,6 +114,18 @@ def test_bad_input():
         MRDATeacher(**TINY, mln_feat=5)(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4))
     with pytest.raises(ValueError, match=r"degradation has shape \(2, 8\), but must be \(1, 8\)"):
         MRDAStudent(**TINY)(torch.rand(1, 3, 4, 4), torch.rand(2, 8))
+    oracle = MRDAOracle(**TINY, blur_size=5)
+    with pytest.raises(ValueError, match="blur_size is 4, but must be odd"):
+        MRDAOracle(**TINY, blur_size=4)
+    for shape in ((1, 5, 6), (5, 5), (1, 1, 5, 5)):
+        with pytest.raises(ValueError, match=r"kernel has shape .*, but must be \(B, 5, 5\)"):
+            oracle(torch.rand(1, 3, 4, 4), torch.rand(shape))
+    with pytest.raises(ValueError, match="kernel has a batch of 2, but must have 1 or that of lr, 3"):
+        oracle(torch.rand(3, 3, 4, 4), torch.rand(2, 5, 5))
+    with pytest.raises(TypeError, match=r"kernel has dtype torch\.float64, but must have torch\.float32"):
+        oracle(torch.rand(1, 3, 4, 4), torch.rand(1, 5, 5).double())
+    with pytest.raises(ValueError, match=r"lr has shape \(3, 4, 4\)"):
+        oracle(torch.rand(3, 4, 4), torch.rand(1, 5, 5))
     with pytest.raises(TypeError, match=r"torch\.uint8"):
         MRDAStudent(**TINY)(torch.ones(1, 3, 4, 4, dtype=torch.uint8))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import mrda.networks.rdan as rdan_module
+import mrda.networks.rda_conv as rda_conv_module
 from mrda.networks import RDAB, RDAN, RDAConv
 
 TINY = {"scale": 2, "num_feat": 4, "num_blocks": 2, "idr_dim": 8}
@@ -47,28 +47,13 @@ def test_shapes(scale, mask_channels):
     assert not modulation.requires_grad
 
 
-@pytest.mark.parametrize("mask_input", ["F", "F1"])
-@pytest.mark.parametrize("dyn_act", ["lrelu", "none"])
-@pytest.mark.parametrize("output_negative_slope", [None, 0.1])
-def test_rda_conv_options_follow_their_definition(mask_input, dyn_act, output_negative_slope):
-    torch.manual_seed(0)
-    layer = RDAConv(3, mask_channels=3, mask_input=mask_input, dyn_act=dyn_act).double()
-    x, idr = torch.randn(2, 3, 4, 5).double(), torch.randn(2, 3).double()
-    kernels = (F.leaky_relu(idr @ layer.kernel[0].weight.T, 0.1) @ layer.kernel[2].weight.T).reshape(6, 1, 3, 3)
-    f1 = F.conv2d(x.reshape(1, 6, 4, 5), kernels, padding=1, groups=6).reshape(2, 3, 4, 5)
-    f1 = F.leaky_relu(f1, 0.1) if dyn_act == "lrelu" else f1
-    expected_mask = torch.sigmoid(F.conv2d(x if mask_input == "F" else f1, layer.mask.weight, layer.mask.bias))
-    expected = f1 * expected_mask + x
-    if output_negative_slope is not None:
-        expected = F.leaky_relu(expected, output_negative_slope)
-    # The same float64 arithmetic in another order, terms of order 1: a few dozen roundings at most.
-    budget = {"rtol": 0, "atol": 64 * torch.finfo(torch.float64).eps}
-    masks = []
-    got = layer(x, idr, output_negative_slope=output_negative_slope)
-    with_masks = layer(x, idr, output_negative_slope=output_negative_slope, masks=masks)
-    torch.testing.assert_close(got, expected, **budget)
-    torch.testing.assert_close(with_masks, expected, **budget)
-    torch.testing.assert_close(masks[0], expected_mask, **budget)
+@pytest.mark.parametrize("conv_type", ["dasr_da", "static"])
+def test_without_masks_there_is_no_modulation_map(conv_type):
+    rdan = RDAN(**TINY, conv_type=conv_type)
+    lr, idr = torch.rand(1, 3, 5, 3), torch.randn(1, 8)
+    assert rdan(lr, idr).shape == (1, 3, 10, 6)
+    with pytest.raises(ValueError, match=f"the network has conv_type '{conv_type}', but only 'rda' has masks"):
+        rdan.modulation_map(lr, idr)
 
 
 def test_modulation_map_is_the_mean_over_all_rda_convs():
@@ -86,13 +71,13 @@ def test_modulation_map_is_the_mean_over_all_rda_convs():
 
 def test_every_rda_conv_is_one_operator_call_on_the_chosen_backend(monkeypatch):
     calls = []
-    operator = rdan_module.rda_conv2d
+    operator = rda_conv_module.rda_conv2d
 
     def spy(*args, backend, **options):
         calls.append((backend, options))
         return operator(*args, backend=None, **options)
 
-    monkeypatch.setattr(rdan_module, "rda_conv2d", spy)
+    monkeypatch.setattr(rda_conv_module, "rda_conv2d", spy)
     rdan = RDAN(**TINY, backend="reference")
     lr, idr = torch.rand(1, 3, 4, 4), torch.randn(1, 8)
     rdan(lr, idr)
@@ -104,12 +89,45 @@ def test_every_rda_conv_is_one_operator_call_on_the_chosen_backend(monkeypatch):
     assert all(options == {"negative_slope": 0.1, "output_negative_slope": 0.1} for _, options in calls)
 
 
-def test_all_parameters_receive_gradients():
-    rdan = RDAN(**TINY)
+CONVS = [{}, {"conv_type": "dasr_da"}, {"conv_type": "static"}, {"conv_type": "static", "static_groups": "dense"}]
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_all_parameters_receive_gradients(conv):
+    rdan = RDAN(**TINY, **conv)
     idr = torch.randn(2, 8, requires_grad=True)
     rdan(torch.rand(2, 3, 6, 6), idr).square().mean().backward()
     gradients = [parameter.grad for parameter in rdan.parameters()] + [idr.grad]
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_blocks_differ_in_their_steered_convolutions_only(conv):
+    torch.manual_seed(0)
+    block = RDAB(8, **conv).double()
+    x, idr = torch.randn(2, 8, 4, 5).double(), torch.randn(2, 8).double()
+    a = F.leaky_relu(block.rda_conv1(x, idr), 0.1)
+    a = F.leaky_relu(block.conv1(a), 0.1)
+    a = F.leaky_relu(block.rda_conv2(a, idr), 0.1)
+    expected = block.conv2(a) + x
+    # The same float64 arithmetic, fused or not: a few dozen roundings of numbers of order 1.
+    torch.testing.assert_close(block(x, idr), expected, rtol=0, atol=64 * torch.finfo(torch.float64).eps)
+
+
+def test_the_backend_reaches_dasrs_convolutions(monkeypatch):
+    calls = []
+    operator = rda_conv_module.dynamic_depthwise_conv2d
+
+    def spy(*args, backend):
+        calls.append(backend)
+        return operator(*args, backend=None)
+
+    monkeypatch.setattr(rda_conv_module, "dynamic_depthwise_conv2d", spy)
+    rdan = RDAN(**TINY, conv_type="dasr_da", backend="reference")
+    rdan(torch.rand(1, 3, 4, 4), torch.randn(1, 8))
+    rdan.set_backend("cpu")
+    rdan(torch.rand(1, 3, 4, 4), torch.randn(1, 8))
+    assert calls == ["reference"] * 4 + ["cpu"] * 4
 
 
 def test_the_mean_is_fixed_and_scaled_by_the_range():
@@ -129,6 +147,8 @@ def test_hyperparameters_rebuild():
         "mask_channels": 4,
         "mask_input": "F1",
         "dyn_act": "none",
+        "conv_type": "rda",
+        "static_groups": "C",
         "rgb_mean": [0.1, 0.2, 0.3],
         "rgb_range": 2.0,
     }
@@ -152,6 +172,24 @@ def test_hyperparameters_rebuild():
         ({"mask_channels": 2}, "mask_channels is 2, but must be one of 1, 64"),
         ({"mask_input": "f"}, "mask_input is 'f', but must be one of 'F', 'F1'"),
         ({"dyn_act": "relu"}, "dyn_act is 'relu', but must be one of 'lrelu', 'none'"),
+        ({"conv_type": "da"}, "conv_type is 'da', but must be one of 'rda', 'dasr_da', 'static'"),
+        ({"conv_type": "static", "static_groups": "c"}, "static_groups is 'c', but must be one of 'C', 'dense'"),
+        ({"conv_type": "static", "kernel_size": 4}, "kernel_size is 4, but must be one of 1, 3, 5, 7"),
+        ({"conv_type": "static", "backend": "gpu"}, "backend is 'gpu', but must be None or one of"),
+        ({"static_groups": "dense"}, "static_groups is 'dense', but must be 'C' where conv_type is 'rda'"),
+        (
+            {"conv_type": "dasr_da", "static_groups": "dense"},
+            "static_groups is 'dense', but must be 'C' where conv_type is 'dasr_da'",
+        ),
+        (
+            {"conv_type": "dasr_da", "mask_channels": 64},
+            "mask_channels is 64, but must be 1 where conv_type is 'dasr_da'",
+        ),
+        (
+            {"conv_type": "static", "mask_input": "F1"},
+            "mask_input is 'F1', but must be 'F' where conv_type is 'static'",
+        ),
+        ({"conv_type": "dasr_da", "dyn_act": "relu"}, "dyn_act is 'relu', but must be one of 'lrelu', 'none'"),
         ({"rgb_mean": (0.4, 0.4)}, r"rgb_mean is \(0\.4, 0\.4\), but must be three numbers"),
         ({"rgb_mean": 5}, "rgb_mean is 5, but must be three numbers"),
         ({"rgb_mean": (0.4, 0.4, float("nan"))}, r"rgb_mean\[2\] is nan, but must be finite"),
@@ -176,12 +214,6 @@ def test_options_of_another_type():
 def test_an_unknown_backend_is_refused_when_it_is_set():
     with pytest.raises(ValueError, match="backend is 'gpu', but must be None or one of"):
         RDAN(**TINY).set_backend("gpu")
-
-
-@pytest.mark.parametrize("shape", [(2, 4), (1, 5), (4,)])
-def test_rda_conv_names_an_idr_of_another_shape(shape):
-    with pytest.raises(ValueError, match=r"idr has shape .*, but must be \(B, C\) = \(1, 4\)"):
-        RDAConv(4)(torch.rand(1, 4, 5, 5), torch.rand(shape))
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,31 @@ def test_the_tasks_of_a_step_share_hr_and_draw_their_own_degradation(
     assert not torch.equal(seen[0][1], seen[1][1])
 
 
+@pytest.mark.parametrize("adapt_sync", [True, False])
+def test_micro_batches_that_adapt_together_share_the_degradation(
+    adapt_sync: bool,
+    toy: TrainConfig,
+    weights: dict[StageName, Path],
+    changed: Changed,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = changed(toy, train={"micro_batches": 2, "adapt_sync": adapt_sync})
+    stage = build("teacher", config, weights)
+    assert isinstance(stage, TeacherStage)
+    kernels: list[Tensor] = []
+    degrade = stage.degradation.__call__
+
+    def spy(hr: Tensor, draws: torch.Generator) -> object:
+        pair = degrade(hr, draws)
+        assert pair.kernel is not None
+        kernels.append(pair.kernel)
+        return pair
+
+    monkeypatch.setattr(stage, "degradation", spy)
+    step(stage, config)
+    assert torch.equal(*kernels) == adapt_sync
+
+
 # Stages 2 and 3
 
 

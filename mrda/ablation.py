@@ -1,0 +1,366 @@
+"""The ablation study of Tables V and VI at a budget of one's own, and whether its orderings hold there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from mrda.config import StageName, TrainConfig
+from mrda.configs import load_config
+from mrda.degradations.classic import crop_to_multiple
+from mrda.degradations.kernels import isotropic_gaussian
+from mrda.evaluation.methods import mln_method, oracle_method, student_method, teacher_method
+from mrda.evaluation.protocols import conditions, evaluate, isotropic_conditions
+from mrda.evaluation.samples import Condition, Method, make_sample
+from mrda.files import write_text
+from mrda.images import Source, read_rgb, source_name, to_tensor
+from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, load_network
+from mrda.training import train, weights_path
+from mrda.training.stage import upscaler_is_frozen
+
+PAPER_TABLE_5 = {
+    "t1": 25.44,
+    "t2": 26.15,
+    "t3": 26.03,
+    "s1": 25.83,
+    "s2": 25.87,
+    "s3": 25.90,
+    "s4": 25.86,
+    "s5": 24.96,
+    "s6": 25.44,
+}
+"""PSNR-Y on Urban100, Gaussian8 x4, in dB."""
+
+TABLE_6_SIGMAS = (0.0, 1.2, 2.4, 3.6)
+PAPER_TABLE_6 = {"free_upscaler": (26.44, 26.42, 26.09, 25.22), "fixed_upscaler": (26.48, 26.47, 26.25, 25.41)}
+"""PSNR-Y of MRDA_T on Urban100 by sigma, x4, in dB."""
+
+SILHOUETTE_SIGMAS = (0.8, 1.6, 2.4, 3.2)
+EXTENDED = "classic-iso-x4"
+"""What the rows extend, and what another configuration may stand for."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the study.
+
+    Args:
+        name: of its configuration, without ``ablation/``.
+        steps: optimizer steps in which its RDAN moved, over all stages.
+        psnr_y: mean over photos and conditions, in dB.
+        psnr_y_paper: what the paper prints for its own training and photos.
+        by_condition: means over photos.
+    """
+
+    name: str
+    steps: int
+    psnr_y: float
+    psnr_y_paper: float | None
+    by_condition: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """Something that the paper's numbers say, and whether it holds here."""
+
+    statement: str
+    held: bool
+    left: float
+    right: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a study found.
+
+    Args:
+        config: the configuration that the rows extend.
+        budget: steps per stage.
+        data: names of the photos.
+        rows: of Table V, then those of Table VI.
+        curves: PSNR-Y of the bicubic-trained and the meta-learned MLN after 0, 1, ... steps of adaptation.
+        silhouettes: of raw IDRs by sigma; None with less than two photos.
+        orderings: the proxies of METHOD, section 6.
+    """
+
+    config: str
+    budget: int
+    data: list[str]
+    rows: list[Row]
+    curves: dict[str, list[float]]
+    silhouettes: dict[str, float]
+    orderings: list[Ordering]
+
+
+class _Study:
+    """The runs of a study in one folder, each at its own path, each taken up where it was left."""
+
+    def __init__(
+        self, base: str | Path, budget: int, run_dir: Path, overrides: Sequence[str], preset: str, progress: bool
+    ) -> None:
+        self.base, self.budget, self.run_dir = base, budget, run_dir
+        self.overrides, self.preset, self.progress = list(overrides), preset, progress
+        self.mln_dir = run_dir / "mln"
+
+    def config(self, row: str, *changes: str) -> TrainConfig:
+        """The configuration of a row at this study's base and budget."""
+        overrides = [*self.overrides, f"train.steps={self.budget}", *changes]
+        return load_config(f"ablation/{row}", overrides, preset=self.preset, instead={EXTENDED: self.base})
+
+    def run(self, row: str, stages: Sequence[StageName], *changes: str, folder: str | None = None) -> Path:
+        """Train some stages of a row; returns the last one's weights."""
+        weights = train(
+            self.config(row, *changes), self.run_dir / (folder or row), stages=stages, progress=self.progress
+        )
+        return weights[stages[-1]]
+
+    def mln(self, stage: StageName) -> Path:
+        return weights_path(self.mln_dir, stage)
+
+
+def ablate(
+    base: str | Path,
+    budget: int,
+    run_dir: str | Path,
+    data: Iterable[Source],
+    *,
+    overrides: Sequence[str] = (),
+    preset: str = "recommended",
+    progress: bool = True,
+    announce: Callable[[str], None] | None = None,
+) -> Report:
+    """Train every row of Tables V and VI and measure it; writes ``ablation.json`` and ``ablation.md`` into ``run_dir``.
+
+    The rows share what is the same for them: the MLN, and for S1 to S3 the teacher T2. Every stage takes ``budget``
+    steps, but S6, which has no teacher to start from, takes as many as S3's RDAN has moved in: the paper prints T1's
+    number for it. Stopped, it goes on where it was.
+
+    Args:
+        base: name or path of the configuration that the rows change; sizes and photos for training are its.
+        budget: optimizer steps of every stage.
+        run_dir: folder of the study; made if missing.
+        data: photos to measure on, never trained on.
+        overrides: of the base, as for `mrda.configs.load_config`.
+        preset: as for `mrda.configs.load_config`.
+        progress: show progress on the terminal.
+        announce: is told what is done next.
+
+    Raises:
+        ValueError: what `load_config`, `train` and `evaluate` refuse.
+        ModuleNotFoundError: scikit-learn is missing; the message names the extra that brings it.
+    """
+    _check_packages()
+    photos = list(data)
+    study = _Study(base, budget, Path(run_dir), overrides, preset, progress)
+    tell = announce or (lambda _: None)
+    trained = _train_rows(study, tell)
+    tell("measuring")
+    config = study.config("s3")
+    rows = [_measure(study, name, weights, photos) for name, weights in trained.items()]
+    steps = range(config.meta.inner_steps + 1)
+    stages: dict[str, StageName] = {"bicubic": "bicubic", "meta": "meta"}
+    curves = {
+        name: [_mean_psnr(study.config("t2"), _mln(study, stage, count), photos) for count in steps]
+        for name, stage in stages.items()
+    }
+    silhouettes = {name: _silhouette(config, trained[name], photos) for name in ("t1", "s3")} if len(photos) > 1 else {}
+    report = Report(
+        config=str(base),
+        budget=budget,
+        data=[source_name(photo) for photo in photos],
+        rows=rows,
+        curves=curves,
+        silhouettes=silhouettes,
+        orderings=orderings({row.name: row for row in rows}, curves, silhouettes),
+    )
+    _write(report, study.run_dir)
+    return report
+
+
+def orderings(
+    rows: Mapping[str, Row], curves: Mapping[str, Sequence[float]], silhouettes: Mapping[str, float]
+) -> list[Ordering]:
+    """The orderings that the paper's numbers have, and whether these have them."""
+
+    def above(left: str, right: str) -> Ordering:
+        one, other = rows[left].psnr_y, rows[right].psnr_y
+        return Ordering(f"{left.upper()} > {right.upper()}", one > other, one, other)
+
+    found = [above(*pair) for pair in (("t2", "t1"), ("s3", "s1"), ("s3", "s2"), ("s1", "s6"), ("s2", "s6"))]
+    best_of_worst = min(row.psnr_y for name, row in rows.items() if name[0] == "s" and name != "s5")
+    found.append(
+        Ordering("S5 is the worst student", rows["s5"].psnr_y < best_of_worst, rows["s5"].psnr_y, best_of_worst)
+    )
+    meta, bicubic = (
+        (values[-1] - values[0]) / max(1, len(values) - 1) for values in (curves["meta"], curves["bicubic"])
+    )
+    found.append(Ordering("meta MLN gains more dB per step than bicubic MLN", meta > bicubic, meta, bicubic))
+    fixed, free = rows["fixed_upscaler"].psnr_y, rows["free_upscaler"].psnr_y
+    found.append(Ordering("fixed upscaler > free upscaler (Table VI)", fixed > free, fixed, free))
+    if silhouettes:
+        s3, t1 = silhouettes["s3"], silhouettes["t1"]
+        found.append(Ordering("silhouette of IDRs: S3 > T1", s3 > t1, s3, t1))
+    return found
+
+
+def markdown(report: Report) -> str:
+    """The report as Markdown."""
+    photos = f"{len(report.data)} photo{'s' if len(report.data) != 1 else ''} ({', '.join(report.data)})"
+    lines = [
+        f"Configuration {report.config}, {report.budget} steps per stage, PSNR-Y in dB on {photos}. "
+        "The paper's column is its own training on Urban100.",
+        "",
+        "| Row | steps of RDAN | PSNR-Y | paper |",
+        "|---|---:|---:|---:|",
+    ]
+    for row in report.rows:
+        paper = "" if row.psnr_y_paper is None else f"{row.psnr_y_paper:.2f}"
+        lines.append(f"| {row.name} | {row.steps} | {row.psnr_y:.3f} | {paper} |")
+    lines += ["", "| Table VI, sigma | " + " | ".join(f"{sigma:g}" for sigma in TABLE_6_SIGMAS) + " |"]
+    lines.append("|---|" + "---:|" * len(TABLE_6_SIGMAS))
+    for row in report.rows:
+        if row.name in PAPER_TABLE_6:
+            for label, values in ((row.name, row.by_condition.values()), ("paper", PAPER_TABLE_6[row.name])):
+                lines.append(f"| {label} | {' | '.join(f'{value:.2f}' for value in values)} |")
+    lines += ["", f"| MLN after steps | {' | '.join(str(n) for n in range(len(report.curves['meta'])))} |"]
+    lines.append(f"|---|{'---:|' * len(report.curves['meta'])}")
+    lines += [f"| {name} | {' | '.join(f'{v:.3f}' for v in values)} |" for name, values in report.curves.items()]
+    lines += ["", "| The paper's ordering | here | left | right |", "|---|---|---:|---:|"]
+    for ordering in report.orderings:
+        held = "held" if ordering.held else "**not held**"
+        lines.append(f"| {ordering.statement} | {held} | {ordering.left:.4f} | {ordering.right:.4f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _train_rows(study: _Study, tell: Callable[[str], None]) -> dict[str, Path]:
+    """The weights of every row; what rows have in common is trained once."""
+    tell("MLN: bicubic pretraining and meta-learning")
+    study.run("t2", ["bicubic", "meta"], folder="mln")
+    meta = f"={study.mln('meta')}"
+    weights: dict[str, Path] = {}
+    for row in ("t1", "t3"):
+        tell(row)
+        weights[row] = study.run(row, ["teacher"])
+    tell("t2")
+    weights["t2"] = study.run("t2", ["teacher"], f"teacher.init_mln{meta}")
+    for row in ("s1", "s2", "s3"):
+        tell(row)
+        inputs = (f"student.init_mln{meta}", f"student.init_teacher={weights['t2']}")
+        weights[row] = study.run(row, ["student"], *inputs)
+    for row in ("s4", "s5"):
+        tell(row)
+        weights[row] = study.run(row, ["teacher", "student"], f"teacher.init_mln{meta}", f"student.init_mln{meta}")
+    tell("s6")
+    weights["s6"] = study.run("s6", ["teacher"], f"train.steps={_steps(study, 's3')}")
+    tell("free_upscaler")
+    weights["fixed_upscaler"] = weights["t2"]
+    weights["free_upscaler"] = study.run("free_upscaler", ["meta", "teacher"], f"meta.init_mln={study.mln('bicubic')}")
+    order = [*PAPER_TABLE_5, *PAPER_TABLE_6]
+    return {row: weights[row] for row in order}
+
+
+def _steps(study: _Study, row: str) -> int:
+    """Steps in which a row's RDAN moves."""
+    if row[0] == "s" and row != "s6":
+        return 2 * study.budget - study.config(row).student.encoder_steps
+    return _steps(study, "s3") if row == "s6" else study.budget
+
+
+def _measure(study: _Study, name: str, weights: Path, photos: Sequence[Source]) -> Row:
+    config = study.config(name)
+    network = load_network(weights)
+    if isinstance(network, MRDATeacher):
+        made = study.run_dir / "free_upscaler" if name == "free_upscaler" else study.mln_dir
+        mln = load_network(weights_path(made, "meta"), expect=MLN)
+        assert isinstance(mln, MLN)
+        method = teacher_method(
+            network,
+            mln,
+            steps=config.adaptation.inner_steps,
+            inner_lr=config.adaptation.inner_lr,
+            freeze_upscaler=upscaler_is_frozen(config, "teacher"),
+        )
+    elif isinstance(network, MRDAOracle):
+        method = oracle_method(network)
+    else:
+        assert isinstance(network, MRDAStudent)
+        method = student_method(network)
+    table_6 = name in PAPER_TABLE_6
+    wanted = isotropic_conditions(TABLE_6_SIGMAS) if table_6 else conditions("gaussian8", config.scale)
+    by_condition = _psnr(config, method, photos, wanted)
+    paper = fmean(PAPER_TABLE_6[name]) if table_6 else PAPER_TABLE_5[name]
+    return Row(name, _steps(study, name), fmean(by_condition.values()), paper, by_condition)
+
+
+def _mln(study: _Study, stage: StageName, steps: int) -> Method:
+    mln = load_network(study.mln(stage), expect=MLN)
+    assert isinstance(mln, MLN)
+    config = study.config("t2")
+    frozen = upscaler_is_frozen(config, "meta")
+    return mln_method(mln, steps=steps, inner_lr=config.meta.inner_lr, freeze_upscaler=frozen)
+
+
+def _mean_psnr(config: TrainConfig, method: Method, photos: Sequence[Source]) -> float:
+    return fmean(_psnr(config, method, photos, conditions("gaussian8", config.scale)).values())
+
+
+def _psnr(
+    config: TrainConfig, method: Method, photos: Sequence[Source], wanted: Sequence[Condition]
+) -> dict[str, float]:
+    degradation = config.degradation
+    records = [
+        record
+        for record in evaluate(
+            {"ours": method},
+            photos,
+            wanted,
+            config.scale,
+            seed=config.seed,
+            downsample=degradation.downsample,
+            border=degradation.border,
+            lr_up_from=degradation.lr_up_from,
+        )
+        if record.method == "ours"
+    ]
+    return {
+        condition.name: fmean(record.psnr_y for record in records if record.condition == condition.name)
+        for condition in wanted
+    }
+
+
+def _silhouette(config: TrainConfig, weights: Path, photos: Sequence[Source]) -> float:
+    """How well raw IDRs of the photos tell blurs apart: scikit-learn's silhouette score, -1 to 1."""
+    from sklearn.metrics import silhouette_score
+
+    network = load_network(weights, expect=MRDAStudent)
+    assert isinstance(network, MRDAStudent)
+    idrs, labels = [], []
+    for photo in photos:
+        hr = crop_to_multiple(to_tensor(read_rgb(photo)), config.scale)
+        for label, sigma in enumerate(SILHOUETTE_SIGMAS):
+            sample = make_sample(hr, Condition(f"{sigma}", isotropic_gaussian(sigma)), config.scale, image=str(photo))
+            with torch.no_grad():
+                idrs.append(network.degradation(sample.lr)[0])
+            labels.append(label)
+    return float(silhouette_score(torch.stack(idrs).numpy(), labels))
+
+
+def _check_packages() -> None:
+    try:
+        import sklearn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the ablation study needs scikit-learn: pip install 'mrda-kernels[figures]'", name=error.name
+        ) from error
+
+
+def _write(report: Report, folder: Path) -> None:
+    content: dict[str, Any] = asdict(report)
+    write_text(folder / "ablation.json", json.dumps(content, indent=2) + "\n")
+    write_text(folder / "ablation.md", markdown(report))

@@ -1,0 +1,245 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mrda.config import DataConfig
+from mrda.data import PatchSampler, load_patches
+from mrda.data.cache import PatchCache
+from mrda.data.patches import memory_budget
+from mrda.data.prepare import prepare
+from mrda.images import read_rgb, to_eight_bits
+
+
+def coordinates(height: int, width: int, number: int = 0) -> np.ndarray:
+    """A photo whose pixels say where they are: (row, column, number of the photo)."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows, columns, np.full_like(rows, number)], axis=-1).astype(np.uint8)
+
+
+def place(patch: torch.Tensor) -> tuple[int, int, int, tuple[bool, bool, bool]]:
+    """Where a patch of `coordinates` comes from: number of the photo, top, left, (transposed, flipped, mirrored)."""
+    rows, columns, number = patch
+    transposed = bool(rows[0, 0] == rows[1, 0])
+    if transposed:
+        rows, columns = rows.T, columns.T
+    flips = (bool(rows[0, 0] > rows[1, 0]), bool(columns[0, 0] > columns[0, 1]))
+    rows = rows.flip(0) if flips[0] else rows
+    columns = columns.flip(1) if flips[1] else columns
+    top, left = int(rows[0, 0]), int(columns[0, 0])
+    steps, size = torch.arange(len(rows), dtype=torch.uint8), rows.shape
+    assert torch.equal(rows, (top + steps)[:, None].expand(size))
+    assert torch.equal(columns, (left + steps)[None].expand(size))
+    assert (number == number[0, 0]).all()
+    return int(number[0, 0]), top, left, (transposed, *flips)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_patches_are_a_function_of_the_generator_alone() -> None:
+    sampler = PatchSampler([coordinates(20, 30), coordinates(25, 15, 1)], 8, ["a", "b"])
+    first = sampler.sample(6, seeded(1))
+    sampler.sample(3, seeded(9))
+    assert torch.equal(sampler.sample(6, seeded(1)), first)
+    assert not torch.equal(sampler.sample(6, seeded(2)), first)
+
+
+def test_the_draws_stay_as_they_were() -> None:
+    # Published results were trained on these very patches: photo, top, left, orientation.
+    sampler = PatchSampler([coordinates(20, 30), coordinates(25, 15, 1)], 8, ["a", "b"])
+    assert [place(patch) for patch in sampler.sample(4, seeded(1))] == [
+        (1, 5, 4, (True, True, False)),
+        (1, 5, 7, (True, False, False)),
+        (0, 11, 22, (True, False, False)),
+        (0, 2, 21, (False, False, True)),
+    ]
+
+
+def test_patches_are_windows_in_all_eight_orientations() -> None:
+    height, width, size = 11, 9, 8
+    sampler = PatchSampler([coordinates(height, width), coordinates(height, width, 1)], size, ["a", "b"])
+    patches = sampler.sample(500, seeded(0))
+    assert patches.shape == (500, 3, size, size)
+    assert patches.dtype == torch.uint8
+
+    places, orientations = set(), set()
+    for patch in patches:
+        *where, orientation = place(patch)
+        places.add(tuple(where))
+        orientations.add(orientation)
+    # 16 places and 8 orientations in 500 draws: one of them stays away with probability below 1e-13.
+    assert len(places) == 2 * (height - size + 1) * (width - size + 1)
+    assert len(orientations) == 8
+
+
+def test_sixteen_bits_are_reduced_to_eight() -> None:
+    deep = np.full((4, 4, 3), 65535, np.uint16)
+    deep[..., 1] = 257 * 100
+    deep[..., 2] = 257 * 7 + 129
+    patch = PatchSampler([deep], 4, ["deep"]).sample(1, seeded(0))
+    assert patch[0, :, 0, 0].tolist() == [255, 100, 8]
+
+
+def test_a_photo_smaller_than_the_patch_is_named() -> None:
+    with pytest.raises(ValueError, match=r"'small' must be at least 16 x 16 px .*, it is 30 x 15"):
+        PatchSampler([coordinates(16, 16), coordinates(15, 30)], 16, ["exact", "small"])
+
+
+def test_sources_must_not_be_empty() -> None:
+    with pytest.raises(ValueError, match=r"data\.sources must name at least one photo"):
+        load_patches(DataConfig(sources=[]), scale=4)
+
+
+@pytest.mark.parametrize(("recursive", "numbers"), [(False, {0}), (True, {0, 1})])
+def test_folders_are_read_recursively_only_where_asked(recursive: bool, numbers: set[int], tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    Image.fromarray(coordinates(8, 8, 0)).save(tmp_path / "a.png")
+    Image.fromarray(coordinates(8, 8, 1)).save(tmp_path / "inner" / "b.png")
+    config = DataConfig(sources=[str(tmp_path)], recursive=recursive, patch_size=4)
+    patches = load_patches(config, scale=2).sample(40, seeded(0))
+    # Two photos in 40 draws: one is missed with probability 2^-39.
+    assert set(patches[:, 2].flatten().tolist()) == numbers
+    assert patches.shape[-1] == 8
+
+
+# --- caches
+
+
+def save(folder: Path, *photos: np.ndarray) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, photo in enumerate(photos):
+        Image.fromarray(photo).save(folder / f"{i}.png")
+    return folder
+
+
+def places_of(sampler: PatchSampler, count: int) -> set[tuple[int, int, int]]:
+    return {place(patch)[:3] for patch in sampler.sample(count, seeded(0))}
+
+
+def test_a_cache_gives_every_patch_of_its_photos(tmp_path: Path) -> None:
+    photos = save(tmp_path / "photos", coordinates(14, 11), coordinates(9, 9, 1))
+    prepare([photos], tmp_path / "cache", size=10, overlap=7)
+    sampler = load_patches(DataConfig(sources=[str(tmp_path / "cache")], patch_size=4), scale=2)
+    assert len(sampler) == 2
+    everywhere = {(0, top, left) for top in range(7) for left in range(4)}
+    everywhere |= {(1, top, left) for top in range(2) for left in range(2)}
+    # The rarest of 32 places, in one tile of six alone, has probability 1/108: 4000 draws miss it at a chance of 1e-16.
+    assert places_of(sampler, 4000) == everywhere
+
+
+def test_a_photo_counts_once_however_many_tiles_it_has(tmp_path: Path) -> None:
+    photos = save(tmp_path / "photos", coordinates(100, 100), coordinates(10, 10, 1))
+    counts = prepare([photos], tmp_path / "cache", size=10, overlap=0).counts
+    assert counts.tiles == 101
+    sampler = load_patches(DataConfig(sources=[str(tmp_path / "cache")], patch_size=4), scale=2)
+    small = sum(place(patch)[0] for patch in sampler.sample(1000, seeded(0)))
+    assert abs(small - 500) < 5 * 1000**0.5 / 2
+
+
+def test_patches_of_a_cache_are_a_function_of_the_generator_alone(tmp_path: Path) -> None:
+    photos = save(tmp_path / "photos", coordinates(40, 40))
+    prepare([photos], tmp_path / "cache", size=16)
+    config = DataConfig(sources=[str(tmp_path / "cache")], patch_size=4)
+    sampler = load_patches(config, scale=2)
+    first = sampler.sample(6, seeded(1))
+    sampler.sample(3, seeded(9))
+    assert torch.equal(sampler.sample(6, seeded(1)), first)
+    assert torch.equal(load_patches(config, scale=2).sample(6, seeded(1)), first)
+    first.zero_()  # patches are copies: the file stays as it is
+    assert load_patches(config, scale=2).sample(6, seeded(1)).any()
+
+
+def test_caches_and_photos_mix(tmp_path: Path) -> None:
+    one, two = (save(tmp_path / name, coordinates(8, 8, i)) for i, name in enumerate("ab"))
+    three = save(tmp_path / "c", coordinates(8, 8, 2), coordinates(8, 8, 3))
+    prepare([two], tmp_path / "cache2")
+    prepare([three], tmp_path / "cache3")
+    tracked = []
+
+    def track(sources, total):  # type: ignore[no-untyped-def]
+        tracked.append(total)
+        return sources
+
+    sources = [str(tmp_path / "cache2"), str(one), str(tmp_path / "cache3"), str(tmp_path / "cache2")]
+    sampler = load_patches(DataConfig(sources=sources, patch_size=4), 2, track)
+    assert len(sampler) == 4  # a cache named twice counts once, as a photo does
+    assert tracked == [1]
+    # Each of four photos in 200 draws: one is missed with a probability below 1e-24.
+    assert {number for number, *_ in places_of(sampler, 200)} == {0, 1, 2, 3}
+
+
+def test_a_photo_in_a_cache_that_is_too_small_is_named(tmp_path: Path) -> None:
+    photos = save(tmp_path / "photos", coordinates(40, 40), coordinates(15, 30, 1), coordinates(40, 41))
+    prepare([photos], tmp_path / "cache", size=16)
+    load_patches(DataConfig(sources=[str(tmp_path / "cache")], patch_size=5), scale=3)
+    with pytest.raises(
+        ValueError, match=r"1\.png' in the patch cache .* at least 16 x 16 px .*, it is 16 x 15: .*min-size 16"
+    ):
+        load_patches(DataConfig(sources=[str(tmp_path / "cache")], patch_size=4), scale=4)
+    with pytest.raises(
+        ValueError, match=r"cache has tiles of 16 px, but the HR patches are 20 px .*--size` 20 or more"
+    ):
+        load_patches(DataConfig(sources=[str(tmp_path / "cache")], patch_size=5), scale=4)
+
+
+# --- memory
+
+
+def test_photos_that_do_not_fit_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    photos = save(tmp_path, coordinates(20, 30), coordinates(8, 10))
+    config = DataConfig(sources=[str(photos)], patch_size=4)
+    needed = 3 * (20 * 30 + 8 * 10)
+    assert len(load_patches(config, 2, memory=needed)) == 2
+
+    def track(sources, total):  # type: ignore[no-untyped-def]
+        raise AssertionError("reading began")
+
+    with pytest.raises(ValueError, match=r"the 2 photos of data\.sources take .* GB of memory, .*`mrda data prepare`"):
+        load_patches(config, 2, track, memory=needed - 1)
+    prepare([photos], tmp_path / "cache")
+    load_patches(DataConfig(sources=[str(tmp_path / "cache")], patch_size=4), 2, memory=0)
+
+
+def test_the_memory_budget_is_a_third_of_the_machine_for_all_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    alone = memory_budget()
+    assert 0 < alone < 2**50
+    monkeypatch.setattr("mrda.data.patches.os.sysconf", {"SC_PHYS_PAGES": 3000, "SC_PAGE_SIZE": 4096}.__getitem__)
+    assert memory_budget() == 1000 * 4096
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert memory_budget() == 250 * 4096
+
+
+def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr("mrda.data.patches.CONTAINER_LIMITS", (str(limit), str(tmp_path / "absent")))
+    unlimited = memory_budget()
+    limit.write_text("max\n")
+    assert memory_budget() == unlimited
+    limit.write_text("3000000\n")
+    assert memory_budget() == 1_000_000
+
+
+# --- real photos
+
+
+@pytest.mark.skipif("MRDA_DATA" not in os.environ, reason="MRDA_DATA names no folder of photo sets")
+def test_real_files_of_every_kind(tmp_path: Path) -> None:
+    """Gray, with alpha, 16-bit: all can be trained on, and a cache holds their pixels."""
+    folder = Path(os.environ["MRDA_DATA"]) / "RealESRGAN_inputs"
+    if not folder.is_dir():
+        pytest.skip(f"there is no {folder}")
+    sampler = load_patches(DataConfig(sources=[str(folder)], patch_size=16), scale=2)
+    prepared = prepare([folder], tmp_path / "cache", size=4096)  # one tile for each photo
+    assert not prepared.failures
+    assert not prepared.left_out
+    cache = PatchCache(tmp_path / "cache")
+    assert len(cache) == len(sampler)
+    for photo, name in enumerate(cache.names):
+        np.testing.assert_array_equal(cache.tile(photo, 0), to_eight_bits(read_rgb(name)))

@@ -1,0 +1,114 @@
+import json
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrda.ablation import Report, Row, ablate, markdown, orderings
+from mrda.configs import load_config
+from mrda.evaluation.methods import student_method
+from mrda.evaluation.protocols import evaluate
+from mrda.networks import MRDAStudent, load_network
+
+HELD = {
+    "t1": 20.0,
+    "t2": 21.0,
+    "t3": 22.0,
+    "s1": 23.0,
+    "s2": 23.5,
+    "s3": 24.0,
+    "s4": 23.0,
+    "s5": 18.0,
+    "s6": 19.0,
+    "free_upscaler": 20.0,
+    "fixed_upscaler": 21.0,
+}
+
+
+def rows(**changes: float) -> dict[str, Row]:
+    return {name: Row(name, 5, psnr, None, {}) for name, psnr in {**HELD, **changes}.items()}
+
+
+def verdicts(changed: dict[str, float], meta: tuple[float, float] = (20.0, 21.0), s3: float = 0.5) -> dict[str, bool]:
+    found = orderings(rows(**changed), {"bicubic": [20.0, 20.5], "meta": meta}, {"s3": s3, "t1": 0.2})
+    return {ordering.statement: ordering.held for ordering in found}
+
+
+def test_the_paper_s_orderings_are_recognised() -> None:
+    assert set(verdicts({}).values()) == {True}
+
+
+@pytest.mark.parametrize(
+    ("changed", "meta", "s3", "statement"),
+    [
+        ({"t2": 19.9}, (20, 21), 0.5, "T2 > T1"),
+        ({"s1": 24.0}, (20, 21), 0.5, "S3 > S1"),
+        ({"s2": 24.1}, (20, 21), 0.5, "S3 > S2"),
+        ({"s1": 19.0}, (20, 21), 0.5, "S1 > S6"),
+        ({"s2": 18.9}, (20, 21), 0.5, "S2 > S6"),
+        ({"s5": 19.1}, (20, 21), 0.5, "S5 is the worst student"),
+        ({}, (20, 20.4), 0.5, "meta MLN gains more dB per step than bicubic MLN"),
+        ({"free_upscaler": 21.0}, (20, 21), 0.5, "fixed upscaler > free upscaler (Table VI)"),
+        ({}, (20, 21), 0.2, "silhouette of IDRs: S3 > T1"),
+    ],
+)
+def test_an_ordering_that_fails_is_said_to(
+    changed: dict[str, float], meta: tuple[float, float], s3: float, statement: str
+) -> None:
+    assert [name for name, held in verdicts(changed, meta, s3).items() if not held] == [statement]
+
+
+def test_the_report_as_markdown() -> None:
+    found = orderings(rows(s5=23.9), {"bicubic": [20.0, 20.5], "meta": [20.0, 21.0]}, {})
+    table_6 = Row("fixed_upscaler", 5, 20.5, 26.15, {"a": 21.0, "b": 20.0, "c": 20.5, "d": 20.5})
+    report = Report(
+        "toy", 5, ["a"], [*rows().values()][:9] + [table_6], {"bicubic": [20, 20.5], "meta": [20, 21]}, {}, found
+    )
+    lines = markdown(report).splitlines()
+    assert lines[0].startswith("Configuration toy, 5 steps per stage, PSNR-Y in dB on 1 photo (a).")
+    assert "| t1 | 5 | 20.000 |  |" in lines
+    assert "| fixed_upscaler | 21.00 | 20.00 | 20.50 | 20.50 |" in lines
+    assert "| meta | 20.000 | 21.000 |" in lines
+    assert "| S5 is the worst student | **not held** | 23.9000 | 19.0000 |" in lines
+
+
+@pytest.mark.slow
+def test_every_row_is_trained_and_measured_and_a_stopped_study_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    photos = []
+    for number in range(3):
+        photos.append(tmp_path / f"{number}.png")
+        levels = np.random.default_rng(number).integers(0, 256, (32, 40, 3), dtype=np.uint8)
+        Image.fromarray(levels).save(photos[-1])
+    options = [f"data.sources=['{photos[0]}']"]
+    told: list[str] = []
+    report = ablate("toy", 2, tmp_path / "run", photos[1:], overrides=options, progress=False, announce=told.append)
+    assert [row.name for row in report.rows] == list(HELD)
+    assert told[-1] == "measuring"
+    stored = json.loads((tmp_path / "run" / "ablation.json").read_text())
+    assert [row["psnr_y"] for row in stored["rows"]] == [row.psnr_y for row in report.rows]
+    assert (tmp_path / "run" / "ablation.md").read_text() == markdown(report)
+
+    by_name = {row.name: row for row in report.rows}
+    # S3's RDAN moves in the teacher's two steps and in the student's, of which one is the encoder's.
+    assert (by_name["s3"].steps, by_name["s6"].steps, by_name["t1"].steps) == (3, 3, 2)
+    student = load_network(tmp_path / "run" / "s4" / "student" / "weights.safetensors")
+    assert isinstance(student, MRDAStudent)
+    records = evaluate({"ours": student_method(student)}, photos[1:], "gaussian8", 2, seed=1)
+    assert by_name["s4"].psnr_y == pytest.approx(fmean(r.psnr_y for r in records if r.method == "ours"), abs=1e-9)
+    recipes = {
+        row: json.loads((tmp_path / "run" / row / "student" / "recipe.json").read_text()) for row in ("s1", "s2", "s4")
+    }
+    assert (recipes["s1"]["student.lambda_kl"], recipes["s2"]["student.lambda_abs"]) == (0, 0)
+    assert recipes["s1"]["SHA-256 of the weights 'teacher'"] == recipes["s2"]["SHA-256 of the weights 'teacher'"]
+    assert recipes["s4"]["networks.conv_type"] == "dasr_da"
+    assert load_config(tmp_path / "run" / "free_upscaler" / "config.yaml").freeze_upscaler == "none"
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("weights.safetensors")}
+    again = ablate("toy", 2, tmp_path / "run", photos[1:], overrides=options, progress=False)
+    assert again == report
+    assert {path: path.stat().st_mtime_ns for path in before} == before

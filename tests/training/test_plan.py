@@ -1,0 +1,57 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mrda.config import STAGES, TrainConfig
+from mrda.configs import load_config
+from mrda.training import StagePlan, train
+from mrda.training.plan import plan_stage
+
+Changed = Callable[..., TrainConfig]
+
+
+def test_parameters_of_the_published_networks() -> None:
+    config = load_config("classic-iso-x4")
+    plans = {name: plan_stage(config, name, done=0, micro_batches=2) for name in STAGES}
+    upscaler = 1_184_131
+    assert {name: plan.trained for name, plan in plans.items()} == {
+        "bicubic": 2_073_219,
+        "meta": 2_073_219 - upscaler,
+        "teacher": 5_910_713,
+        "student": 5_838_713,
+    }
+    assert plans["teacher"].frozen == 2_073_219
+    assert plans["student"].frozen == 2_073_219 + 5_910_713
+    assert [plan.batch for plan in plans.values()] == [128, 64, 32, 32]
+    # A plain count of what a convolution keeps: its input, and LeakyReLU its own; 16 images of 64x64 and 64 channels
+    # are 16 MiB, of which each of 27 blocks keeps six at least.
+    assert plans["student"].memory > 27 * 6 * 16 * 2**20
+
+
+def test_memory_grows_with_what_is_kept(toy: TrainConfig, changed: Changed) -> None:
+    def memory(name: str, config: TrainConfig) -> int:
+        return plan_stage(config, name, done=0, micro_batches=1).memory  # type: ignore[arg-type]
+
+    assert memory("meta", changed(toy, meta={"maml_order": 2})) > 2 * memory("meta", toy)
+    assert memory("teacher", changed(toy, adaptation={"per": "image"})) > memory("teacher", toy)
+    assert memory("teacher", changed(toy, train={"mixed_precision": "bf16"})) < memory("teacher", toy)
+    assert memory("bicubic", changed(toy, train={"ema_decay": 0.9})) > memory("bicubic", toy)
+    for den_input in ("lr", "kernel"):
+        assert memory("teacher", changed(toy, teacher={"den_input": den_input})) < memory("teacher", toy)
+
+
+def test_a_run_announces_what_is_done_already(toy: TrainConfig, tmp_path: Path) -> None:
+    told: list[list[StagePlan]] = []
+    train(toy, tmp_path, stages=["bicubic"], progress=False, announce=told.append)
+    train(toy, tmp_path, progress=False, announce=told.append)
+    assert [[(plan.name, plan.done) for plan in plans] for plans in told] == [
+        [("bicubic", 0)],
+        [("bicubic", 4), ("meta", 0), ("teacher", 0), ("student", 0)],
+    ]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_networks_that_no_machine_holds_are_planned_all_the_same(name: str, toy: TrainConfig, changed: Changed) -> None:
+    huge = changed(toy, networks={"num_feat": 20_000, "mln_feat": 20_000, "den_width": 20_000})
+    assert plan_stage(huge, name, done=0, micro_batches=1).memory > 2**36  # type: ignore[arg-type]
