@@ -63,9 +63,8 @@ def test_an_ordering_that_fails_is_said_to(
 def test_the_report_as_markdown() -> None:
     found = orderings(rows(s5=23.9), {"bicubic": [20.0, 20.5], "meta": [20.0, 21.0]}, {})
     table_6 = Row("fixed_upscaler", 5, 20.5, 26.15, {"a": 21.0, "b": 20.0, "c": 20.5, "d": 20.5})
-    report = Report(
-        "toy", 5, ["a"], [*rows().values()][:9] + [table_6], {"bicubic": [20, 20.5], "meta": [20, 21]}, {}, found
-    )
+    curves = {"bicubic": [20.0, 20.5], "meta": [20.0, 21.0]}
+    report = Report("toy", 5, ["a"], [*list(rows().values())[:9], table_6], curves, {}, found)
     lines = markdown(report).splitlines()
     assert lines[0].startswith("Configuration toy, 5 steps per stage, PSNR-Y in dB on 1 photo (a).")
     assert "| t1 | 5 | 20.000 |  |" in lines
