@@ -39,11 +39,13 @@ def ablate(
     from mrda.ablation import ablate as study
     from mrda.ablation import markdown
     from mrda.configs import load_config
-    from mrda.images import find_images
+    from mrda.images import find_images, read_size
     from mrda.training import RunRefusedError
 
     with refusing():
         photos: list[Source] = find_images(data)
+        for photo in photos:
+            read_size(photo)  # hours later would be late to find it missing
         for source in load_config(config, overrides or (), preset=preset).data.sources:
             if source in map(str, photos):
                 raise ValueError(f"{source} is trained on, and can't be measured on too")

@@ -60,14 +60,13 @@ def train(
         settings = load_config(config, overrides or (), preset=preset)
     chosen = cast("list[StageName] | None", stages)  # `train` checks them
     if dry_run:
+        from mrda.training.pipeline import in_order
         from mrda.training.plan import plan_stage
 
-        wanted = chosen or settings.train.stages
+        micro_batches = settings.train.micro_batches or 1
         with refusing():
-            plans = [
-                plan_stage(settings, name, done=0, micro_batches=settings.train.micro_batches or 1) for name in wanted
-            ]
-        _announce(plans)
+            names = in_order(settings.train.stages if chosen is None else chosen)
+        _announce([plan_stage(settings, name, done=0, micro_batches=micro_batches) for name in names])
         typer.echo(settings.to_yaml(), nl=False)
         return
     from mrda.training import RunRefusedError

@@ -82,9 +82,9 @@ def run_stage(
     stage.to(processes.device, channels_last=engine.channels_last)
     if engine.adapt_sync:
         stage.inner_mean = processes.mean
+    state = TrainingState(stage, section.lr, engine)
     if engine.compile:
         stage.compile()
-    state = TrainingState(stage, section.lr, engine)
     for warning in checkpoints.restore(state):
         bars.say(warning)
     start = state.step

@@ -28,7 +28,7 @@ class StagePlan:
         trained: parameters that the optimizer moves.
         frozen: parameters of networks that are only asked.
         memory: bytes that a process needs for weights, optimizer and activations: an estimate from the sizes of what
-            is kept for the backward pass, without the library's own buffers.
+            is kept for the backward pass and of the gradients there, without the library's own buffers.
     """
 
     name: StageName
@@ -60,17 +60,17 @@ def plan_stage(config: TrainConfig, name: StageName, *, done: int, micro_batches
             network = MRDAStudent(**mrda_options(config))
     trained = _count(network)
     degradation = torch.empty(section.batch, 4 * config.networks.den_width, device="meta")
-    activations = _kept(lambda: network.rdan(lr, degradation), network)
+    activations = _kept(lambda: network.rdan(lr, degradation))
     den = network.den
     if isinstance(den, DEN):
         seen = lr if den.in_channels == 3 else lr.new_empty(len(lr), den.in_channels, *lr.shape[2:])
-        activations += _kept(lambda: den(seen), den)
+        activations += _kept(lambda: den(seen))
     fast = 0
     if den_input == "features":
         frozen += _count(mln)
         copies = section.batch if config.adaptation.per == "image" else 1
         fast = 3 * copies * adapted * _FLOAT  # the weights before and after a step, and the gradient
-        activations = max(activations, _kept(lambda: mln(lr, _enlarged(lr, config.scale)), mln))
+        activations = max(activations, _kept(lambda: mln(lr, _enlarged(lr, config.scale))))
     memory = _weights(config, trained, frozen) + fast + _precision(config, activations)
     return StagePlan(name, section.steps, done, section.batch * micro_batches, trained, frozen, memory)
 
@@ -82,10 +82,10 @@ def _plan_mln(
     if name == "meta":
         half = lr[: max(1, len(lr) // 2)]
         graphs = config.meta.inner_steps + 1 if config.meta.maml_order == 2 else 1
-        activations = graphs * _kept(lambda: mln(half, _enlarged(half, config.scale)), mln)
+        activations = graphs * _kept(lambda: mln(half, _enlarged(half, config.scale)))
         trained, fast = adapted, (2 + graphs) * adapted * _FLOAT
     else:
-        activations = _kept(lambda: mln(lr, _enlarged(lr, config.scale)), mln)
+        activations = _kept(lambda: mln(lr, _enlarged(lr, config.scale)))
         trained, fast = _count(mln), 0
     memory = _weights(config, trained, _count(mln) - trained) + fast + _precision(config, activations)
     return StagePlan(name, section.steps, done, section.batch * micro_batches, trained, 0, memory)
@@ -108,9 +108,11 @@ def _count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _kept(run: Callable[[], Any], network: nn.Module) -> int:
-    """Bytes that autograd keeps of a forward pass on the meta device, the parameters left out."""
-    own = {id(parameter.untyped_storage()._cdata) for parameter in network.parameters()}
+def _kept(run: Callable[[], Any]) -> int:
+    """Bytes that autograd keeps of a forward pass on the meta device, and twice the largest piece of it.
+
+    The backward pass holds two gradients of that size at its widest. Parameters are left out.
+    """
     kept: dict[int, int] = {}
     alive: list[Tensor] = []
 
@@ -122,6 +124,5 @@ def _kept(run: Callable[[], Any], network: nn.Module) -> int:
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        result = run()
-    del own, result
-    return sum(kept.values())
+        run()
+    return sum(kept.values()) + 2 * max(kept.values())

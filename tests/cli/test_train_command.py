@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 from commands import one_sentence, refused, run
 
+from mrda.configs import load_config
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -34,6 +36,9 @@ def test_train_goes_on_where_it_was_unless_told_otherwise(tmp_path):
         (("--config", "toy", "--stage", "finish"), "finish"),
         (("--config", "toy", "--stage", "student"), "weights"),
         (("--config", "x" * 300), "must be a file or one of"),
+        ((), "--config"),
+        (("--config", "toy", "--preset", "published"), "recommended, paper, official"),
+        (("--config", "toy", "--dry-run", "--stage", "finish"), "finish"),
     ],
 )
 def test_train_refuses_wrong_usage(tmp_path, arguments, word):
@@ -41,9 +46,11 @@ def test_train_refuses_wrong_usage(tmp_path, arguments, word):
     refused(run("train", "--run-dir", out, *arguments), out, word)
 
 
-def test_train_names_a_photo_that_is_not_there(tmp_path):
+@pytest.mark.parametrize("section", ["data", "validation"])
+def test_train_names_a_photo_that_is_not_there(tmp_path, photo, section):
     run_dir = tmp_path / "run"
-    result = run("train", "--config", "toy", "--set", "data.sources=[nowhere.png]", "--run-dir", run_dir)
+    sources = (f"data.sources=['{photo}']", f"{section}.sources=[nowhere.png]")
+    result = run("train", "--config", "toy", "--set", sources[0], "--set", sources[1], "--run-dir", run_dir)
     assert result.exit_code == 2
     assert result.stderr == "mrda: cannot read nowhere.png: there is no such file\n"
 
@@ -65,3 +72,40 @@ def test_train_hides_no_fault_of_the_training(tmp_path, monkeypatch):
     result = run("train", "--config", "toy", "--run-dir", tmp_path / "run", "--stage", "bicubic")
     assert isinstance(result.exception, ValueError)
     assert result.exit_code == 1
+
+
+def test_train_lists_the_configurations():
+    result = run("train", "--list")
+    assert result.exit_code == 0
+    assert {"demo", "classic-aniso-noise-x3", "ablation/s4"} <= set(result.stdout.splitlines())
+
+
+def test_a_dry_run_says_what_would_be_trained_and_trains_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("train", "--config", "ablation/t1", "--preset", "paper", "--set", "train.steps=100", "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    assert "teacher" in result.stderr
+    assert "5,838,713" in result.stderr  # T1 has the student's networks
+    assert "student" not in result.stderr
+    (tmp_path / "resolved.yaml").write_text(result.stdout)
+    assert load_config("resolved.yaml") == load_config("ablation/t1", ["train.steps=100"], preset="paper")
+    assert [path.name for path in tmp_path.iterdir()] == ["resolved.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [
+        (("--config", "toy"), "toy"),
+        (("--config", "toy", "--preset", "official"), "toy-official"),
+        (("--config", "mine/small.yaml"), "small"),
+    ],
+)
+def test_a_run_is_named_after_its_configuration(tmp_path, monkeypatch, arguments, folder):
+    pytest.importorskip("skimage")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "small.yaml").write_text("extends: toy")
+    result = run("train", *arguments, "--stage", "bicubic", "--set", "train.steps=1")
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "runs" / folder / "bicubic" / "weights.safetensors").is_file()
+    assert "What will be trained" in result.stderr

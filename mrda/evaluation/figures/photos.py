@@ -1,0 +1,88 @@
+"""The photographs of a figure: read, limited in size by a centre crop, of whole multiples of the scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from mrda.checks import check_int
+from mrda.images import ImageError, Source, read_rgb, read_size, source_name, to_tensor
+
+LARGEST_SIDE = 1024
+"""Of a photo in the HR grid, by default: at the published sizes a network then needs about 2 GB."""
+
+
+class Photo(NamedTuple):
+    """A photograph, or its centre."""
+
+    name: str
+    image: Tensor
+    """(1, 3, H, W) in [0, 1]."""
+    top: int
+    """Rows of the file above `image`."""
+    left: int
+    """Columns of the file left of `image`."""
+    size: tuple[int, int]
+    """Height and width in the file."""
+
+    @property
+    def cropped(self) -> bool:
+        """Whether more is left out than the remainder of the scale."""
+        return self.top > 0 or self.left > 0
+
+    @property
+    def remark(self) -> str:
+        """That this is the centre alone, where it is; else empty."""
+        height, width = self.image.shape[2:]
+        return f"{self.name}: the central {width} x {height} of {self.size[1]} x {self.size[0]} pixels"
+
+
+def read_photo(source: Source, *, multiple: int = 1, largest: int = LARGEST_SIDE) -> Photo:
+    """Read a photograph; of one that is too large, the centre.
+
+    Args:
+        source: see `mrda.images.read_image`.
+        multiple: height and width are cropped to multiples of it, at the bottom and the right.
+        largest: largest height and width; what is beyond is cut off, evenly on both sides.
+
+    Raises:
+        ImageError: it can't be read, or is smaller than `multiple`.
+        ValueError: `largest` is less than `multiple`.
+    """
+    check_int("largest", largest, minimum=multiple)
+    image = to_tensor(read_rgb(source))
+    height, width = image.shape[2:]
+    if min(height, width) < multiple:
+        raise ImageError(f"{source} is {width} x {height} pixels, but must be at least {multiple} x {multiple}")
+    (top, rows), (left, columns) = (_centre(side, multiple, largest) for side in (height, width))
+    return Photo(
+        source_name(source), image[..., top : top + rows, left : left + columns], top, left, (height, width)
+    )
+
+
+def check_photos(sources: Sequence[Source], smallest: int) -> None:
+    """Look at the photos' sizes, before any work.
+
+    Raises:
+        ImageError: a photo is missing, no image, or of fewer pixels per side than `smallest`.
+        ValueError: two photos have one name.
+    """
+    names: dict[str, Source] = {}
+    for source in sources:
+        width, height = read_size(source)
+        if min(width, height) < smallest:
+            raise ImageError(f"{source} is {width} x {height} pixels, but must be at least {smallest} x {smallest}")
+        name = source_name(source)
+        if name in names:
+            raise ValueError(f"{names[name]} and {source} are both named {name}, and would mix in the table")
+        names[name] = source
+
+
+def _centre(side: int, multiple: int, largest: int) -> tuple[int, int]:
+    """Where the centre begins and how long it is; a side that is not too large begins at 0, as in all protocols."""
+    if side <= largest:
+        return 0, side - side % multiple
+    length = largest - largest % multiple
+    return (side - length) // 2, length
