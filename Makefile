@@ -47,6 +47,7 @@ bench: setup  ## time the operator against its peers and write benchmarks/result
 	$(BIN)/python -m benchmarks.preferences benchmarks/results
 	$(BIN)/python benchmarks/rda_block.py --device cpu --quick --json benchmarks/results/rda_block_cpu.json
 	$(BIN)/python benchmarks/threads.py --json benchmarks/results/threads_cpu.json
+	$(BIN)/python benchmarks/training.py --json benchmarks/results/training_cpu.json
 
 gpu:  ## on a machine with an NVIDIA GPU: build for it, test on it, measure it, in nine minutes; installs nothing
 	@"$(PYTHON)" -c 'import torch' 2>/dev/null || { echo "gpu: $(if $(PYTHON),$(PYTHON) has no torch,there is no Python 3.11 or newer); name one that has: make gpu PYTHON=/path/to/python3"; exit 1; }

@@ -26,15 +26,12 @@ class Photo(NamedTuple):
     """Columns of the file left of `image`."""
     size: tuple[int, int]
     """Height and width in the file."""
-
-    @property
-    def cropped(self) -> bool:
-        """Whether more is left out than the remainder of the scale."""
-        return self.top > 0 or self.left > 0
+    cropped: bool
+    """Whether it was too large, and `image` is its centre."""
 
     @property
     def remark(self) -> str:
-        """That this is the centre alone, where it is; else empty."""
+        """What of the file `image` is, in words."""
         height, width = self.image.shape[2:]
         return f"{self.name}: the central {width} x {height} of {self.size[1]} x {self.size[0]} pixels"
 
@@ -57,9 +54,8 @@ def read_photo(source: Source, *, multiple: int = 1, largest: int = LARGEST_SIDE
     if min(height, width) < multiple:
         raise ImageError(f"{source} is {width} x {height} pixels, but must be at least {multiple} x {multiple}")
     (top, rows), (left, columns) = (_centre(side, multiple, largest) for side in (height, width))
-    return Photo(
-        source_name(source), image[..., top : top + rows, left : left + columns], top, left, (height, width)
-    )
+    centre = image[..., top : top + rows, left : left + columns]
+    return Photo(source_name(source), centre, top, left, (height, width), max(height, width) > largest)
 
 
 def check_photos(sources: Sequence[Source], smallest: int) -> None:
