@@ -16,6 +16,7 @@ from mrda.configs import load_config
 from mrda.degradations.classic import crop_to_multiple
 from mrda.degradations.kernels import isotropic_gaussian
 from mrda.evaluation.methods import mln_method, oracle_method, student_method, teacher_method
+from mrda.evaluation.paper import paper
 from mrda.evaluation.protocols import conditions, evaluate, isotropic_conditions
 from mrda.evaluation.samples import Condition, Method, make_sample
 from mrda.files import write_text
@@ -24,22 +25,10 @@ from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, load_networ
 from mrda.training import train, weights_path
 from mrda.training.stage import upscaler_is_frozen
 
-PAPER_TABLE_5 = {
-    "t1": 25.44,
-    "t2": 26.15,
-    "t3": 26.03,
-    "s1": 25.83,
-    "s2": 25.87,
-    "s3": 25.90,
-    "s4": 25.86,
-    "s5": 24.96,
-    "s6": 25.44,
-}
-"""PSNR-Y on Urban100, Gaussian8 x4, in dB."""
-
+TABLE_5 = ("t1", "t2", "t3", "s1", "s2", "s3", "s4", "s5", "s6")
+TABLE_6 = {"free_upscaler": False, "fixed_upscaler": True}
+"""Whether the upscaler is fixed in a row of Table VI."""
 TABLE_6_SIGMAS = (0.0, 1.2, 2.4, 3.6)
-PAPER_TABLE_6 = {"free_upscaler": (26.44, 26.42, 26.09, 25.22), "fixed_upscaler": (26.48, 26.47, 26.25, 25.41)}
-"""PSNR-Y of MRDA_T on Urban100 by sigma, x4, in dB."""
 
 SILHOUETTE_SIGMAS = (0.8, 1.6, 2.4, 3.2)
 EXTENDED = "classic-iso-x4"
@@ -54,14 +43,14 @@ class Row:
         name: of its configuration, without ``ablation/``.
         steps: optimizer steps in which its RDAN moved, over all stages.
         psnr_y: mean over photos and conditions, in dB.
-        psnr_y_paper: what the paper prints for its own training and photos.
+        psnr_y_paper: what the paper prints for its own training and photos, or the mean of that.
         by_condition: means over photos.
     """
 
     name: str
     steps: int
     psnr_y: float
-    psnr_y_paper: float | None
+    psnr_y_paper: float
     by_condition: dict[str, float]
 
 
@@ -209,6 +198,14 @@ def orderings(
     return found
 
 
+def printed(row: str) -> list[float]:
+    """What the paper prints for a row, in dB: one number of Table V, or one for each sigma of Table VI."""
+    if row in TABLE_6:
+        (found,) = (line for line in paper().table_vi if line.fixed_upscaler == TABLE_6[row])
+        return [found.psnr_y[sigma] for sigma in TABLE_6_SIGMAS]
+    return [line.psnr_y for line in paper().table_v if line.method == f"MRDA_{row.upper()}"]
+
+
 def markdown(report: Report) -> str:
     """The report as Markdown."""
     photos = f"{len(report.data)} photo{'s' if len(report.data) != 1 else ''} ({', '.join(report.data)})"
@@ -220,13 +217,12 @@ def markdown(report: Report) -> str:
         "|---|---:|---:|---:|",
     ]
     for row in report.rows:
-        paper = "" if row.psnr_y_paper is None else f"{row.psnr_y_paper:.2f}"
-        lines.append(f"| {row.name} | {row.steps} | {row.psnr_y:.3f} | {paper} |")
+        lines.append(f"| {row.name} | {row.steps} | {row.psnr_y:.3f} | {row.psnr_y_paper:.2f} |")
     lines += ["", "| Table VI, sigma | " + " | ".join(f"{sigma:g}" for sigma in TABLE_6_SIGMAS) + " |"]
     lines.append("|---|" + "---:|" * len(TABLE_6_SIGMAS))
     for row in report.rows:
-        if row.name in PAPER_TABLE_6:
-            for label, values in ((row.name, row.by_condition.values()), ("paper", PAPER_TABLE_6[row.name])):
+        if row.name in TABLE_6:
+            for label, values in ((row.name, row.by_condition.values()), ("paper", printed(row.name))):
                 lines.append(f"| {label} | {' | '.join(f'{value:.2f}' for value in values)} |")
     lines += ["", f"| MLN after steps | {' | '.join(str(n) for n in range(len(report.curves['meta'])))} |"]
     lines.append(f"|---|{'---:|' * len(report.curves['meta'])}")
@@ -261,8 +257,7 @@ def _train_rows(study: _Study, tell: Callable[[str], None]) -> dict[str, Path]:
     tell("free_upscaler")
     weights["fixed_upscaler"] = weights["t2"]
     weights["free_upscaler"] = study.run("free_upscaler", ["meta", "teacher"], f"meta.init_mln={study.mln('bicubic')}")
-    order = [*PAPER_TABLE_5, *PAPER_TABLE_6]
-    return {row: weights[row] for row in order}
+    return {row: weights[row] for row in (*TABLE_5, *TABLE_6)}
 
 
 def _steps(study: _Study, row: str) -> int:
@@ -291,11 +286,9 @@ def _measure(study: _Study, name: str, weights: Path, photos: Sequence[Source]) 
     else:
         assert isinstance(network, MRDAStudent)
         method = student_method(network)
-    table_6 = name in PAPER_TABLE_6
-    wanted = isotropic_conditions(TABLE_6_SIGMAS) if table_6 else conditions("gaussian8", config.scale)
+    wanted = isotropic_conditions(TABLE_6_SIGMAS) if name in TABLE_6 else conditions("gaussian8", config.scale)
     by_condition = _psnr(config, method, photos, wanted)
-    paper = fmean(PAPER_TABLE_6[name]) if table_6 else PAPER_TABLE_5[name]
-    return Row(name, _steps(study, name), fmean(by_condition.values()), paper, by_condition)
+    return Row(name, _steps(study, name), fmean(by_condition.values()), fmean(printed(name)), by_condition)
 
 
 def _mln(study: _Study, stage: StageName, steps: int) -> Method:

@@ -28,7 +28,7 @@ HELD = {
 
 
 def rows(**changes: float) -> dict[str, Row]:
-    return {name: Row(name, 5, psnr, None, {}) for name, psnr in {**HELD, **changes}.items()}
+    return {name: Row(name, 5, psnr, 25.0, {}) for name, psnr in {**HELD, **changes}.items()}
 
 
 def verdicts(changed: dict[str, float], meta: tuple[float, float] = (20.0, 21.0), s3: float = 0.5) -> dict[str, bool]:
@@ -67,8 +67,9 @@ def test_the_report_as_markdown() -> None:
     report = Report("toy", 5, ["a"], [*list(rows().values())[:9], table_6], curves, {}, found)
     lines = markdown(report).splitlines()
     assert lines[0].startswith("Configuration toy, 5 steps per stage, PSNR-Y in dB on 1 photo (a).")
-    assert "| t1 | 5 | 20.000 |  |" in lines
+    assert "| t1 | 5 | 20.000 | 25.00 |" in lines
     assert "| fixed_upscaler | 21.00 | 20.00 | 20.50 | 20.50 |" in lines
+    assert "| paper | 26.48 | 26.47 | 26.25 | 25.41 |" in lines
     assert "| meta | 20.000 | 21.000 |" in lines
     assert "| S5 is the worst student | **not held** | 23.9000 | 19.0000 |" in lines
 
@@ -93,6 +94,7 @@ def test_every_row_is_trained_and_measured_and_a_stopped_study_goes_on(
     assert (tmp_path / "run" / "ablation.md").read_text() == markdown(report)
 
     by_name = {row.name: row for row in report.rows}
+    assert (by_name["s5"].psnr_y_paper, by_name["t2"].psnr_y_paper) == (24.96, 26.15)
     # S3's RDAN moves in the teacher's two steps and in the student's, of which one is the encoder's.
     assert (by_name["s3"].steps, by_name["s6"].steps, by_name["t1"].steps) == (3, 3, 2)
     student = load_network(tmp_path / "run" / "s4" / "student" / "weights.safetensors")
