@@ -1,10 +1,7 @@
-from pathlib import Path
-
 import pytest
 from commands import run
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-COMMANDS = ("train", "upscale", "evaluate", "info")
+COMMANDS = ("train", "upscale", "evaluate", "ablate", "info", "convert")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,11 +1,8 @@
 import json
-from pathlib import Path
 
 import pytest
 from commands import one_sentence, run
 from PIL import Image
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

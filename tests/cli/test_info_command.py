@@ -1,11 +1,101 @@
-from pathlib import Path
+import json
 
+import pytest
 import torch
 from commands import one_sentence, run
 
-from mrda.networks import MRDAStudent
+from mrda.networks import MODELS, MRDAOracle, MRDAStudent, complexity, save_network
+from mrda_kernels import __version__, dispatch
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+
+def as_json(*arguments):
+    result = run("info", *arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+    assert result.stdout.count("\n") == 1
+    return json.loads(result.stdout)
+
+
+def test_the_published_student_as_json():
+    facts = as_json("--model", "mrda-x4")
+    hyperparameters = facts.pop("hyperparameters")
+    assert facts == {
+        "name": "mrda-x4",
+        "architecture": "MRDAStudent",
+        "scale": 4,
+        "lr_height": 180,
+        "lr_width": 320,
+        "parameters": 5_838_737,
+        "parameters_trainable": 5_838_713,
+        "mult_adds": 171_539_364_096,
+        "mult_adds_static_conv": 169_745_414_400,
+        "mult_adds_dynamic_conv": 1_791_590_400,
+        "mult_adds_linear": 2_359_296,
+    }
+    assert all(type(value) is int for value in list(facts.values())[2:])
+    assert hyperparameters["num_blocks"] == 27
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model(name):
+    facts = as_json("--model", name, "--height", 4, "--width", 6)
+    assert (facts["name"], facts["lr_height"], facts["lr_width"]) == (name, 4, 6)
+    assert name.endswith(f"x{facts['scale']}")
+
+
+def test_the_published_student_for_the_eye():
+    result = run("info", "--model", "mrda-x4")
+    assert result.exit_code == 0, result.stderr
+    for words in (
+        "MRDAStudent",
+        "scale         4",
+        "5,838,737, of which trainable 5,838,713",
+        "171.54 G (171,539,364,096) for an LR image of 180x320",
+        "169.75 G (169,745,414,400)",
+        "num_blocks    27",
+    ):
+        assert words in result.stdout
+
+
+def test_a_weights_file_as_json(tmp_path, weights):
+    facts = as_json(weights, "--height", 12, "--width", 10)
+    network = MRDAStudent(scale=2, num_feat=8, num_blocks=2, den_width=4)
+    counted = complexity(network, 12, 10)
+    assert facts["name"] == str(weights)
+    assert facts["architecture"] == "MRDAStudent"
+    assert facts["hyperparameters"] == network.hyperparameters
+    for key in ("parameters", "parameters_trainable", "mult_adds", "mult_adds_static_conv"):
+        assert facts[key] == getattr(counted, key)
+    save_network(MRDAOracle(scale=3, num_feat=4, num_blocks=1, den_width=2), tmp_path / "oracle.safetensors")
+    assert as_json(tmp_path / "oracle.safetensors")["architecture"] == "MRDAOracle"
+
+
+def test_the_installation_as_json():
+    facts = as_json()
+    assert facts["version"] == __version__
+    assert facts["torch"] == torch.__version__
+    assert set(facts["backends"]) == set(dispatch.BACKENDS)
+    assert "cpu" in facts["backends"]["reference"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "mrda-x5"], ["--model is 'mrda-x5', but must be one of", *MODELS]),
+        (["--model", "mrda-x4", "--height", "0"], ["height is 0, but must be at least 1"]),
+        (["--model", "mrda-x4", "--width", "100000"], ["width is 100000, but must be at most 65536"]),
+        (["--height", "3"], ["--height and --width are of the LR image"]),
+        (["weights.safetensors", "--model", "mrda-x4"], ["can't go with the weights weights.safetensors"]),
+        (["none.safetensors", "--json"], ["none.safetensors"]),
+    ],
+)
+def test_wrong_calls(arguments, words):
+    result = run("info", *arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert one_sentence(result.stderr), result.stderr
+    for word in words:
+        assert word in result.stderr
 
 
 def test_info_shows_versions_and_backends():

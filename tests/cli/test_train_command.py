@@ -1,11 +1,7 @@
-from pathlib import Path
-
 import pytest
 from commands import one_sentence, refused, run
 
 from mrda.configs import load_config
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def test_train_runs_the_chosen_stages(tmp_path):

@@ -13,8 +13,6 @@ import mrda.cli.common
 from mrda.inference import Upscaler
 from mrda.networks import MLN, save_network
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
 
 def test_upscale_writes_what_the_upscaler_gives(tmp_path, photo, rgb, weights):
     result = run("upscale", photo, "-o", tmp_path / "deep" / "out", "-w", weights)
