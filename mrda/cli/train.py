@@ -69,6 +69,8 @@ def train(
         _announce([plan_stage(settings, name, done=0, micro_batches=micro_batches) for name in names])
         typer.echo(settings.to_yaml(), nl=False)
         return
+    from accelerate import PartialState
+
     from mrda.training import RunRefusedError
     from mrda.training import train as run_training
 
@@ -82,8 +84,9 @@ def train(
     except FloatingPointError as error:
         typer.echo(f"mrda: {error}", err=True)
         raise typer.Exit(1) from None
-    for stage, path in weights.items():
-        typer.echo(f"{stage}: {path}")
+    if PartialState().is_main_process:
+        for stage, path in weights.items():
+            typer.echo(f"{stage}: {path}")
 
 
 def _announce(plans: "list[StagePlan]") -> None:

@@ -20,8 +20,8 @@ STEPS = 3
 LR = 1e-3  # of all stages of the toy
 
 
-def torchrun(processes: int, *arguments: str) -> None:
-    """Run Python with those arguments in so many processes."""
+def torchrun(processes: int, *arguments: str) -> str:
+    """Run Python with those arguments in so many processes; returns what they print."""
     launcher = []
     if processes > 1:
         with socket.socket() as free:
@@ -34,10 +34,11 @@ def torchrun(processes: int, *arguments: str) -> None:
         [sys.executable, *launcher, *arguments], env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def launch(processes: int, photo: Path, run_dir: Path, *options: str) -> None:
-    """Train the toy's stages by torchrun, or alone."""
+def launch(processes: int, photo: Path, run_dir: Path, *options: str) -> str:
+    """Train the toy's stages by torchrun, or alone; returns what is printed."""
     arguments = ["-m", "mrda", "train", "--config", "toy", "--run-dir", str(run_dir)]
     settings = [
         f"data.sources=['{photo}']",
@@ -49,7 +50,7 @@ def launch(processes: int, photo: Path, run_dir: Path, *options: str) -> None:
     ]
     for setting in settings:
         arguments += ["--set", setting]
-    torchrun(processes, *arguments)
+    return torchrun(processes, *arguments)
 
 
 def largest_difference(one: Path, other: Path) -> float:
@@ -63,7 +64,8 @@ def largest_difference(one: Path, other: Path) -> float:
 def test_two_processes_equal_one_with_two_micro_batches(reset_mln: str, photo: Path, tmp_path: Path) -> None:
     options = (f"adaptation.reset_mln={reset_mln}", "train.ema_decay=0.5")
     launch(1, photo, tmp_path / "one", "train.micro_batches=2", *options)
-    launch(2, photo, tmp_path / "two", *options)
+    said = launch(2, photo, tmp_path / "two", *options)
+    assert [line.split(":")[0] for line in said.splitlines()] == list(STAGES)  # one process speaks for both
     for name in STAGES:
         one, two = (tmp_path / run / name for run in ("one", "two"))
         # An Adam step is the learning rate times a quotient of gradients, which differ by the rounding of a sum; a
