@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,13 +24,18 @@ class BicubicStage(Stage):
     """Stage 1a: L1 training of the MLN on bicubic pairs, or (`bicubic.blur`) on the training degradations."""
 
     name = "bicubic"
-    depends_on: ClassVar = ("degradation.border", "degradation.lr_up_from", "networks.mln_feat", "networks.mln_body")
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
         with seeded_weights(config.seed, self.name, "weights"):
             self.network: MLN = MLN(**mln_options(config))
         self.config = config
         self.degradation = build_degradation(config) if config.bicubic.blur else None
+
+    @classmethod
+    def depends_on(cls, config: TrainConfig) -> tuple[str, ...]:
+        """See `Stage`."""
+        degradation = ("degradation",) if config.bicubic.blur else ("degradation.border", "degradation.lr_up_from")
+        return (*degradation, "networks.mln_feat", "networks.mln_body")
 
     def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """L1 between SR and HR; with plain bicubic downsampling nothing random is drawn."""
@@ -64,7 +68,6 @@ class MetaStage(Stage):
     """
 
     name = "meta"
-    depends_on: ClassVar = ("degradation", "freeze_upscaler", "networks.mln_feat", "networks.mln_body")
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
         self.network: MLN = load_mln(config, inputs["mln"])
@@ -82,6 +85,11 @@ class MetaStage(Stage):
     def inputs(cls, config: TrainConfig) -> Mapping[str, StageName]:
         """The pretrained MLN."""
         return {"mln": "bicubic"}
+
+    @classmethod
+    def depends_on(cls, config: TrainConfig) -> tuple[str, ...]:
+        """See `Stage`."""
+        return "degradation", "freeze_upscaler", "networks.mln_feat", "networks.mln_body"
 
     def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """L1 of the MLN, adapted on the first half of the batch, on the second half: one task."""

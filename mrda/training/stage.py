@@ -29,8 +29,6 @@ class Stage(ABC):
     """
 
     name: ClassVar[StageName]
-    depends_on: ClassVar[tuple[str, ...]]
-    """Config sections and keys, besides its own section and the common ones, that change what it computes."""
     tasks: int = 1
     """Losses per micro-batch; each is back-propagated before the next is computed."""
     hr_per_task: bool = False
@@ -53,6 +51,11 @@ class Stage(ABC):
     def inputs(cls, config: TrainConfig) -> Mapping[str, StageName]:
         """Weights the stage starts from: a name for each (`init_NAME` in its section), and the stage that makes it."""
         return {}
+
+    @classmethod
+    @abstractmethod
+    def depends_on(cls, config: TrainConfig) -> tuple[str, ...]:
+        """Config sections and keys, besides its own section and the common ones, that change what it computes."""
 
     @abstractmethod
     def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

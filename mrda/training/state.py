@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -40,7 +41,7 @@ COMMON = (
 
 def recipe_of(stage: type[Stage], config: TrainConfig, inputs: Mapping[str, Path]) -> Recipe:
     """All that the weights of ``stage`` depend on: config keys and the content of its input weights."""
-    relevant = (*COMMON, stage.name, *stage.depends_on)
+    relevant = (*COMMON, stage.name, *stage.depends_on(config))
     recipe = {
         key: value
         for key, value in _flatten(config.model_dump(mode="json"))
@@ -141,8 +142,8 @@ class TrainingState:
         self.skipped_in_row += 1
 
     def note(self, psnr_y: float) -> bool:
-        """Take a validation's result; returns whether it is the best."""
-        if self.best is not None and psnr_y <= self.best:
+        """Take a validation's result; returns whether it is the best. NaN never is."""
+        if math.isnan(psnr_y) or (self.best is not None and psnr_y <= self.best):
             return False
         self.best = psnr_y
         return True

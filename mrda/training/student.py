@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,7 +35,6 @@ class StudentStage(Stage):
     """
 
     name = "student"
-    depends_on: ClassVar = ("degradation", "networks", "adaptation", "freeze_upscaler")
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
         self.mln = freeze(load_mln(config, inputs["mln"]))
@@ -54,6 +52,11 @@ class StudentStage(Stage):
     def inputs(cls, config: TrainConfig) -> Mapping[str, StageName]:
         """The meta-learned MLN and the teacher."""
         return {"mln": "meta", "teacher": "teacher"}
+
+    @classmethod
+    def depends_on(cls, config: TrainConfig) -> tuple[str, ...]:
+        """See `Stage`."""
+        return "degradation", "networks", "adaptation", "freeze_upscaler"
 
     def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Distillation of the raw IDR, and after the encoder-only phase L1 between SR and HR too."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,7 +25,6 @@ class TeacherStage(Stage):
     """
 
     name = "teacher"
-    depends_on: ClassVar = ("degradation", "networks", "adaptation", "freeze_upscaler")
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
         self.config = config
@@ -42,6 +40,11 @@ class TeacherStage(Stage):
     def inputs(cls, config: TrainConfig) -> Mapping[str, StageName]:
         """The meta-learned MLN, where features of it are read."""
         return {"mln": "meta"} if config.teacher.den_input == "features" else {}
+
+    @classmethod
+    def depends_on(cls, config: TrainConfig) -> tuple[str, ...]:
+        """See `Stage`."""
+        return "degradation", "networks", "adaptation", "freeze_upscaler"
 
     def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """L1 between SR and HR."""

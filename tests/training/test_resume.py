@@ -1,9 +1,10 @@
 import json
+import math
 import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,21 @@ def test_a_changed_config_is_refused(
     with pytest.raises(RunRefusedError, match=message):
         train(changed(toy, **change), finished, stages=[name], progress=False)
     assert (finished / "config.yaml").read_text() == resolved
+
+
+def test_stage_1a_depends_on_the_blur_only_where_it_has_one(toy: TrainConfig, tmp_path: Path, changed: Changed) -> None:
+    for blur in (False, True):
+        config = changed(toy, bicubic={"blur": blur})
+        other = changed(config, degradation={"kernel": "anisotropic"})
+        train(config, tmp_path / str(blur), stages=["bicubic"], progress=False)
+        with pytest.raises(RunRefusedError, match=r"degradation\.kernel") if blur else nullcontext():
+            train(other, tmp_path / str(blur), stages=["bicubic"], progress=False)
+
+
+def test_a_validation_that_finds_nan_is_never_the_best(toy: TrainConfig) -> None:
+    state = TrainingState(BicubicStage(toy, {}), 1e-3, toy.train)
+    noted = [(psnr, state.note(psnr)) for psnr in (math.nan, 20.0, math.nan, 19.0, 20.0, 20.5)]
+    assert [psnr for psnr, best in noted if best] == [20.0, 20.5]
 
 
 def test_a_change_that_does_not_matter_is_no_obstacle(toy: TrainConfig, finished: Path, changed: Changed) -> None:

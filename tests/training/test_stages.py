@@ -401,6 +401,22 @@ def test_bfloat16_changes_little_and_keeps_float32_parameters(
     assert {parameter.dtype for parameter in stage.network.parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("meta", {"meta": {"maml_order": 2}}), ("teacher", {"adaptation": {"per": "image"}})],
+)
+def test_bfloat16_goes_with_second_order_and_with_weights_of_each_image(
+    name: StageName, change: dict[str, Any], toy: TrainConfig, weights: dict[StageName, Path], changed: Changed
+) -> None:
+    config = changed(toy, **change)
+    plain, half = (
+        step(build(name, config, weights), changed(config, train={"mixed_precision": precision}))
+        for precision in ("no", "bf16")
+    )
+    assert half["loss"] == pytest.approx(plain["loss"], rel=12 * 2**-8)
+    assert half["gradient_norm"] == pytest.approx(plain["gradient_norm"], rel=24 * 2**-8)
+
+
 def test_float16_scales_the_loss_and_skips_what_overflows(
     toy: TrainConfig, weights: dict[StageName, Path], changed: Changed
 ) -> None:
