@@ -6,11 +6,23 @@ weights, said before any work; 130 interrupted.
 Whatever imports torch is imported inside the commands, so that help appears at once.
 """
 
-from mrda.cli import ablate, convert, data, evaluate, info, train, upscale
+from mrda.cli import ablate, convert, data, evaluate, figures_pictures, figures_tsne, info, train, upscale
 from mrda.cli.app import app
 from mrda.memory import keep_freed_memory
 
-__all__ = ["ablate", "app", "convert", "data", "evaluate", "info", "main", "train", "upscale"]
+__all__ = [
+    "ablate",
+    "app",
+    "convert",
+    "data",
+    "evaluate",
+    "figures_pictures",
+    "figures_tsne",
+    "info",
+    "main",
+    "train",
+    "upscale",
+]
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Test protocols: photographs degraded in agreed ways, upscaled and measured against the originals."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mrda.checks import check_choice, check_scale
@@ -9,7 +9,7 @@ from mrda.degradations.classic import crop_to_multiple
 from mrda.degradations.kernels import anisotropic_gaussian, isotropic_gaussian
 from mrda.evaluation.methods import bicubic_method
 from mrda.evaluation.metrics import psnr_y, ssim_y
-from mrda.evaluation.samples import Condition, Method, make_sample
+from mrda.evaluation.samples import Condition, Method, Sample, make_sample
 from mrda.images import Source, read_rgb, source_name, to_tensor
 
 GAUSSIAN8_RANGE = {2: (0.80, 1.60), 3: (1.35, 2.40), 4: (1.80, 3.20)}
@@ -50,7 +50,12 @@ def isotropic_conditions(sigmas: Iterable[float]) -> list[Condition]:
     return [Condition(f"sigma={sigma:.4g}", isotropic_gaussian(sigma)) for sigma in sigmas]
 
 
-def conditions(protocol: str, scale: int) -> list[Condition]:
+def nine_name(kernel: int, noise_level: float) -> str:
+    """The condition of a kernel, 1 to 9, at a noise level in units of 1/255."""
+    return f"k{kernel} noise={noise_level:g}"
+
+
+def conditions(protocol: str, scale: int, *, noise_levels: Collection[float] | None = None) -> list[Condition]:
     """The degradations of a protocol.
 
     Args:
@@ -58,23 +63,73 @@ def conditions(protocol: str, scale: int) -> list[Condition]:
             nine anisotropic blurs of Table III at three noise levels; `dasr9`, those of DASR at its own; or `bicubic`,
             downsampling alone.
         scale: 2, 3 or 4. The nine kernels are those of x4 at any scale.
+        noise_levels: of those of `mrda9` and `dasr9`, the ones to keep; None keeps all.
 
     Raises:
         TypeError: the scale is not an int.
-        ValueError: no such protocol, or no such scale in it.
+        ValueError: no such protocol, or no such scale or noise level in it.
     """
     check_choice("protocol", protocol, PROTOCOLS)
     check_scale(scale)
+    levels: tuple[float, ...] = NOISE_LEVELS.get(protocol, ())
+    if noise_levels is not None:
+        if not levels:
+            raise ValueError(f"noise is {list(noise_levels)}, but the protocol {protocol} has no noise levels")
+        for level in noise_levels:
+            if level not in levels:
+                choices = ", ".join(f"{known:g}" for known in levels)
+                raise ValueError(f"noise is {level:g}, but the protocol {protocol} has the levels {choices}")
+        levels = tuple(level for level in levels if level in noise_levels)
     if protocol == BICUBIC:
         return [Condition(BICUBIC, None)]
     if protocol == "gaussian8":
         narrowest, widest = GAUSSIAN8_RANGE[scale]
         return isotropic_conditions(narrowest + i * (widest - narrowest) / 7 for i in range(8))
     return [
-        Condition(f"k{number} noise={level:g}", anisotropic_gaussian(l1, l2, math.radians(angle)), level)
-        for level in NOISE_LEVELS[protocol]
+        Condition(nine_name(number, level), anisotropic_gaussian(l1, l2, math.radians(angle)), level)
+        for level in levels
         for number, (l1, l2, angle) in enumerate(NINE_KERNELS[protocol], start=1)
     ]
+
+
+def measure(
+    methods: Mapping[str, Method],
+    sample: Sample,
+    *,
+    source: Source,
+    image: str,
+    condition: str,
+    border: int,
+    variant: str,
+) -> Iterator[Record]:
+    """Measure methods on one sample.
+
+    Args:
+        methods: what upscales, by name.
+        sample: the degraded photograph and its original.
+        source: the photograph's file, for messages.
+        image: the photograph's name.
+        condition: the degradation's name.
+        border: pixels to leave out along each border of HR.
+        variant: see `mrda.evaluation.metrics`.
+
+    Yields:
+        The record of each method.
+
+    Raises:
+        ValueError: HR is too small for the SSIM window, or an SR has NaN values or another size than HR.
+    """
+    hr = sample.hr
+    for label, upscale in methods.items():
+        sr = upscale(sample).to(hr)
+        if sr.shape != hr.shape:
+            raise ValueError(
+                f"{source}: the SR of {label} has shape {tuple(sr.shape)}, but must have that of HR, {tuple(hr.shape)}"
+            )
+        psnr, ssim = float(psnr_y(sr, hr, border, variant)), float(ssim_y(sr, hr, border, variant))
+        if math.isnan(psnr) or math.isnan(ssim):
+            raise ValueError(f"{source}: the SR of {label} under {condition} has NaN values")
+        yield Record(image, condition, label, psnr, ssim)
 
 
 def evaluate(
@@ -110,7 +165,8 @@ def evaluate(
 
     Raises:
         ImageError: an image can't be read.
-        ValueError: no such protocol, an image too small for the blur kernel or the SSIM window, or an SR with NaN.
+        ValueError: no such protocol, an image too small for the blur kernel or the SSIM window, or an SR with NaN
+            values or of another size than HR.
     """
     degradations = conditions(protocol, scale) if isinstance(protocol, str) else protocol
     methods = {BICUBIC: bicubic_method(scale, border), **methods}
@@ -128,9 +184,12 @@ def evaluate(
                 border=border,
                 lr_up_from=lr_up_from,
             )
-            for label, upscale in methods.items():
-                sr = upscale(sample).to(hr)
-                psnr, ssim = float(psnr_y(sr, hr, scale, variant)), float(ssim_y(sr, hr, scale, variant))
-                if math.isnan(psnr) or math.isnan(ssim):
-                    raise ValueError(f"{source}: the SR of {label} under {condition.name} has NaN values")
-                yield Record(name, condition.name, label, psnr, ssim)
+            yield from measure(
+                methods,
+                sample,
+                source=source,
+                image=name,
+                condition=condition.name,
+                border=scale,
+                variant=variant,
+            )

@@ -1,5 +1,6 @@
-"""Means over images and conditions, as JSON and as Markdown."""
+"""Means over images and conditions, as JSON, and every measurement, as CSV."""
 
+import csv
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -44,23 +45,14 @@ def summarise(records: Iterable[Record]) -> dict[str, Summary]:
             condition: {"psnr_y": fmean(r.psnr_y for r in group), "ssim_y": fmean(r.ssim_y for r in group)}
             for condition, group in by_condition.items()
         }
-        summaries[method] = {
-            "psnr_y": fmean(scores["psnr_y"] for scores in per_condition.values()),
-            "ssim_y": fmean(scores["ssim_y"] for scores in per_condition.values()),
-            "per_condition": per_condition,
-        }
+        summaries[method] = {**mean_scores(per_condition.values()), "per_condition": per_condition}
     return summaries
 
 
-def markdown(datasets: Mapping[str, Mapping[str, Summary]]) -> str:
-    """One row per data set and method: a Markdown table, ending in a newline."""
-    lines = ["| Data set | Method | PSNR-Y (dB) | SSIM-Y |", "|---|---|---:|---:|"]
-    lines += [
-        f"| {dataset} | {method} | {summary['psnr_y']:.2f} | {summary['ssim_y']:.4f} |"
-        for dataset, methods in datasets.items()
-        for method, summary in methods.items()
-    ]
-    return "\n".join(lines) + "\n"
+def mean_scores(scores: Iterable[Scores]) -> Scores:
+    """The mean of some conditions' scores; there must be one."""
+    found = list(scores)
+    return {"psnr_y": fmean(s["psnr_y"] for s in found), "ssim_y": fmean(s["ssim_y"] for s in found)}
 
 
 def write_json(path: str | Path, content: Mapping[str, object]) -> None:
@@ -70,6 +62,19 @@ def write_json(path: str | Path, content: Mapping[str, object]) -> None:
     """
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_csv(path: str | Path, datasets: Mapping[str, Iterable[Record]]) -> None:
+    """Write one line per data set, image, condition and method; the file appears whole or not at all.
+
+    The columns are dataset, image, condition, method, psnr_y, ssim_y; the numbers are unrounded, and an infinite PSNR
+    is `inf`.
+    """
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["dataset", *Record._fields])
+        for dataset, records in datasets.items():
+            writer.writerows([dataset, *record] for record in records)
 
 
 def _finite(value: object) -> object:

@@ -20,6 +20,11 @@ def to_channels_last(module: Module) -> Module:
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def freeze(module: Module) -> Module:
+    """Switch off gradients for good; returns ``module``."""
+    return module.requires_grad_(False).eval()
+
+
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     """The one static convolution of MRDA: 3x3, zero padding 1, with bias."""
     return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)

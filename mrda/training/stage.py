@@ -163,11 +163,6 @@ INPUTS: Mapping[str, Callable[[TrainConfig, Path], Network]] = {"mln": load_mln,
 """How to load what a stage starts from, by the names in `Stage.inputs`."""
 
 
-def freeze(network: AnyNetwork) -> AnyNetwork:
-    """Switch off gradients for good; returns the network."""
-    return network.requires_grad_(False).eval()
-
-
 def _load(path: Path, expect: type[AnyNetwork], options: Mapping[str, Any]) -> AnyNetwork:
     network = cast(AnyNetwork, load_network(path, expect=expect))
     made_with = network.hyperparameters

@@ -12,13 +12,13 @@ from mrda.config import StageName, TrainConfig
 from mrda.evaluation.methods import student_method
 from mrda.evaluation.samples import Method
 from mrda.networks import MRDAStudent, Network
+from mrda.networks.layers import freeze
 from mrda.randomness import seeded_weights
 from mrda.training.adapter import Adapter
 from mrda.training.losses import absolute_difference, kl_divergence, reconstruction
 from mrda.training.stage import (
     Stage,
     build_degradation,
-    freeze,
     load_mln,
     load_teacher,
     mrda_options,

@@ -12,10 +12,11 @@ from mrda.config import StageName, TrainConfig
 from mrda.evaluation.methods import oracle_method, student_method, teacher_method
 from mrda.evaluation.samples import Method
 from mrda.networks import MRDAOracle, MRDAStudent, MRDATeacher, Network
+from mrda.networks.layers import freeze
 from mrda.randomness import seeded_weights
 from mrda.training.adapter import Adapter
 from mrda.training.losses import reconstruction
-from mrda.training.stage import Stage, build_degradation, build_teacher, freeze, load_mln, upscaler_is_frozen
+from mrda.training.stage import Stage, build_degradation, build_teacher, load_mln, upscaler_is_frozen
 
 
 class TeacherStage(Stage):

@@ -1,8 +1,25 @@
+import csv
 import json
 
+import numpy as np
 import pytest
+import torch
 from commands import one_sentence, run
 from PIL import Image
+
+from mrda.degradations.resample import bicubic
+from mrda.evaluation.methods import mln_method, oracle_method, teacher_method
+from mrda.evaluation.metrics import psnr_y
+from mrda.evaluation.paper import paper_rows
+from mrda.evaluation.protocols import conditions
+from mrda.evaluation.protocols import evaluate as measure
+from mrda.images import read_rgb, to_tensor
+from mrda.inference import Upscaler
+from mrda.networks import MLN, MRDAOracle, MRDATeacher, save_network
+
+SIZES = {"scale": 2, "num_feat": 8, "num_blocks": 1, "den_width": 4}
+RECIPE = json.dumps({"adaptation.inner_steps": 1, "meta.inner_steps": 2, "meta.inner_lr": [0.05]})
+BICUBIC = ("--method", "bicubic", "--protocol", "bicubic", "--scale", 2)
 
 
 @pytest.fixture
@@ -13,11 +30,44 @@ def folder(tmp_path, photo):
     return folder
 
 
+@pytest.fixture
+def pairs(tmp_path):
+    """Real pairs of the folder SetR at scale 2: a and b."""
+    generator = np.random.default_rng(0)
+    for kind, names, size in (("LR", "ab", 12), ("HR", "ab", 24)):
+        (tmp_path / "SetR" / kind).mkdir(parents=True)
+        for name in names:
+            pixels = generator.integers(0, 256, (size, size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "SetR" / kind / f"{name}.png")
+    return tmp_path / "SetR"
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """Weights files of a teacher, its MLN, and an oracle, and what is in them."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("networks")
+    made = {
+        "teacher": MRDATeacher(mln_feat=6, **SIZES),
+        "mln": MLN(scale=2, num_feat=6, num_body=2),
+        "oracle": MRDAOracle(**SIZES),
+        "small": MRDAOracle(blur_size=7, **SIZES),
+    }
+    for name, network in made.items():
+        save_network(network, folder / f"{name}.safetensors", recipe=RECIPE)
+    return {name: (folder / f"{name}.safetensors", network) for name, network in made.items()}
+
+
+def scores_of(path):
+    return json.loads(path.read_text())["datasets"]
+
+
 def test_evaluate_prints_a_table_and_writes_json(tmp_path, folder, weights):
     scores = tmp_path / "scores.json"
     result = run("evaluate", "-w", weights, "--data", folder, "--json", scores)
     assert result.exit_code == 0, result.stderr
-    datasets = json.loads(scores.read_text())["datasets"]
+    assert list(json.loads(scores.read_text())) == ["datasets"]
+    datasets = scores_of(scores)
     assert list(datasets) == ["SetA"]
     assert list(datasets["SetA"]) == ["bicubic", "mrda_s"]
     for method, summary in datasets["SetA"].items():
@@ -28,33 +78,182 @@ def test_evaluate_prints_a_table_and_writes_json(tmp_path, folder, weights):
         assert row in result.stdout
 
 
+def test_evaluate_measures_what_the_upscaler_makes(tmp_path, folder, weights):
+    scores = tmp_path / "scores.json"
+    assert run("evaluate", "-w", weights, "--protocol", "bicubic", "--data", folder, "--json", scores).exit_code == 0
+    hr = to_tensor(read_rgb(folder / "photo.png"))
+    lr = ((255 * bicubic(hr, 0.5)).round().clamp(0, 255)) / 255
+    sr = Upscaler.from_pretrained(weights)(lr)
+    # The metric rounds SR to 8 bits; the same network on the same LR.
+    assert scores_of(scores)["SetA"]["mrda_s"]["psnr_y"] == float(psnr_y(sr, hr, 2))
+
+
+@pytest.mark.parametrize(("name", "label"), [("teacher", "mrda_t"), ("mln", "mln"), ("oracle", "mrda_t3")])
+def test_the_method_follows_from_the_file(tmp_path, folder, networks, name, label):
+    scores = tmp_path / "scores.json"
+    path, network = networks[name]
+    mln_path, mln = networks["mln"]
+    more = ("--mln", mln_path) if name == "teacher" else ()
+    arguments = ("-w", path, *more, "--data", folder, "--json", scores)
+    result = run("evaluate", *arguments, "--method", label)
+    assert result.exit_code == 0, result.stderr
+    datasets = scores_of(scores)
+    assert list(datasets["SetA"]) == ["bicubic", label]
+    assert run("evaluate", *arguments).exit_code == 0
+    assert scores_of(scores) == datasets
+    method = {
+        "teacher": lambda: teacher_method(network, mln, steps=1),
+        "mln": lambda: mln_method(network, steps=2, inner_lr=[0.05]),
+        "oracle": lambda: oracle_method(network),
+    }[name]()
+    expected = [
+        record.psnr_y
+        for record in measure({"ours": method}, [folder / "photo.png"], "gaussian8", 2)
+        if record.method == "ours"
+    ]
+    found = [summary["psnr_y"] for summary in datasets["SetA"][label]["per_condition"].values()]
+    # Channels-last convolutions sum in another order, so that a few of the 2160 values round to the next 8-bit level:
+    # beside errors of some 60 levels, each moves the mean square by 120 in 2160 * 3600, which is less than 1e-4 dB.
+    assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_steps_of_adaptation_can_be_chosen(tmp_path, folder, networks):
+    scores = tmp_path / "scores.json"
+    path, mln = networks["mln"]
+    for steps in (0, 3):
+        result = run(
+            "evaluate", "-w", path, "--steps", steps, "--protocol", "bicubic", "--data", folder, "--json", scores
+        )
+        assert result.exit_code == 0, result.stderr
+        method = mln_method(mln, steps=steps, inner_lr=[0.05])
+        expected = list(measure({"mln": method}, [folder / "photo.png"], "bicubic", 2))[1].psnr_y
+        assert scores_of(scores)["SetA"]["mln"]["psnr_y"] == pytest.approx(expected, abs=1e-3)
+
+
 def test_evaluate_bicubic_needs_no_weights(tmp_path, folder):
     scores = tmp_path / "scores.json"
     result = run(
-        "evaluate",
-        "--method",
-        "bicubic",
-        "--protocol",
-        "bicubic",
-        "--scale",
-        3,
-        "--data",
-        folder,
-        "--json",
-        scores,
+        "evaluate", "--method", "bicubic", "--protocol", "bicubic", "--scale", 3, "--data", folder, "--json", scores
     )
     assert result.exit_code == 0, result.stderr
-    assert list(json.loads(scores.read_text())["datasets"]["SetA"]) == ["bicubic"]
+    assert list(scores_of(scores)["SetA"]) == ["bicubic"]
 
 
 def test_evaluate_takes_several_folders(tmp_path, folder):
     other = tmp_path / "SetB"
     other.mkdir()
     Image.new("RGB", (40, 40), "red").save(other / "red.png")
-    result = run("evaluate", "--method", "bicubic", "--protocol", "bicubic", "--scale", 2, "--data", folder, other)
+    for arguments in (("--data", folder, other), ("--data", folder, "--data", other)):
+        result = run("evaluate", *BICUBIC, *arguments)
+        assert result.exit_code == 0, result.stderr
+        assert "| SetA | bicubic |" in result.stdout
+        assert "| SetB | bicubic |" in result.stdout
+
+
+def test_the_csv_has_every_measurement_and_the_markdown_file_the_table(tmp_path, folder, weights):
+    Image.linear_gradient("L").resize((40, 40)).save(folder / "ramp.png")
+    lines, table, scores = tmp_path / "s.csv", tmp_path / "s.md", tmp_path / "s.json"
+    files = ("--csv", lines, "--markdown", table, "--json", scores)
+    result = run("evaluate", "-w", weights, "--data", folder, *files)
     assert result.exit_code == 0, result.stderr
-    assert "| SetA | bicubic |" in result.stdout
-    assert "| SetB | bicubic |" in result.stdout
+    assert table.read_text() == result.stdout
+    with open(lines, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["dataset"], row["image"], row["condition"], row["method"]) for row in rows] == [
+        ("SetA", image, condition.name, method)
+        for image in ("photo", "ramp")
+        for condition in conditions("gaussian8", 2)
+        for method in ("bicubic", "mrda_s")
+    ]
+    for method, summary in scores_of(scores)["SetA"].items():
+        mean = np.mean([float(row["psnr_y"]) for row in rows if row["method"] == method])
+        assert summary["psnr_y"] == pytest.approx(mean, rel=1e-12)
+    assert {path.name for path in tmp_path.iterdir()} == {"SetA", "s.csv", "s.md", "s.json"}
+
+
+def test_the_papers_rows_stand_beside_ours(tmp_path, folder):
+    folder = folder.rename(tmp_path / "set14")
+    bicubic_alone = ("--method", "bicubic", "--data", folder)
+    result = run("evaluate", *bicubic_alone)
+    assert result.exit_code == 0, result.stderr
+    for row in paper_rows("Set14", "gaussian8", 4):
+        assert f"| set14 | {row.method} (paper) | {row.psnr_y:.2f} | {row.ssim_y:.4f} |" in result.stdout
+    result = run("evaluate", *bicubic_alone, "--protocol", "mrda9", "--noise", 20)
+    assert result.exit_code == 0, result.stderr
+    assert "| set14 | MRDA_S (paper) | 20 | 24.66 | - |" in result.stdout
+    assert "| set14 | MRDA_S (paper) | 20 | 24.71 | 24.79 |" in result.stdout
+    assert "inferred" in result.stdout
+    assert "(paper)" not in run("evaluate", *bicubic_alone, "--scale", 2).stdout
+
+
+def test_noise_levels_are_chosen_and_seeded(tmp_path, folder):
+    scores = tmp_path / "scores.json"
+
+    def measured(*arguments):
+        base = ("--method", "bicubic", "--scale", 2, "--protocol", "dasr9", "--data", folder, "--json", scores)
+        result = run("evaluate", *base, *arguments)
+        assert result.exit_code == 0, result.stderr
+        return scores_of(scores)["SetA"]["bicubic"]["per_condition"]
+
+    everything = measured()
+    assert len(everything) == 27
+    some = measured("--noise", 10, "--noise", 0)
+    assert some == {name: value for name, value in everything.items() if not name.endswith("noise=5")}
+    assert len(some) == 18
+    other = measured("--seed", 1)
+    assert all((other[name] == everything[name]) == name.endswith("noise=0") for name in everything)
+
+
+def test_options_reach_the_measurement(tmp_path, folder):
+    scores = tmp_path / "scores.json"
+    for options, words in (
+        ({"downsample": "sfold"}, ("--downsample", "sfold")),
+        ({"border": "mirror"}, ("--border", "mirror")),
+        ({"variant": "matlab"}, ("--variant", "matlab")),
+    ):
+        assert run("evaluate", *BICUBIC, "--data", folder, "--json", scores, *words).exit_code == 0
+        (record,) = measure({}, [folder / "photo.png"], "bicubic", 2, **options)
+        found = scores_of(scores)["SetA"]["bicubic"]
+        assert (found["psnr_y"], found["ssim_y"]) == (record.psnr_y, record.ssim_y)
+        (plain,) = measure({}, [folder / "photo.png"], "bicubic", 2)
+        assert record != plain
+
+
+def test_a_limit_takes_the_first_photos_and_is_told(tmp_path, folder):
+    for name in ("a", "b"):
+        Image.new("RGB", (30, 30), "red").save(folder / f"{name}.png")
+    lines = tmp_path / "s.csv"
+    result = run("evaluate", *BICUBIC, "--data", folder, "--limit", 2, "--csv", lines)
+    assert result.exit_code == 0, result.stderr
+    assert [line.split(",")[1] for line in lines.read_text().splitlines()] == ["image", "a", "b"]
+    assert "SetA: means over 2 of 3 photos." in result.stdout
+    assert "means over" not in run("evaluate", *BICUBIC, "--data", folder, "--limit", 3).stdout
+
+
+def test_real_pairs(tmp_path, pairs, weights, networks):
+    scores = tmp_path / "scores.json"
+    real = ("--protocol", "real", "--data", pairs, "--json", scores)
+    result = run("evaluate", "-w", weights, *real)
+    assert result.exit_code == 0, result.stderr
+    datasets = scores_of(scores)
+    assert list(datasets["SetR"]) == ["bicubic", "mrda_s"]
+    expected = []
+    for name in "ab":
+        lr, hr = (to_tensor(read_rgb(pairs / kind / f"{name}.png")) for kind in ("LR", "HR"))
+        expected.append(float(psnr_y(bicubic(lr, 2), hr, 4, "matlab")))
+    assert datasets["SetR"]["bicubic"]["per_condition"]["real"]["psnr_y"] == pytest.approx(np.mean(expected), abs=1e-9)
+    for more, label in (
+        (("-w", networks["mln"][0]), "mln"),
+        (("-w", networks["teacher"][0], "--mln", networks["mln"][0]), "mrda_t"),
+    ):
+        assert run("evaluate", *more, *real).exit_code == 0
+        assert list(scores_of(scores)["SetR"]) == ["bicubic", label]
+    Image.new("RGB", (23, 24)).save(pairs / "HR" / "a.png")
+    result = run("evaluate", "-w", weights, *real)
+    assert result.exit_code == 1
+    assert one_sentence(result.stderr)
+    assert "23x24 pixels, but must be 24x24" in result.stderr
+    assert "SetR: means over 1 of 2 photos." in result.stdout
 
 
 def test_evaluate_does_the_others_when_photos_fail(tmp_path, folder):
@@ -67,30 +266,98 @@ def test_evaluate_does_the_others_when_photos_fail(tmp_path, folder):
     assert "bad.png" in lines[0]
     assert "small.png" in lines[1]
     assert "| SetA | bicubic |" in result.stdout
+    assert "SetA: means over 1 of 3 photos." in result.stdout
 
 
-def test_evaluate_refuses_wrong_usage(tmp_path, folder, weights):
+def test_a_photo_that_fails_halfway_does_not_count(tmp_path, folder, monkeypatch):
+    from mrda.evaluation import protocols
+
+    Image.new("RGB", (40, 40), "red").save(folder / "red.png")
+    make = protocols.make_sample
+
+    def failing(hr, condition, *rest, image, **options):
+        if (image, condition.name) == ("photo", "sigma=1.029"):
+            raise ValueError("no luck")
+        return make(hr, condition, *rest, image=image, **options)
+
+    monkeypatch.setattr(protocols, "make_sample", failing)
+    lines = tmp_path / "s.csv"
+    result = run("evaluate", "--method", "bicubic", "--scale", 2, "--data", folder, "--csv", lines)
+    assert result.exit_code == 1
+    assert result.stderr == f"mrda: {folder / 'photo.png'}: no luck\n"
+    assert {line.split(",")[1] for line in lines.read_text().splitlines()} == {"image", "red"}
+
+
+def test_running_out_of_memory_is_reported(folder, monkeypatch):
+    from mrda.evaluation import protocols
+
+    def failing(*_, **__):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(protocols, "make_sample", failing)
+    result = run("evaluate", *BICUBIC, "--data", folder)
+    assert result.exit_code == 1
+    assert one_sentence(result.stderr)
+    assert "photo.png: there is not enough memory" in result.stderr
+
+
+def test_evaluate_refuses_wrong_usage(tmp_path, folder, pairs, weights, networks):
     same_name = tmp_path / "other" / "SetA"
     same_name.mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(same_name / "a.png")
+    lonely = tmp_path / "lonely"
+    for kind, name in (("LR", "a"), ("HR", "a"), ("HR", "b")):
+        (lonely / kind).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(lonely / kind / f"{name}.png")
+    teacher, mln, oracle, small = (networks[name][0] for name in ("teacher", "mln", "oracle", "small"))
     data = ("--data", folder)
+    student = (*data, "-w", weights)
+    bicubic_alone = (*data, "--method", "bicubic")
+    real = ("--data", pairs, "--protocol", "real", "--scale", 2, "--method", "bicubic")
     for arguments, word in (
         ((*data,), "-w WEIGHTS"),
+        ((*data, "--method", "mrda_t"), "-w WEIGHTS"),
         ((*data, "-w", tmp_path / "gone.safetensors"), "gone.safetensors"),
-        ((*data, "-w", weights, "--scale", 4), "--scale is 4"),
-        ((*data, "-w", weights, "--method", "lanczos"), "lanczos"),
-        ((*data, "-w", weights, "--method", "bicubic"), "no weights"),
-        ((*data, "-w", weights, "--protocol", "gaussian9"), "gaussian9"),
-        ((*data, "--method", "bicubic", "--scale", 5), "5"),
-        ((*data, "--method", "bicubic", "--scale", 0), "scale is 0"),
-        ((*data, "-w", weights, "--scale", 0), "--scale is 0"),
-        ((*data, "--method", "bicubic", "--json", tmp_path / "no" / "s.json"), "--json"),
-        ((*data, "--method", "bicubic", "--json", tmp_path / ("x" * 300)), "--json"),
+        ((*student, "--scale", 4), "--scale is 4"),
+        ((*student, "--scale", 0), "--scale is 0"),
+        ((*student, "--method", "lanczos"), "lanczos"),
+        ((*student, "--method", "mrda_t"), "--method is mrda_t"),
+        ((*student, "--method", "mln"), "holds the network of mrda_s"),
+        ((*student, "--method", "bicubic"), "no weights"),
+        ((*student, "--mln", mln), "only a teacher needs an MLN"),
+        ((*student, "--steps", 3), "steps is 3"),
+        ((*student, "--protocol", "gaussian9"), "mrda9, dasr9, bicubic, real, not 'gaussian9'"),
+        ((*student, "--noise", 10), "gaussian8 has no noise levels"),
+        ((*student, "--protocol", "mrda9", "--noise", 5), "noise is 5"),
+        ((*student, "--downsample", "nearest"), "--downsample must be bicubic or sfold, not 'nearest'"),
+        ((*student, "--border", "wrap"), "--border must be clamp or mirror"),
+        ((*student, "--variant", "rec709"), "--variant must be released or matlab"),
+        ((*student, "--limit", 0), "--limit is 0"),
+        ((*data, "-w", teacher), "mln is missing"),
+        ((*data, "-w", teacher, "--mln", weights), "holds an MRDAStudent"),
+        ((*data, "-w", mln, "--steps", -1), "steps is -1"),
+        ((*data, "-w", small), "blur kernels of 7x7, but those here are 21x21"),
+        ((*bicubic_alone, "--scale", 5), "5"),
+        ((*bicubic_alone, "--scale", 0), "scale is 0"),
+        ((*bicubic_alone, "--mln", mln), "--mln"),
+        ((*bicubic_alone, "--steps", 3), "--steps"),
+        ((*bicubic_alone, "--json", tmp_path / "no" / "s.json"), "--json"),
+        ((*bicubic_alone, "--json", tmp_path / ("x" * 300)), "--json"),
+        ((*bicubic_alone, "--csv", tmp_path / "no" / "s.csv"), "--csv"),
+        ((*bicubic_alone, "--csv", tmp_path), "--csv"),
+        ((*bicubic_alone, "--markdown", tmp_path / "no" / "s.md"), "--markdown"),
+        ((*bicubic_alone, "--json", tmp_path / "s", "--csv", folder / ".." / "s"), "--csv and --json are the same"),
         (("--data", "x" * 300, "--method", "bicubic"), "xxx"),
         ((*data, same_name, "--method", "bicubic"), "SetA"),
         (("--data", tmp_path / "nowhere", "--method", "bicubic"), "nowhere"),
+        ((*real, "--noise", 10), "--noise can't go with --protocol real"),
+        ((*real, "--downsample", "bicubic"), "--downsample can't go with --protocol real"),
+        ((*data, *real[2:]), "must hold the folder LR"),
+        (("--data", lonely, *real[2:]), "b.png has no partner named b in the LR folder"),
+        (("--data", pairs, "--protocol", "real", "-w", oracle), "must be told the blur kernel"),
     ):
         result = run("evaluate", *arguments)
         assert result.exit_code == 2, (arguments, result.output)
         assert one_sentence(result.stderr), result.stderr
-        assert word in result.stderr
+        assert word in result.stderr, (arguments, result.stderr)
+    assert not list(tmp_path.glob("*s"))

@@ -1,10 +1,13 @@
+import csv
 import json
 import math
 
 import pytest
 
+from mrda.evaluation.paper import paper_rows
 from mrda.evaluation.protocols import Record
-from mrda.evaluation.tables import markdown, summarise, write_json
+from mrda.evaluation.tables import summarise, write_csv, write_json
+from mrda.evaluation.tables_markdown import markdown
 
 RECORDS = [
     Record("a", "sigma=1", "bicubic", 20.0, 0.50),
@@ -16,6 +19,25 @@ RECORDS = [
     Record("b", "sigma=2", "bicubic", 16.0, 0.50),
     Record("b", "sigma=2", "mrda_s", 17.0, 0.50),
 ]
+MEASURED = (
+    "| Data set | Method | PSNR-Y (dB) | SSIM-Y |\n"
+    "|---|---|---:|---:|\n"
+    "| Set5 | bicubic | 19.00 | 0.5000 |\n"
+    "| Set5 | mrda_s | 21.50 | 0.5750 |\n"
+)
+
+
+def nine(levels):
+    """PSNR 20 + kernel + level/100, SSIM kernel/10 + level/1000, of one image and method."""
+    return [
+        Record("a", f"k{k} noise={level}", "bicubic", 20 + k + level / 100, k / 10 + level / 1000)
+        for level in levels
+        for k in range(1, 10)
+    ]
+
+
+def rows_of(table, start):
+    return [line for line in table.splitlines() if line.startswith(start)]
 
 
 def test_summary_is_the_mean_over_conditions_of_the_means_over_images():
@@ -40,12 +62,85 @@ def test_no_records_no_methods():
 
 
 def test_markdown_has_a_row_per_data_set_and_method():
-    assert markdown({"Set5": summarise(RECORDS)}) == (
-        "| Data set | Method | PSNR-Y (dB) | SSIM-Y |\n"
-        "|---|---|---:|---:|\n"
-        "| Set5 | bicubic | 19.00 | 0.5000 |\n"
-        "| Set5 | mrda_s | 21.50 | 0.5750 |\n"
+    assert markdown({"Set5": summarise(RECORDS)}) == MEASURED
+
+
+def test_the_papers_rows_follow_those_measured():
+    table = markdown({"Set5": summarise(RECORDS), "own": summarise(RECORDS[:1])}, "gaussian8", 4)
+    assert table.startswith(MEASURED)
+    assert rows_of(table, "| Set5 |")[2:] == [
+        f"| Set5 | {row.method} (paper) | {row.psnr_y:.2f} | {row.ssim_y:.4f} |"
+        for row in paper_rows("Set5", "gaussian8", 4)
+    ]
+    assert "| Set5 | MRDA_S (paper) | 31.98 | 0.8872 |" in table
+    assert rows_of(table, "| own |") == ["| own | bicubic | 20.00 | 0.5000 |"]
+    assert "(paper)" not in markdown({"Set5": summarise(RECORDS)}, "gaussian8", 2)
+    assert "(paper)" not in markdown({"Set5": summarise(RECORDS)}, "bicubic", 4)
+
+
+def test_nine_kernels_have_means_per_noise_level_and_a_table_of_kernels():
+    table = markdown({"own": summarise(nine([0, 10]))}, "mrda9", 4)
+    by_noise, by_kernel = table.split("\nPSNR-Y (dB) of each kernel:\n")
+    # The mean kernel number is 5.
+    assert rows_of(by_noise, "| own |") == [
+        "| own | bicubic | 0 | 25.00 | 0.5000 |",
+        "| own | bicubic | 10 | 25.10 | 0.5100 |",
+        "| own | bicubic | all | 25.05 | 0.5050 |",
+    ]
+    assert rows_of(by_kernel, "| Data set |") == [
+        "| Data set | Method | Noise | k1 | k2 | k3 | k4 | k5 | k6 | k7 | k8 | k9 |"
+    ]
+    assert rows_of(by_kernel, "| own |") == [
+        f"| own | bicubic | {level} | {' | '.join(f'{20 + k + level / 100:.2f}' for k in range(1, 10))} |"
+        for level in (0, 10)
+    ]
+    assert "inferred" not in table
+
+
+def test_table_iii_stands_beside_its_noise_level():
+    table = markdown({"Set14": summarise(nine([10]))}, "mrda9", 4)
+    by_noise, by_kernel = table.split("\nPSNR-Y (dB) of each kernel:\n")
+    found = rows_of(by_noise, "| Set14 |")
+    assert found[0] == "| Set14 | bicubic | 10 | 25.10 | 0.5100 |"
+    assert found[1] == "| Set14 | DnCNN+RCAN (paper) | 10 | 23.86 | - |"
+    assert len(found) == 6
+    assert rows_of(by_kernel, "| Set14 | MRDA_S (paper)") == [
+        "| Set14 | MRDA_S (paper) | 10 | 25.66 | 25.81 | 25.90 | 25.92 | 25.86 | 25.80 | 25.68 | 25.41 | 24.56 |"
+    ]
+    assert "k1 to k9 are inferred from the paper's thumbnails" in table
+
+
+def test_the_levels_of_dasr9_are_its_own():
+    table = markdown({"Set14": summarise(nine([0, 5, 10]))}, "dasr9", 4)
+    assert [row.split("|")[3].strip() for row in rows_of(table, "| Set14 |")] == ["0", "5", "10", "all", "0", "5", "10"]
+    assert "(paper)" not in table
+    assert "inferred" not in table
+
+
+def test_the_kernels_table_is_whole_or_not_there():
+    datasets = {"own": summarise(nine([0]))}
+    whole = markdown(datasets, "mrda9", 4)
+    widest = max(map(len, whole.splitlines()))
+    assert markdown(datasets, "mrda9", 4, width=widest) == whole
+    short = markdown(datasets, "mrda9", 4, width=widest - 1)
+    assert short.startswith(whole[: whole.index("PSNR-Y (dB) of each kernel")])
+    assert "k1" not in short
+    assert "--markdown FILE" in short
+    assert markdown({"Set5": summarise(RECORDS)}, width=10) == MEASURED
+
+
+def test_a_part_of_a_data_set_is_called_one():
+    summary = summarise(RECORDS)
+    photos = {"Set5": (2, 5), "own": (3, 3), "mine": (0, 4)}
+    table = markdown({"Set5": summary, "own": summary}, "gaussian8", 4, photos=photos)
+    assert table.endswith(
+        "\n\nSet5: means over 2 of 5 photos, the paper's over all.\n\nmine: means over 0 of 4 photos.\n"
     )
+    assert "own: means" not in table
+
+
+def test_a_bar_in_a_name_is_no_column():
+    assert "| a\\|b | bicubic |" in markdown({"a|b": summarise(RECORDS)})
 
 
 def test_json_round_trip_with_infinity_as_null(tmp_path):
@@ -59,4 +154,18 @@ def test_json_round_trip_with_infinity_as_null(tmp_path):
         "datasets": {"Set5": {"m": {**expected, "per_condition": {"c": expected}}}},
         "list": [1.5, None],
     }
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_csv_round_trip_to_the_last_digit(tmp_path):
+    path = tmp_path / "scores.csv"
+    odd = Record('a, "b"', "c", "m", math.inf, 1 / 3)
+    write_csv(path, {"Set5": RECORDS, "own": [odd]})
+    with open(path, newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["dataset", "image", "condition", "method", "psnr_y", "ssim_y"]
+    assert [(name, Record(*texts, float(psnr), float(ssim))) for name, *texts, psnr, ssim in rows] == [
+        *(("Set5", record) for record in RECORDS),
+        ("own", odd),
+    ]
     assert list(tmp_path.iterdir()) == [path]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from mrda.files import atomic_write
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Cell = str | int | float | None
@@ -36,13 +38,19 @@ def require_matplotlib(extra: str = "figures") -> None:
         )
 
 
-def new_figure(width: float, height: float) -> Figure:
+def plain(text: str) -> str:
+    """A name as it is, which matplotlib would else read for formulas ($) or leave out of legends (_...)."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def new_figure(width: float, height: float, *, extra: str = "figures") -> Figure:
     """An empty figure of so many inches, drawn in memory.
 
     Raises:
         ModuleNotFoundError: matplotlib is missing.
     """
-    require_matplotlib()
+    require_matplotlib(extra)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -51,9 +59,19 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def add_frame(axes: Axes, square: tuple[int, int, int]) -> None:
+    """Frame a square (top, left, size) of the picture in `axes`, in its pixels."""
+    from matplotlib.patches import Rectangle
+
+    top, left, size = square
+    # Pixel centres lie at whole numbers, so that the square begins half a pixel before its first.
+    axes.add_patch(Rectangle((left - 0.5, top - 0.5), size, size, fill=False, edgecolor="#ffd400", linewidth=1.5))
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write the picture, PNG by the suffix of `path`; it appears whole or not at all."""
-    with atomic_write(path) as temporary:
+    with atomic_write(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # of a name; a box stands for the letter
         figure.savefig(temporary, dpi=150, bbox_inches="tight", pad_inches=0.08, facecolor="white")
 
 

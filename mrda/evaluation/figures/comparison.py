@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from mrda.files import atomic_write
+from mrda.evaluation.figures.canvas import add_frame, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,33 +91,22 @@ def save_comparison(rows: Sequence[Comparison], path: str | Path) -> None:
     """
     if not rows:
         raise ValueError("rows must hold one comparison at least")
-    figure = _draw(rows)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=150, bbox_inches="tight", pad_inches=0.08, facecolor="white")
+    save_figure(_draw(rows), path)
 
 
 def _draw(rows: Sequence[Comparison]) -> "Figure":
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Rectangle
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "the picture needs matplotlib: pip install 'mrda-kernels[demo]'", name=error.name
-        ) from error
     # Photo and map keep the photo's proportions at the crops' height, so that a row has no gaps.
     aspects = [row.hr.shape[1] / row.hr.shape[0] for row in rows]
     wide = max(aspects)
     widths = [wide, 1, 1, 1, wide]
-    figure = Figure(figsize=(_COLUMN_WIDTH * sum(widths), _COLUMN_WIDTH * 1.12 * len(rows)))
-    FigureCanvasAgg(figure)
+    figure = new_figure(_COLUMN_WIDTH * sum(widths), _COLUMN_WIDTH * 1.12 * len(rows), extra="demo")
     grid = {"width_ratios": widths, "wspace": 0.03, "hspace": 0.12}
     axes = figure.subplots(len(rows), len(widths), squeeze=False, gridspec_kw=grid)
     for row, cells in zip(rows, axes, strict=True):
         top, left, size = row.crop
         window = np.s_[top : top + size, left : left + size]
         cells[0].imshow(row.hr)
-        cells[0].add_patch(Rectangle((left, top), size, size, fill=False, edgecolor="#ffd400", linewidth=1.5))
+        add_frame(cells[0], row.crop)
         for cell, picture in zip(cells[1:4], (row.bicubic, row.sr, row.hr), strict=True):
             cell.imshow(picture[window], interpolation="nearest")
         cells[4].imshow(row.modulation, cmap="magma", interpolation="bilinear")

@@ -8,10 +8,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 from mrda.checks import check_int
+from mrda.evaluation.samples import Condition
 from mrda.images import ImageError, Source, read_rgb, read_size, source_name, to_tensor
 
 LARGEST_SIDE = 1024
-"""Of a photo in the HR grid, by default: at the published sizes a network then needs about 2 GB."""
+"""Of a photo in the HR grid, by default: at the published sizes MRDA_S then takes 1 GiB, and adapting an MLN 2 GiB."""
 
 
 class Photo(NamedTuple):
@@ -28,12 +29,6 @@ class Photo(NamedTuple):
     """Height and width in the file."""
     cropped: bool
     """Whether it was too large, and `image` is its centre."""
-
-    @property
-    def remark(self) -> str:
-        """What of the file `image` is, in words."""
-        height, width = self.image.shape[2:]
-        return f"{self.name}: the central {width} x {height} of {self.size[1]} x {self.size[0]} pixels"
 
 
 def read_photo(source: Source, *, multiple: int = 1, largest: int = LARGEST_SIDE) -> Photo:
@@ -58,14 +53,23 @@ def read_photo(source: Source, *, multiple: int = 1, largest: int = LARGEST_SIDE
     return Photo(source_name(source), centre, top, left, (height, width), max(height, width) > largest)
 
 
-def check_photos(sources: Sequence[Source], smallest: int) -> None:
+def check_photos(sources: Sequence[Source], *, smallest: int = 1, largest: int = LARGEST_SIDE) -> list[str]:
     """Look at the photos' sizes, before any work.
+
+    Args:
+        sources: the photos.
+        smallest: see `smallest_side`.
+        largest: see `read_photo`.
+
+    Returns:
+        A sentence about each photo of which the centre alone will be used.
 
     Raises:
         ImageError: a photo is missing, no image, or of fewer pixels per side than `smallest`.
         ValueError: two photos have one name.
     """
     names: dict[str, Source] = {}
+    remarks = []
     for source in sources:
         width, height = read_size(source)
         if min(width, height) < smallest:
@@ -74,6 +78,19 @@ def check_photos(sources: Sequence[Source], smallest: int) -> None:
         if name in names:
             raise ValueError(f"{names[name]} and {source} are both named {name}, and would mix in the table")
         names[name] = source
+        if max(width, height) > largest:
+            used = f"{min(width, largest)} x {min(height, largest)}"
+            remarks.append(f"{source} is {width} x {height} pixels, of which the central {used} are used")
+    return remarks
+
+
+def smallest_side(conditions: Sequence[Condition], scale: int) -> int:
+    """The fewest HR pixels per side that can be degraded in these ways and leave something to measure."""
+    needed = 2 * scale + 1
+    for condition in conditions:
+        if condition.kernel is not None:
+            needed = max(needed, condition.kernel.shape[-1] // 2 + 1)
+    return needed + -needed % scale
 
 
 def _centre(side: int, multiple: int, largest: int) -> tuple[int, int]:

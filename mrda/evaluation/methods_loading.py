@@ -1,0 +1,141 @@
+"""From a weights file to the method that it holds: which one it is follows from the network's architecture."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from mrda import adaptation
+from mrda.checks import check_int
+from mrda.evaluation.methods import blind_method, mln_method, oracle_method, teacher_method
+from mrda.evaluation.samples import Method
+from mrda.inference import Upscaler, load_weights
+from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, Network, read_metadata
+from mrda.networks.layers import to_channels_last
+
+METHOD_NAMES: dict[type, str] = {MRDAStudent: "mrda_s", MRDATeacher: "mrda_t", MRDAOracle: "mrda_t3", MLN: "mln"}
+"""What a network's results are called."""
+
+
+class Adaptation(NamedTuple):
+    """How the MLN is adapted to each photograph."""
+
+    steps: int
+    inner_lr: Sequence[float]
+    freeze_upscaler: bool
+
+
+class LoadedMethod(NamedTuple):
+    """A network, ready to be measured."""
+
+    name: str
+    scale: int
+    method: Method
+    blur_size: int | None
+    """Side of the blur kernels that the network must be told; None where it needs none."""
+
+
+def load_method(
+    weights: str | Path,
+    *,
+    mln: str | Path | None = None,
+    steps: int | None = None,
+    device: torch.device | str = "cpu",
+) -> LoadedMethod:
+    """Load a network as a method: `mrda_s`, `mrda_t`, `mrda_t3` or `mln`.
+
+    Args:
+        weights: a file for `mrda.inference.load_weights`.
+        mln: the weights of the MLN that a teacher needs, and nothing else does.
+        steps: adaptation steps of a teacher's MLN, or of an MLN; None is `recorded_adaptation`'s number.
+        device: where to compute.
+
+    Raises:
+        TypeError: `steps` is not an int.
+        ValueError: a file is missing or holds no such weights, `mln` is missing, is not wanted or does not fit the
+            teacher, `steps` is negative or not wanted.
+    """
+    if steps is not None:
+        check_int("steps", steps, minimum=0)
+    network = load_weights(weights)
+    name = METHOD_NAMES[type(network)]
+    if mln is not None and not isinstance(network, MRDATeacher):
+        raise ValueError(f"mln is {mln}, but only a teacher needs an MLN, and {weights} holds an {_kind(network)}")
+    if steps is not None and not isinstance(network, MRDATeacher | MLN):
+        raise ValueError(f"steps is {steps}, but {weights} holds an {_kind(network)}, for which nothing is adapted")
+    if isinstance(network, MRDAStudent):
+        return LoadedMethod(name, network.scale, blind_method(Upscaler(network, device=device)), None)
+    network = _ready(network, device)
+    if isinstance(network, MRDAOracle):
+        return LoadedMethod(name, network.scale, oracle_method(network), network.den.blur_size)
+    recorded = recorded_adaptation(weights, network)
+    options: dict[str, Any] = recorded._replace(steps=recorded.steps if steps is None else steps)._asdict()
+    if isinstance(network, MLN):
+        return LoadedMethod(name, network.scale, mln_method(network, **options), None)
+    partner = _load_partner(network, weights, mln)
+    return LoadedMethod(name, network.scale, teacher_method(network, _ready(partner, device), **options), None)
+
+
+def recorded_adaptation(weights: str | Path, network: Network) -> Adaptation:
+    """How the MLN was adapted when `network` was trained, where its file says so.
+
+    A run's safetensors files have their configuration in the metadata entry "recipe", a JSON object: the keys
+    `adaptation.inner_steps`, `adaptation.inner_lr` and `freeze_upscaler` of a teacher, `meta.inner_steps`,
+    `meta.inner_lr` and `freeze_upscaler` of an MLN. What is not there is as in `mrda.adaptation.adapt`.
+
+    Raises:
+        ValueError: the file can't be read, or its recipe is not such an object.
+    """
+    recipe: object = {}
+    if Path(weights).suffix not in (".pth", ".pt"):  # published state dicts say nothing of it
+        text = read_metadata(weights).get("recipe", "{}")
+        try:
+            recipe = json.loads(text)
+        except ValueError:
+            recipe = None
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{weights} has a recipe in its metadata that is not a JSON object")
+    section = "meta" if isinstance(network, MLN) else "adaptation"
+    steps = recipe.get(f"{section}.inner_steps", adaptation.INNER_STEPS)
+    rates = recipe.get(f"{section}.inner_lr", list(adaptation.INNER_LR))
+    frozen = recipe.get("freeze_upscaler", "all")
+    for key, value, fits in (
+        (f"{section}.inner_steps", steps, isinstance(steps, int) and steps >= 0),
+        (f"{section}.inner_lr", rates, isinstance(rates, list) and bool(rates) and all(map(_is_rate, rates))),
+        ("freeze_upscaler", frozen, frozen in ("all", "student_only", "none")),
+    ):
+        if not fits or isinstance(value, bool):
+            raise ValueError(f"{weights} has {key} = {value!r} in its recipe, which no run could have")
+    # "student_only" leaves it free in the stages of MLN and teacher.
+    return Adaptation(steps, tuple(rates), frozen == "all")
+
+
+def _is_rate(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _load_partner(teacher: MRDATeacher, weights: str | Path, path: str | Path | None) -> MLN:
+    """The MLN whose features the teacher reads."""
+    if path is None:
+        raise ValueError(f"mln is missing, but {weights} holds an MRDATeacher, which needs an MLN's weights")
+    mln = load_weights(path)
+    if not isinstance(mln, MLN):
+        raise ValueError(f"mln must be the weights of an MLN, but {path} holds an {_kind(mln)}")
+    if mln.scale != teacher.scale:
+        raise ValueError(f"mln {path} upscales by {mln.scale}, but must do so by {teacher.scale}, as {weights} does")
+    if mln.num_feat != teacher.den.in_channels:
+        raise ValueError(f"mln {path} has {mln.num_feat} features, but {weights} needs {teacher.den.in_channels}")
+    return mln
+
+
+def _ready(network: Any, device: torch.device | str) -> Any:
+    return to_channels_last(network.requires_grad_(False).eval().to(device))
+
+
+def _kind(network: Network) -> str:
+    return type(network).__name__

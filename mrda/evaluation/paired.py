@@ -1,0 +1,148 @@
+"""Real-world protocol: LR photographs that were taken, not made, each with an HR photograph of the same scene."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from mrda.checks import check_scale
+from mrda.degradations.quantize import quantize
+from mrda.degradations.resample import bicubic
+from mrda.evaluation.methods import bicubic_method
+from mrda.evaluation.protocols import BICUBIC, Record, measure
+from mrda.evaluation.samples import Method, Sample
+from mrda.images import ImageError, find_images, read_rgb, source_name, to_tensor
+
+REAL = "real"
+"""The protocol's name, and that of its only condition."""
+
+BORDER = 4
+"""HR pixels left out along each border, at any scale."""
+
+
+class Pair(NamedTuple):
+    """The files of one scene."""
+
+    name: str
+    lr: Path
+    hr: Path
+
+
+def find_pairs(folder: str | Path, scale: int) -> list[Pair]:
+    """List the pairs of a data set.
+
+    Files of the same name (without suffix) belong together; so do, among the others, those whose names are the same
+    after `_LR`, `_LR4`, `_x4`, `x4`, `_LRx4` (with the scale for 4) are taken off LR's and `_HR` off HR's.
+
+    Args:
+        folder: holds the folders LR and HR, in upper or lower case.
+        scale: the factor between LR and HR; 2, 3 or 4.
+
+    Returns:
+        Pairs in the order of their names.
+
+    Raises:
+        ImageError: LR or HR holds no image.
+        ValueError: there is no LR or HR folder, a photo has no partner, or two have the same one.
+    """
+    check_scale(scale)
+    lr, hr = ({source_name(path): path for path in _photos(folder, kind)} for kind in ("LR", "HR"))
+    found = {name: Pair(name, lr.pop(name), hr.pop(name)) for name in sorted(lr.keys() & hr.keys())}
+    lr_rest = _stripped(lr, rf"(_LR(x?{scale})?|_?x{scale})$")
+    hr_rest = _stripped(hr, r"_HR$")
+    for rest, others, missing in ((lr_rest, hr_rest, "HR"), (hr_rest, lr_rest, "LR")):
+        for name, path in rest.items():
+            if name not in others:
+                raise ValueError(f"{path} has no partner named {name} in the {missing} folder beside it")
+    for name, path in lr_rest.items():
+        if name in found:
+            raise ValueError(f"{path} and {found[name].lr} are both the LR photo of {name}")
+        found[name] = Pair(name, path, hr_rest[name])
+    return [found[name] for name in sorted(found)]
+
+
+def read_pair(pair: Pair, scale: int, border: str = "clamp") -> Sample:
+    """Read both photos of a scene.
+
+    Args:
+        pair: the files.
+        scale: the factor between LR and HR.
+        border: of the enlargement of LR, see `mrda.degradations.bicubic`.
+
+    Returns:
+        LR, its enlargement (from 8 bits: there is nothing finer) and HR; no kernel and no noise level is known.
+
+    Raises:
+        ImageError: a photo can't be read.
+        ValueError: HR is not `scale` times as high and wide as LR.
+    """
+    lr, hr = (to_tensor(read_rgb(path)) for path in (pair.lr, pair.hr))
+    height, width = (scale * side for side in lr.shape[2:])
+    if hr.shape[2:] != (height, width):
+        raise ValueError(
+            f"{pair.hr} is {hr.shape[3]}x{hr.shape[2]} pixels, but must be {width}x{height}, "
+            f"{scale} times as wide and high as {pair.lr}"
+        )
+    lr = quantize(lr)
+    return Sample(lr, quantize(bicubic(lr, scale, border)), hr, None, 0.0)
+
+
+def evaluate_pairs(
+    methods: Mapping[str, Method],
+    pairs: Iterable[Pair],
+    scale: int = 4,
+    *,
+    border: str = "clamp",
+    variant: str = "matlab",
+) -> Iterator[Record]:
+    """Measure methods, and bicubic upscaling before them, on real pairs; 4 pixels are left out along each border.
+
+    Args:
+        methods: what upscales, by name; there may be none. None of them is told a blur kernel.
+        pairs: from `find_pairs`.
+        scale: the factor between LR and HR.
+        border: of bicubic upscaling, see `mrda.degradations.bicubic`.
+        variant: of the metrics, see `mrda.evaluation.metrics`; Table IV has MATLAB's.
+
+    Yields:
+        For each pair the record of bicubic, then those of the methods.
+
+    Raises:
+        ImageError: a photo can't be read.
+        ValueError: the sizes of a pair don't fit, HR is too small for the SSIM window, or an SR has NaN values or
+            another size than HR.
+    """
+    methods = {BICUBIC: bicubic_method(scale, border), **methods}
+    for pair in pairs:
+        sample = read_pair(pair, scale, border)
+        yield from measure(
+            methods, sample, source=pair.hr, image=pair.name, condition=REAL, border=BORDER, variant=variant
+        )
+
+
+def _photos(folder: str | Path, kind: str) -> list[Path]:
+    """The images of the folder LR or HR; two that differ in their suffix alone are refused."""
+    inside = [Path(entry) for entry in os.scandir(folder) if entry.is_dir() and entry.name.upper() == kind]
+    if len(inside) != 1:
+        many = "only one of" if inside else "the folder"
+        raise ValueError(f"{folder} must hold {many} {kind} or {kind.lower()}, as real pairs lie in LR and HR")
+    photos = [Path(source) for source in find_images(inside)]
+    names: dict[str, Path] = {}
+    for photo in photos:
+        if names.setdefault(photo.stem, photo) is not photo:
+            raise ImageError(f"{names[photo.stem]} and {photo.name} have the same name, so their partner is not known")
+    return photos
+
+
+def _stripped(photos: Mapping[str, Path], suffix: str) -> dict[str, Path]:
+    """Photos by their names without a suffix, which is a regular expression in upper or lower case."""
+    named: dict[str, Path] = {}
+    for stem, path in photos.items():
+        name = re.sub(suffix, "", stem, flags=re.IGNORECASE)
+        if name in named:
+            raise ValueError(f"{named[name]} and {path.name} are both named {name}, so their partner is not known")
+        named[name] = path
+    return named

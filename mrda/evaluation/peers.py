@@ -1,0 +1,132 @@
+"""Other people's SR networks, loaded by Spandrel, to be measured beside ours."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mrda.checks import SCALES
+from mrda.evaluation.samples import Method, Sample
+from mrda.inference import is_out_of_memory
+from mrda.networks.reading import reason
+
+# What Spandrel and the readers under it raise on files that are damaged or no checkpoints, besides its own error.
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    pickle.UnpicklingError,
+    struct.error,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    TypeError,
+    ValueError,
+)
+
+
+class Peer(NamedTuple):
+    """A network of somebody else."""
+
+    name: str
+    """The file's name without its suffix."""
+    scale: int
+    method: Method
+
+
+def load_peer(path: str | Path, *, device: torch.device | str = "cpu") -> Peer:
+    """Load an SR network that Spandrel knows.
+
+    Args:
+        path: a weights file: .pth, .pt, .ckpt or .safetensors.
+        device: where to compute.
+
+    Raises:
+        ValueError: there is no such file, Spandrel is not installed or can't load it, or it holds no network that
+            enlarges RGB photos by 2, 3 or 4.
+    """
+    path = Path(path)
+    if not os.path.isfile(path):
+        raise ValueError(f"there is no weights file {path}")
+    spandrel = _spandrel()
+    try:
+        network = spandrel.ModelLoader(device=device).load_from_file(path)
+    except spandrel.UnsupportedModelError:
+        raise ValueError(f"peer {path} holds a network of no architecture that Spandrel knows") from None
+    except (*_UNREADABLE, _safetensor_error()) as error:
+        raise ValueError(f"peer {path} can't be loaded by Spandrel: {reason(error)}") from error
+    if not isinstance(network, spandrel.ImageModelDescriptor) or network.purpose != "SR":
+        raise ValueError(f"peer {path} holds a network for {network.purpose}, but must hold one for SR")
+    channels = network.input_channels, network.output_channels
+    if channels != (3, 3):
+        raise ValueError(f"peer {path} makes {channels[1]} channels of {channels[0]}, but must make RGB of RGB")
+    if network.scale not in SCALES:
+        raise ValueError(f"peer {path} upscales by {network.scale}, but must do so by 2, 3 or 4")
+    return Peer(path.stem, network.scale, _method(path.stem, network.eval()))
+
+
+def load_peers(
+    paths: Sequence[str | Path], *, scale: int | None, taken: Sequence[str], device: torch.device | str = "cpu"
+) -> list[Peer]:
+    """Load networks that stand in one table.
+
+    Args:
+        paths: weights files.
+        scale: the factor that all must upscale by; None takes the first one's.
+        taken: names that are not free.
+        device: where to compute.
+
+    Raises:
+        ValueError: as for `load_peer`; a peer upscales by another factor, or its name is taken.
+    """
+    peers: list[Peer] = []
+    for path in paths:
+        name = Path(path).stem
+        if name in (*taken, *(peer.name for peer in peers)):
+            raise ValueError(f"peer {path} would be called {name}, and that name is taken: rename the file")
+        peer = load_peer(path, device=device)
+        scale = peer.scale if scale is None else scale
+        if peer.scale != scale:
+            raise ValueError(f"peer {path} upscales by {peer.scale}, but must do so by {scale} to be compared")
+        peers.append(peer)
+    return peers
+
+
+def _method(name: str, network: Any) -> Method:
+    def upscale(sample: Sample) -> Tensor:
+        # A copy: what a stranger does to its input must not change the next method's.
+        lr = sample.lr.to(network.device, network.dtype, copy=True)
+        try:
+            return network(lr)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            height, width = lr.shape[2:]
+            raise ValueError(f"{name} can't upscale an LR of {height}x{width} pixels: {reason(error)}") from error
+
+    return upscale
+
+
+def _spandrel() -> ModuleType:
+    try:
+        return importlib.import_module("spandrel")
+    except (ImportError, OSError, RuntimeError) as error:  # the latter two of a torchvision built for another torch
+        raise ValueError(
+            f"peers need the package spandrel, which can't be imported ({reason(error)}): "
+            "pip install 'mrda-kernels[peers]', and torchvision, which spandrel wants"
+        ) from error
+
+
+def _safetensor_error() -> type[Exception]:
+    from safetensors import SafetensorError
+
+    return SafetensorError

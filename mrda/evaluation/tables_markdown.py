@@ -1,0 +1,122 @@
+"""Means as Markdown tables, beside the paper's rows."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from mrda.evaluation.paper import PaperRow, paper_rows
+from mrda.evaluation.protocols import NINE_KERNELS, NOISE_LEVELS, nine_name
+from mrda.evaluation.tables import Scores, Summary, mean_scores
+
+Datasets = Mapping[str, Mapping[str, Summary]]
+
+_INFERRED = "The kernels k1 to k9 are inferred from the paper's thumbnails, not published."
+
+
+def markdown(
+    datasets: Datasets,
+    protocol: str | None = None,
+    scale: int = 4,
+    *,
+    photos: Mapping[str, tuple[int, int]] | None = None,
+    width: int | None = None,
+) -> str:
+    """The results as Markdown, with the paper's rows for the data sets that it knows.
+
+    Args:
+        datasets: data set's name -> method -> summary.
+        protocol: of the measurements; None leaves the paper out. `mrda9` and `dasr9` get a row per noise level, and a
+            second table with the PSNR of each kernel.
+        scale: the factor between LR and HR.
+        photos: data set's name -> photos measured, and how many it has; where they differ, a line says so.
+        width: characters in a line of the terminal; where the kernels' table does not fit in, a line stands for it.
+
+    Returns:
+        One table or two, then remarks. The paper's rows follow those measured, their methods marked "(paper)".
+    """
+    published = {name: paper_rows(name, protocol, scale) if protocol else [] for name in datasets}
+    if protocol in NOISE_LEVELS:
+        kernels = _by_kernel(datasets, published, protocol)
+        if width is not None and max(map(len, kernels.splitlines())) > width:
+            kernels = "The PSNR of each kernel needs a wider terminal, or --markdown FILE.\n"
+        parts = [_by_noise(datasets, published, protocol), kernels]
+        if any(published.values()):
+            parts.append(f"{_INFERRED}\n")
+    else:
+        parts = [_plain(datasets, published)]
+    for name, (measured, present) in (photos or {}).items():
+        if measured != present:
+            whole = ", the paper's over all" if published.get(name) else ""
+            parts.append(f"{name}: means over {measured} of {present} photos{whole}.\n")
+    return "\n".join(parts)
+
+
+def _plain(datasets: Datasets, published: Mapping[str, Sequence[PaperRow]]) -> str:
+    rows = []
+    for name, methods in datasets.items():
+        rows += [[name, method, *_cells(summary)] for method, summary in methods.items()]
+        rows += [[name, _label(row), f"{row.psnr_y:.2f}", _ssim(row.ssim_y)] for row in published[name]]
+    return _table(["Data set", "Method", "PSNR-Y (dB)", "SSIM-Y"], rows, left=2)
+
+
+def _by_noise(datasets: Datasets, published: Mapping[str, Sequence[PaperRow]], protocol: str) -> str:
+    rows = []
+    for name, methods in datasets.items():
+        levels = _levels(methods, protocol)
+        for level in levels:
+            for method, summary in methods.items():
+                scores = mean_scores(summary["per_condition"][key] for key in _names(level, protocol))
+                rows.append([name, method, f"{level:g}", *_cells(scores)])
+            for row in _at(level, published[name]):
+                rows.append([name, _label(row), f"{level:g}", f"{row.psnr_y:.2f}", _ssim(row.ssim_y)])
+        if len(levels) > 1:
+            rows += [[name, method, "all", *_cells(summary)] for method, summary in methods.items()]
+    return _table(["Data set", "Method", "Noise", "PSNR-Y (dB)", "SSIM-Y"], rows, left=2)
+
+
+def _by_kernel(datasets: Datasets, published: Mapping[str, Sequence[PaperRow]], protocol: str) -> str:
+    rows = []
+    for name, methods in datasets.items():
+        for level in _levels(methods, protocol):
+            for method, summary in methods.items():
+                scores = [summary["per_condition"][key]["psnr_y"] for key in _names(level, protocol)]
+                rows.append([name, method, f"{level:g}", *(f"{psnr:.2f}" for psnr in scores)])
+            for row in _at(level, published[name]):
+                rows.append([name, _label(row), f"{level:g}", *(f"{psnr:.2f}" for psnr in row.by_kernel)])
+    kernels = [f"k{number}" for number in _numbers(protocol)]
+    return "PSNR-Y (dB) of each kernel:\n\n" + _table(["Data set", "Method", "Noise", *kernels], rows, left=2)
+
+
+def _levels(methods: Mapping[str, Summary], protocol: str) -> list[float]:
+    """The noise levels that were measured."""
+    measured = {name for summary in methods.values() for name in summary["per_condition"]}
+    return [level for level in NOISE_LEVELS[protocol] if nine_name(1, level) in measured]
+
+
+def _numbers(protocol: str) -> range:
+    return range(1, len(NINE_KERNELS[protocol]) + 1)
+
+
+def _names(level: float, protocol: str) -> list[str]:
+    return [nine_name(number, level) for number in _numbers(protocol)]
+
+
+def _at(level: float, rows: Iterable[PaperRow]) -> list[PaperRow]:
+    return [row for row in rows if row.noise_level == level]
+
+
+def _label(row: PaperRow) -> str:
+    return f"{row.method} (paper)"
+
+
+def _cells(scores: Scores) -> list[str]:
+    return [f"{scores['psnr_y']:.2f}", _ssim(scores["ssim_y"])]
+
+
+def _ssim(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int) -> str:
+    """A Markdown table, ending in a newline: some columns on the left, the others aligned to the right."""
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * left}{'---:|' * (len(header) - left)}"]
+    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    return "\n".join(lines) + "\n"
