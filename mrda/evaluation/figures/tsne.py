@@ -186,14 +186,15 @@ def embed(
     if not 2 <= len(set(labels)) < len(labels):
         raise ValueError(f"there are {len(labels)} points of {len(set(labels))} degradations, but must be more of each")
     perplexity = min(PERPLEXITY, len(matrix) / 3)
-    points = TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(matrix)
+    flat = TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(matrix)
+    points = np.asarray(flat, dtype=np.float64)
     return Panel(
         name=name,
         row=row,
         photos=list(photos),
         conditions=list(conditions),
         labels=places,
-        points=np.asarray(points, dtype=np.float64),
+        points=points,
         silhouette=float(silhouette_score(matrix, places)),
         silhouette_plane=float(silhouette_score(points, places)),
         perplexity=perplexity,
@@ -212,7 +213,9 @@ def save_tsne(rows: Sequence[Sequence[Panel]], path: str | Path, *, title: str) 
         ModuleNotFoundError: matplotlib is missing.
     """
     columns = max(len(row) for row in rows)
-    figure = new_figure(3.4 * columns + 1.6, 3.5 * len(rows) + 0.3)
+    height = 3.5 * len(rows) + 0.5
+    figure = new_figure(3.4 * columns + 1.6, height)
+    figure.subplots_adjust(top=1 - 0.85 / height, hspace=0.25)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, row in zip(axes, rows, strict=True):
         for cell in line[len(row) :]:
@@ -233,7 +236,7 @@ def save_tsne(rows: Sequence[Sequence[Panel]], path: str | Path, *, title: str) 
         line[0].set_ylabel(plain(row[0].row), fontsize=9)
         last = line[len(row) - 1]
         last.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8, frameon=False, markerscale=1.6)
-    figure.suptitle(plain(title), fontsize=10)
+    figure.suptitle(plain(title), fontsize=10, y=1 - 0.15 / height)
     panels = [panel for row in rows for panel in row]
     cells: list[list[Cell]] = [
         [
