@@ -135,7 +135,14 @@ def _draw(
     if not weights and dasr is None:
         refuse("there is nothing to draw: give --weights NAME=PATH or --dasr PATH")
     from mrda.evaluation.figures.photos import smallest_side
-    from mrda.evaluation.figures.tsne import embed, representations, require_sklearn, save_tsne
+    from mrda.evaluation.figures.tsne import (
+        PERPLEXITY,
+        embed,
+        perplexity_of,
+        representations,
+        require_sklearn,
+        save_tsne,
+    )
     from mrda.images import find_images
 
     try:
@@ -155,6 +162,9 @@ def _draw(
             raise ValueError(f"--data {data} has {len(photos)} photo, but must have two at least")
         everything = [condition for conditions in rows.values() for condition in conditions]
         remarks = check_photos(photos, smallest_side(everything, scale), max_size)
+    for points in sorted({len(photos) * len(conditions) for conditions in rows.values()}):
+        if perplexity_of(points) < PERPLEXITY:
+            remarks.append(f"{points} points are few: the perplexity is {perplexity_of(points):g}, not {PERPLEXITY:g}")
 
     drawn = []
     with progress("representing", len(photos) * len(everything) + len(networks) * len(rows)) as bar, working(bar):
@@ -185,6 +195,8 @@ def _load(weights: Sequence[str] | None, mln: Path | None, dasr: Path | None) ->
     networks = {
         name: load_representation(path, mln, device=device) for name, path in named_paths("--weights", weights).items()
     }
+    if mln is not None and not any(network.adapts for network in networks.values()):
+        raise ValueError(f"--mln is {mln}, but only a teacher needs an MLN, and no --weights is one")
     if dasr is not None:
         if "DASR" in networks:
             raise ValueError("--weights DASR is the name of the panel of --dasr, but must be another")

@@ -44,11 +44,8 @@ def teacher_method(
     """MRDA_T, for which the MLN is adapted to each sample and its HR (Algorithm 2)."""
 
     def upscale(sample: Sample) -> Tensor:
-        lr, lr_up, hr = (_like(image, network) for image in (sample.lr, sample.lr_up, sample.hr))
+        lr, _, weights = _adapted(mln, sample, steps, inner_lr, freeze_upscaler)
         with torch.no_grad():
-            weights = adaptation.adapt(
-                mln, lr, lr_up, hr, steps=steps, inner_lr=inner_lr, freeze_upscaler=freeze_upscaler
-            )
             return network(lr, adaptation.features(mln, weights, lr))
 
     return upscale
@@ -79,14 +76,23 @@ def mln_method(
     """The MLN itself, after so many steps of adaptation to each sample and its HR."""
 
     def upscale(sample: Sample) -> Tensor:
-        lr, lr_up, hr = (_like(image, mln) for image in (sample.lr, sample.lr_up, sample.hr))
+        lr, lr_up, weights = _adapted(mln, sample, steps, inner_lr, freeze_upscaler)
         with torch.no_grad():
-            weights = adaptation.adapt(
-                mln, lr, lr_up, hr, steps=steps, inner_lr=inner_lr, freeze_upscaler=freeze_upscaler
-            )
             return adaptation.restore(mln, weights, lr, lr_up)
 
     return upscale
+
+
+def _adapted(
+    mln: MLN, sample: Sample, steps: int, inner_lr: Sequence[float], freeze_upscaler: bool
+) -> tuple[Tensor, Tensor, adaptation.Weights]:
+    """LR, its enlargement and the weights of the MLN adapted to them, where the MLN is."""
+    lr, lr_up, hr = (_like(image, mln) for image in (sample.lr, sample.lr_up, sample.hr))
+    return (
+        lr,
+        lr_up,
+        adaptation.adapt(mln, lr, lr_up, hr, steps=steps, inner_lr=inner_lr, freeze_upscaler=freeze_upscaler),
+    )
 
 
 def _like(tensor: Tensor, network: nn.Module) -> Tensor:

@@ -55,9 +55,9 @@ def test_a_student_is_represented_by_its_raw_idr(student, photos):
     from safetensors.torch import load_file
 
     network.load_state_dict(load_file(student))
-    scale, represent = load_representation(student)
+    scale, represent, adapts = load_representation(student)
     sample = the_sample(photos[0], 1.6)
-    assert scale == 2
+    assert (scale, adapts) == (2, False)
     with torch.no_grad():
         torch.testing.assert_close(represent(sample), network.degradation(sample.lr)[0], rtol=0, atol=0)
 
@@ -68,7 +68,8 @@ def test_a_teacher_is_represented_after_the_adaptation_that_its_file_records(tmp
     save_network(mln, tmp_path / "mln.safetensors")
     recipe = '{"adaptation.inner_steps": 2, "adaptation.inner_lr": [0.5], "freeze_upscaler": "none"}'
     save_network(teacher, tmp_path / "teacher.safetensors", recipe=recipe)
-    _, represent = load_representation(tmp_path / "teacher.safetensors", tmp_path / "mln.safetensors")
+    _, represent, adapts = load_representation(tmp_path / "teacher.safetensors", tmp_path / "mln.safetensors")
+    assert adapts
     sample = the_sample(photos[0], 1.6)
     fast = adaptation.adapt(mln, sample.lr, sample.lr_up, sample.hr, steps=2, inner_lr=[0.5], freeze_upscaler=False)
     with torch.no_grad():
@@ -78,7 +79,7 @@ def test_a_teacher_is_represented_after_the_adaptation_that_its_file_records(tmp
 
 def test_every_photo_is_under_every_degradation(student, photos):
     wanted = isotropic_conditions([0.8, 2.4])
-    _, represent = load_representation(student)
+    represent = load_representation(student).represent
     found = list(representations([represent, represent], photos, wanted, 2))
     assert [(name, place) for name, place, _ in found] == [(str(n), place) for n in range(3) for place in range(2)]
     expected = represent(the_sample(photos[1], 2.4))
@@ -112,6 +113,8 @@ def test_points_that_say_nothing_are_refused():
     vectors, names, labels = clouds(1.0)
     with pytest.raises(ValueError, match="S3 gives representations that are not finite"):
         embed("S3", "blur", [vector * float("nan") for vector in vectors], names, labels, ["a", "b", "c"])
+    with pytest.raises(ValueError, match="S3 gives all photos the same representation"):
+        embed("S3", "blur", [torch.ones(5)] * 24, names, labels, ["a", "b", "c"])
     with pytest.raises(ValueError, match="there are 24 points of 1 degradations"):
         embed("S3", "blur", vectors, names, [0] * 24, ["a"])
 
@@ -119,17 +122,22 @@ def test_points_that_say_nothing_are_refused():
 def test_the_picture_has_its_points_beside_it(tmp_path):
     vectors, names, labels = clouds(1.0)
     panel = embed("$S_3$", "blur", vectors, names, labels, ["a", "b", "c"])
-    save_tsne([[panel, panel], [panel]], tmp_path / "out.png", title="B100")
+    short = embed("short", "blur", [vector[:3] for vector in vectors], names, labels, ["a", "b", "c"])
+    save_tsne([[panel, short], [panel]], tmp_path / "out.png", title="B100")
     with Image.open(tmp_path / "out.png") as image:
         assert image.size > (600, 600)
     with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
         header, *cells = csv.reader(file)
-    assert tuple(header) == HEADER
+    assert tuple(header) == (*HEADER, "z0", "z1", "z2", "z3", "z4")
     assert len(cells) == 3 * 24
     first = dict(zip(header, cells[0], strict=True))
     assert (first["panel"], first["photo"], first["condition"]) == ("$S_3$", "0", "a")
     assert float(first["x"]) == panel.points[0, 0]
     assert float(first["silhouette"]) == panel.silhouette
+    width = len(HEADER)
+    read = np.array([row[width:] for row in cells[48:]], dtype=np.float32)
+    np.testing.assert_array_equal(read, torch.stack(vectors).numpy())
+    assert cells[24][width:] == [*map(str, vectors[0][:3].numpy()), "", ""]
 
 
 def test_a_missing_scikit_learn_is_named(monkeypatch):
@@ -172,6 +180,7 @@ def dasr_state(seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def by_definition(state: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    x = 255 * x
     for number, stride in enumerate((1, 1, 2, 1, 2, 1)):
         conv, norm = f"E.encoder_q.E.{3 * number}", f"E.encoder_q.E.{3 * number + 1}"
         x = F.conv2d(x, state[f"{conv}.weight"], state[f"{conv}.bias"], stride=stride, padding=1)
@@ -209,6 +218,7 @@ def test_an_old_file_without_counters_will_do(tmp_path):
         ({"E.encoder_q.E.3.weight": None}, r"lacks E\.encoder_q\.E\.3\.weight of DASR's encoder"),
         ({"E.encoder_q.E.18.weight": torch.zeros(1)}, r"has the unknown E\.encoder_q\.E\.18\.weight"),
         ({"E.encoder_q.E.0.bias": torch.zeros(3)}, r"has the misshapen E\.encoder_q\.E\.0\.bias"),
+        ({"E.encoder_q.E.0.bias": 3}, r"has int at E\.encoder_q\.E\.0\.bias"),
     ],
 )
 def test_a_file_with_another_encoder_is_refused(tmp_path, change, message):

@@ -13,6 +13,7 @@ from mrda.networks import read_pickle
 
 _WIDTHS = ((3, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1))
 _ENCODER = re.compile(r"(?:module\.)?(?:E\.)?E\.encoder_q\.E\.(.*)")
+_RANGE = 255.0  # of the published network's pixels; batch normalisation remembers it
 _COUNTER = "num_batches_tracked"  # of batch normalisation in training; files of an old torch have none
 
 
@@ -35,7 +36,7 @@ class DASREncoder(nn.Module):
             ValueError: ``lr`` has another shape or device.
         """
         check_image("lr", lr, like=next(self.parameters()))
-        return self.layers(lr).mean(dim=(2, 3))
+        return self.layers(_RANGE * lr).mean(dim=(2, 3))
 
 
 def load_dasr_encoder(path: str | Path) -> DASREncoder:
@@ -48,12 +49,16 @@ def load_dasr_encoder(path: str | Path) -> DASREncoder:
         path: a .pth or .pt file, read with ``weights_only=True``.
 
     Raises:
-        ValueError: the file can't be read, or lacks one of the encoder's tensors, has a further or a misshapen one.
+        ValueError: the file can't be read, or lacks one of the encoder's tensors, has a further or a misshapen one, or
+            something else in its place.
     """
     state = read_pickle(path)
     if not isinstance(state, Mapping):
         raise ValueError(f"{path} holds {type(state).__name__}, but must hold a state dict")
     found = {match[1]: tensor for key, tensor in state.items() if (match := _ENCODER.fullmatch(str(key)))}
+    for key, value in found.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{path} has {type(value).__name__} at E.encoder_q.E.{key}, but must have a tensor")
     encoder = DASREncoder()
     expected = encoder.layers.state_dict()
     missing = [key for key in expected if key not in found and not key.endswith(_COUNTER)]

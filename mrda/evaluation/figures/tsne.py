@@ -25,6 +25,8 @@ from mrda.networks.layers import freeze
 
 PERPLEXITY = 30.0
 HEADER = ("row", "panel", "photo", "condition", "x", "y", "silhouette", "silhouette_plane", "perplexity")
+"""The first columns of the CSV; z0, z1, ... follow, the representation itself."""
+_COLOURS = (*COLOURS, "#000000", "#999999")  # eight, for as many different kernels
 
 Represent = Callable[[Sample], Tensor]
 """A sample -> its degradation representation (D,)."""
@@ -36,6 +38,8 @@ class Representation(NamedTuple):
     scale: int | None
     """None where any scale will do."""
     represent: Represent
+    adapts: bool = False
+    """Whether an MLN is adapted for it."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Panel:
         photos: N names.
         conditions: the degradations' names, in the order of their colours.
         labels: (N,) place of each point's degradation in `conditions`.
+        vectors: (N, D), the representations.
         points: (N, 2), by t-SNE.
         silhouette: scikit-learn's score of the representations by degradation: 1 apart, 0 mixed, -1 astray.
         silhouette_plane: that of `points`.
@@ -59,6 +64,7 @@ class Panel:
     photos: list[str]
     conditions: list[str]
     labels: npt.NDArray[np.int64]
+    vectors: npt.NDArray[np.float32]
     points: npt.NDArray[np.float64]
     silhouette: float
     silhouette_plane: float
@@ -113,7 +119,7 @@ def load_representation(
         fast = adaptation.adapt(mln_network, lr, lr_up, hr, **options)
         return teacher.degradation(adaptation.features(mln_network, fast, lr))[0].cpu()
 
-    return Representation(teacher.scale, represent)
+    return Representation(teacher.scale, represent, adapts=True)
 
 
 def representations(
@@ -150,6 +156,11 @@ def representations(
                 yield photo.name, place, [one(sample) for one in represent]
 
 
+def perplexity_of(points: int) -> float:
+    """The perplexity that so many points are laid out with: 30, or a third of them where they are fewer than 90."""
+    return min(PERPLEXITY, points / 3)
+
+
 def embed(
     name: str,
     row: str,
@@ -162,8 +173,6 @@ def embed(
 ) -> Panel:
     """Lay representations out in the plane: t-SNE from a PCA, and how well the degradations are apart.
 
-    The perplexity is 30, or a third of the points where they are fewer than 90.
-
     Args:
         name: of the network.
         row: what varies.
@@ -174,18 +183,22 @@ def embed(
         seed: of t-SNE.
 
     Raises:
-        ValueError: a representation is not finite, or there are too few points to tell degradations apart.
+        ValueError: a representation is not finite, all are the same, or there are too few points to tell degradations
+            apart.
     """
     from sklearn.manifold import TSNE
     from sklearn.metrics import silhouette_score
 
-    matrix = torch.stack(list(vectors)).double().numpy()
+    given = torch.stack(list(vectors)).float().numpy()
+    matrix = given.astype(np.float64)
     places = np.asarray(labels, dtype=np.int64)
     if not np.isfinite(matrix).all():
         raise ValueError(f"{name} gives representations that are not finite")
+    if (matrix == matrix[0]).all():  # scikit-learn divides by their spread, and then crashes on the NaN
+        raise ValueError(f"{name} gives all photos the same representation, so that there is nothing to draw")
     if not 2 <= len(set(labels)) < len(labels):
         raise ValueError(f"there are {len(labels)} points of {len(set(labels))} degradations, but must be more of each")
-    perplexity = min(PERPLEXITY, len(matrix) / 3)
+    perplexity = perplexity_of(len(matrix))
     flat = TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(matrix)
     points = np.asarray(flat, dtype=np.float64)
     return Panel(
@@ -194,6 +207,7 @@ def embed(
         photos=list(photos),
         conditions=list(conditions),
         labels=places,
+        vectors=given,
         points=points,
         silhouette=float(silhouette_score(matrix, places)),
         silhouette_plane=float(silhouette_score(points, places)),
@@ -202,7 +216,7 @@ def embed(
 
 
 def save_tsne(rows: Sequence[Sequence[Panel]], path: str | Path, *, title: str) -> None:
-    """Draw the panels, a row each for what varies, and write their points beside the picture.
+    """Draw the panels, a row each for what varies, and write points and representations beside the picture.
 
     Args:
         rows: panels, in each row of the same conditions.
@@ -223,9 +237,9 @@ def save_tsne(rows: Sequence[Sequence[Panel]], path: str | Path, *, title: str) 
         for cell, panel in zip(line, row, strict=False):
             for place, condition in enumerate(panel.conditions):
                 cloud = panel.points[panel.labels == place]
-                colour = COLOURS[place % len(COLOURS)]
+                colour = _COLOURS[place % len(_COLOURS)]
                 # After the colours are used up the markers go on, so that no two are alike.
-                marker = MARKERS[(place // len(COLOURS) + place) % len(MARKERS)]
+                marker = MARKERS[(place // len(_COLOURS) + place) % len(MARKERS)]
                 cell.scatter(*cloud.T, s=14, c=colour, marker=marker, linewidths=0, alpha=0.8, label=plain(condition))
             cell.set_xticks([])
             cell.set_yticks([])
@@ -238,13 +252,17 @@ def save_tsne(rows: Sequence[Sequence[Panel]], path: str | Path, *, title: str) 
         last.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8, frameon=False, markerscale=1.6)
     figure.suptitle(plain(title), fontsize=10, y=1 - 0.15 / height)
     panels = [panel for row in rows for panel in row]
+    widest = max(panel.vectors.shape[1] for panel in panels)
     cells: list[list[Cell]] = [
         [
             *(panel.row, panel.name, photo, panel.conditions[label], float(x), float(y)),
             *(panel.silhouette, panel.silhouette_plane, panel.perplexity),
+            # As float32 is written: its digits suffice to read it back, and a double's would double the file.
+            *(map(str, vector)),
+            *([None] * (widest - len(vector))),
         ]
         for panel in panels
-        for photo, label, (x, y) in zip(panel.photos, panel.labels, panel.points, strict=True)
+        for photo, label, (x, y), vector in zip(panel.photos, panel.labels, panel.points, panel.vectors, strict=True)
     ]
-    write_csv(csv_beside(path), HEADER, cells)
+    write_csv(csv_beside(path), (*HEADER, *(f"z{number}" for number in range(widest))), cells)
     save_figure(figure, path)
