@@ -226,6 +226,7 @@ def save_adaptation(scores: Sequence[Score], path: str | Path, *, title: str) ->
         axes = figure.add_subplot(1, len(panels), index + 1)
         draw(axes, data, baseline)
         axes.set_ylabel("PSNR-Y (dB)")
+        axes.ticklabel_format(axis="y", useOffset=False)  # the PSNR itself, not its distance from another number
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)

@@ -44,6 +44,14 @@ def plain(text: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
+def shorten(text: str, length: int = 25) -> str:
+    """A name with its middle left out where it is longer than a title has room for."""
+    if len(text) <= length:
+        return text
+    ends = (length - 1) // 2
+    return f"{text[:ends]}\N{HORIZONTAL ELLIPSIS}{text[-ends:]}"
+
+
 def new_figure(width: float, height: float, *, extra: str = "figures") -> Figure:
     """An empty figure of so many inches, drawn in memory.
 

@@ -12,7 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from mrda.degradations.resample import bicubic
-from mrda.evaluation.figures.canvas import Cell, add_frame, csv_beside, new_figure, plain, save_figure, write_csv
+from mrda.evaluation.figures.canvas import (
+    Cell,
+    add_frame,
+    csv_beside,
+    new_figure,
+    plain,
+    save_figure,
+    shorten,
+    write_csv,
+)
 from mrda.evaluation.figures.comparison import most_detailed_crop
 from mrda.evaluation.figures.photos import Photo
 from mrda.evaluation.methods_loading import METHOD_NAMES
@@ -175,7 +184,7 @@ def save_details(details: Sequence[Detail], path: str | Path) -> None:
         _draw_photo(row.add_subplot(grid[:, 0]), detail)
         top, left, size = detail.crop
         pictures = [
-            (f"{_LABELS.get(name, plain(name))}, {detail.psnr[name]:.2f} dB", sr)
+            (f"{_LABELS.get(name, plain(shorten(name, 25 if lines == 1 else 13)))}, {detail.psnr[name]:.2f} dB", sr)
             for name, sr in detail.restored.items()
         ]
         for index, (title, picture) in enumerate([*pictures, ("HR", detail.hr)]):
@@ -192,7 +201,9 @@ def _draw_photo(axes: Axes, detail: Detail) -> None:
     add_frame(axes, detail.crop)
     condition = detail.condition
     noise = f", noise {condition.noise_level:g}" if condition.noise_level else ""
-    axes.set_title(f"{plain(detail.name)} x{detail.scale}, {condition.name}{noise}", fontsize=8, pad=3)
+    # Two lines, since a photo may be narrow.
+    title = f"{plain(shorten(detail.name))} x{detail.scale}\n{condition.name}{noise}"
+    axes.set_title(title, fontsize=8, pad=3)
     axes.set_axis_off()
     axes.set_anchor("E")  # a narrow photo beside a wide one stays next to its details
     if condition.kernel is None:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from mrda.degradations.resample import bicubic
-from mrda.evaluation.figures.canvas import Cell, csv_beside, new_figure, plain, save_figure, write_csv
+from mrda.evaluation.figures.canvas import Cell, csv_beside, new_figure, plain, save_figure, shorten, write_csv
 from mrda.evaluation.metrics import psnr_y
 from mrda.images import to_array
 from mrda.networks import MRDAStudent
@@ -169,11 +169,11 @@ def save_modulation(rows: Sequence[Modulation], path: str | Path) -> None:
     for index, row in enumerate(rows):
         blurred = "" if row.sigma is None else f", blur of {row.sigma:g} px"
         titles = (
-            f"{plain(row.name)}{blurred}: bicubic{_decibels(row.psnr_bicubic)}",
+            f"{plain(shorten(row.name))}{blurred}\nbicubic{_decibels(row.psnr_bicubic)}",
             f"MRDA$_S$ x{row.scale}{_decibels(row.psnr)}",
             "modulation map"
             if row.texture_correlation is None
-            else f"map; with texture {row.texture_correlation:+.2f}",
+            else f"modulation map (r = {row.texture_correlation:.2f} with texture)",
         )
         for column, (title, picture) in enumerate(zip(titles, (row.lr_up, row.sr, row.on_hr_grid), strict=True)):
             cell = figure.add_subplot(grid[index, column])
