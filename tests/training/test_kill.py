@@ -23,7 +23,7 @@ def start(photo: Path, run_dir: Path, seed: int) -> "subprocess.Popen[str]":
         "data.sources": f"['{photo}']",
         "validation.sources": f"['{photo}']",
         "validation.every": 4,
-        "train.steps": 24,
+        "train.steps": 80,  # for several times as long as all kills can take
         "train.checkpoint_every": 2,
         "train.ema_decay": 0.9,
         "adaptation.reset_mln": "false",
@@ -53,7 +53,6 @@ def test_a_run_that_is_killed_at_random_moments_ends_bit_equal(photo: Path, tmp_
 
     moments = random.Random(5)
     killed = tmp_path / "killed"
-    kills = 0
     for _ in range(KILLS):
         before = written(killed)
         process = start(photo, killed, seed=3)
@@ -61,11 +60,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_bit_equal(photo: Path, tmp_
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 0.5))
         process.send_signal(signal.SIGKILL)
-        if process.wait(timeout=60) == 0:  # a slow moment let it come to its end
-            break
-        assert process.returncode == -signal.SIGKILL, process.communicate()[1]
-        kills += 1
-    assert kills >= 2
+        assert process.wait(timeout=60) == -signal.SIGKILL, process.communicate()[1]
     last = start(photo, killed, seed=3)
     _, said = last.communicate(timeout=600)
     assert last.returncode == 0, said
