@@ -28,7 +28,7 @@ import torch
 from benchmarks import preferences, tables
 from benchmarks.records import load
 from benchmarks.table import titled
-from mrda.files import atomic_write
+from mrda.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 520.0  # for everything
@@ -160,8 +160,7 @@ def summarize(results: Path, name: str) -> None:
     measured = [load(path) for path in result_files(results, name) if path.exists()]
     if measured:
         parts = [f"{titled(records)}\n{tables.details(records).markdown()}" for records in measured]
-        with atomic_write(results / f"{name}.md") as temporary:
-            temporary.write_text("\n".join(parts), encoding="utf-8")
+        write_text(results / f"{name}.md", "\n".join(parts))
     of_operator = preferences.results_in(results)
     try:
         preferences.write(of_operator, preferences.OUTPUT)

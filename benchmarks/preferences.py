@@ -15,7 +15,7 @@ from statistics import geometric_mean
 from typing import Any, NamedTuple
 
 from benchmarks.records import OURS, Record, holds_records, is_measured, launch, load
-from mrda.files import atomic_write
+from mrda.files import write_text
 
 OUTPUT = Path(__file__).resolve().parent.parent / "mrda_kernels" / "preferences.json"
 LAYOUTS = {"nchw": "nchw", "nhwc": "channels_last"}
@@ -56,8 +56,7 @@ def write(files: Sequence[Path], output: Path) -> None:
     if not rows:
         raise ValueError(f"there is no time of a backend in {', '.join(map(str, files)) or 'the folder'}")
     table = {"rows": rows, "sources": [path.name for path in files]}
-    with atomic_write(output) as temporary:
-        temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    write_text(output, json.dumps(table, indent=1) + "\n")
 
 
 def results_in(folder: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mrda.files import atomic_write
+from mrda.files import write_text
 
 Record = dict[str, Any]
 
@@ -99,8 +99,7 @@ def holds_records(path: Path) -> bool:
 
 def save(path: Path, records: Sequence[Record]) -> None:
     """Write a result file."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(records, indent=1) + "\n")
 
 
 def environment(device: str) -> Record:

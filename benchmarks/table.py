@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.records import Record, holds_records, load
 from benchmarks.tables import document
-from mrda.files import atomic_write
+from mrda.files import write_text
 
 SECTION = "speed"
 NOT_MEASURED = "On a GPU: not yet measured."
@@ -43,8 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text = insert(options.update.read_text(encoding="utf-8"), content, options.section)
     except (OSError, ValueError) as error:  # a JSON error is a ValueError
         command.error(str(error))
-    with atomic_write(options.update) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(options.update, text)
 
 
 def gpus(folder: Path) -> str:

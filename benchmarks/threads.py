@@ -23,7 +23,7 @@ from benchmarks import commands
 from benchmarks.rda_conv import random_arguments
 from benchmarks.records import Setting, environment
 from benchmarks.timing import host_clock, interleaved
-from mrda.files import atomic_write
+from mrda.files import write_text
 from mrda.memory import keep_freed_memory
 from mrda_kernels import rda_conv2d
 
@@ -48,8 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results.append(measure(shape))
     progress.end()
     if options.json is not None:
-        with atomic_write(options.json) as temporary:
-            temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_text(options.json, json.dumps(results, indent=1) + "\n")
     for r in results:
         print(
             f"{tuple(r['shape'])}: rda_conv2d {r['op_ms']:.3f} ms, conv2d {r['conv_ms']:.3f} ms, alternating "

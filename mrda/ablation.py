@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,18 +11,21 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mrda.config import StageName, TrainConfig
 from mrda.configs import load_config
 from mrda.degradations.classic import crop_to_multiple
-from mrda.degradations.kernels import isotropic_gaussian
-from mrda.evaluation.methods import mln_method, oracle_method, student_method, teacher_method
+from mrda.evaluation.figures.tsne import load_representation, representations
+from mrda.evaluation.methods import mln_steps, oracle_method, student_method, teacher_method
 from mrda.evaluation.paper import paper
-from mrda.evaluation.protocols import conditions, evaluate, isotropic_conditions
+from mrda.evaluation.protocols import Record, conditions, evaluate, isotropic_conditions, measure
 from mrda.evaluation.samples import Condition, Method, make_sample
+from mrda.evaluation.tables import summarise
 from mrda.files import write_text
 from mrda.images import Source, read_rgb, source_name, to_tensor
 from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, load_network
+from mrda.packages import require_package
 from mrda.training import train, weights_path
 from mrda.training.stage import upscaler_is_frozen
 
@@ -144,21 +148,17 @@ def ablate(
         ValueError: what `load_config`, `train` and `evaluate` refuse.
         ModuleNotFoundError: scikit-learn is missing; the message names the extra that brings it.
     """
-    _check_packages()
+    require_package("sklearn", name="scikit-learn", user="the ablation study", extra="figures")
     photos = list(data)
     study = _Study(base, budget, Path(run_dir), overrides, preset, progress)
     tell = announce or (lambda _: None)
     trained = _train_rows(study, tell)
     tell("measuring")
-    config = study.config("s3")
-    rows = [_measure(study, name, weights, photos) for name, weights in trained.items()]
-    steps = range(config.meta.inner_steps + 1)
-    stages: dict[str, StageName] = {"bicubic": "bicubic", "meta": "meta"}
-    curves = {
-        name: [_mean_psnr(study.config("t2"), _mln(study, stage, count), photos) for count in steps]
-        for name, stage in stages.items()
-    }
-    silhouettes = {name: _silhouette(config, trained[name], photos) for name in ("t1", "s3")} if len(photos) > 1 else {}
+    rows = _measure(study, trained, photos)
+    curves = {"bicubic": _curve(study, "bicubic", photos), "meta": _curve(study, "meta", photos)}
+    scale = study.config("s3").scale
+    told_apart = ("t1", "s3") if len(photos) > 1 else ()
+    silhouettes = {name: _silhouette(scale, trained[name], photos) for name in told_apart}
     report = Report(
         config=str(base),
         budget=budget,
@@ -267,90 +267,101 @@ def _steps(study: _Study, row: str) -> int:
     return _steps(study, "s3") if row == "s6" else study.budget
 
 
-def _measure(study: _Study, name: str, weights: Path, photos: Sequence[Source]) -> Row:
+def _measure(study: _Study, trained: Mapping[str, Path], photos: Sequence[Source]) -> list[Row]:
+    """All rows, those of a table in one go: they see the same samples."""
+    config = study.config("s3")
+    tables: dict[tuple[str, ...], Sequence[Condition]] = {
+        TABLE_5: conditions("gaussian8", config.scale),
+        tuple(TABLE_6): isotropic_conditions(TABLE_6_SIGMAS),
+    }
+    rows = []
+    for names, wanted in tables.items():
+        methods = {name: _method(study, name, trained[name]) for name in names}
+        for name, found in _psnr(config, methods, photos, wanted).items():
+            rows.append(Row(name, _steps(study, name), fmean(found.values()), fmean(printed(name)), found))
+    return rows
+
+
+def _method(study: _Study, name: str, weights: Path) -> Method:
     config = study.config(name)
     network = load_network(weights)
     if isinstance(network, MRDATeacher):
         made = study.run_dir / "free_upscaler" if name == "free_upscaler" else study.mln_dir
-        mln = load_network(weights_path(made, "meta"), expect=MLN)
-        assert isinstance(mln, MLN)
-        method = teacher_method(
+        return teacher_method(
             network,
-            mln,
+            _load_mln(weights_path(made, "meta")),
             steps=config.adaptation.inner_steps,
             inner_lr=config.adaptation.inner_lr,
             freeze_upscaler=upscaler_is_frozen(config, "teacher"),
         )
-    elif isinstance(network, MRDAOracle):
-        method = oracle_method(network)
-    else:
-        assert isinstance(network, MRDAStudent)
-        method = student_method(network)
-    wanted = isotropic_conditions(TABLE_6_SIGMAS) if name in TABLE_6 else conditions("gaussian8", config.scale)
-    by_condition = _psnr(config, method, photos, wanted)
-    return Row(name, _steps(study, name), fmean(by_condition.values()), fmean(printed(name)), by_condition)
-
-
-def _mln(study: _Study, stage: StageName, steps: int) -> Method:
-    mln = load_network(study.mln(stage), expect=MLN)
-    assert isinstance(mln, MLN)
-    config = study.config("t2")
-    frozen = upscaler_is_frozen(config, "meta")
-    return mln_method(mln, steps=steps, inner_lr=config.meta.inner_lr, freeze_upscaler=frozen)
-
-
-def _mean_psnr(config: TrainConfig, method: Method, photos: Sequence[Source]) -> float:
-    return fmean(_psnr(config, method, photos, conditions("gaussian8", config.scale)).values())
+    if isinstance(network, MRDAOracle):
+        return oracle_method(network)
+    assert isinstance(network, MRDAStudent)
+    return student_method(network)
 
 
 def _psnr(
-    config: TrainConfig, method: Method, photos: Sequence[Source], wanted: Sequence[Condition]
-) -> dict[str, float]:
-    degradation = config.degradation
-    records = [
-        record
-        for record in evaluate(
-            {"ours": method},
-            photos,
-            wanted,
-            config.scale,
-            seed=config.seed,
-            downsample=degradation.downsample,
-            border=degradation.border,
-            lr_up_from=degradation.lr_up_from,
-        )
-        if record.method == "ours"
-    ]
+    config: TrainConfig, methods: Mapping[str, Method], photos: Sequence[Source], wanted: Sequence[Condition]
+) -> dict[str, dict[str, float]]:
+    """Means over photos, by method and condition."""
+    measured = evaluate(methods, photos, wanted, config.scale, seed=config.seed, **config.degradation.resampling)
+    summaries = summarise(measured)
     return {
-        condition.name: fmean(record.psnr_y for record in records if record.condition == condition.name)
-        for condition in wanted
+        name: {condition: scores["psnr_y"] for condition, scores in summaries[name]["per_condition"].items()}
+        for name in methods
     }
 
 
-def _silhouette(config: TrainConfig, weights: Path, photos: Sequence[Source]) -> float:
+def _curve(study: _Study, stage: StageName, photos: Sequence[Source]) -> list[float]:
+    """PSNR-Y of a stage's MLN over Gaussian8 after 0, 1, ... steps of one adaptation to each sample."""
+    config = study.config("t2")
+    adapting = mln_steps(
+        _load_mln(study.mln(stage)),
+        steps=config.meta.inner_steps,
+        inner_lr=config.meta.inner_lr,
+        freeze_upscaler=upscaler_is_frozen(config, "meta"),
+    )
+    records: list[Record] = []
+    for photo in photos:
+        hr = crop_to_multiple(to_tensor(read_rgb(photo)), config.scale)
+        name = source_name(photo)
+        for condition in conditions("gaussian8", config.scale):
+            sample = make_sample(
+                hr, condition, config.scale, image=name, seed=config.seed, **config.degradation.resampling
+            )
+            restored = {str(step): _given(sr) for step, sr in enumerate(adapting(sample))}
+            records += measure(
+                restored,
+                sample,
+                source=photo,
+                image=name,
+                condition=condition.name,
+                border=config.scale,
+                variant="released",
+            )
+    return [summary["psnr_y"] for summary in summarise(records).values()]
+
+
+def _given(sr: Tensor) -> Method:
+    """What has been restored already, to be measured as any method is."""
+    return lambda _: sr
+
+
+def _load_mln(path: Path) -> MLN:
+    mln = load_network(path, expect=MLN)
+    assert isinstance(mln, MLN)
+    return mln
+
+
+def _silhouette(scale: int, weights: Path, photos: Sequence[Source]) -> float:
     """How well raw IDRs of the photos tell blurs apart: scikit-learn's silhouette score, -1 to 1."""
     from sklearn.metrics import silhouette_score
 
-    network = load_network(weights, expect=MRDAStudent)
-    assert isinstance(network, MRDAStudent)
-    idrs, labels = [], []
-    for photo in photos:
-        hr = crop_to_multiple(to_tensor(read_rgb(photo)), config.scale)
-        for label, sigma in enumerate(SILHOUETTE_SIGMAS):
-            sample = make_sample(hr, Condition(f"{sigma}", isotropic_gaussian(sigma)), config.scale, image=str(photo))
-            with torch.no_grad():
-                idrs.append(network.degradation(sample.lr)[0])
-            labels.append(label)
-    return float(silhouette_score(torch.stack(idrs).numpy(), labels))
-
-
-def _check_packages() -> None:
-    try:
-        import sklearn  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "the ablation study needs scikit-learn: pip install 'mrda-kernels[figures]'", name=error.name
-        ) from error
+    represent = load_representation(weights).represent
+    blurs = isotropic_conditions(SILHOUETTE_SIGMAS)
+    found = list(representations([represent], photos, blurs, scale, largest=sys.maxsize))
+    idrs = torch.stack([idr for _, _, (idr,) in found])
+    return float(silhouette_score(idrs.numpy(), [label for _, label, _ in found]))
 
 
 def _write(report: Report, folder: Path) -> None:

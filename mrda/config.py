@@ -72,6 +72,11 @@ class DegradationConfig(Section):
     lr_up_from: Literal["raw", "quantised"] = "raw"
     """What the MLN's residual input is enlarged from: LR before its rounding to 8 bits, or after."""
 
+    @property
+    def resampling(self) -> dict[str, str]:
+        """The options that fixed degradations of an evaluation share with those of the training."""
+        return {"downsample": self.downsample, "border": self.border, "lr_up_from": self.lr_up_from}
+
     @field_validator("kernel_size")
     @classmethod
     def _odd(cls, size: int) -> int:

@@ -1,8 +1,9 @@
 """Files that are either whole or absent."""
 
+import csv
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,6 +36,20 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8; it appears whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table in UTF-8; it appears whole or not at all.
+
+    Args:
+        path: the file.
+        header: the names of the columns.
+        rows: as long as the header each; floats are written so that they read back to the bit, None as nothing.
+    """
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def check_writable(path: str | Path) -> None:

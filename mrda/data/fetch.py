@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mrda.files import atomic_write
+from mrda.files import write_text
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what is being done, the bytes done and the bytes in total, where they are known."""
@@ -158,8 +158,7 @@ def _continue(url: str, part: Path, note: Path, progress: Progress, spare: Calla
             _check_room(part.parent, version.size - start + spare(version.size))
         if not partial:
             part.unlink(missing_ok=True)  # before the note, which must not tell of another version's bytes
-        with atomic_write(note) as temporary:
-            temporary.write_text(json.dumps(asdict(version)), encoding="utf-8")
+        write_text(note, json.dumps(asdict(version)))
         done = start
         with open(part, "ab") as file:
             for chunk in _chunks(response):

@@ -83,6 +83,31 @@ def mln_method(
     return upscale
 
 
+def mln_steps(
+    mln: MLN,
+    *,
+    steps: int = adaptation.INNER_STEPS,
+    inner_lr: Sequence[float] = adaptation.INNER_LR,
+    freeze_upscaler: bool = True,
+) -> Callable[[Sample], list[Tensor]]:
+    """A sample -> SR of the MLN after 0, 1, ... `steps` steps of one adaptation to it: `mln_method` on its way."""
+
+    def upscale(sample: Sample) -> list[Tensor]:
+        lr, lr_up, hr = (_like(image, mln) for image in (sample.lr, sample.lr_up, sample.hr))
+        restored: list[Tensor] = []
+
+        def watch(_: int, weights: adaptation.Weights) -> None:
+            with torch.no_grad():
+                restored.append(adaptation.restore(mln, weights, lr, lr_up))
+
+        adaptation.adapt(
+            mln, lr, lr_up, hr, steps=steps, inner_lr=inner_lr, freeze_upscaler=freeze_upscaler, watch=watch
+        )
+        return restored
+
+    return upscale
+
+
 def _adapted(
     mln: MLN, sample: Sample, steps: int, inner_lr: Sequence[float], freeze_upscaler: bool
 ) -> tuple[Tensor, Tensor, adaptation.Weights]:

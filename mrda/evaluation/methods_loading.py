@@ -16,7 +16,7 @@ from mrda.evaluation.methods import blind_method, mln_method, oracle_method, tea
 from mrda.evaluation.samples import Method
 from mrda.inference import Upscaler, load_weights
 from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, Network, read_metadata
-from mrda.networks.layers import to_channels_last
+from mrda.networks.layers import freeze, to_channels_last
 
 METHOD_NAMES: dict[type, str] = {MRDAStudent: "mrda_s", MRDATeacher: "mrda_t", MRDAOracle: "mrda_t3", MLN: "mln"}
 """What a network's results are called."""
@@ -134,7 +134,7 @@ def _load_partner(teacher: MRDATeacher, weights: str | Path, path: str | Path | 
 
 
 def _ready(network: Any, device: torch.device | str) -> Any:
-    return to_channels_last(network.requires_grad_(False).eval().to(device))
+    return to_channels_last(freeze(network).to(device))
 
 
 def _kind(network: Network) -> str:

@@ -1,6 +1,5 @@
 """Means over images and conditions, as JSON, and every measurement, as CSV."""
 
-import csv
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -8,8 +7,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TypedDict
 
+from mrda import files
 from mrda.evaluation.protocols import Record
-from mrda.files import atomic_write
+from mrda.files import write_text
 
 
 class Scores(TypedDict):
@@ -60,8 +60,7 @@ def write_json(path: str | Path, content: Mapping[str, object]) -> None:
 
     An infinite PSNR (SR equal to HR) is written as null: strict JSON has no infinity.
     """
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
 
 
 def write_csv(path: str | Path, datasets: Mapping[str, Iterable[Record]]) -> None:
@@ -70,11 +69,8 @@ def write_csv(path: str | Path, datasets: Mapping[str, Iterable[Record]]) -> Non
     The columns are dataset, image, condition, method, psnr_y, ssim_y; the numbers are unrounded, and an infinite PSNR
     is `inf`.
     """
-    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["dataset", *Record._fields])
-        for dataset, records in datasets.items():
-            writer.writerows([dataset, *record] for record in records)
+    rows = ((dataset, *record) for dataset, records in datasets.items() for record in records)
+    files.write_csv(path, ["dataset", *Record._fields], rows)
 
 
 def _finite(value: object) -> object:

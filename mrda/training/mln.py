@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +12,9 @@ from torch import Tensor
 from mrda import adaptation
 from mrda.config import StageName, TrainConfig
 from mrda.degradations.classic import degrade
-from mrda.evaluation.methods import mln_method
+from mrda.evaluation.methods import mln_method, mln_steps
 from mrda.evaluation.protocols import conditions
-from mrda.evaluation.samples import Condition, Method
+from mrda.evaluation.samples import Condition, Method, Sample
 from mrda.networks import MLN, Network
 from mrda.randomness import seeded_weights
 from mrda.training.losses import reconstruction
@@ -118,15 +119,16 @@ class MetaStage(Stage):
 
     def method(self, network: Network) -> Method:
         """The MLN, adapted to the photo by all inner steps."""
-        return self._after(network, self.section.inner_steps)
+        assert isinstance(network, MLN)
+        return mln_method(network, steps=self.section.inner_steps, **self._adaptation())
 
-    def curve(self, network: Network) -> Callable[[int], Method]:
-        """The MLN, adapted to the photo by so many steps."""
-        return lambda steps: self._after(network, steps)
+    def curve(self, network: Network, steps: int) -> Callable[[Sample], list[Tensor]]:
+        """The MLN while it is adapted to the photo."""
+        assert isinstance(network, MLN)
+        return mln_steps(network, steps=steps, **self._adaptation())
 
     def compile(self) -> None:
         """Nothing: the MLN runs with other weights than its own, which torch.compile would recompile for."""
 
-    def _after(self, network: Network, steps: int) -> Method:
-        assert isinstance(network, MLN)
-        return mln_method(network, steps=steps, inner_lr=self.section.inner_lr, freeze_upscaler=self.freeze_upscaler)
+    def _adaptation(self) -> dict[str, Any]:
+        return {"inner_lr": self.section.inner_lr, "freeze_upscaler": self.freeze_upscaler}

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from mrda.files import atomic_write
+from mrda.files import write_text
 from mrda.images import Source
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ class ScalarLog:
         # A killed run may have left half a line at the end.
         lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
         kept = [line for line in lines if json.loads(line)["step"] <= start]
-        with atomic_write(self.path) as temporary:
-            temporary.write_text("".join(kept), encoding="utf-8")
+        write_text(self.path, "".join(kept))
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     def add(self, scalars: Mapping[str, float]) -> None:

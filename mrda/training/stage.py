@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mrda.config import StageName, TrainConfig
 from mrda.degradations.classic import ClassicDegradation
-from mrda.evaluation.samples import Condition, Method
+from mrda.evaluation.samples import Condition, Method, Sample
 from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, Network, load_network
 from mrda.networks.layers import to_channels_last
 from mrda.training.adapter import Adapter, Mean
@@ -78,8 +78,8 @@ class Stage(ABC):
         """The degradations to validate under, of those that the run's config names."""
         return wanted
 
-    def curve(self, network: Network) -> Callable[[int], Method] | None:
-        """Of an MLN that adapts: the method by the number of adaptation steps done."""
+    def curve(self, network: Network, steps: int) -> Callable[[Sample], list[Tensor]] | None:
+        """Of an MLN that adapts: a sample's SR after 0, 1, ... ``steps`` steps."""
         return None
 
     def compile(self) -> None:

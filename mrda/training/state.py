@@ -208,8 +208,7 @@ class Checkpoints:
         with atomic_write(temporary / "state.pt") as file:
             torch.save({**state.state_dict(), "torch_version": str(torch.__version__)}, file)
         hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
-        with atomic_write(temporary / "files.json") as file:
-            file.write_text(json.dumps(hashes, indent=2), encoding="utf-8")
+        write_text(temporary / "files.json", json.dumps(hashes, indent=2))
         if final.exists():  # damaged, or it would have been taken up
             shutil.rmtree(final)
         os.rename(temporary, final)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -58,8 +57,7 @@ class Validation:
 
     def __init__(self, config: TrainConfig) -> None:
         section, self.scale, self.seed = config.validation, config.scale, config.seed
-        self.border, self.lr_up_from = config.degradation.border, config.degradation.lr_up_from
-        self.downsample = config.degradation.downsample
+        self.resampling = config.degradation.resampling
         self.pictures = section.pictures
         self.conditions = evenly(protocol_conditions(config), section.conditions)
         self.photos: list[tuple[str, Tensor]] = []
@@ -75,7 +73,7 @@ class Validation:
         was_training = network.training
         network.eval()
         method, wanted = stage.method(network), stage.conditions(self.conditions)
-        curve = stage.curve(network)
+        curve = stage.curve(network, CURVE_STEPS)
         rows: list[tuple[int, int, float, float, float]] = []
         pictures: list[tuple[str, np.ndarray]] = []
         curves: list[list[float]] = []
@@ -89,29 +87,20 @@ class Validation:
                 if place == 0 and number < self.pictures:
                     pictures.append((name, _side_by_side(enlarged, sr, hr)))
                 if place == 0 and curve is not None:
-                    curves.append([self._scores(curve(n)(sample).cpu(), hr)[0] for n in range(CURVE_STEPS + 1)])
+                    curves.append([self._scores(step.cpu(), hr)[0] for step in curve(sample)])
         network.train(was_training)
         rows = sorted(processes.gather(rows))  # one order of summation for any number of processes
         curves = processes.gather(curves)
         return Found(
-            psnr_y=_mean([row[2] for row in rows]),
-            ssim_y=_mean([row[3] for row in rows]),
-            psnr_y_bicubic=_mean([row[4] for row in rows]),
+            psnr_y=fmean(row[2] for row in rows),
+            ssim_y=fmean(row[3] for row in rows),
+            psnr_y_bicubic=fmean(row[4] for row in rows),
             curve=[fmean(values) for values in zip(*curves, strict=True)] if curves else None,
             pictures=dict(processes.gather(pictures)),
         )
 
     def _sample(self, name: str, hr: Tensor, condition: Condition) -> Sample:
-        return make_sample(
-            hr,
-            condition,
-            self.scale,
-            image=name,
-            seed=self.seed,
-            downsample=self.downsample,
-            border=self.border,
-            lr_up_from=self.lr_up_from,
-        )
+        return make_sample(hr, condition, self.scale, image=name, seed=self.seed, **self.resampling)
 
     def _scores(self, sr: Tensor, hr: Tensor) -> tuple[float, float]:
         sr = sr.float()
@@ -145,10 +134,6 @@ def centre(image: Tensor, size: int | None) -> Tensor:
         return image
     top, left = (max(0, (length - size) // 2) for length in image.shape[2:])
     return image[..., top : top + size, left : left + size]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return fmean(values) if all(math.isfinite(value) for value in values) else float(np.mean(values))
 
 
 def _side_by_side(*images: Tensor) -> np.ndarray:

@@ -81,9 +81,7 @@ def test_curve_is_that_of_the_mln_method_at_each_step(photos, mln, frozen):
 def test_each_sample_is_adapted_once(photos, mln, monkeypatch):
     calls = []
     adapt = adaptation.adapt
-    monkeypatch.setattr(
-        "mrda.evaluation.figures.adaptation.adapt", lambda *args, **kw: (calls.append(kw["steps"]), adapt(*args, **kw))
-    )
+    monkeypatch.setattr("mrda.adaptation.adapt", lambda *args, **kw: (calls.append(kw["steps"]), adapt(*args, **kw)))
     curve = AdaptingMLN(mln, Adaptation(5, (0.01,), True))
     list(adaptation_scores({"mln": curve}, {}, photos, CONDITIONS, 2))
     assert calls == [5] * 4

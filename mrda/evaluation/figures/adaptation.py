@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 
-from mrda.adaptation import Weights, adapt, restore
 from mrda.degradations.resample import bicubic
-from mrda.evaluation.figures.canvas import COLOURS, MARKERS, Cell, csv_beside, new_figure, plain, save_figure, write_csv
+from mrda.evaluation.figures.canvas import COLOURS, MARKERS, Cell, csv_beside, new_figure, plain, save_figure
 from mrda.evaluation.figures.photos import LARGEST_SIDE, read_photo
-from mrda.evaluation.methods import student_method, teacher_method
+from mrda.evaluation.methods import mln_steps, student_method, teacher_method
 from mrda.evaluation.methods_loading import METHOD_NAMES, Adaptation, recorded_adaptation
 from mrda.evaluation.metrics import psnr_y
 from mrda.evaluation.samples import Condition, Method, Sample, make_sample
+from mrda.files import write_csv
 from mrda.images import Source
 from mrda.inference import load_weights
 from mrda.networks import MLN, MRDAStudent, MRDATeacher, Network
-from mrda.networks.layers import to_channels_last
+from mrda.networks.layers import freeze, to_channels_last
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -186,7 +186,7 @@ def adaptation_scores(
 
             yield score("a", BASELINE, None, bicubic(sample.lr, scale), None)
             for name, (mln, how) in mlns.items():
-                for step, sr in enumerate(_adapting(mln, how, sample)):
+                for step, sr in enumerate(mln_steps(mln, **how._asdict())(sample)):
                     yield score("a", name, step, sr, how)
             for (series, step), (method, _, told) in swept.items():
                 yield score("b", series, step, method(sample), told)
@@ -243,25 +243,11 @@ def save_adaptation(scores: Sequence[Score], path: str | Path, *, title: str) ->
     save_figure(figure, path)
 
 
-def _adapting(mln: MLN, how: Adaptation, sample: Sample) -> list[torch.Tensor]:
-    """SR after 0, 1, ... steps, in the sample's dtype on its device."""
-    weight = next(mln.parameters())
-    lr, lr_up, hr = (image.to(weight) for image in (sample.lr, sample.lr_up, sample.hr))
-    restored: list[torch.Tensor] = []
-
-    def watch(_: int, weights: Weights) -> None:
-        with torch.no_grad():
-            restored.append(restore(mln, weights, lr, lr_up).to(sample.hr))
-
-    adapt(mln, lr, lr_up, hr, watch=watch, **how._asdict())
-    return restored
-
-
 def _load(path: Path, kind: type[NetworkT], device: torch.device | str) -> NetworkT:
     network = load_weights(path)
     if not isinstance(network, kind):
         raise ValueError(f"{path} holds the network {type(network).__name__}, but must hold an {kind.__name__}")
-    return to_channels_last(network.requires_grad_(False).eval().to(device))
+    return to_channels_last(freeze(network).to(device))
 
 
 def _adaptation(path: Path, network: Network, steps: int, inner_lr: Sequence[float] | None) -> Adaptation:

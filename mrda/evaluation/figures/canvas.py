@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import importlib.util
 import warnings
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrda.files import atomic_write
+from mrda.packages import require_package
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,14 +26,7 @@ def require_matplotlib(extra: str = "figures") -> None:
     Raises:
         ModuleNotFoundError: matplotlib is missing; the message names the extra that brings it.
     """
-    try:
-        found = importlib.util.find_spec("matplotlib") is not None
-    except ValueError:  # a module that is barred from import has no spec
-        found = False
-    if not found:
-        raise ModuleNotFoundError(
-            f"the picture needs matplotlib: pip install 'mrda-kernels[{extra}]'", name="matplotlib"
-        )
+    require_package("matplotlib", name="matplotlib", user="the picture", extra=extra)
 
 
 def plain(text: str) -> str:
@@ -86,17 +77,3 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 def csv_beside(path: str | Path) -> Path:
     """The file for a picture's data: of the picture's stem, in the same folder."""
     return Path(path).with_suffix(".csv")
-
-
-def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """Write a table in UTF-8; it appears whole or not at all.
-
-    Args:
-        path: the file.
-        header: the names of the columns.
-        rows: as long as the header each; floats are written so that they read back to the bit, None as nothing.
-    """
-    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)

@@ -20,13 +20,13 @@ from mrda.evaluation.figures.canvas import (
     plain,
     save_figure,
     shorten,
-    write_csv,
 )
 from mrda.evaluation.figures.comparison import most_detailed_crop
 from mrda.evaluation.figures.photos import Photo
 from mrda.evaluation.methods_loading import METHOD_NAMES
 from mrda.evaluation.metrics import psnr_y
 from mrda.evaluation.samples import Condition, Method, make_sample
+from mrda.files import write_csv
 from mrda.images import to_array
 from mrda.networks import MRDAStudent
 

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from mrda.degradations.resample import bicubic
-from mrda.evaluation.figures.canvas import Cell, csv_beside, new_figure, plain, save_figure, shorten, write_csv
+from mrda.evaluation.figures.canvas import Cell, csv_beside, new_figure, plain, save_figure, shorten
 from mrda.evaluation.metrics import psnr_y
+from mrda.files import write_csv
 from mrda.images import to_array
 from mrda.networks import MRDAStudent
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,16 @@ import torch
 from torch import Tensor
 
 from mrda import adaptation
-from mrda.evaluation.figures.canvas import COLOURS, MARKERS, Cell, csv_beside, new_figure, plain, save_figure, write_csv
+from mrda.evaluation.figures.canvas import COLOURS, MARKERS, Cell, csv_beside, new_figure, plain, save_figure
 from mrda.evaluation.figures.photos import LARGEST_SIDE, read_photo
 from mrda.evaluation.methods_loading import recorded_adaptation
 from mrda.evaluation.samples import Condition, Sample, make_sample
+from mrda.files import write_csv
 from mrda.images import Source
 from mrda.inference import load_weights
 from mrda.networks import MLN, MRDAStudent, MRDATeacher
 from mrda.networks.layers import freeze
+from mrda.packages import require_package
 
 PERPLEXITY = 30.0
 HEADER = ("row", "panel", "photo", "condition", "x", "y", "silhouette", "silhouette_plane", "perplexity")
@@ -77,12 +78,7 @@ def require_sklearn() -> None:
     Raises:
         ModuleNotFoundError: scikit-learn is missing; the message names the extra that brings it.
     """
-    try:
-        found = importlib.util.find_spec("sklearn") is not None
-    except ValueError:  # a module that is barred from import has no spec
-        found = False
-    if not found:
-        raise ModuleNotFoundError("the figure needs scikit-learn: pip install 'mrda-kernels[figures]'", name="sklearn")
+    require_package("sklearn", name="scikit-learn", user="the figure", extra="figures")
 
 
 def load_representation(
