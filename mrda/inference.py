@@ -31,6 +31,11 @@ def load_weights(path: str | Path) -> Network:
     return load_official(path) if path.suffix in (".pth", ".pt") else load_network(path)
 
 
+def default_device() -> str:
+    """CUDA where there is such a device."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there was not enough memory, of whatever device."""
     # torch has a class of its own for CUDA's; its CPU allocator raises a bare RuntimeError.
@@ -76,7 +81,7 @@ class Upscaler:
                 f"{path} holds the network {type(network).__name__}, but upscaling needs an MRDAStudent, "
                 "the only one that does without the HR image"
             )
-        return cls(network, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return cls(network, device=device or default_device())
 
     @property
     def scale(self) -> int:

@@ -39,6 +39,12 @@ def refusing() -> Iterator[None]:
         refuse(str(error))
 
 
+def check_folder(data: Path) -> None:
+    """Raise ValueError unless `--data` names a folder."""
+    if not os.path.isdir(data):
+        raise ValueError(f"--data must be a folder of photos, not {data}")
+
+
 def check_output_file(option: str, path: Path | None) -> None:
     """Refuse a file that results could not be written to when they are there; None is no file."""
     from mrda.files import check_writable

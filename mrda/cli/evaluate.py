@@ -9,7 +9,17 @@ import typer
 from rich.console import Console
 
 from mrda.cli.app import app
-from mrda.cli.common import NO_WEIGHTS, Weights, check_output_file, print_table, progress, refuse, refusing, report
+from mrda.cli.common import (
+    NO_WEIGHTS,
+    Weights,
+    check_folder,
+    check_output_file,
+    print_table,
+    progress,
+    refuse,
+    refusing,
+    report,
+)
 
 if TYPE_CHECKING:
     from mrda.evaluation.paired import Pair
@@ -236,12 +246,11 @@ def _load(
     scale: int | None,
 ) -> "tuple[dict[str, Method], int, int | None]":
     """The methods to measure beside bicubic, the scale, and the size of the kernels that one of them must be told."""
-    import torch
-
     from mrda.evaluation.methods_loading import load_method
     from mrda.evaluation.peers import load_peers
+    from mrda.inference import default_device
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     methods: dict[str, Method] = {}
     blur_size = None
     if weights is not None:
@@ -316,8 +325,7 @@ def _pairs(data: Sequence[Path], scale: int) -> "dict[str, Sequence[Source | Pai
 def _named(data: Sequence[Path]) -> dict[str, Path]:
     folders: dict[str, Path] = {}
     for folder in data:
-        if not os.path.isdir(folder):
-            raise ValueError(f"--data must be a folder of photos, not {folder}")
+        check_folder(folder)
         name = folder.resolve().name
         if name in folders:
             raise ValueError(f"two --data folders are named {name}, and their scores would mix")

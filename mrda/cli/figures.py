@@ -1,7 +1,7 @@
 """`mrda figures`: the paper's figures, a command each, registered by the modules figures_*; and what those share."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,10 +57,12 @@ class SeveralValues(TyperCommand):
 
 
 @contextmanager
-def working(bar: Progress) -> Iterator[None]:
-    """While the work goes on: what stops it is said in one sentence, with exit code 1."""
+def working(bar: Progress, remarks: Iterable[str]) -> Iterator[None]:
+    """Say the remarks; while the work goes on then, what stops it is said in one sentence, with exit code 1."""
     from mrda.inference import is_out_of_memory
 
+    for remark in remarks:
+        report(bar, remark)
     try:
         yield
     except ValueError as error:
@@ -110,11 +112,16 @@ def say_written(output: Path) -> None:
     typer.echo(f"{output} and {csv_beside(output).name} are written", err=True)
 
 
-def pick_device() -> str:
-    """The GPU where there is one."""
-    import torch
+def one_scale(scales: Iterable[int]) -> int | None:
+    """The scale of all networks; None of none.
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    Raises:
+        ValueError: they differ.
+    """
+    found = set(scales)
+    if len(found) > 1:
+        raise ValueError(f"the networks have scales {sorted(found)}, but must all have one")
+    return found.pop() if found else None
 
 
 def named_paths(option: str, values: Sequence[str] | None) -> dict[str, Path]:

@@ -1,14 +1,13 @@
 """`mrda figures adaptation`, `modulation` and `compare`: Figs 9, 10 and 3-6."""
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrda.cli.common import NO_WEIGHTS, Weights, progress, refuse, refusing, report
+from mrda.cli.common import NO_WEIGHTS, Weights, check_folder, progress, refuse, refusing
 from mrda.cli.figures import (
     MaxSize,
     Output,
@@ -17,8 +16,8 @@ from mrda.cli.figures import (
     check_picture,
     figures,
     named_paths,
+    one_scale,
     parse_numbers,
-    pick_device,
     say_written,
     working,
 )
@@ -77,13 +76,13 @@ def adaptation(
     from mrda.evaluation.figures.photos import smallest_side
     from mrda.evaluation.protocols import conditions
     from mrda.images import find_images
+    from mrda.inference import default_device
 
     with refusing():
-        if not os.path.isdir(data):
-            raise ValueError(f"--data must be a folder of photos, not {data}")
+        check_folder(data)
         sources = find_images([data])
         rates = None if inner_lr is None else _rates(inner_lr)
-        device = pick_device()
+        device = default_device()
         named = named_paths("--mln", mln)
         if BASELINE in named:
             raise ValueError(f"--mln {BASELINE!r} is the name of the dashed line, but must be another")
@@ -91,18 +90,14 @@ def adaptation(
         swept = load_sweep(
             _numbered("--sweep", sweep), _numbered("--students", students), sweep_mln, inner_lr=rates, device=device
         )
-        scales = {curve.network.scale for curve in curves.values()} | {point.scale for point in swept.values()}
-        if len(scales) > 1:
-            raise ValueError(f"the networks have scales {sorted(scales)}, but must all have one")
-        scale = scales.pop()
+        scale = one_scale([*(curve.network.scale for curve in curves.values()), *(p.scale for p in swept.values())])
+        assert scale is not None  # there is something to draw
         degradations = conditions(protocol, scale)
         remarks = check_photos(sources, smallest_side(degradations, scale), max_size)
 
     total = len(sources) * len(degradations) * (1 + len(curves) * (steps + 1) + len(swept))
     scores = []
-    with progress("adapting", total) as bar, working(bar):
-        for remark in remarks:
-            report(bar, remark)
+    with progress("adapting", total) as bar, working(bar, remarks):
         for score in adaptation_scores(curves, swept, sources, degradations, scale, largest=max_size):
             scores.append(score)
             bar.advance(bar.task_ids[0])
@@ -150,9 +145,7 @@ def modulation(
         remarks = check_photos(sources, smallest, max_size, grid)
 
     rows = []
-    with progress("upscaling", len(sources)) as bar, working(bar):
-        for remark in remarks:
-            report(bar, remark)
+    with progress("upscaling", len(sources)) as bar, working(bar, remarks):
         for source in sources:
             photo = read_photo(source, multiple=multiple, largest=max_size // grid)
             lr, hr = photo.image, None
@@ -206,7 +199,7 @@ def compare(
     from mrda.evaluation.figures.photos import read_photo, smallest_side
     from mrda.evaluation.methods import blind_method
     from mrda.images import find_images
-    from mrda.inference import Upscaler
+    from mrda.inference import Upscaler, default_device
 
     with refusing():
         sources = find_images(photos)
@@ -219,14 +212,12 @@ def compare(
         if peers:
             from mrda.evaluation.peers import load_peers
 
-            loaded = load_peers(peers, scale=scale, taken=(BICUBIC, OURS), device=pick_device())
+            loaded = load_peers(peers, scale=scale, taken=(BICUBIC, OURS), device=default_device())
             methods = {peer.name: peer.method for peer in loaded}
         methods[OURS] = blind_method(upscaler)
 
     details = []
-    with progress("comparing", len(sources)) as bar, working(bar):
-        for remark in remarks:
-            report(bar, remark)
+    with progress("comparing", len(sources)) as bar, working(bar, remarks):
         for source in sources:
             photo = read_photo(source, multiple=scale, largest=max_size)
             details.append(compare_methods(methods, photo, condition, scale, crop=square))
@@ -265,8 +256,7 @@ def _square(value: str) -> tuple[int, int, int]:
 
 
 def _condition(sigma: float | None, kernel: str | None, noise: float) -> "Condition":
-    from mrda.degradations.kernels import anisotropic_gaussian
-    from mrda.evaluation.protocols import BICUBIC, isotropic_conditions
+    from mrda.evaluation.protocols import BICUBIC, anisotropic_condition, isotropic_conditions
     from mrda.evaluation.samples import Condition
 
     if not (math.isfinite(noise) and noise >= 0):
@@ -280,5 +270,4 @@ def _condition(sigma: float | None, kernel: str | None, noise: float) -> "Condit
     if len(numbers) != 3 or min(numbers[:2]) < 0:
         raise ValueError(f"--kernel is {kernel!r}, but must be {what}")
     l1, l2, theta = numbers
-    name = f"l1={l1:g} l2={l2:g} theta={theta:g}"
-    return Condition(name, anisotropic_gaussian(l1, l2, math.radians(theta)), noise)
+    return anisotropic_condition(f"l1={l1:g} l2={l2:g} theta={theta:g}", (l1, l2, theta), noise)

@@ -1,14 +1,12 @@
 """`mrda figures tsne` and `mrda figures kernels`: degradation representations in the plane (Figs 7 and 8)."""
 
-import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrda.cli.common import progress, refuse, refusing, report
+from mrda.cli.common import check_folder, progress, refuse, refusing
 from mrda.cli.figures import (
     MaxSize,
     Output,
@@ -17,8 +15,8 @@ from mrda.cli.figures import (
     check_picture,
     figures,
     named_paths,
+    one_scale,
     parse_numbers,
-    pick_device,
     say_written,
     working,
 )
@@ -61,9 +59,7 @@ def tsne(
     from mrda.evaluation.protocols import isotropic_conditions
 
     with refusing():
-        widths = parse_numbers("--sigmas", sigmas, "numbers from 0 up with commas between")
-        if len(set(widths)) < 2 or min(widths) < 0 or len(set(widths)) < len(widths):
-            raise ValueError(f"--sigmas is {sigmas!r}, but must be two or more different numbers from 0 up")
+        widths = _different("--sigmas", sigmas)
         rows = {"blur": isotropic_conditions(widths)}
     _draw(rows, data, output, weights, mln, dasr, limit, seed, max_size)
 
@@ -91,28 +87,28 @@ def kernels(
 ) -> None:
     """Draw raw IDRs under the different kernels of Table III at one noise, and under noises at one kernel."""
     check_picture(output)
-    from mrda.evaluation.protocols import NINE_KERNELS
+    from mrda.evaluation.protocols import NINE_KERNELS, anisotropic_condition
 
     with refusing():
-        numbers = parse_numbers("--levels", levels, "numbers from 0 up with commas between")
-        if len(set(numbers)) < 2 or min(numbers) < 0 or len(set(numbers)) < len(numbers):
-            raise ValueError(f"--levels is {levels!r}, but must be two or more different numbers from 0 up")
+        numbers = _different("--levels", levels)
         different = list(dict.fromkeys(NINE_KERNELS["mrda9"]))  # the list has one of them twice
         rows = {
-            f"kernel (l1, l2, angle), noise {noise:g}": [_anisotropic(kernel, noise) for kernel in different],
+            f"kernel (l1, l2, angle), noise {noise:g}": [
+                anisotropic_condition(_kernel_name(kernel), kernel, noise) for kernel in different
+            ],
             f"noise, kernel {_kernel_name(different[1])}": [
-                _anisotropic(different[1], level)._replace(name=f"noise {level:g}") for level in numbers
+                anisotropic_condition(f"noise {level:g}", different[1], level) for level in numbers
             ],
         }
     _draw(rows, data, output, weights, mln, dasr, limit, seed, max_size)
 
 
-def _anisotropic(kernel: tuple[float, float, float], noise: float) -> "Condition":
-    from mrda.degradations.kernels import anisotropic_gaussian
-    from mrda.evaluation.samples import Condition
-
-    l1, l2, degrees = kernel
-    return Condition(_kernel_name(kernel), anisotropic_gaussian(l1, l2, math.radians(degrees)), noise)
+def _different(option: str, value: str) -> list[float]:
+    """Two numbers at least, of which none is there twice."""
+    numbers = parse_numbers(option, value, "numbers from 0 up with commas between")
+    if len(set(numbers)) < max(2, len(numbers)) or min(numbers) < 0:
+        raise ValueError(f"{option} is {value!r}, but must be two or more different numbers from 0 up")
+    return numbers
 
 
 def _kernel_name(kernel: tuple[float, float, float]) -> str:
@@ -150,14 +146,10 @@ def _draw(
     except ModuleNotFoundError as error:
         refuse(str(error))
     with refusing():
-        if not os.path.isdir(data):
-            raise ValueError(f"--data must be a folder of photos, not {data}")
+        check_folder(data)
         photos = find_images([data])[:limit]
         networks = _load(weights, mln, dasr)
-        scales = {network.scale for network in networks.values() if network.scale is not None}
-        if len(scales) > 1:
-            raise ValueError(f"the networks have scales {sorted(scales)}, but must all have one")
-        scale = scales.pop() if scales else 4
+        scale = one_scale(network.scale for network in networks.values() if network.scale is not None) or 4
         if len(photos) < 2:
             raise ValueError(f"--data {data} has {len(photos)} photo, but must have two at least")
         everything = [condition for conditions in rows.values() for condition in conditions]
@@ -167,9 +159,10 @@ def _draw(
             remarks.append(f"{points} points are few: the perplexity is {perplexity_of(points):g}, not {PERPLEXITY:g}")
 
     drawn = []
-    with progress("representing", len(photos) * len(everything) + len(networks) * len(rows)) as bar, working(bar):
-        for remark in remarks:
-            report(bar, remark)
+    with (
+        progress("representing", len(photos) * len(everything) + len(networks) * len(rows)) as bar,
+        working(bar, remarks),
+    ):
         for row, conditions in rows.items():
             found = []
             represent = [network.represent for network in networks.values()]
@@ -190,8 +183,9 @@ def _draw(
 def _load(weights: Sequence[str] | None, mln: Path | None, dasr: Path | None) -> "dict[str, Representation]":
     from mrda.evaluation.figures.dasr import load_dasr_encoder
     from mrda.evaluation.figures.tsne import Representation, load_representation
+    from mrda.inference import default_device
 
-    device = pick_device()
+    device = default_device()
     networks = {
         name: load_representation(path, mln, device=device) for name, path in named_paths("--weights", weights).items()
     }

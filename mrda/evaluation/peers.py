@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import pickle
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -17,21 +15,10 @@ from torch import Tensor
 from mrda.checks import SCALES
 from mrda.evaluation.samples import Method, Sample
 from mrda.inference import is_out_of_memory
-from mrda.networks.reading import reason
+from mrda.networks.reading import UNREADABLE, reason
 
 # What Spandrel and the readers under it raise on files that are damaged or no checkpoints, besides its own error.
-_UNREADABLE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    pickle.UnpicklingError,
-    struct.error,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    TypeError,
-    ValueError,
-)
+_UNREADABLE = (*UNREADABLE, AssertionError)
 
 
 class Peer(NamedTuple):

@@ -50,6 +50,12 @@ def isotropic_conditions(sigmas: Iterable[float]) -> list[Condition]:
     return [Condition(f"sigma={sigma:.4g}", isotropic_gaussian(sigma)) for sigma in sigmas]
 
 
+def anisotropic_condition(name: str, kernel: tuple[float, float, float], noise_level: float) -> Condition:
+    """A rotated Gaussian blur, (l1, l2, degrees) as in `NINE_KERNELS`, and noise in units of 1/255."""
+    l1, l2, degrees = kernel
+    return Condition(name, anisotropic_gaussian(l1, l2, math.radians(degrees)), noise_level)
+
+
 def nine_name(kernel: int, noise_level: float) -> str:
     """The condition of a kernel, 1 to 9, at a noise level in units of 1/255."""
     return f"k{kernel} noise={noise_level:g}"
@@ -86,9 +92,9 @@ def conditions(protocol: str, scale: int, *, noise_levels: Collection[float] | N
         narrowest, widest = GAUSSIAN8_RANGE[scale]
         return isotropic_conditions(narrowest + i * (widest - narrowest) / 7 for i in range(8))
     return [
-        Condition(nine_name(number, level), anisotropic_gaussian(l1, l2, math.radians(angle)), level)
+        anisotropic_condition(nine_name(number, level), kernel, level)
         for level in levels
-        for number, (l1, l2, angle) in enumerate(NINE_KERNELS[protocol], start=1)
+        for number, kernel in enumerate(NINE_KERNELS[protocol], start=1)
     ]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 # What torch.load lets through from its parsers when a file is no checkpoint or is cut short.
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     RuntimeError,
     EOFError,
@@ -32,7 +32,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ValueError(f"{os.fspath(path)} cannot be read: {reason(error)}") from error
 
 

@@ -230,11 +230,8 @@ def _validate(
     """Measure; keep the weights if none before were better."""
     network = state.published()
     found = validation.measure(stage, network, processes)
-    if not processes.is_main:
-        state.note(found.psnr_y)
-        return
     log.validated(state.step, found)
-    if state.note(found.psnr_y):
+    if state.note(found.psnr_y) and processes.is_main:
         save_network(
             network,
             folder / "best.safetensors",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mrda.config import StageName, TrainConfig
-from mrda.networks import DEN, MLN
+from mrda.networks import DEN, MLN, MRDAStudent
 from mrda.training.stage import build_teacher, mln_options, mrda_options, upscaler_is_frozen
 
 _FLOAT = 4  # bytes
@@ -54,8 +54,6 @@ def plan_stage(config: TrainConfig, name: StageName, *, done: int, micro_batches
         network = build_teacher(config)
         frozen = 0
         if name == "student":
-            from mrda.networks import MRDAStudent
-
             frozen = _count(network)
             network = MRDAStudent(**mrda_options(config))
     trained = _count(network)

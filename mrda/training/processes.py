@@ -64,12 +64,11 @@ class Processes:
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> list[Tensor]:
         """Replace gradients by their sums over all processes; returns those that there are."""
-        owners = [parameter for parameter in parameters if parameter.grad is not None]
-        gradients = [parameter.grad for parameter in owners if parameter.grad is not None]
-        if self.count > 1:
-            for parameter, total in zip(owners, self.sum(gradients), strict=True):
-                parameter.grad = total
-        return [parameter.grad for parameter in owners if parameter.grad is not None]
+        own = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+        totals = self.sum([gradient for _, gradient in own])
+        for (parameter, _), total in zip(own, totals, strict=True):
+            parameter.grad = total
+        return totals
 
     def gather(self, items: list[T]) -> list[T]:
         """Lists of all processes, one after the other; they may differ in length."""

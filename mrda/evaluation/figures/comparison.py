@@ -49,10 +49,14 @@ class Comparison:
                 f"bicubic, sr and hr have shapes {self.bicubic.shape}, {self.sr.shape} and {self.hr.shape}, "
                 "but must have one"
             )
-        top, left, size = self.crop
-        height, width = self.hr.shape[:2]
-        if min(top, left) < 0 or size < 1 or top + size > height or left + size > width:
-            raise ValueError(f"crop is {self.crop}, but must lie inside {height} x {width}")
+        check_crop(self.crop, *self.hr.shape[:2])
+
+
+def check_crop(crop: tuple[int, int, int], height: int, width: int) -> None:
+    """Raise ValueError unless the square (top, left, size) lies inside a picture."""
+    top, left, size = crop
+    if min(top, left) < 0 or size < 1 or top + size > height or left + size > width:
+        raise ValueError(f"crop is {crop}, but must lie inside {height} x {width}")
 
 
 def most_detailed_crop(image: npt.NDArray[np.uint8], size: int) -> tuple[int, int, int]:

@@ -21,7 +21,7 @@ from mrda.evaluation.figures.canvas import (
     save_figure,
     shorten,
 )
-from mrda.evaluation.figures.comparison import most_detailed_crop
+from mrda.evaluation.figures.comparison import check_crop, most_detailed_crop
 from mrda.evaluation.figures.photos import Photo
 from mrda.evaluation.methods_loading import METHOD_NAMES
 from mrda.evaluation.metrics import psnr_y
@@ -80,10 +80,7 @@ class Detail:
                 raise ValueError(
                     f"the SR of {method} has shape {picture.shape}, but must have that of hr, {self.hr.shape}"
                 )
-        top, left, size = self.crop
-        height, width = self.hr.shape[:2]
-        if min(top, left) < 0 or size < 1 or top + size > height or left + size > width:
-            raise ValueError(f"crop is {self.crop}, but must lie inside {height} x {width}")
+        check_crop(self.crop, *self.hr.shape[:2])
 
 
 def compare_methods(
