@@ -41,6 +41,8 @@ def test_the_published_student():
         ("mrda-x2", 5_691_025, None),
         ("mrda-x3", 5_875_665, None),
         ("mrda-teacher-x4", 5_910_737, "175.687"),
+        ("mrda-gan-x4", 19_587_781, "575.758"),
+        ("mrda-gan-teacher-x4", 19_731_781, None),
         ("mln-x4", 2_073_219, "224.214"),
         ("mln-x2", 1_482_883, None),
         ("mln-x3", 2_220_803, None),
@@ -54,9 +56,15 @@ def test_the_published_totals(name, parameters, giga):
         assert f"{counted.mult_adds / 1e9:.3f}" == giga
 
 
+def test_the_static_convolutions_of_the_gan_are_what_table_iv_counts():
+    assert complexity(on_meta(MODELS["mrda-gan-x4"])).mult_adds_static_conv == 572_963_846_400
+
+
 def test_the_models_are_all_there_and_of_their_scale():
-    assert set(MODELS) == {f"{kind}-x{scale}" for kind in ("mrda", "mrda-teacher", "mln") for scale in (2, 3, 4)}
-    classes = {"mrda": MRDAStudent, "mrda-teacher": MRDATeacher, "mln": MLN}
+    every = {f"{kind}-x{scale}" for kind in ("mrda", "mrda-teacher", "mln") for scale in (2, 3, 4)}
+    assert set(MODELS) == every | {"mrda-gan-x4", "mrda-gan-teacher-x4"}
+    students, teachers = ("mrda", "mrda-gan"), ("mrda-teacher", "mrda-gan-teacher")
+    classes = {**dict.fromkeys(students, MRDAStudent), **dict.fromkeys(teachers, MRDATeacher), "mln": MLN}
     for name, build in MODELS.items():
         kind, _, scale = name.rpartition("-x")
         network = on_meta(build)
