@@ -1,0 +1,135 @@
+"""The whole training configuration."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+import yaml
+from pydantic import model_validator
+
+from mrda.config.base import STAGES, Int, Section, StageName
+from mrda.config.data import DataConfig, DegradationConfig
+from mrda.config.engine import EngineConfig, ValidationConfig
+from mrda.config.networks import AdaptationConfig, NetworksConfig
+from mrda.config.real import RealConfig, VisualConfig
+from mrda.config.stages import BicubicConfig, MetaConfig, StageConfig, StudentConfig, TeacherConfig
+
+
+class TrainConfig(Section):
+    """Everything that a training run of the three stages depends on."""
+
+    scale: Literal[2, 3, 4] = 4
+    """Upscaling factor."""
+    seed: Int = 1
+    """Every random draw of the run is a function of this seed, the stage, the step and the micro-batch."""
+    freeze_upscaler: Literal["all", "student_only", "none"] = "all"
+    """Where the MLN's upscaler stays as bicubic pretraining left it: in every later stage (Table VI shows the
+    gain), in the student stage's adaptation only, or nowhere."""
+    data: DataConfig = DataConfig()
+    degradation: DegradationConfig = DegradationConfig()
+    real: RealConfig = RealConfig()
+    networks: NetworksConfig = NetworksConfig()
+    adaptation: AdaptationConfig = AdaptationConfig()
+    train: EngineConfig = EngineConfig()
+    validation: ValidationConfig = ValidationConfig()
+    bicubic: BicubicConfig = BicubicConfig()
+    meta: MetaConfig = MetaConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = StudentConfig()
+    visual: VisualConfig = VisualConfig()
+
+    @model_validator(mode="after")
+    def _patches_fit_the_blur(self) -> TrainConfig:
+        if self.degradation.type == "real" or self.degradation.kernel == "none":
+            return self
+        size, smallest = self.scale * self.data.patch_size, self.degradation.kernel_size // 2 + 1
+        if size < smallest:
+            raise ValueError(
+                f"scale * data.patch_size must be at least {smallest} px for a blur of "
+                f"degradation.kernel_size {self.degradation.kernel_size}, it was {size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _patches_fit_the_crops(self) -> TrainConfig:
+        patch = self.scale * self.data.patch_size
+        if self.data.crop_size is not None and self.degradation.type == "classic":
+            raise ValueError("data.crop_size is for degradation.type: real, but degradation.type is classic")
+        if self.hr_size < patch:
+            raise ValueError(
+                f"data.crop_size must be at least scale * data.patch_size, {patch}, it was {self.data.crop_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pool_is_filled_by_batches(self) -> TrainConfig:
+        pool = self.real.queue_size
+        if not pool or self.degradation.type == "classic":
+            return self
+        if self.degradation.per == "batch":
+            raise ValueError("real.queue_size needs degradation.per: image, for one degradation adapts the MLN else")
+        for name in ("meta", "teacher", "student"):
+            if pool % self.stage(name).batch:
+                raise ValueError(
+                    f"real.queue_size must be a multiple of {name}.batch, {self.stage(name).batch}, it was {pool}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _sharpened_targets_are_there(self) -> TrainConfig:
+        if self.visual.sharpened and not (self.degradation.type == "real" and self.real.usm):
+            raise ValueError(
+                "visual.l1_gt_usm, percep_gt_usm and gan_gt_usm need real.usm: true and degradation.type: real"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _oracle_has_a_kernel(self) -> TrainConfig:
+        if self.teacher.den_input == "kernel" and self.degradation.kernel == "none":
+            raise ValueError("teacher.den_input: kernel needs blur kernels, but degradation.kernel is none")
+        if self.teacher.den_input == "kernel" and self.degradation.type == "real":
+            raise ValueError("teacher.den_input: kernel needs one blur kernel, but degradation.type is real")
+        return self
+
+    @property
+    def hr_size(self) -> int:
+        """Side in HR pixels of what is degraded in training."""
+        return self.data.crop_size or self.scale * self.data.patch_size
+
+    def stage(self, name: StageName) -> StageConfig:
+        """The section of stage ``name``."""
+        section: StageConfig = getattr(self, name)
+        return section
+
+    def resized(self) -> TrainConfig:
+        """Give every stage `train.steps` steps, where that is set, its schedules in proportion; idempotent."""
+        if self.train.steps is None:
+            return self
+        return self.model_copy(update={name: _resized(self.stage(name), self.train.steps) for name in STAGES})
+
+    def to_yaml(self) -> str:
+        """The whole configuration as YAML, which `mrda.configs.load_config` reads back to an equal one."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+AnyStage = TypeVar("AnyStage", bound=StageConfig)
+
+_SCHEDULES = (
+    "halve_every",
+    "halve_first",
+    "encoder_steps",
+    "encoder_decay_every",
+    "encoder_decay_first",
+    "visual_from",
+)
+
+
+def _resized(stage: AnyStage, steps: int) -> AnyStage:
+    lengths = {name: getattr(stage, name, None) for name in _SCHEDULES}
+    scaled = {
+        # None stays the default of what it stands for, and 0 encoder steps stay none.
+        name: max(1, round(length * steps / stage.steps))
+        for name, length in lengths.items()
+        if length
+    }
+    return stage.model_copy(update={"steps": steps, **scaled})
