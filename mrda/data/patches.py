@@ -33,13 +33,16 @@ class PatchSampler:
 
     Each patch picks a photo and a place uniformly, then a horizontal flip, a vertical flip and a transposition, each
     with probability 1/2 and independently. Of a cached photo it picks one of the tiles uniformly, then a place in it;
-    so a photo counts once, however large it is.
+    so a photo counts once, however large it is. Photos that are smaller than what is asked for are reflected at
+    bottom and right, as Real-ESRGAN does.
 
     Args:
         images: photos (H, W, 3), uint8 or uint16; 16-bit ones are reduced to 8 bits. Kept in memory.
-        size: side of the patches in HR pixels.
+        size: side of the patches in HR pixels, which every photo must have.
         names: what to call the photos in an error message.
         caches: further photos, which stay on the disk.
+        hflip: whether patches are flipped horizontally.
+        rotate: whether they are flipped vertically and transposed.
 
     Raises:
         ValueError: there is no photo, or a photo or tile is smaller than the patches.
@@ -51,8 +54,12 @@ class PatchSampler:
         size: int,
         names: Iterable[Source],
         caches: Iterable[PatchCache] = (),
+        *,
+        hflip: bool = True,
+        rotate: bool = True,
     ) -> None:
         self.size = size
+        self.hflip, self.rotate = hflip, rotate
         self._images: list[npt.NDArray[np.uint8]] = []
         for image, name in zip(images, names, strict=True):
             height, width = image.shape[:2]
@@ -74,11 +81,17 @@ class PatchSampler:
         """Number of photos."""
         return self._ends[-1]
 
-    def sample(self, batch: int, generator: torch.Generator) -> Tensor:
-        """Draw ``batch`` patches: (batch, 3, size, size) uint8, a function of the generator's state alone."""
-        return torch.stack([self._patch(generator) for _ in range(batch)])
+    def sample(self, batch: int, generator: torch.Generator, size: int | None = None) -> Tensor:
+        """Draw ``batch`` patches: (batch, 3, size, size) uint8, a function of the generator's state alone.
 
-    def _patch(self, generator: torch.Generator) -> Tensor:
+        Args:
+            batch: how many.
+            generator: source of the random draws.
+            size: their side in HR pixels, which may be more than a photo has; None is that of the sampler.
+        """
+        return torch.stack([self._patch(size or self.size, generator) for _ in range(batch)])
+
+    def _patch(self, size: int, generator: torch.Generator) -> Tensor:
         def draw(limit: int) -> int:
             return int(torch.randint(limit, (), generator=generator))
 
@@ -89,11 +102,16 @@ class PatchSampler:
         else:
             cache, photo = self._caches[where - 1], photo - self._ends[where - 1]
             image = cache.tile(photo, draw(cache.tiles(photo)))
-        top, left = draw(image.shape[0] - self.size + 1), draw(image.shape[1] - self.size + 1)
-        window = image[top : top + self.size, left : left + self.size]
+        missing = [(0, max(0, size - length)) for length in image.shape[:2]]
+        if any(after for _, after in missing):
+            image = np.pad(image, (*missing, (0, 0)), mode="reflect")
+        top, left = draw(image.shape[0] - size + 1), draw(image.shape[1] - size + 1)
+        window = image[top : top + size, left : left + size]
         patch = torch.from_numpy(window.transpose(2, 0, 1).copy())  # the file's own pages are read-only
-        if draw(2):
+        if self.hflip and draw(2):
             patch = patch.flip(2)
+        if not self.rotate:
+            return patch
         if draw(2):
             patch = patch.flip(1)
         return patch.transpose(1, 2) if draw(2) else patch
@@ -106,7 +124,7 @@ def load_patches(
 
     Args:
         config: the data section of the configuration.
-        scale: upscaling factor; the HR patches are ``scale * config.patch_size`` px wide.
+        scale: upscaling factor; the HR patches are ``scale * config.patch_size`` px wide, and no photo may be smaller.
         track: wraps the photos (given their number) while they are read, to show progress.
         memory: bytes that decoded photos may take; None is `memory_budget`.
 
@@ -119,7 +137,8 @@ def load_patches(
     sources = find_images(photos, recursive=config.recursive)
     _check_memory(sources, memory_budget() if memory is None else memory)
     images = (read_rgb(source) for source in track(sources, len(sources)))
-    return PatchSampler(images, scale * config.patch_size, sources, caches)
+    size = scale * config.patch_size
+    return PatchSampler(images, size, sources, caches, hflip=config.use_hflip, rotate=config.use_rot)
 
 
 def memory_budget() -> int:

@@ -60,6 +60,25 @@ def test_the_draws_stay_as_they_were() -> None:
     ]
 
 
+def test_a_photo_smaller_than_the_crop_is_reflected_at_bottom_and_right() -> None:
+    image = coordinates(8, 11)
+    sampler = PatchSampler([image], 8, ["a"], hflip=False, rotate=False)
+    [patch] = sampler.sample(1, seeded(0), size=20)
+    expected = np.pad(image, ((0, 12), (0, 9), (0, 0)), mode="reflect").transpose(2, 0, 1)
+    assert np.array_equal(patch.numpy(), expected)
+    assert patch[:, 8].equal(patch[:, 6])  # the last row is not repeated
+    assert sampler.sample(1, seeded(0)).shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize(("hflip", "rotate", "count"), [(False, False, 1), (True, False, 2), (False, True, 4)])
+def test_augmentation_can_be_left_out(hflip: bool, rotate: bool, count: int) -> None:
+    sampler = PatchSampler([coordinates(9, 9)], 8, ["a"], hflip=hflip, rotate=rotate)
+    orientations = {place(patch)[3] for patch in sampler.sample(100, seeded(0))}
+    assert len(orientations) == count
+    if not rotate:
+        assert not any(transposed or flipped for transposed, flipped, _ in orientations)
+
+
 def test_patches_are_windows_in_all_eight_orientations() -> None:
     height, width, size = 11, 9, 8
     sampler = PatchSampler([coordinates(height, width), coordinates(height, width, 1)], size, ["a", "b"])
