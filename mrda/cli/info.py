@@ -99,6 +99,7 @@ def _text(facts: dict[str, Any]) -> str:
         " static conv": cost("mult_adds_static_conv"),
         " dynamic conv": cost("mult_adds_dynamic_conv"),
         " linear": cost("mult_adds_linear"),
+        " executed": f"{cost('mult_adds_executed')} with the upscaler as one convolution",
         **{key: value for key, value in facts["hyperparameters"].items() if key != "scale"},
     }
     return "\n".join(f"{key:<14}{value}" for key, value in lines.items())

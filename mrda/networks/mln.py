@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from mrda.checks import check_image, check_int
-from mrda.networks.layers import NEGATIVE_SLOPE, PixelShuffleUpscaler, conv3x3
+from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3
+from mrda.networks.upscaler import PixelShuffleUpscaler
 
 
 class MLN(nn.Module):

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mrda.checks import check_image, check_int, check_like, check_number, check_positive, check_tensor
-from mrda.networks.layers import NEGATIVE_SLOPE, PixelShuffleUpscaler, conv3x3
+from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3
 from mrda.networks.rda_conv import DASRConv, RDAConv, build_conv
+from mrda.networks.upscaler import PixelShuffleUpscaler
 from mrda_kernels.dispatch import check_name
 
 DIV2K_RGB_MEAN = (0.4488, 0.4371, 0.4040)

@@ -1,0 +1,156 @@
+"""The upscaler of all networks: sub-pixel convolutions without activation, run as one convolution where that pays.
+
+A chain of convolutions and pixel shuffles is one affine map: a 5x5 convolution C -> 3 scale^2 on the LR grid and a
+single pixel shuffle. Only the outermost ring of LR pixels differs, as each map on the way is padded with zeros there;
+first, inner and last rows and columns have a kernel and a bias each.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mrda.checks import check_scale
+from mrda.networks.layers import conv3x3
+from mrda_kernels.transforms import functorch_is_active
+
+_SIZE = 5  # of the collapsed kernels: the chain's maps reach two LR pixels far
+_REACH = _SIZE // 2
+
+
+class Collapsed(NamedTuple):
+    """The chain as one convolution, for the 3 x 3 kinds of rows and columns: first, inner, last.
+
+    Attributes:
+        weight: (3, 3, 3 scale^2, C, 5, 5).
+        bias: (3, 3, 3 scale^2).
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Return (B, 3 scale^2, H, W), to be shuffled, of features (B, C, H, W) with H and W at least 2."""
+        padded = F.pad(features, (_REACH,) * 4)
+        bands = padded[:, :, :_SIZE], padded, padded[:, :, -_SIZE:]
+        first, inner, last = (self._row(kind, band) for kind, band in enumerate(bands))
+        return torch.cat([first, inner[:, :, 1:-1], last], dim=2)
+
+    def _row(self, kind: int, padded: Tensor) -> Tensor:
+        parts = padded[..., :_SIZE], padded, padded[..., -_SIZE:]
+        first, inner, last = (
+            F.conv2d(part, self.weight[kind, place], self.bias[kind, place]) for place, part in enumerate(parts)
+        )
+        return torch.cat([first, inner[..., 1:-1], last], dim=3)
+
+
+class PixelShuffleUpscaler(nn.Module):
+    """Features (B, C, H, W) to an image (B, 3, scale*H, scale*W): sub-pixel convolutions, no activation.
+
+    x2 is one convolution C -> 4C and a pixel shuffle, x4 two such steps, x3 one step C -> 9C; a last
+    convolution C -> 3 follows.
+
+    Attributes:
+        collapse: whether to run the whole chain as one convolution: never (False), always (True), or wherever no
+            gradient is to reach the chain's weights (None, the default), which are then collapsed once. Images of a
+            single row or column always go the long way.
+    """
+
+    def __init__(self, num_feat: int, scale: int) -> None:
+        super().__init__()
+        check_scale(scale)
+        steps = [3] if scale == 3 else [2] * (scale // 2)
+        layers: list[nn.Module] = []
+        for step in steps:
+            layers += [conv3x3(num_feat, step * step * num_feat), nn.PixelShuffle(step)]
+        self.expand = nn.Sequential(*layers)
+        self.last = conv3x3(num_feat, 3)
+        self.scale = scale
+        self.collapse: bool | None = None
+        self._kept: tuple[object, Collapsed] | None = None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the image of ``features``."""
+        if min(features.shape[2:]) < 2 or not self._collapses():
+            return self._chain(features)
+        return F.pixel_shuffle(self._collapsed()(features), self.scale)
+
+    def _chain(self, features: Tensor) -> Tensor:
+        return self.last(self.expand(features))
+
+    def _collapses(self) -> bool:
+        if self.collapse is not None:
+            return self.collapse
+        return not (self._is_trained() or torch.compiler.is_compiling() or functorch_is_active())
+
+    def _is_trained(self) -> bool:
+        return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
+
+    def _collapsed(self) -> Collapsed:
+        """The collapsed chain, kept until a weight changes, moves or is converted."""
+        if self._is_trained() or torch.compiler.is_compiling() or functorch_is_active():
+            return self.collapsed()
+        weights = list(self.parameters())
+        if any(weight.is_inference() for weight in weights):  # their changes can't be seen
+            return self.collapsed()
+        now = [(weight.data_ptr(), weight._version, weight.dtype, weight.device) for weight in weights]
+        if self._kept is None or self._kept[0] != now:
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(weights[0].device.type, enabled=False):
+                collapsed = self.collapsed(dtype=torch.float64)
+            self._kept = now, collapsed
+        return self._kept[1]
+
+    def collapsed_mult_adds(self, height: int, width: int) -> int:
+        """Multiply-adds of one image of LR size where the chain is collapsed, the ring at the border included."""
+        outputs, per_pixel = 3 * self.scale**2, self.last.in_channels * _SIZE**2
+        rows, columns = height + 2, width + 2  # a row and a column of every kind are computed once more
+        return rows * columns * outputs * per_pixel
+
+    def collapsed(self, dtype: torch.dtype | None = None) -> Collapsed:
+        """Collapse the chain; differentiable with respect to its weights.
+
+        Args:
+            dtype: what to compute in; None is that of the weights.
+
+        Returns:
+            Kernels and biases in the dtype of the weights.
+        """
+        own = self.last.weight.dtype
+        convs = [layer for layer in self.expand if isinstance(layer, nn.Conv2d)]
+        weights = [conv.weight.to(dtype or own) for conv in [*convs, self.last]]
+        biases = [conv.bias.to(dtype or own) for conv in [*convs, self.last] if conv.bias is not None]
+        step = 3 if self.scale == 3 else 2
+        outputs = 3 * self.scale**2
+
+        # Three LR rows and columns have all kinds. The chain's adjoint, applied to each single output pixel of them,
+        # gives the weights with which that pixel sees the features around it; zeros in, and the bias comes out.
+        pixels = torch.eye(outputs * 9, dtype=weights[0].dtype, device=weights[0].device)
+        seen = pixels.reshape(9 * outputs, outputs, 3, 3)
+        image = F.conv_transpose2d(F.pixel_shuffle(seen, self.scale), weights[-1], padding=1)
+        for weight in weights[-2:0:-1]:
+            image = F.conv_transpose2d(F.pixel_unshuffle(image, step), weight, padding=1)
+        wide = F.conv_transpose2d(F.pixel_unshuffle(image, step), weights[0])  # 5x5: features beyond the border too
+        # Of the pixel in row i, column j of the three, the 5x5 features around it lie at i-2 and j-2 in those around
+        # the middle; the others it does not see.
+        wide = wide.reshape(outputs, 3, 3, *wide.shape[1:])
+        weight = torch.stack(
+            [
+                torch.stack([_around(wide[:, row, column], row - 1, column - 1) for column in range(3)])
+                for row in range(3)
+            ]
+        )
+        zeros = torch.zeros(1, weights[0].shape[1], 3, 3, dtype=weights[0].dtype, device=weights[0].device)
+        for conv, bias in zip(weights[:-1], biases[:-1], strict=True):
+            zeros = F.pixel_shuffle(F.conv2d(zeros, conv, bias, padding=1), step)
+        bias = F.pixel_unshuffle(F.conv2d(zeros, weights[-1], biases[-1], padding=1), self.scale)[0]
+        return Collapsed(weight.to(own), bias.permute(1, 2, 0).to(own))
+
+
+def _around(kernel: Tensor, down: int, right: int) -> Tensor:
+    """Kernels (N, C, 5, 5) on the features around the middle, on those ``down`` and ``right`` of it instead."""
+    kernel = F.pad(kernel, (max(0, -right), max(0, right), max(0, -down), max(0, down)))
+    top, left = max(0, down), max(0, right)
+    return kernel[..., top : top + _SIZE, left : left + _SIZE]
