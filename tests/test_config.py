@@ -13,7 +13,8 @@ ROWS = ["t1", "t2", "t3", "s1", "s2", "s3", "s4", "s5", "s6", "fixed_upscaler", 
 
 
 def test_the_packaged_configurations_are_these() -> None:
-    assert set(configs()) == {"demo", "toy", *SETTINGS, *(f"ablation/{row}" for row in ROWS)}
+    rows = {f"ablation/{row}" for row in ROWS}
+    assert set(configs()) == {"demo", "toy", *SETTINGS, *rows, "release/mrda-x4-iso"}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -143,6 +144,7 @@ def test_every_field_is_described() -> None:
         ("techer.steps=1", "unknown config key 'techer'; did you mean 'teacher'?"),
         ("adaptation={reset_mln: false, per: image}", "'adaptation': reset_mln: false needs per: batch"),
         ("train.stages=[]", "'train.stages': list should have at least 1 item"),
+        ("adaptation={images: 2, per: image}", "'adaptation': images needs per: batch"),
         ("train.ema_decay=1", "'train.ema_decay': input should be less than 1"),
         ("meta.maml_order=3", "'meta.maml_order': input should be 1 or 2, it was 3"),
         ("patch_size=1", "unknown config key 'patch_size'; did you mean 'data.patch_size'?"),

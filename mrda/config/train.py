@@ -84,6 +84,12 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _what_adapts_shares_a_degradation(self) -> TrainConfig:
+        if self.adaptation.images is not None and self.degradation.per == "image":
+            raise ValueError("adaptation.images needs degradation.per: batch, for the other images have others else")
+        return self
+
+    @model_validator(mode="after")
     def _oracle_has_a_kernel(self) -> TrainConfig:
         if self.teacher.den_input == "kernel" and self.degradation.kernel == "none":
             raise ValueError("teacher.den_input: kernel needs blur kernels, but degradation.kernel is none")

@@ -35,12 +35,12 @@ class Adapter:
 
     def features(self, lr: Tensor, lr_up: Tensor, hr: Tensor, mean: Mean | None = None) -> Tensor:
         """D'_T (B, C', H, W) in float32, detached: the features of the MLN adapted to this very batch."""
-        per_image = self.options.per == "image"
+        per_image, some = self.options.per == "image", slice(self.options.images)
         weights = adaptation.adapt(
             self.mln,
-            lr,
-            lr_up,
-            hr,
+            lr[some],
+            lr_up[some],
+            hr[some],
             inner_lr=self.options.inner_lr,
             steps=self.options.inner_steps,
             freeze_upscaler=self.freeze_upscaler,

@@ -132,7 +132,7 @@ def build_teacher(config: TrainConfig) -> MRDATeacher | MRDAStudent | MRDAOracle
 
 def build_degradation(config: TrainConfig) -> ClassicDegradation:
     """The degradation that the config describes."""
-    return ClassicDegradation(config.scale, **config.degradation.model_dump())
+    return ClassicDegradation(config.scale, **config.degradation.model_dump(exclude={"type"}))
 
 
 def upscaler_is_frozen(config: TrainConfig, stage: StageName) -> bool:

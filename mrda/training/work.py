@@ -15,7 +15,8 @@ def work(config: TrainConfig, stage: StageName, steps: int) -> float:
     mln = networks.mln_feat**2 * (networks.mln_body + 20)
     rdan = networks.num_feat**2 * (2 * networks.num_blocks + 21)
     den = 4 * networks.den_width**2  # its later layers are wider, on fewer pixels
-    adaptation = config.adaptation.inner_steps * mln
+    adapted, all_images = config.adaptation.images, config.stage(stage).batch
+    adaptation = config.adaptation.inner_steps * mln * min(1.0, (adapted or all_images) / all_images)
     teacher_adapts = config.teacher.den_input == "features"
     per_image = {
         "bicubic": mln,
