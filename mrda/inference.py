@@ -1,17 +1,23 @@
 """Upscaling a photograph with a trained student: an image in, an image of the same kind out."""
 
+import math
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
+from mrda.checks import check_int
 from mrda.degradations.resample import bicubic
 from mrda.images import canonical, to_array, to_tensor
+from mrda.memory import free_memory
 from mrda.networks import MRDAStudent, Network, load_network, load_official
 from mrda.networks.layers import to_channels_last
+from mrda.tiling import Tile, tiles
 
 ImageT = TypeVar("ImageT", Image.Image, np.ndarray, torch.Tensor)
 
@@ -44,33 +50,77 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+SMALLEST_TILE = 16
+"""LR pixels below which a tile is not halved."""
+ALPHA_REACH = 4
+"""LR pixels around it that a pixel of the enlarged alpha sees, generously."""
+STRIP_PIXELS = 2**20
+"""LR pixels whose degradation is read at a time."""
+
+
 class Upscaler:
     """Blind super-resolution of photographs by MRDA_S: no HR, no kernel and no adaptation is needed.
+
+    Large images go through the network in tiles, with the very result of the whole: the degradation is read from all of
+    the image, and each tile sees as far around itself as the network does. Where memory runs out the tiles are halved.
+    It may be called from several threads at once.
 
     Args:
         network: the student; it is set to evaluation mode and, where `device` is given, moved there.
         device: where to compute; None leaves the network where it is.
+        tile: the largest side of a tile in LR pixels; None takes images whole, "auto" as much as fits into memory.
+        tile_pad: LR pixels that a tile sees around itself; None is the network's reach (`network.rdan.reach`), and less
+            only approximates the whole.
+        dtype: what the trunk computes in: float32, bfloat16 or float16; the degradation and the last convolution are
+            float32 always. None is float32 on a CPU, and bfloat16 on a GPU that has it. What is not finite in half
+            precision is done again in float32.
+        notify: told, in a sentence, what one would like to know: once that tiles are approximate, that memory ran out
+            or that half precision did not do. None gives warnings.
 
     Raises:
-        TypeError: `network` is not an MRDAStudent (the teacher and the MLN need the HR image).
+        TypeError: `network` is not an MRDAStudent (the teacher and the MLN need the HR image), or a size is no int.
+        ValueError: a size or the dtype is not as described.
 
     Example:
         >>> upscaler = Upscaler.from_pretrained("runs/demo/student/weights.safetensors")
         >>> upscaler(Image.open("photo.png")).save("photo_x4.png")
     """
 
-    def __init__(self, network: MRDAStudent, *, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self,
+        network: MRDAStudent,
+        *,
+        device: torch.device | str | None = None,
+        tile: int | Literal["auto"] | None = "auto",
+        tile_pad: int | None = None,
+        dtype: torch.dtype | None = None,
+        notify: Callable[[str], None] | None = None,
+    ) -> None:
         if not isinstance(network, MRDAStudent):
             raise TypeError(f"network is {type(network).__name__}, but must be an MRDAStudent")
+        if tile is not None and tile != "auto":
+            check_int("tile", tile)
+        if tile_pad is not None:
+            check_int("tile_pad", tile_pad, minimum=0)
+        if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"dtype is {dtype}, but must be float32, bfloat16 or float16")
         self.network = to_channels_last(network.eval().to(device))
+        self.tile = tile
+        self.tile_pad = network.rdan.reach if tile_pad is None else tile_pad
+        self.dtype = _best_dtype(self.device) if dtype is None else dtype
+        self._notify = notify or _warn
+        self._told: set[str] = set()
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, device: torch.device | str | None = None) -> "Upscaler":
+    def from_pretrained(
+        cls, path: str | Path, *, device: torch.device | str | None = None, **options: Any
+    ) -> "Upscaler":
         """Load a student.
 
         Args:
             path: as for `load_weights`.
             device: where to compute; None chooses CUDA where there is such a device.
+            **options: the other arguments of `Upscaler`.
 
         Raises:
             ValueError: there is no such file, it does not hold weights, or those of another network.
@@ -81,24 +131,31 @@ class Upscaler:
                 f"{path} holds the network {type(network).__name__}, but upscaling needs an MRDAStudent, "
                 "the only one that does without the HR image"
             )
-        return cls(network, device=device or default_device())
+        return cls(network, device=device or default_device(), **options)
 
     @property
     def scale(self) -> int:
         """The factor by which height and width grow."""
         return self.network.scale
 
-    def __call__(self, image: ImageT) -> ImageT:
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.network.parameters()).device
+
+    def __call__(self, image: ImageT, *, progress: Callable[[float], None] | None = None) -> ImageT:
         """Upscale an image.
 
         Gray images go through the network as three equal channels, whose results are averaged; alpha is
-        enlarged by bicubic interpolation.
+        enlarged by bicubic interpolation, and what is fully transparent takes the colour of its surroundings, which
+        would bleed into the rest else.
 
         Args:
             image: a Pillow image in any mode but 32-bit ones; a numpy array (H, W) or (H, W, C), uint8,
                 uint16 or floating point in [0, 1]; or a floating-point tensor (C, H, W) or (B, C, H, W) in
                 [0, 1].
                 C is 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha).
+            progress: told the share of the image, up to 1, that is done after each tile.
 
         Returns:
             The image `scale` times as high and wide: the same kind, dtype and channels (and device, of a
@@ -108,35 +165,186 @@ class Upscaler:
             TypeError: another kind of image or dtype.
             ValueError: another shape, or a Pillow image whose value range is unknown.
         """
+        progress = progress or _ignore
         if isinstance(image, Image.Image):
-            return Image.fromarray(self._upscale_array(np.asarray(canonical(image))))
+            return Image.fromarray(self._upscale_array(np.asarray(canonical(image)), progress))
         if isinstance(image, np.ndarray):
-            return self._upscale_array(image)
+            return self._upscale_array(image, progress)
         if not isinstance(image, torch.Tensor):
             raise TypeError(f"image is {type(image).__name__}, but must be a Pillow image, array or tensor")
         if not image.is_floating_point():
             raise TypeError(f"image has dtype {image.dtype}, but must be a floating point tensor")
         if image.ndim not in (3, 4):
             raise ValueError(f"image has shape {tuple(image.shape)}, but must be (C, H, W) or (B, C, H, W)")
-        sr = self._upscale(image if image.ndim == 4 else image[None]).to(image.device, image.dtype)
+        batch = image if image.ndim == 4 else image[None]
+        height, width = (self.scale * side for side in batch.shape[2:])
+        sr = torch.empty(*batch.shape[:2], height, width, dtype=image.dtype, device=image.device)
+
+        def put(rows: slice, columns: slice, part: torch.Tensor) -> None:
+            sr[:, :, rows, columns] = part.to(sr)
+
+        self._upscale(batch, put, progress)
         return sr if image.ndim == 4 else sr[0]
 
-    def _upscale_array(self, array: np.ndarray) -> np.ndarray:
-        sr = to_array(self._upscale(to_tensor(array)), array.dtype)
-        return sr if array.ndim == 3 else sr[..., 0]
+    def _upscale_array(self, array: np.ndarray, progress: Callable[[float], None]) -> np.ndarray:
+        lr = to_tensor(array)
+        height, width = (self.scale * side for side in lr.shape[2:])
+        sr = np.empty((height, width, *array.shape[2:]), array.dtype)
+
+        def put(rows: slice, columns: slice, part: torch.Tensor) -> None:
+            sr[rows, columns] = to_array(part, array.dtype).reshape(sr[rows, columns].shape)
+
+        self._upscale(lr, put, progress)
+        return sr
 
     @torch.no_grad()  # not inference_mode, whose tensors the caller could not use in training
-    def _upscale(self, image: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> (B, C, scale H, scale W), clipped to [0, 1]."""
-        channels = image.shape[1]
+    def _upscale(
+        self,
+        image: torch.Tensor,
+        put: Callable[[slice, slice, torch.Tensor], None],
+        progress: Callable[[float], None],
+    ) -> None:
+        """Hand the parts of SR (B, C, scale H, scale W) in [0, 1] to ``put``, with their rows and columns."""
+        channels, (height, width) = image.shape[1], image.shape[2:]
         if channels not in (1, 2, 3, 4):
             raise ValueError(f"image has {channels} channels, but must have 1, 2, 3 or 4")
-        parameter = next(self.network.parameters())
-        image = image.to(parameter.device, parameter.dtype)
         colour, alpha = image.tensor_split([1 if channels < 3 else 3], dim=1)
-        sr = self.network(colour.expand(-1, 3, -1, -1))
-        if channels < 3:
+        if alpha.shape[1]:
+            colour = fill_transparent(colour.float(), alpha.float())
+        degradation = self._degradation(colour)
+        side = self._side(len(image), height, width)
+        while True:
+            try:
+                done = 0
+                for tile in tiles(height, width, side, self.tile_pad if side < max(height, width) else 0):
+                    part = self._tile(colour, alpha, degradation, tile)
+                    rows, columns = (_enlarged(cut, self.scale) for cut in (tile.rows, tile.columns))
+                    put(rows, columns, part)
+                    done += (tile.rows.stop - tile.rows.start) * (tile.columns.stop - tile.columns.start)
+                    progress(done / (height * width))
+                return
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or side <= SMALLEST_TILE:
+                    raise
+            # Outside of the handler, or the traceback would keep the tensors of the failed try.
+            side = max(SMALLEST_TILE, min(side, max(height, width)) // 2)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._tell("memory", f"memory ran out: going on with tiles of {side} px")
+
+    def _degradation(self, colour: torch.Tensor) -> torch.Tensor:
+        """The raw IDR of the whole image, which all its tiles share."""
+        rows = max(1, STRIP_PIXELS // (len(colour) * colour.shape[3]))
+        colour = colour.expand(-1, 3, -1, -1)
+        if rows >= colour.shape[2]:
+            return self.network.degradation(colour.to(next(self.network.parameters())))
+        return self.network.den.in_strips(colour, rows)
+
+    def _tile(self, colour: torch.Tensor, alpha: torch.Tensor, degradation: torch.Tensor, tile: Tile) -> torch.Tensor:
+        seen = colour[:, :, tile.seen_rows, tile.seen_columns]
+        lr = seen.to(degradation).expand(-1, 3, -1, -1)
+        sr = self._network(lr, degradation)
+        sr = sr[
+            :, :, _inside(tile.rows, tile.seen_rows, self.scale), _inside(tile.columns, tile.seen_columns, self.scale)
+        ]
+        if colour.shape[1] == 1:
             sr = sr.mean(dim=1, keepdim=True)
         if alpha.shape[1]:
-            sr = torch.cat([sr, bicubic(alpha, self.scale)], dim=1)
+            around = [
+                slice(max(0, cut.start - ALPHA_REACH), min(length, cut.stop + ALPHA_REACH))
+                for cut, length in zip((tile.rows, tile.columns), alpha.shape[2:], strict=True)
+            ]
+            enlarged = bicubic(alpha[:, :, around[0], around[1]].to(degradation), self.scale)
+            rows, columns = _inside(tile.rows, around[0], self.scale), _inside(tile.columns, around[1], self.scale)
+            sr = torch.cat([sr, enlarged[:, :, rows, columns]], dim=1)
         return sr.clamp(0, 1)
+
+    def _network(self, lr: torch.Tensor, degradation: torch.Tensor) -> torch.Tensor:
+        rdan = self.network.rdan
+        if self.dtype == torch.float32 or degradation.dtype != torch.float32:
+            return rdan(lr, degradation)
+        with torch.autocast(lr.device.type, self.dtype):
+            sr = rdan(lr, degradation).float()
+        if sr.isfinite().all():
+            return sr
+        self._tell("finite", f"{self.dtype} gave values that are not finite: computing these parts in float32")
+        return rdan(lr, degradation)
+
+    def _side(self, batch: int, height: int, width: int) -> int:
+        """The largest side of a tile, in LR pixels."""
+        longest = max(height, width)
+        if self.tile is None:
+            return longest
+        if self.tile == "auto":
+            pixels = free_memory(self.device) // (2 * batch * self._bytes_per_pixel())
+            if height * width <= pixels:
+                return longest
+            side = max(SMALLEST_TILE, math.isqrt(pixels) - 2 * self.tile_pad)
+        else:
+            side = self.tile
+        if side < longest and self.tile_pad < self.network.rdan.reach:
+            self._tell(
+                "pad",
+                f"tiles that see {self.tile_pad} px around themselves only approximate the whole image: "
+                f"the network sees {self.network.rdan.reach} px",
+            )
+        return side
+
+    def _bytes_per_pixel(self) -> int:
+        """Bytes of working memory per LR pixel of a tile: some ten maps of the trunk, or the last map and SR."""
+        size = torch.finfo(self.dtype).bits // 8
+        trunk = 10 * size * self.network.rdan.hyperparameters["num_feat"]
+        return trunk + 4 * 4 * 3 * self.scale**2
+
+    def _tell(self, what: str, message: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            self._notify(message)
+
+
+def fill_transparent(colour: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    """Give fully transparent pixels the colours around them, the nearest ones, so that no others bleed into the image.
+
+    Args:
+        colour: (B, C, H, W).
+        alpha: (B, 1, H, W) in [0, 1].
+
+    Returns:
+        ``colour``, changed only where alpha is 0; there it is 0 if the image is transparent everywhere.
+    """
+    hidden = alpha == 0
+    if not hidden.any():
+        return colour
+    return torch.where(hidden, _surroundings(colour * alpha, alpha), colour)
+
+
+def _surroundings(weighted: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Means of colours at the finest of ever coarser grids at which there are any."""
+    mean = weighted / weight.clamp(min=torch.finfo(weight.dtype).tiny)
+    if max(weight.shape[2:]) == 1 or not (weight == 0).any():
+        return mean
+    pooled = [torch.nn.functional.avg_pool2d(map, 2, ceil_mode=True) for map in (weighted, weight)]
+    coarse = _surroundings(*pooled).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    return torch.where(weight == 0, coarse[:, :, : weight.shape[2], : weight.shape[3]], mean)
+
+
+def _best_dtype(device: torch.device) -> torch.dtype:
+    half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if half else torch.float32
+
+
+def _enlarged(cut: slice, scale: int) -> slice:
+    return slice(scale * cut.start, scale * cut.stop)
+
+
+def _inside(cut: slice, seen: slice, scale: int) -> slice:
+    """Where the SR of ``cut`` lies in that of ``seen``."""
+    return slice(scale * (cut.start - seen.start), scale * (cut.stop - seen.start))
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def _ignore(share: float) -> None:
+    pass

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+from pathlib import Path
+
+import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 _LARGEST_HEAP_BLOCK = 32 << 20  # bytes; glibc takes no larger mmap threshold
@@ -21,3 +25,28 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_HEAP_BLOCK)
     libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be had on a device; of a system that does not tell, a GiB."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + unused
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return min(1024 * int(line.split()[1]), _container_memory())
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return 1 << 30
+
+
+def _container_memory() -> int:
+    """Bytes that this container may still take, where it has a limit (Linux, control groups version 2)."""
+    limit, used = (Path("/sys/fs/cgroup") / f"memory.{name}" for name in ("max", "current"))
+    if not (limit.is_file() and used.is_file()):
+        return 2**63 - 1
+    text = limit.read_text(encoding="ascii").strip()
+    return int(text) - int(used.read_text(encoding="ascii")) if text.isdecimal() else 2**63 - 1

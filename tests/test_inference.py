@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from mrda.degradations.resample import bicubic
-from mrda.inference import Upscaler, is_out_of_memory, load_weights
+from mrda.inference import Upscaler, fill_transparent, is_out_of_memory, load_weights
 from mrda.networks import MLN, MRDAStudent, MRDATeacher, save_network, to_official
 
 TINY = {"num_feat": 8, "num_blocks": 2, "den_width": 4}
@@ -182,3 +182,178 @@ def test_load_weights_refuses_a_state_dict_of_other_things(tmp_path):
     torch.save({"head": torch.arange(3)}, path)
     with pytest.raises(ValueError, match=r"counts\.pth"):
         load_weights(path)
+
+
+# Tiles
+
+
+def double(scale: int) -> MRDAStudent:
+    """A student whose output depends on its surroundings to a degree that no rounding hides."""
+    torch.manual_seed(1)
+    network = MRDAStudent(scale=scale, **TINY).double()
+    for parameter in network.parameters():
+        parameter.data *= 2
+    return network
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_tiles_give_the_whole_image(scale, channels):
+    network = double(scale)
+    image = torch.rand(1, channels, 37, 45, dtype=torch.float64)
+    whole = Upscaler(network, tile=None)(image)
+    reach = network.rdan.reach
+    assert reach == 1 + 2 * 4 + 1 + 2
+    for tile in (5, 16, 40):
+        torch.testing.assert_close(Upscaler(network, tile=tile)(image), whole, rtol=0, atol=1e-12)
+
+
+def test_a_smaller_pad_is_approximate_and_said_once():
+    network, said = double(2), []
+    image = torch.rand(1, 3, 40, 40, dtype=torch.float64)
+    upscaler = Upscaler(network, tile=20, tile_pad=network.rdan.reach - 1, notify=said.append)
+    difference = (upscaler(image) - Upscaler(network, tile=None)(image)).abs().max()
+    assert 1e-12 < difference < 0.1
+    upscaler(image)
+    assert said == ["tiles that see 11 px around themselves only approximate the whole image: the network sees 12 px"]
+
+
+def test_the_published_network_reaches_112_pixels():
+    with torch.device("meta"):
+        assert MRDAStudent(scale=4).rdan.reach == 112
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (13, 8), (37, 2), (40, 9)])
+@pytest.mark.parametrize("rows", [1, 4, 7, 100])
+def test_the_degradation_in_strips_is_that_of_the_whole(height, width, rows):
+    network = double(2)
+    lr = torch.rand(2, 3, height, width, dtype=torch.float64)
+    torch.testing.assert_close(network.den.in_strips(lr, rows), network.den(lr), rtol=1e-12, atol=1e-12)
+
+
+def test_large_images_are_read_in_strips_and_give_the_same(monkeypatch):
+    network = double(2)
+    image = torch.rand(1, 3, 33, 20, dtype=torch.float64)
+    whole = Upscaler(network, tile=None)(image)
+    monkeypatch.setattr("mrda.inference.STRIP_PIXELS", 100)
+    monkeypatch.setattr(network.den, "forward", None)  # or it could be read as a whole
+    torch.testing.assert_close(Upscaler(network, tile=None)(image), whole, rtol=0, atol=1e-12)
+
+
+def test_automatic_tiles_follow_the_free_memory(monkeypatch):
+    network = double(2)
+    image = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    whole = Upscaler(network, tile=None)(image)
+    sizes = []
+    monkeypatch.setattr(network.rdan, "forward", spy(network.rdan.forward, sizes))
+    upscaler = Upscaler(network)
+    upscaler(image)
+    assert sizes == [(64, 64)]
+
+    sizes.clear()
+    pixels = 48 * 48
+    monkeypatch.setattr("mrda.inference.free_memory", lambda device: 2 * pixels * upscaler._bytes_per_pixel())
+    torch.testing.assert_close(upscaler(image), whole, rtol=0, atol=1e-12)
+    assert len(sizes) == 9
+    assert max(height * width for height, width in sizes) <= pixels
+
+
+def spy(forward, sizes):
+    def noted(lr, degradation):
+        sizes.append(tuple(lr.shape[2:]))
+        return forward(lr, degradation)
+
+    return noted
+
+
+def test_out_of_memory_halves_the_tiles_and_is_told_once(monkeypatch):
+    network, said = double(2), []
+    image = torch.rand(1, 3, 60, 70, dtype=torch.float64)
+    whole = Upscaler(network, tile=None)(image)
+    forward = network.rdan.forward
+
+    def short(lr, degradation):
+        if lr.shape[2] * lr.shape[3] > 45 * 45:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(lr, degradation)
+
+    monkeypatch.setattr(network.rdan, "forward", short)
+    upscaler = Upscaler(network, tile=None, notify=said.append)
+    torch.testing.assert_close(upscaler(image), whole, rtol=0, atol=1e-12)
+    assert said == ["memory ran out: going on with tiles of 35 px"]
+
+    monkeypatch.setattr(network.rdan, "forward", lambda *_: torch.empty(2**60, dtype=torch.uint8))
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+        upscaler(image)
+
+
+def test_progress_ends_at_one():
+    shares = []
+    Upscaler(tiny_student(), tile=8)(np.zeros((20, 20, 3), np.uint8), progress=shares.append)
+    assert shares == sorted(shares)
+    assert len(shares) == 9
+    assert shares[-1] == 1
+
+
+# Precision
+
+
+def test_half_precision_stays_close_and_the_last_bits_are_float32():
+    network = tiny_student()
+    image = torch.rand(1, 3, 16, 16)
+    exact = Upscaler(network, dtype=torch.float32)(image)
+    half = Upscaler(network, dtype=torch.bfloat16)(image)
+    assert not torch.equal(half, exact)
+    assert (half - exact).abs().max() < 0.02
+    assert not torch.equal(half, half.bfloat16().float())  # the last convolution is not rounded to 8 bits
+
+
+def test_values_that_are_not_finite_in_half_precision_are_done_again_in_float32():
+    network, said = tiny_student(), []
+    network.rdan.head.weight.data *= 1e6  # beyond 65504
+    network.rdan.body_tail.weight.data *= 0
+    network.rdan.upscaler.last.weight.data *= 1e-6
+    image = torch.rand(1, 3, 9, 9)
+    exact = Upscaler(network, dtype=torch.float32)(image)
+    assert exact.isfinite().all()
+    upscaler = Upscaler(network, dtype=torch.float16, notify=said.append)
+    assert torch.equal(upscaler(image), exact)
+    upscaler(image)
+    assert said == ["torch.float16 gave values that are not finite: computing these parts in float32"]
+
+
+# Transparency
+
+
+def test_what_is_hidden_takes_the_nearest_colour():
+    colour, alpha = torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)
+    colour[..., 6:8] = torch.tensor([0.2, 0.4, 0.6])[None, :, None, None]
+    colour[..., :6] = 1.0  # whatever an editor left there
+    alpha[..., 6:8] = 1
+    filled = fill_transparent(colour, alpha)
+    torch.testing.assert_close(filled, colour[..., 7:].expand_as(colour))
+    assert torch.equal(fill_transparent(colour, torch.ones_like(alpha)), colour)
+    assert not fill_transparent(colour, torch.zeros_like(alpha)).any()
+
+
+def test_hidden_colours_never_reach_the_result():
+    upscaler = Upscaler(tiny_student())
+    image = torch.rand(4, 12, 12)
+    image[3, :, :6] = 0
+    other = image.clone()
+    other[:3, :, :6] = torch.rand(3, 12, 6)
+    assert torch.equal(upscaler(image), upscaler(other))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"tile": 0}, ValueError, "tile is 0, but must be at least 1"),
+        ({"tile": 1.5}, TypeError, "tile is 1.5, but must be an int"),
+        ({"tile_pad": -1}, ValueError, "tile_pad is -1, but must be at least 0"),
+        ({"dtype": torch.float64}, ValueError, "dtype is torch.float64, but must be float32, bfloat16 or float16"),
+    ],
+)
+def test_wrong_options_are_refused(options, error, match):
+    with pytest.raises(error, match=match):
+        Upscaler(tiny_student(), **options)

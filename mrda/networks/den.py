@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mrda.checks import check_image, check_int, check_like, check_odd, check_tensor
 from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3
+from mrda.tiling import strips
+
+STRIDE = 4
+"""Input pixels per pixel of what a DEN averages."""
+REACH = 12
+"""Input pixels around which one of those sees, at most; a multiple of the stride."""
 
 
 class DEN(nn.Module):
@@ -64,6 +71,24 @@ class DEN(nn.Module):
         """
         check_image("x", x, channels=self.in_channels, like=next(self.convs.parameters()))
         return self.mlp(self.convs(x).mean(dim=(2, 3)))
+
+    def in_strips(self, x: Tensor, rows: int) -> Tensor:
+        """Return what :meth:`forward` returns, up to rounding, in memory for about ``rows`` rows of ``x`` at a time.
+
+        The network is convolutions and an average: strips that overlap by its reach and start on its grid add up to
+        the whole. ``x`` may lie on the host; each strip is moved to the weights' device and dtype.
+        """
+        weight = next(self.convs.parameters())
+        check_image("x", x, channels=self.in_channels)
+        total = torch.zeros(len(x), 4 * self.width, dtype=torch.float64)
+        height, width = x.shape[2:]
+        for own, seen in strips(height, rows, REACH, STRIDE):
+            features = self.convs(x[:, :, seen].to(weight))
+            first = (own.start - seen.start) // STRIDE
+            last = first + -(-(own.stop - own.start) // STRIDE)
+            total += features[:, :, first:last].sum(dim=(2, 3), dtype=torch.float64).cpu()
+        pixels = -(-height // STRIDE) * -(-width // STRIDE)
+        return self.mlp((total / pixels).to(weight))
 
 
 class KernelDEN(nn.Module):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mrda.checks import check_image, check_int, check_like, check_number, check_positive, check_tensor
+from mrda.networks import upscaler
 from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3
 from mrda.networks.rda_conv import DASRConv, RDAConv, build_conv
 from mrda.networks.upscaler import PixelShuffleUpscaler
@@ -140,6 +141,12 @@ class RDAN(nn.Module):
     def hyperparameters(self) -> dict[str, Any]:
         """The keyword arguments, fit for JSON, that build this network again (without ``backend``)."""
         return dict(self._options)
+
+    @property
+    def reach(self) -> int:
+        """LR pixels around it that a pixel of SR sees: the radius of the receptive field (112 as published)."""
+        per_block = 2 * (self._options["kernel_size"] // 2 + 1)
+        return 1 + len(self.blocks) * per_block + 1 + upscaler.REACH
 
     def set_backend(self, backend: str | None) -> None:
         """Let every dynamic convolution run on ``backend`` of mrda_kernels; None lets the operator choose."""

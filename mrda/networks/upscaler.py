@@ -18,7 +18,8 @@ from mrda.networks.layers import conv3x3
 from mrda_kernels.transforms import functorch_is_active
 
 _SIZE = 5  # of the collapsed kernels: the chain's maps reach two LR pixels far
-_REACH = _SIZE // 2
+REACH = _SIZE // 2
+"""LR pixels around it that a pixel of the image sees, at any scale."""
 
 
 class Collapsed(NamedTuple):
@@ -34,7 +35,7 @@ class Collapsed(NamedTuple):
 
     def __call__(self, features: Tensor) -> Tensor:
         """Return (B, 3 scale^2, H, W), to be shuffled, of features (B, C, H, W) with H and W at least 2."""
-        padded = F.pad(features, (_REACH,) * 4)
+        padded = F.pad(features, (REACH,) * 4)
         bands = padded[:, :, :_SIZE], padded, padded[:, :, -_SIZE:]
         first, inner, last = (self._row(kind, band) for kind, band in enumerate(bands))
         return torch.cat([first, inner[:, :, 1:-1], last], dim=2)
@@ -76,7 +77,9 @@ class PixelShuffleUpscaler(nn.Module):
         """Return the image of ``features``."""
         if min(features.shape[2:]) < 2 or not self._collapses():
             return self._chain(features)
-        return F.pixel_shuffle(self._collapsed()(features), self.scale)
+        # Cheap enough for the weights' own precision, which the image's last bits need.
+        with torch.autocast(features.device.type, enabled=False):
+            return F.pixel_shuffle(self._collapsed()(features.to(self.last.weight.dtype)), self.scale)
 
     def _chain(self, features: Tensor) -> Tensor:
         return self.last(self.expand(features))
