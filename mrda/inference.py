@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -54,6 +54,8 @@ SMALLEST_TILE = 16
 """LR pixels below which a tile is not halved."""
 ALPHA_REACH = 4
 """LR pixels around it that a pixel of the enlarged alpha sees, generously."""
+ENOUGH_MEMORY = 2**29
+"""Bytes for a tile beyond which larger ones are no faster, but for their overlap."""
 STRIP_PIXELS = 2**20
 """LR pixels whose degradation is read at a time."""
 
@@ -165,7 +167,6 @@ class Upscaler:
             TypeError: another kind of image or dtype.
             ValueError: another shape, or a Pillow image whose value range is unknown.
         """
-        progress = progress or _ignore
         if isinstance(image, Image.Image):
             return Image.fromarray(self._upscale_array(np.asarray(canonical(image)), progress))
         if isinstance(image, np.ndarray):
@@ -179,59 +180,74 @@ class Upscaler:
         batch = image if image.ndim == 4 else image[None]
         height, width = (self.scale * side for side in batch.shape[2:])
         sr = torch.empty(*batch.shape[:2], height, width, dtype=image.dtype, device=image.device)
-
-        def put(rows: slice, columns: slice, part: torch.Tensor) -> None:
-            sr[:, :, rows, columns] = part.to(sr)
-
-        self._upscale(batch, put, progress)
+        for rows, band in self._bands(batch, progress):
+            sr[:, :, rows] = band.to(sr)
         return sr if image.ndim == 4 else sr[0]
 
-    def _upscale_array(self, array: np.ndarray, progress: Callable[[float], None]) -> np.ndarray:
-        lr = to_tensor(array)
-        height, width = (self.scale * side for side in lr.shape[2:])
-        sr = np.empty((height, width, *array.shape[2:]), array.dtype)
+    def bands(self, image: np.ndarray, progress: Callable[[float], None] | None = None) -> Iterator[np.ndarray]:
+        """Upscale an image from top to bottom, to write its rows as they are ready.
 
-        def put(rows: slice, columns: slice, part: torch.Tensor) -> None:
-            sr[rows, columns] = to_array(part, array.dtype).reshape(sr[rows, columns].shape)
+        Args:
+            image: an array as `__call__` takes it.
+            progress: as there.
 
-        self._upscale(lr, put, progress)
+        Yields:
+            Bands of all columns and some rows each, in the dtype of ``image``, which together are the result.
+
+        Raises:
+            TypeError: another dtype.
+            ValueError: another shape.
+        """
+        for _, band in self._bands(to_tensor(image), progress):
+            array = to_array(band, image.dtype)
+            yield array if image.ndim == 3 else array[..., 0]
+
+    def _upscale_array(self, array: np.ndarray, progress: Callable[[float], None] | None) -> np.ndarray:
+        sr: np.ndarray | None = None
+        done = 0
+        for band in self.bands(array, progress):
+            if sr is None:
+                sr = np.empty((self.scale * array.shape[0], *band.shape[1:]), array.dtype)
+            sr[done : done + len(band)] = band
+            done += len(band)
+        assert sr is not None
         return sr
 
-    @torch.no_grad()  # not inference_mode, whose tensors the caller could not use in training
-    def _upscale(
-        self,
-        image: torch.Tensor,
-        put: Callable[[slice, slice, torch.Tensor], None],
-        progress: Callable[[float], None],
-    ) -> None:
-        """Hand the parts of SR (B, C, scale H, scale W) in [0, 1] to ``put``, with their rows and columns."""
+    def _bands(
+        self, image: torch.Tensor, progress: Callable[[float], None] | None
+    ) -> Iterator[tuple[slice, torch.Tensor]]:
+        """The rows of SR (B, C, scale H, scale W) in [0, 1], band by band."""
         channels, (height, width) = image.shape[1], image.shape[2:]
         if channels not in (1, 2, 3, 4):
             raise ValueError(f"image has {channels} channels, but must have 1, 2, 3 or 4")
-        colour, alpha = image.tensor_split([1 if channels < 3 else 3], dim=1)
+        colour, alpha = image.detach().tensor_split([1 if channels < 3 else 3], dim=1)
         if alpha.shape[1]:
             colour = fill_transparent(colour.float(), alpha.float())
         degradation = self._degradation(colour)
-        side = self._side(len(image), height, width)
-        while True:
+        side, start = self._side(len(image), height, width), 0
+        while start < height:
+            rows = slice(start, min(height, start + side))
             try:
-                done = 0
-                for tile in tiles(height, width, side, self.tile_pad if side < max(height, width) else 0):
-                    part = self._tile(colour, alpha, degradation, tile)
-                    rows, columns = (_enlarged(cut, self.scale) for cut in (tile.rows, tile.columns))
-                    put(rows, columns, part)
-                    done += (tile.rows.stop - tile.rows.start) * (tile.columns.stop - tile.columns.start)
-                    progress(done / (height * width))
-                return
+                parts = []
+                for tile in tiles(rows, height, width, side, self.tile_pad):
+                    parts.append(self._tile(colour, alpha, degradation, tile))
+                    if progress is not None:
+                        progress((start * width + (rows.stop - start) * tile.columns.stop) / (height * width))
+                band = torch.cat(parts, dim=3)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or side <= SMALLEST_TILE:
                     raise
+            else:
+                yield slice(self.scale * start, self.scale * rows.stop), band
+                start = rows.stop
+                continue
             # Outside of the handler, or the traceback would keep the tensors of the failed try.
             side = max(SMALLEST_TILE, min(side, max(height, width)) // 2)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self._tell("memory", f"memory ran out: going on with tiles of {side} px")
 
+    @torch.no_grad()  # not inference_mode, whose tensors the caller could not use in training
     def _degradation(self, colour: torch.Tensor) -> torch.Tensor:
         """The raw IDR of the whole image, which all its tiles share."""
         rows = max(1, STRIP_PIXELS // (len(colour) * colour.shape[3]))
@@ -240,6 +256,7 @@ class Upscaler:
             return self.network.degradation(colour.to(next(self.network.parameters())))
         return self.network.den.in_strips(colour, rows)
 
+    @torch.no_grad()
     def _tile(self, colour: torch.Tensor, alpha: torch.Tensor, degradation: torch.Tensor, tile: Tile) -> torch.Tensor:
         seen = colour[:, :, tile.seen_rows, tile.seen_columns]
         lr = seen.to(degradation).expand(-1, 3, -1, -1)
@@ -276,7 +293,7 @@ class Upscaler:
         if self.tile is None:
             return longest
         if self.tile == "auto":
-            pixels = free_memory(self.device) // (2 * batch * self._bytes_per_pixel())
+            pixels = self._memory() // (batch * self._bytes_per_pixel())
             if height * width <= pixels:
                 return longest
             side = max(SMALLEST_TILE, math.isqrt(pixels) - 2 * self.tile_pad)
@@ -289,6 +306,13 @@ class Upscaler:
                 f"the network sees {self.network.rdan.reach} px",
             )
         return side
+
+    def _memory(self) -> int:
+        """Bytes that a tile may take: half of what is free, on a CPU no more than makes it much faster."""
+        half = free_memory(self.device) // 2
+        if self.device.type == "cuda":
+            return half
+        return min(half, max(ENOUGH_MEMORY, (8 * self.tile_pad) ** 2 * self._bytes_per_pixel()))
 
     def _bytes_per_pixel(self) -> int:
         """Bytes of working memory per LR pixel of a tile: some ten maps of the trunk, or the last map and SR."""
@@ -333,10 +357,6 @@ def _best_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if half else torch.float32
 
 
-def _enlarged(cut: slice, scale: int) -> slice:
-    return slice(scale * cut.start, scale * cut.stop)
-
-
 def _inside(cut: slice, seen: slice, scale: int) -> slice:
     """Where the SR of ``cut`` lies in that of ``seen``."""
     return slice(scale * (cut.start - seen.start), scale * (cut.stop - seen.start))
@@ -344,7 +364,3 @@ def _inside(cut: slice, seen: slice, scale: int) -> slice:
 
 def _warn(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=2)
-
-
-def _ignore(share: float) -> None:
-    pass

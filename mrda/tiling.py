@@ -22,21 +22,23 @@ class Tile(NamedTuple):
     seen_columns: slice
 
 
-def tiles(height: int, width: int, side: int, pad: int) -> Iterator[Tile]:
-    """Cut an image into tiles of about the same size, row by row.
+def tiles(rows: slice, height: int, width: int, side: int, pad: int) -> Iterator[Tile]:
+    """Cut a band of an image into tiles of about the same width, from left to right.
 
     A convolutional network whose receptive field reaches ``pad`` pixels far gives in the middle of such a tile what it
     gives there on the whole image: where a tile ends at the image's border, it is padded as the image is.
 
     Args:
+        rows: the band.
         height: of the image, in LR pixels.
         width: of the image.
-        side: largest height and width that a tile contributes.
-        pad: pixels that it sees around that.
+        side: largest width that a tile contributes.
+        pad: pixels that it sees around what it contributes.
     """
-    for rows, seen_rows in _cut(height, side, pad):
-        for columns, seen_columns in _cut(width, side, pad):
-            yield Tile(rows, columns, seen_rows, seen_columns)
+    count = -(-width // side)
+    for number in range(count):
+        columns = slice(width * number // count, width * (number + 1) // count)
+        yield Tile(rows, columns, _padded(rows, height, pad), _padded(columns, width, pad))
 
 
 def strips(height: int, side: int, overlap: int, step: int) -> Iterator[tuple[slice, slice]]:
@@ -57,8 +59,5 @@ def strips(height: int, side: int, overlap: int, step: int) -> Iterator[tuple[sl
         yield slice(start, end), slice(max(0, start - overlap), min(height, end + overlap))
 
 
-def _cut(length: int, side: int, pad: int) -> Iterator[tuple[slice, slice]]:
-    count = -(-length // side)
-    for number in range(count):
-        start, end = length * number // count, length * (number + 1) // count
-        yield slice(start, end), slice(max(0, start - pad), min(length, end + pad))
+def _padded(cut: slice, length: int, pad: int) -> slice:
+    return slice(max(0, cut.start - pad), min(length, cut.stop + pad))

@@ -253,9 +253,26 @@ def test_automatic_tiles_follow_the_free_memory(monkeypatch):
     sizes.clear()
     pixels = 48 * 48
     monkeypatch.setattr("mrda.inference.free_memory", lambda device: 2 * pixels * upscaler._bytes_per_pixel())
+    monkeypatch.setattr("mrda.inference.ENOUGH_MEMORY", 2**40)
     torch.testing.assert_close(upscaler(image), whole, rtol=0, atol=1e-12)
     assert len(sizes) == 9
     assert max(height * width for height, width in sizes) <= pixels
+
+
+def test_on_a_cpu_no_more_memory_is_taken_than_makes_it_faster(monkeypatch):
+    upscaler = Upscaler(tiny_student())
+    monkeypatch.setattr("mrda.inference.free_memory", lambda device: 2**50)
+    assert upscaler._memory() == 2**29
+    upscaler.tile_pad = 1000  # smaller tiles would be overlap for the most part
+    assert upscaler._memory() == 8000**2 * upscaler._bytes_per_pixel()
+
+
+def test_bands_are_the_rows_of_the_image(rgb):
+    upscaler = Upscaler(tiny_student(), tile=3)
+    bands = list(upscaler.bands(rgb))
+    assert [len(band) for band in bands] == [6, 6, 2]
+    np.testing.assert_array_equal(np.concatenate(bands), upscaler(rgb))
+    assert next(upscaler.bands(rgb[..., 0])).shape == (6, 20)
 
 
 def spy(forward, sizes):
