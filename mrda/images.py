@@ -48,9 +48,9 @@ def read_image(source: Source) -> Image.Image:
     Raises:
         ImageError: the file is missing, empty, not an image, damaged, or of a kind with no known value range.
     """
-    with _opened(source) as image:
+    with opened(source) as image:
         image.load()
-        return canonical(_turn_upright(image))
+        return canonical(upright(image))
 
 
 def read_size(source: Source) -> tuple[int, int]:
@@ -59,7 +59,7 @@ def read_size(source: Source) -> tuple[int, int]:
     Raises:
         ImageError: as `read_image`, as far as the file's beginning tells.
     """
-    with _opened(source) as image:
+    with opened(source) as image:
         return image.size
 
 
@@ -215,9 +215,9 @@ def source_name(source: Source) -> str:
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[Image.Image]:
+def opened(source: Source) -> Iterator[Image.Image]:
     """Open a file's image, not yet decoded; what goes wrong with it here and in the block is an `ImageError`."""
-    path = _locate(source)
+    path = locate(source)
     if not os.path.isfile(path):  # unlike Path's, these say False to a name that no file can have
         fault = "it is a folder" if os.path.isdir(path) else "there is no such file"
         raise ImageError(f"cannot read {source}: {fault}")
@@ -244,14 +244,20 @@ def _refuse_what_is_misread(image: Image.Image) -> None:
         raise ImageError("its 16-bit colours lie in separate planes, uncompressed, which Pillow cannot read")
 
 
-def _turn_upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF orientation says, and take the tag off."""
     try:
         return ImageOps.exif_transpose(image)
     except _EXIF_ERRORS:  # whole pixels with a damaged tag are still a photograph
         return image
 
 
-def _locate(source: Source) -> Path:
+def locate(source: Source) -> Path:
+    """Find a source's file.
+
+    Raises:
+        ImageError: a photograph of scikit-image is not there.
+    """
     text = str(source)
     if not text.startswith(SKIMAGE_PREFIX):
         return Path(source)

@@ -110,7 +110,7 @@ class Upscaler:
         self.tile = tile
         self.tile_pad = network.rdan.reach if tile_pad is None else tile_pad
         self.dtype = _best_dtype(self.device) if dtype is None else dtype
-        self._notify = notify or _warn
+        self.notify = notify or _warn
         self._told: set[str] = set()
 
     @classmethod
@@ -323,7 +323,7 @@ class Upscaler:
     def _tell(self, what: str, message: str) -> None:
         if what not in self._told:
             self._told.add(what)
-            self._notify(message)
+            self.notify(message)
 
 
 def fill_transparent(colour: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:

@@ -1,106 +1,168 @@
 """`mrda upscale`."""
 
+import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.progress import Progress
 
 from mrda.cli.app import app
-from mrda.cli.common import NO_WEIGHTS, Weights, progress, refuse, refusing, report
+from mrda.cli.common import NO_WEIGHTS, Weights, check_output_file, progress, refuse, refusing, report
 
 if TYPE_CHECKING:
-    from mrda.images import Source
     from mrda.inference import Upscaler
+    from mrda.upscaling import Job, Result
 
 
 @app.command(
-    epilog="Example: mrda upscale holiday/*.jpg -o enlarged -w runs/demo/student/weights.safetensors",
+    epilog="Example: mrda upscale holiday/ -o enlarged -w runs/demo/student/weights.safetensors",
     short_help="Upscale photos.",
 )
 def upscale(
-    photos: Annotated[list[str], typer.Argument(help="Photos, or folders of photos.", metavar="PHOTO")],
+    photos: Annotated[
+        list[str],
+        typer.Argument(help="Photos, folders of photos, or patterns such as 'holiday/*.jpg'.", metavar="PHOTO"),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write to; made if missing.")],
     weights: Weights = None,
+    scale: Annotated[
+        float | None, typer.Option("-s", "--scale", help="How much larger; the weights' own scale if not given.")
+    ] = None,
+    recursive: Annotated[
+        bool, typer.Option("-r", "--recursive", help="Folders with all that is below them; the tree is kept.")
+    ] = False,
+    tile: Annotated[
+        str, typer.Option("-t", "--tile", help="Side of the tiles in pixels of the photo; auto, or 0 for none.")
+    ] = "auto",
+    tile_pad: Annotated[
+        int | None,
+        typer.Option(help="Pixels that a tile sees around itself; as many as the network does if not given.", min=0),
+    ] = None,
+    suffix: Annotated[
+        str | None, typer.Option(help="{name}_SUFFIX.png is written; x and the scale if not given, '' for none.")
+    ] = None,
+    ext: Annotated[
+        Literal["auto", "png", "jpg", "webp", "tiff"], typer.Option(help="Format; auto is that of the photo.")
+    ] = "auto",
+    quality: Annotated[int, typer.Option(help="Of JPEG and WebP.", min=1, max=100)] = 95,
+    dtype: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Precision of the network.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; a GPU where there is one.")] = None,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave photos alone that are done.")] = False,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Note here what is done; the same command goes on from there.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Threads that read and write beside the computing.", min=1)] = 2,
+    max_pixels: Annotated[int, typer.Option(help="Pixels of the largest photo.", min=1)] = 250_000_000,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which files would be written.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
-    """Upscale photos of unknown degradation and write {name}_x{scale}.png into a folder."""
+    """Upscale photos of unknown degradation into a folder.
+
+    16 bits, gray, transparency, colour profile, EXIF and resolution are kept as far as the format holds them. Several
+    processes that torchrun or accelerate launch has started share the photos.
+    """
     if weights is None:
         refuse(NO_WEIGHTS)
-    from mrda.images import find_images
+    if scale is not None and not 0.1 <= scale <= 16:
+        refuse(f"--scale is {scale:g}, but must be from 0.1 to 16")
+    check_output_file("--manifest", manifest)
+    from PIL import Image
+
+    from mrda.upscaling import Manifest, mine, plan, upscale_photos
+
+    Image.MAX_IMAGE_PIXELS = None  # --max-pixels is looked at instead, in the same place
+    with refusing():
+        _check_folder(output)
+        upscaler = _upscaler(weights, tile, tile_pad, dtype, device)
+        name = suffix if suffix is not None else f"x{upscaler.scale if scale is None else scale:g}"
+        if "/" in name or os.sep in name:
+            raise ValueError(f"--suffix is {name!r}, but must be part of a file's name")
+        every = plan(photos, output, suffix=name, ext=ext, recursive=recursive)
+        done = None if manifest is None else Manifest(manifest)
+    if dry_run:
+        for job in every:
+            typer.echo(f"{job.source} -> {job.target}")
+        return
+    with refusing():
+        _make_folder(output)
+    share = mine(every)
+    results: list[Result] = []
+    with progress("upscaling", len(share)) as bar:
+        (task,) = bar.task_ids
+        upscaler.notify = lambda message: report(bar, message)
+        for result in upscale_photos(
+            upscaler,
+            share,
+            scale=scale,
+            workers=jobs,
+            quality=quality,
+            max_pixels=max_pixels,
+            skip_existing=skip_existing,
+            manifest=done,
+            progress=lambda part: bar.update(task, completed=min(len(share), len(results) + part)),
+        ):
+            results.append(result)
+            bar.update(task, completed=len(results))
+            if result.reason is not None:
+                report(bar, result.reason)
+            for notice in result.notices:
+                report(bar, f"{result.job.source}: {notice}")
+    typer.echo(json.dumps(_facts(results)) if as_json else _summary(results, output))
+    raise typer.Exit(1 if any(result.state == "failed" for result in results) else 0)
+
+
+def _upscaler(weights: Path, tile: str, tile_pad: int | None, dtype: str, device: str | None) -> "Upscaler":
+    import torch
+
     from mrda.inference import Upscaler
 
-    with refusing():
-        sources = find_images(photos)
-        upscaler = Upscaler.from_pretrained(weights)
-        targets = _targets(sources, output, upscaler.scale)
-    failures = 0
-    blocks = len(upscaler.network.rdan.blocks)
-    with progress("upscaling", len(sources) * blocks) as bar, _stepping(bar, upscaler):
-        for done, (source, target) in enumerate(zip(sources, targets, strict=True), start=1):
-            failure = _upscale_photo(upscaler, source, target)
-            if failure is not None:
-                failures += 1
-                report(bar, failure)
-            bar.update(bar.task_ids[0], completed=done * blocks)
-    typer.echo(f"{len(sources) - failures} of {len(sources)} photos upscaled into {output}")
-    raise typer.Exit(1 if failures else 0)
+    side: Any = "auto"
+    if tile != "auto":
+        if not re.fullmatch(r"\d+", tile):
+            raise ValueError(f"--tile is {tile!r}, but must be auto or a number of pixels")
+        side = int(tile) or None
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"--device {device} can't be used: {str(error).splitlines()[0]}") from None
+    elif torch.cuda.is_available():
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    kinds = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return Upscaler.from_pretrained(weights, device=device, tile=side, tile_pad=tile_pad, dtype=kinds[dtype])
 
 
-@contextmanager
-def _stepping(bar: Progress, upscaler: "Upscaler") -> Iterator[None]:
-    """Let the bar step with each RDAB of the network."""
-    hooks = [
-        block.register_forward_hook(lambda *_: bar.advance(bar.task_ids[0])) for block in upscaler.network.rdan.blocks
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _upscale_photo(upscaler: "Upscaler", source: "Source", target: Path) -> str | None:
-    """Upscale one photo into a file; returns what prevented it, in a sentence."""
-    from mrda.images import ImageError, read_image, write_image
-    from mrda.inference import is_out_of_memory
-
-    try:
-        sr = upscaler(read_image(source))
-    except ImageError as error:
-        return str(error)
-    except OSError as error:
-        return f"cannot read {source}: {error.strerror or error}"
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return f"cannot upscale {source}: there is not enough memory for a photo of its size"
-    try:
-        write_image(target, sr)
-    except OSError as error:
-        return f"cannot write {target}: {error.strerror or error}"
-    return None
-
-
-def _targets(sources: "Sequence[Source]", output: Path, scale: int) -> list[Path]:
-    """Make the output folder and name each photo's output in it; refuse what would lose a file."""
-    from mrda.images import source_name
-
+def _check_folder(output: Path) -> None:
     if os.path.exists(output) and not os.path.isdir(output):
         raise ValueError(f"the output folder {output} is a file")
-    inputs = {Path(source).resolve() for source in sources}
-    claimed: dict[Path, Source] = {}
-    for source in sources:
-        target = output / f"{source_name(source)}_x{scale}.png"
-        if target in claimed:
-            raise ValueError(f"{claimed[target]} and {source} would both be written to {target}")
-        if target.resolve() in inputs:
-            raise ValueError(f"{target} is one of the photos to upscale, and would be overwritten")
-        claimed[target] = source
+
+
+def _make_folder(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"the output folder {output} can't be made: {error.strerror}") from None
-    return list(claimed)
+
+
+def _facts(results: "list[Result]") -> dict[str, list[dict[str, Any]]]:
+    facts: dict[str, list[dict[str, Any]]] = {"done": [], "skipped": [], "failed": []}
+    for result in results:
+        entry: dict[str, Any] = _names(result.job)
+        if result.reason is not None:
+            entry["reason"] = result.reason
+        if result.notices:
+            entry["notices"] = list(result.notices)
+        facts[result.state].append(entry)
+    return facts
+
+
+def _names(job: "Job") -> dict[str, Any]:
+    return {"source": str(job.source), "target": str(job.target)}
+
+
+def _summary(results: "list[Result]", output: Path) -> str:
+    count = {state: sum(result.state == state for result in results) for state in ("done", "skipped", "failed")}
+    rest = "".join(f", {number} {state}" for state, number in count.items() if number and state != "done")
+    return f"{count['done']} of {len(results)} photos upscaled into {output}{rest}"

@@ -1,0 +1,151 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrda.images import ImageError
+from mrda.inference import Upscaler
+from mrda.networks import MRDAStudent
+from mrda.upscaling import Manifest, mine, plan, resample, upscale_photos
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.png", "b.jpg", "deep/c.webp", "deep/er/a.tif", "notes.txt"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".txt":
+            path.write_text("milk")
+        else:
+            Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def upscaler() -> Upscaler:
+    return Upscaler(MRDAStudent(scale=2, num_feat=8, num_blocks=2, den_width=4))
+
+
+def targets(jobs, output):
+    return [str(job.target.relative_to(output)) for job in jobs]
+
+
+def test_folders_keep_their_tree_and_each_photo_its_format(folder, tmp_path):
+    out = tmp_path / "out"
+    assert targets(plan([folder], out, suffix="out"), out) == ["a_out.png", "b_out.jpg"]
+    jobs = plan([folder], out, suffix="x4", recursive=True)
+    assert sorted(targets(jobs, out)) == ["a_x4.png", "b_x4.jpg", "deep/c_x4.webp", "deep/er/a_x4.tif"]
+    assert targets(plan([folder / "b.jpg"], out, suffix="", ext="png"), out) == ["b.png"]
+    assert not out.exists()
+
+
+def test_patterns_and_photos_that_are_named_twice(folder, tmp_path):
+    out = tmp_path / "out"
+    jobs = plan([str(folder / "*.[pj]*g"), folder / "a.png", str(folder / "**" / "*.tif")], out, suffix="x")
+    assert sorted(targets(jobs, out)) == ["a_x.png", "a_x.tif", "b_x.jpg"]
+    # a name with brackets is a name first
+    Image.new("RGB", (4, 4)).save(folder / "[1].png")
+    assert targets(plan([folder / "[1].png"], out, suffix="x"), out) == ["[1]_x.png"]
+
+
+def test_two_results_of_one_name_and_a_result_over_a_photo_are_refused(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"a\.png and .*a\.tif would both be written to .*a_x\.png"):
+        plan([folder / "a.png", folder / "deep/er/a.tif"], tmp_path, suffix="x", ext="png")
+    with pytest.raises(ValueError, match=r"a\.png is one of the photos to upscale, and would be overwritten"):
+        plan([folder / "a.png"], folder, suffix="")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageError, match="holds no image"):
+        plan([tmp_path / "empty"], tmp_path, suffix="x")
+
+
+def test_results_come_in_order_whatever_fails(folder, tmp_path, upscaler):
+    (folder / "b.jpg").write_bytes(b"no photo")
+    jobs = plan([folder], tmp_path / "out", suffix="x", recursive=True)
+    results = list(upscale_photos(upscaler, jobs, workers=3))
+    assert [result.job for result in results] == jobs
+    assert [result.state for result in results] == ["done", "failed", "done", "done"]
+    assert "it is not an image of a known format" in results[1].reason
+    with Image.open(folder / "a.png") as image, Image.open(tmp_path / "out" / "a_x.png") as sr:
+        np.testing.assert_array_equal(np.asarray(sr), upscaler(np.asarray(image)))
+
+
+def test_large_results_are_written_as_they_come(folder, tmp_path, upscaler, monkeypatch):
+    monkeypatch.setattr("mrda.upscaling.HELD_PIXELS", 10)
+    upscaler.tile = 3
+    jobs = plan([folder / "a.png"], tmp_path / "out", suffix="x")
+    assert [result.state for result in upscale_photos(upscaler, jobs)] == ["done"]
+    with Image.open(folder / "a.png") as image, Image.open(tmp_path / "out" / "a_x.png") as sr:
+        np.testing.assert_array_equal(np.asarray(sr), upscaler(np.asarray(image)))
+
+
+def test_existing_results_are_left_alone_where_wanted(folder, tmp_path, upscaler):
+    jobs = plan([folder], tmp_path / "out", suffix="x")
+    jobs[0].target.parent.mkdir()
+    jobs[0].target.write_bytes(b"mine")
+    assert [r.state for r in upscale_photos(upscaler, jobs, skip_existing=True)] == ["skipped", "done"]
+    assert jobs[0].target.read_bytes() == b"mine"
+    assert [r.state for r in upscale_photos(upscaler, jobs)] == ["done", "done"]
+    assert jobs[0].target.read_bytes() != b"mine"
+
+
+def test_a_manifest_tells_what_is_done(folder, tmp_path, upscaler):
+    path = tmp_path / "manifest.jsonl"
+    jobs = plan([folder], tmp_path / "out", suffix="x", recursive=True)
+    first = upscale_photos(upscaler, jobs, manifest=Manifest(path), workers=1)
+    next(first)
+    first.close()
+    assert len(path.read_text().splitlines()) == 1
+    with path.open("a") as file:
+        file.write('{"source": "half a li')
+    states = [result.state for result in upscale_photos(upscaler, jobs, manifest=Manifest(path))]
+    assert states == ["skipped", "done", "done", "done"]
+    assert all(Manifest(path).has(job) for job in jobs)
+    jobs[0].target.unlink()  # what is gone is not done
+    assert [r.state for r in upscale_photos(upscaler, jobs, manifest=Manifest(path))] == ["done"] + 3 * ["skipped"]
+
+
+def test_another_file_is_no_manifest(tmp_path):
+    (tmp_path / "notes.txt").write_text("milk\n")
+    with pytest.raises(ValueError, match=r"notes\.txt is not a manifest of an upscaling"):
+        Manifest(tmp_path / "notes.txt")
+
+
+def test_processes_share_the_jobs(folder, tmp_path, monkeypatch):
+    jobs = plan([folder], tmp_path, suffix="x", recursive=True)
+    assert mine(jobs) == jobs
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    shares = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        shares += mine(jobs)
+    assert sorted(map(str, shares)) == sorted(map(str, jobs))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(12, 9), (12, 9, 3), (12, 9, 4)])
+def test_resampling_keeps_type_range_and_flat_colours(dtype, shape):
+    top = np.iinfo(dtype).max
+    flat = np.full(shape, top, dtype)
+    assert (resample(flat, 30, 5) == top).all()
+    noise = np.random.default_rng(0).integers(0, top, shape, dtype=dtype, endpoint=True)
+    result = resample(noise, 30, 5)
+    assert result.shape == (30, 5, *shape[2:])
+    assert result.dtype == dtype
+    np.testing.assert_array_equal(resample(noise, 12, 9), noise)
+
+
+def test_another_scale_is_resampled(folder, tmp_path, upscaler):
+    jobs = plan([folder / "a.png"], tmp_path / "out", suffix="x")
+    list(upscale_photos(upscaler, jobs, scale=1.5))
+    with Image.open(folder / "a.png") as image, Image.open(jobs[0].target) as sr:
+        assert sr.size == (10, 14)  # 1.5 x (7, 9), half to even
+        np.testing.assert_array_equal(np.asarray(sr), resample(upscaler(np.asarray(image)), 14, 10))
+
+
+def test_lines_of_a_manifest_name_photo_and_result(folder, tmp_path, upscaler):
+    jobs = plan([folder / "a.png"], tmp_path / "out", suffix="x")
+    list(upscale_photos(upscaler, jobs, manifest=Manifest(tmp_path / "m.jsonl")))
+    (line,) = (tmp_path / "m.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"source": str(folder / "a.png"), "target": str(tmp_path / "out" / "a_x.png")}
