@@ -1,7 +1,7 @@
 """`mrda evaluate`."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -15,16 +15,17 @@ from mrda.cli.common import (
     check_folder,
     check_output_file,
     print_table,
-    progress,
     refuse,
     refusing,
-    report,
 )
+from mrda.cli.evaluate_jobs import Job, run_jobs
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mrda.evaluation.paired import Pair
-    from mrda.evaluation.protocols import Record
     from mrda.evaluation.samples import Condition, Method
+    from mrda.evaluation.tables import AnyRecord
     from mrda.images import Source
 
 _METHODS = ("mrda_s", "mrda_t", "mrda_t3", "mln", "bicubic")
@@ -48,7 +49,7 @@ def evaluate(
         str,
         typer.Option(
             "--protocol",
-            help="gaussian8, mrda9, dasr9, bicubic, or real: folders that hold LR and HR photos.",
+            help="gaussian8, mrda9, dasr9, bicubic; real: folders that hold LR and HR; or unpaired: folders of LR.",
         ),
     ] = "gaussian8",
     scale: Annotated[
@@ -83,6 +84,24 @@ def evaluate(
     variant: Annotated[
         str | None, typer.Option("--variant", help="Luma of the metrics: released, or matlab, the default of real.")
     ] = None,
+    lpips: Annotated[bool, typer.Option("--lpips", help="Of real: measure LPIPS too.")] = False,
+    vgg16: Annotated[
+        Path | None,
+        typer.Option("--vgg16", help="LPIPS's network, if not in torch's cache: vgg16-397923af.pth.", metavar="FILE"),
+    ] = None,
+    lpips_linear: Annotated[
+        Path | None,
+        typer.Option(
+            "--lpips-linear", help="LPIPS's weights, if not there: vgg.pth of its version 0.1.", metavar="FILE"
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Of unpaired: the folder for the pictures.", metavar="DIR")
+    ] = None,
+    niqe: Annotated[
+        Path | None,
+        typer.Option("--niqe", help="Of unpaired: a pristine model to measure NIQE by, .npz or .mat.", metavar="FILE"),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the noise.")] = 0,
     limit: Annotated[
         int | None, typer.Option("--limit", help="At most that many photos of each folder.", metavar="N")
@@ -98,58 +117,64 @@ def evaluate(
     """Degrade HR photos in agreed ways, upscale them, and compare; bicubic is always beside.
 
     With --protocol real nothing is degraded: each folder holds LR and HR with the same file names.
+
+    With unpaired there is no HR either: pictures are saved as DIR/DATA/METHOD/NAME.png, to look at and for NIQE.
     """
     folders, peer_files = _split(data, peers or [], more or [])
     _check_method(method, weights, mln, steps, peer_files)
     if limit is not None and limit < 1:
         refuse(f"--limit is {limit}, but must be at least 1")
-    _check_outputs({"--json": json_file, "--csv": csv_file, "--markdown": markdown_file})
+    files = {"--json": json_file, "--csv": csv_file, "--markdown": markdown_file}
+    _check_outputs(files)
     from mrda.evaluation.paired import REAL
     from mrda.evaluation.tables import summarise, write_csv, write_json
     from mrda.evaluation.tables_markdown import markdown
+    from mrda.evaluation.unpaired import UNPAIRED
     from mrda.files import write_text
 
     real = protocol == REAL
+    _check_goes_with(REAL, real, {"--lpips": lpips or None})
+    _check_goes_with("--lpips", lpips, {"--vgg16": vgg16, "--lpips-linear": lpips_linear})
+    _check_goes_with(UNPAIRED, protocol == UNPAIRED, {"--output": output, "--niqe": niqe})
     with refusing():
-        methods, scale, blur_size = _load(weights, mln, steps, method, peer_files, scale)
+        loaded = _load(weights, mln, steps, method, peer_files, scale)
+        methods, scale = loaded.methods, loaded.scale
+        _check_choices(downsample, border, variant)
+        if protocol in (REAL, UNPAIRED):
+            _check_found_photos(protocol, loaded, weights, noise, downsample)
+    if protocol == UNPAIRED:
+        done = _unpaired(
+            loaded, weights, folders, output, niqe, border=border, variant=variant, limit=limit, files=files
+        )
+        raise typer.Exit(0 if done else 1)
+    photos: Mapping[str, Sequence[Source | Pair]]
+    with refusing():
         if real:
-            _check_real(blur_size, weights, noise, downsample)
             degradations, photos = None, _pairs(folders, scale)
         else:
             degradations, photos = _conditions(protocol, scale, noise), _sources(folders)
-            _check_kernels(blur_size, weights, degradations)
-        _check_choices(downsample, border, variant)
+            _check_kernels(loaded.blur_size, weights, degradations)
+        perceptual = _lpips(vgg16, lpips_linear) if lpips else None
     options = _Options(downsample or "bicubic", border, variant or ("matlab" if real else "released"), seed)
     per_photo = (1 + len(methods)) * (1 if degradations is None else len(degradations))
     jobs = [
-        _Job(folder, photo, _runner(methods, photo, degradations, scale, options))
+        _job(folder, methods, photo, degradations, scale, options, perceptual)
         for folder, found in photos.items()
         for photo in found[:limit]
     ]
-
-    records: dict[str, list[Record]] = {}
-    done: dict[str, int] = dict.fromkeys(photos, 0)
-    with progress("evaluating", len(jobs) * per_photo) as bar:
-        for number, job in enumerate(jobs, start=1):
-            measured, failure = _run(job, lambda: bar.advance(bar.task_ids[0]))
-            if failure is None:
-                records.setdefault(job.folder, []).extend(measured)
-                done[job.folder] += 1
-            else:
-                report(bar, failure)
-            bar.update(bar.task_ids[0], completed=number * per_photo)
-    datasets = {folder: summarise(measured) for folder, measured in records.items()}
-    counts = {folder: (done[folder], len(found)) for folder, found in photos.items()}
+    results = run_jobs(jobs, per_photo)
+    datasets = {folder: summarise(measured) for folder, measured in results.records.items()}
+    counts = {folder: (results.done.get(folder, 0), len(found)) for folder, found in photos.items()}
     console = Console()
     width = console.width if console.is_terminal else None
     print_table(markdown(datasets, protocol, scale, photos=counts, width=width))
     if json_file is not None:
         write_json(json_file, {"datasets": datasets})
     if csv_file is not None:
-        write_csv(csv_file, records)
+        write_csv(csv_file, results.records)
     if markdown_file is not None:
         write_text(markdown_file, markdown(datasets, protocol, scale, photos=counts))
-    raise typer.Exit(1 if sum(done.values()) < len(jobs) else 0)
+    raise typer.Exit(0 if sum(results.done.values()) == len(jobs) else 1)
 
 
 class _Options(NamedTuple):
@@ -159,49 +184,74 @@ class _Options(NamedTuple):
     seed: int
 
 
-class _Job(NamedTuple):
-    """One photo, and what measures it."""
+class _Loaded(NamedTuple):
+    """What is measured beside bicubic."""
 
-    folder: str
-    photo: "Source | Pair"
-    run: "Callable[[], Iterator[Record]]"
+    methods: "dict[str, Method]"
+    scale: int
+    blur_size: int | None
+    """Side of the kernels that one of them must be told."""
+    needs_hr: bool
+    """Whether one of them is adapted to LR and HR."""
 
 
-def _runner(
+def _job(
+    folder: str,
     methods: "dict[str, Method]",
     photo: "Source | Pair",
     degradations: "list[Condition] | None",
     scale: int,
     options: _Options,
-) -> "Callable[[], Iterator[Record]]":
+    perceptual: "Callable[[Tensor, Tensor], Tensor] | None",
+) -> "Job[AnyRecord]":
     from mrda.evaluation.paired import Pair, evaluate_pairs
     from mrda.evaluation.protocols import evaluate as evaluate_photos
 
-    if isinstance(photo, Pair):
-        return lambda: evaluate_pairs(methods, [photo], scale, border=options.border, variant=options.variant)
-    assert degradations is not None
-    return lambda: evaluate_photos(methods, [photo], degradations, scale, **options._asdict())
+    def run() -> "Iterator[AnyRecord]":
+        if isinstance(photo, Pair):
+            return evaluate_pairs(
+                methods, [photo], scale, border=options.border, variant=options.variant, lpips=perceptual
+            )
+        assert degradations is not None
+        return evaluate_photos(methods, [photo], degradations, scale, **options._asdict())
+
+    return Job(folder, photo[1:] if isinstance(photo, Pair) else [photo], run)
 
 
-def _run(job: _Job, step: Callable[[], None]) -> "tuple[list[Record], str | None]":
-    """Measure one photo; what prevents it is returned as a sentence, and then none of its scores count."""
-    from mrda.evaluation.paired import Pair
-    from mrda.inference import is_out_of_memory
+def _unpaired(
+    loaded: _Loaded,
+    weights: Path | None,
+    folders: Sequence[Path],
+    output: Path | None,
+    niqe: Path | None,
+    *,
+    border: str,
+    variant: str | None,
+    limit: int | None,
+    files: Mapping[str, Path | None],
+) -> bool:
+    from mrda.cli.evaluate_unpaired import evaluate_unpaired_photos
 
-    files = job.photo[1:] if isinstance(job.photo, Pair) else (job.photo,)
-    measured = []
-    try:
-        for record in job.run():
-            measured.append(record)
-            step()
-    except (OSError, ValueError) as error:
-        named = any(str(file) in str(error) for file in files)
-        return [], str(error) if named else f"{files[-1]}: {error}"
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return [], f"{files[-1]}: there is not enough memory for a photo of its size"
-    return measured, None
+    with refusing():
+        if output is None:
+            raise ValueError("--protocol unpaired needs a folder for the pictures: -o DIR")
+        if variant is not None:
+            raise ValueError("--variant can't go with --protocol unpaired, which has no PSNR")
+        if loaded.needs_hr:
+            raise ValueError(f"{weights} must be adapted to HR, which is not there with --protocol unpaired")
+        photos = _sources(folders)
+    return evaluate_unpaired_photos(
+        loaded.methods, photos, loaded.scale, output=output, niqe=niqe, border=border, limit=limit, files=files
+    )
+
+
+def _lpips(vgg16: Path | None, linear: Path | None) -> "Callable[[Tensor, Tensor], Tensor]":
+    from mrda.evaluation.lpips import LPIPS
+    from mrda.inference import default_device
+
+    device = default_device()
+    metric = LPIPS(vgg16, linear).to(device)
+    return lambda sr, hr: metric(sr.to(device), hr.to(device))
 
 
 def _split(data: Sequence[Path], peers: Sequence[Path], more: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -244,33 +294,34 @@ def _load(
     method: str | None,
     peer_files: Sequence[Path],
     scale: int | None,
-) -> "tuple[dict[str, Method], int, int | None]":
-    """The methods to measure beside bicubic, the scale, and the size of the kernels that one of them must be told."""
+) -> _Loaded:
     from mrda.evaluation.methods_loading import load_method
     from mrda.evaluation.peers import load_peers
     from mrda.inference import default_device
 
     device = default_device()
     methods: dict[str, Method] = {}
-    blur_size = None
+    blur_size, needs_hr = None, False
     if weights is not None:
         loaded = load_method(weights, mln=mln, steps=steps, device=device)
         if method not in (None, loaded.name):
             raise ValueError(f"--method is {method}, but {weights} holds the network of {loaded.name}")
         if scale not in (None, loaded.scale):
             raise ValueError(f"--scale is {scale}, but {weights} upscales by {loaded.scale}")
-        methods[loaded.name], scale, blur_size = loaded.method, loaded.scale, loaded.blur_size
+        methods[loaded.name], scale = loaded.method, loaded.scale
+        blur_size, needs_hr = loaded.blur_size, loaded.needs_hr
     for peer in load_peers(peer_files, scale=scale, taken=_METHODS, device=device):
         methods[peer.name], scale = peer.method, peer.scale
-    return methods, 4 if scale is None else scale, blur_size
+    return _Loaded(methods, 4 if scale is None else scale, blur_size, needs_hr)
 
 
 def _conditions(protocol: str, scale: int, noise: Sequence[float] | None) -> "list[Condition]":
     from mrda.evaluation.paired import REAL
     from mrda.evaluation.protocols import PROTOCOLS, conditions
+    from mrda.evaluation.unpaired import UNPAIRED
 
     if protocol not in PROTOCOLS:
-        raise ValueError(f"--protocol must be one of {', '.join((*PROTOCOLS, REAL))}, not {protocol!r}")
+        raise ValueError(f"--protocol must be one of {', '.join((*PROTOCOLS, REAL, UNPAIRED))}, not {protocol!r}")
     return conditions(protocol, scale, noise_levels=noise or None)
 
 
@@ -288,14 +339,25 @@ def _check_choices(downsample: str | None, border: str, variant: str | None) -> 
             raise ValueError(f"{option} must be {' or '.join(choices)}, not {value!r}")
 
 
-def _check_real(
-    blur_size: int | None, weights: Path | None, noise: Sequence[float] | None, downsample: str | None
+def _check_goes_with(what: str, is_so: bool, options: Mapping[str, object]) -> None:
+    """Refuse options that mean nothing without another option, or under another protocol."""
+    other = what if what.startswith("--") else f"--protocol {what}"
+    for option, value in options.items():
+        if value is not None and not is_so:
+            refuse(f"{option} goes with {other} only")
+
+
+def _check_found_photos(
+    protocol: str, loaded: _Loaded, weights: Path | None, noise: Sequence[float] | None, downsample: str | None
 ) -> None:
-    if blur_size is not None:
-        raise ValueError(f"{weights} must be told the blur kernel, which nobody knows of the photos of --protocol real")
+    """Of photos that nobody made nobody knows the kernel, and nothing is degraded."""
+    if loaded.blur_size is not None:
+        raise ValueError(
+            f"{weights} must be told the blur kernel, which nobody knows of the photos of --protocol {protocol}"
+        )
     for option, value in (("--noise", noise), ("--downsample", downsample)):
         if value:
-            raise ValueError(f"{option} can't go with --protocol real, which degrades nothing")
+            raise ValueError(f"{option} can't go with --protocol {protocol}, which degrades nothing")
 
 
 def _check_kernels(blur_size: int | None, weights: Path | None, degradations: "Iterable[Condition]") -> None:
@@ -308,14 +370,14 @@ def _check_kernels(blur_size: int | None, weights: Path | None, degradations: "I
             )
 
 
-def _sources(data: Sequence[Path]) -> "dict[str, Sequence[Source | Pair]]":
+def _sources(data: Sequence[Path]) -> "dict[str, Sequence[Source]]":
     """The photos of each folder, by the folder's name."""
     from mrda.images import find_images
 
     return {name: find_images([folder]) for name, folder in _named(data).items()}
 
 
-def _pairs(data: Sequence[Path], scale: int) -> "dict[str, Sequence[Source | Pair]]":
+def _pairs(data: Sequence[Path], scale: int) -> "dict[str, Sequence[Pair]]":
     """The LR and HR photos of each folder, by the folder's name."""
     from mrda.evaluation.paired import find_pairs
 

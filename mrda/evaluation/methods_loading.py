@@ -38,6 +38,8 @@ class LoadedMethod(NamedTuple):
     method: Method
     blur_size: int | None
     """Side of the blur kernels that the network must be told; None where it needs none."""
+    needs_hr: bool = False
+    """Whether something is adapted to LR and HR."""
 
 
 def load_method(
@@ -69,16 +71,18 @@ def load_method(
     if steps is not None and not isinstance(network, MRDATeacher | MLN):
         raise ValueError(f"steps is {steps}, but {weights} holds an {_kind(network)}, for which nothing is adapted")
     if isinstance(network, MRDAStudent):
-        return LoadedMethod(name, network.scale, blind_method(Upscaler(network, device=device)), None)
+        upscaler = Upscaler(network, device=device, dtype=torch.float32)  # on a GPU too, as all that is compared
+        return LoadedMethod(name, network.scale, blind_method(upscaler), None)
     network = _ready(network, device)
     if isinstance(network, MRDAOracle):
         return LoadedMethod(name, network.scale, oracle_method(network), network.den.blur_size)
     recorded = recorded_adaptation(weights, network)
     options: dict[str, Any] = recorded._replace(steps=recorded.steps if steps is None else steps)._asdict()
     if isinstance(network, MLN):
-        return LoadedMethod(name, network.scale, mln_method(network, **options), None)
+        return LoadedMethod(name, network.scale, mln_method(network, **options), None, needs_hr=True)
     partner = _load_partner(network, weights, mln)
-    return LoadedMethod(name, network.scale, teacher_method(network, _ready(partner, device), **options), None)
+    method = teacher_method(network, _ready(partner, device), **options)
+    return LoadedMethod(name, network.scale, method, None, needs_hr=True)
 
 
 def recorded_adaptation(weights: str | Path, network: Network) -> Adaptation:

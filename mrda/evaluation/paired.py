@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from torch import Tensor
 
 from mrda.checks import check_scale
 from mrda.degradations.quantize import quantize
@@ -21,6 +23,18 @@ REAL = "real"
 
 BORDER = 4
 """HR pixels left out along each border, at any scale."""
+
+
+class RealRecord(NamedTuple):
+    """A `mrda.evaluation.protocols.Record` with LPIPS."""
+
+    image: str
+    condition: str
+    method: str
+    psnr_y: float
+    ssim_y: float
+    lpips: float
+    """Of RGB in 8 bits, the whole image."""
 
 
 class Pair(NamedTuple):
@@ -97,30 +111,47 @@ def evaluate_pairs(
     *,
     border: str = "clamp",
     variant: str = "matlab",
-) -> Iterator[Record]:
-    """Measure methods, and bicubic upscaling before them, on real pairs; 4 pixels are left out along each border.
+    lpips: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Iterator[Record | RealRecord]:
+    """Measure methods, and bicubic upscaling before them, on real pairs.
+
+    For PSNR and SSIM 4 pixels are left out along each border, for LPIPS none.
 
     Args:
         methods: what upscales, by name; there may be none. None of them is told a blur kernel.
         pairs: from `find_pairs`.
         scale: the factor between LR and HR.
         border: of bicubic upscaling, see `mrda.degradations.bicubic`.
-        variant: of the metrics, see `mrda.evaluation.metrics`; Table IV has MATLAB's.
+        variant: of PSNR and SSIM, see `mrda.evaluation.metrics`; Table IV has MATLAB's.
+        lpips: SR and HR (1, 3, sH, sW) in [0, 1], 8-bit values -> (1,), such as an `mrda.evaluation.lpips.LPIPS`; None
+            leaves it out.
 
     Yields:
-        For each pair the record of bicubic, then those of the methods.
+        For each pair the record of bicubic, then those of the methods; with `lpips` each is a `RealRecord`.
 
     Raises:
         ImageError: a photo can't be read.
-        ValueError: the sizes of a pair don't fit, HR is too small for the SSIM window, or an SR has NaN values or
-            another size than HR.
+        ValueError: the sizes of a pair don't fit, HR is too small for the SSIM window or for LPIPS, or an SR has NaN
+            values or another size than HR.
     """
     methods = {BICUBIC: bicubic_method(scale, border), **methods}
     for pair in pairs:
         sample = read_pair(pair, scale, border)
-        yield from measure(
-            methods, sample, source=pair.hr, image=pair.name, condition=REAL, border=BORDER, variant=variant
-        )
+        if lpips is None:
+            yield from _measure(methods, pair, sample, variant)
+            continue
+        for label, upscale in methods.items():
+            sr = upscale(sample).to(sample.hr)
+            for record in _measure({label: _giving(sr)}, pair, sample, variant):
+                yield RealRecord(*record, lpips=float(lpips(quantize(sr), quantize(sample.hr))))
+
+
+def _giving(sr: Tensor) -> Method:
+    return lambda _: sr
+
+
+def _measure(methods: Mapping[str, Method], pair: Pair, sample: Sample, variant: str) -> Iterator[Record]:
+    return measure(methods, sample, source=pair.hr, image=pair.name, condition=REAL, border=BORDER, variant=variant)
 
 
 def _photos(folder: str | Path, kind: str) -> list[Path]:

@@ -5,18 +5,23 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from mrda import files
+from mrda.evaluation.paired import RealRecord
 from mrda.evaluation.protocols import Record
 from mrda.files import write_text
 
+AnyRecord = Record | RealRecord
+"""What is measured against HR."""
+
 
 class Scores(TypedDict):
-    """Means over images: PSNR-Y in dB and SSIM-Y."""
+    """Means over images: PSNR-Y in dB and SSIM-Y, and LPIPS where all were measured by it."""
 
     psnr_y: float
     ssim_y: float
+    lpips: NotRequired[float]
 
 
 class Summary(Scores):
@@ -25,7 +30,7 @@ class Summary(Scores):
     per_condition: dict[str, Scores]
 
 
-def summarise(records: Iterable[Record]) -> dict[str, Summary]:
+def summarise(records: Iterable[AnyRecord]) -> dict[str, Summary]:
     """Average the records of one data set, by method in the order they came.
 
     The mean over conditions is that of the per-condition means, as the published tables have it.
@@ -36,23 +41,25 @@ def summarise(records: Iterable[Record]) -> dict[str, Summary]:
     Returns:
         Method -> its summary.
     """
-    groups: dict[str, dict[str, list[Record]]] = {}
+    groups: dict[str, dict[str, list[AnyRecord]]] = {}
     for record in records:
         groups.setdefault(record.method, {}).setdefault(record.condition, []).append(record)
     summaries: dict[str, Summary] = {}
     for method, by_condition in groups.items():
-        per_condition: dict[str, Scores] = {
-            condition: {"psnr_y": fmean(r.psnr_y for r in group), "ssim_y": fmean(r.ssim_y for r in group)}
-            for condition, group in by_condition.items()
+        per_condition = {
+            condition: mean_scores(_scores(record) for record in group) for condition, group in by_condition.items()
         }
         summaries[method] = {**mean_scores(per_condition.values()), "per_condition": per_condition}
     return summaries
 
 
 def mean_scores(scores: Iterable[Scores]) -> Scores:
-    """The mean of some conditions' scores; there must be one."""
+    """The mean of some images' or conditions' scores; there must be one."""
     found = list(scores)
-    return {"psnr_y": fmean(s["psnr_y"] for s in found), "ssim_y": fmean(s["ssim_y"] for s in found)}
+    mean: Scores = {"psnr_y": fmean(s["psnr_y"] for s in found), "ssim_y": fmean(s["ssim_y"] for s in found)}
+    if all("lpips" in s for s in found):
+        mean["lpips"] = fmean(s["lpips"] for s in found)
+    return mean
 
 
 def write_json(path: str | Path, content: Mapping[str, object]) -> None:
@@ -63,14 +70,22 @@ def write_json(path: str | Path, content: Mapping[str, object]) -> None:
     write_text(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
 
 
-def write_csv(path: str | Path, datasets: Mapping[str, Iterable[Record]]) -> None:
+def write_csv(path: str | Path, datasets: Mapping[str, Iterable[AnyRecord]]) -> None:
     """Write one line per data set, image, condition and method; the file appears whole or not at all.
 
-    The columns are dataset, image, condition, method, psnr_y, ssim_y; the numbers are unrounded, and an infinite PSNR
-    is `inf`.
+    The columns are dataset, image, condition, method, psnr_y, ssim_y, and lpips where it was measured; the numbers are
+    unrounded, and an infinite PSNR is `inf`.
     """
-    rows = ((dataset, *record) for dataset, records in datasets.items() for record in records)
-    files.write_csv(path, ["dataset", *Record._fields], rows)
+    rows = [(dataset, *record) for dataset, records in datasets.items() for record in records]
+    columns = ("dataset", *RealRecord._fields)
+    files.write_csv(path, columns[: max(map(len, rows), default=len(columns) - 1)], rows)
+
+
+def _scores(record: AnyRecord) -> Scores:
+    scores: Scores = {"psnr_y": record.psnr_y, "ssim_y": record.ssim_y}
+    if isinstance(record, RealRecord):
+        scores["lpips"] = record.lpips
+    return scores
 
 
 def _finite(value: object) -> object:

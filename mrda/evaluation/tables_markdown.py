@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from mrda.evaluation.paper import PaperRow, paper_rows
+from mrda.evaluation.paper import SETS, PaperRow, paper, paper_rows
 from mrda.evaluation.protocols import NINE_KERNELS, NOISE_LEVELS, nine_name
 from mrda.evaluation.tables import Scores, Summary, mean_scores
 
@@ -50,11 +50,21 @@ def markdown(
 
 
 def _plain(datasets: Datasets, published: Mapping[str, Sequence[PaperRow]]) -> str:
-    rows = []
+    rows, header = [], ["Data set", "Method", "PSNR-Y (dB)", "SSIM-Y"]
+    with_lpips = any("lpips" in summary for methods in datasets.values() for summary in methods.values())
     for name, methods in datasets.items():
-        rows += [[name, method, *_cells(summary)] for method, summary in methods.items()]
-        rows += [[name, _label(row), f"{row.psnr_y:.2f}", _ssim(row.ssim_y)] for row in published[name]]
-    return _table(["Data set", "Method", "PSNR-Y (dB)", "SSIM-Y"], rows, left=2)
+        lpips = [summary.get("lpips") for summary in methods.values()] + _published_lpips(name, published[name])
+        measured = [[name, method, *_cells(summary)] for method, summary in methods.items()]
+        measured += [[name, _label(row), f"{row.psnr_y:.2f}", _ssim(row.ssim_y)] for row in published[name]]
+        rows += [[*row, _ssim(value)] if with_lpips else row for row, value in zip(measured, lpips, strict=True)]
+    return table([*header, "LPIPS"] if with_lpips else header, rows, left=2)
+
+
+def _published_lpips(folder: str, rows: Sequence[PaperRow]) -> list[float | None]:
+    """LPIPS of the paper's rows: Table IV alone prints it."""
+    name = SETS.get("".join(filter(str.isalnum, folder)).lower(), "")
+    printed = {row.method: row.scores[name].lpips for row in paper().table_iv if name in row.scores}
+    return [printed.get(row.method) for row in rows]
 
 
 def _by_noise(datasets: Datasets, published: Mapping[str, Sequence[PaperRow]], protocol: str) -> str:
@@ -69,7 +79,7 @@ def _by_noise(datasets: Datasets, published: Mapping[str, Sequence[PaperRow]], p
                 rows.append([name, _label(row), f"{level:g}", f"{row.psnr_y:.2f}", _ssim(row.ssim_y)])
         if len(levels) > 1:
             rows += [[name, method, "all", *_cells(summary)] for method, summary in methods.items()]
-    return _table(["Data set", "Method", "Noise", "PSNR-Y (dB)", "SSIM-Y"], rows, left=2)
+    return table(["Data set", "Method", "Noise", "PSNR-Y (dB)", "SSIM-Y"], rows, left=2)
 
 
 def _by_kernel(datasets: Datasets, published: Mapping[str, Sequence[PaperRow]], protocol: str) -> str:
@@ -82,7 +92,7 @@ def _by_kernel(datasets: Datasets, published: Mapping[str, Sequence[PaperRow]], 
             for row in _at(level, published[name]):
                 rows.append([name, _label(row), f"{level:g}", *(f"{psnr:.2f}" for psnr in row.by_kernel)])
     kernels = [f"k{number}" for number in _numbers(protocol)]
-    return "PSNR-Y (dB) of each kernel:\n\n" + _table(["Data set", "Method", "Noise", *kernels], rows, left=2)
+    return "PSNR-Y (dB) of each kernel:\n\n" + table(["Data set", "Method", "Noise", *kernels], rows, left=2)
 
 
 def _levels(methods: Mapping[str, Summary], protocol: str) -> list[float]:
@@ -115,7 +125,7 @@ def _ssim(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int) -> str:
     """A Markdown table, ending in a newline: some columns on the left, the others aligned to the right."""
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * left}{'---:|' * (len(header) - left)}"]
     lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]

@@ -4,6 +4,8 @@ from mrda.networks.checkpoints import load_network, save_network
 from mrda.networks.complexity import Complexity, complexity
 from mrda.networks.conversion import convert_weights
 from mrda.networks.den import DEN, KernelDEN
+from mrda.networks.discriminator import UNetDiscriminator
+from mrda.networks.discriminator_loading import load_discriminator
 from mrda.networks.mln import MLN
 from mrda.networks.models import MODELS
 from mrda.networks.mrda import MRDAOracle, MRDAStudent, MRDATeacher
@@ -12,6 +14,7 @@ from mrda.networks.rda_conv import DASRConv, RDAConv, StaticConv
 from mrda.networks.rdan import RDAB, RDAN
 from mrda.networks.reading import read_metadata, read_pickle
 from mrda.networks.registry import Network
+from mrda.networks.vgg import VGG, load_vgg
 
 __all__ = [
     "DEN",
@@ -19,6 +22,7 @@ __all__ = [
     "MODELS",
     "RDAB",
     "RDAN",
+    "VGG",
     "Complexity",
     "DASRConv",
     "KernelDEN",
@@ -28,10 +32,13 @@ __all__ = [
     "Network",
     "RDAConv",
     "StaticConv",
+    "UNetDiscriminator",
     "complexity",
     "convert_weights",
+    "load_discriminator",
     "load_network",
     "load_official",
+    "load_vgg",
     "read_metadata",
     "read_official",
     "read_pickle",

@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any, overload
 
 from torch import nn
 
 from mrda.files import atomic_write
+from mrda.networks.discriminator import UNetDiscriminator
 from mrda.networks.reading import read_safetensors, reason
-from mrda.networks.registry import ARCHITECTURES, Network, build, check_network, check_tensors
+from mrda.networks.registry import ARCHITECTURES, DISCRIMINATORS, Network, build, check_network, check_tensors
 
 
-def save_network(network: Network, path: str | os.PathLike[str], **metadata: str) -> None:
+def save_network(network: Network | UNetDiscriminator, path: str | os.PathLike[str], **metadata: str) -> None:
     """Write the parameters of ``network`` as a flat safetensors file, whole or not at all.
 
     Args:
@@ -28,7 +30,7 @@ def save_network(network: Network, path: str | os.PathLike[str], **metadata: str
         TypeError: ``network`` is none of the method's, or a metadata value is not a string.
         ValueError: A metadata key is taken (``architecture``, ``hyperparameters``).
     """
-    check_network(network)
+    check_network(network, discriminators=True)
     for key, value in metadata.items():
         if key in ("architecture", "hyperparameters"):
             raise ValueError(f"metadata key {key!r} is written by save_network itself")
@@ -46,14 +48,20 @@ def save_network(network: Network, path: str | os.PathLike[str], **metadata: str
         temporary.write_bytes(save(tensors, entries))
 
 
-def load_network(path: str | os.PathLike[str], *, expect: type[nn.Module] | None = None) -> Network:
+@overload
+def load_network(  # type: ignore[overload-overlap]  # the narrower one comes first
+    path: str | os.PathLike[str], *, expect: type[UNetDiscriminator]
+) -> UNetDiscriminator: ...
+@overload
+def load_network(path: str | os.PathLike[str], *, expect: type[nn.Module] | None = None) -> Network: ...
+def load_network(path: str | os.PathLike[str], *, expect: type[nn.Module] | None = None) -> Any:
     """Rebuild the network that :func:`save_network` wrote, on the CPU and in float32.
 
     A hyperparameter that the file does not name, because it was written before there was one, is at its default.
 
     Args:
         path: The file.
-        expect: The class it must hold; None accepts any.
+        expect: The class it must hold; None accepts any that makes SR, thus no discriminator.
 
     Raises:
         ValueError: The file cannot be read, was not written by :func:`save_network`, holds another class than
@@ -64,12 +72,13 @@ def load_network(path: str | os.PathLike[str], *, expect: type[nn.Module] | None
     if "architecture" not in metadata or "hyperparameters" not in metadata:
         raise ValueError(f"{name} must name architecture and hyperparameters in the metadata, as save_network does")
     architecture = metadata["architecture"]
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"{name} hold {architecture!r}, but must hold one of {', '.join(ARCHITECTURES)}")
-    if expect is not None and not issubclass(ARCHITECTURES[architecture], expect):
+    known: dict[str, Any] = {**ARCHITECTURES, **({} if expect is None else DISCRIMINATORS)}
+    if architecture not in known:
+        raise ValueError(f"{name} hold {architecture!r}, but must hold one of {', '.join(known)}")
+    if expect is not None and not issubclass(known[architecture], expect):
         raise ValueError(f"{name} hold {architecture}, but must hold {expect.__name__}")
     try:
-        network = build(ARCHITECTURES[architecture], json.loads(metadata["hyperparameters"]))
+        network = build(known[architecture], json.loads(metadata["hyperparameters"]))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} have unusable hyperparameters: {reason(error)}") from error
     check_tensors(name, tensors, network.state_dict())

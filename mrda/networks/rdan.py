@@ -102,7 +102,7 @@ class RDAN(nn.Module):
         check_positive("rgb_range", rgb_range)
         self.scale = scale
         self.idr_dim = idr_dim
-        self._options = {
+        self._options: dict[str, Any] = {
             "scale": scale,
             "num_feat": num_feat,
             "num_blocks": num_blocks,

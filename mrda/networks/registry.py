@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
+from mrda.networks.discriminator import UNetDiscriminator
 from mrda.networks.mln import MLN
 from mrda.networks.mrda import MRDAOracle, MRDAStudent, MRDATeacher
 
@@ -22,17 +23,28 @@ ARCHITECTURES: dict[str, NetworkClass] = {
 }
 """The networks by the name that files know them by."""
 
+DISCRIMINATORS: dict[str, type[UNetDiscriminator]] = {"UNetDiscriminator": UNetDiscriminator}
+"""What files can hold besides: networks that help in training, and make no SR."""
 
-def build(architecture: NetworkClass, options: dict[str, Any]) -> Network:
+
+@overload
+def build(architecture: NetworkClass, options: dict[str, Any]) -> Network: ...
+@overload
+def build(architecture: type[UNetDiscriminator], options: dict[str, Any]) -> UNetDiscriminator: ...
+def build(architecture: Any, options: dict[str, Any]) -> Any:
     """Build a network to be filled; its random initialisation does not move the caller's generator."""
     with torch.random.fork_rng(devices=[]):
         return architecture(**options)
 
 
-def check_network(network: object) -> None:
-    """Raise TypeError unless ``network`` is one that files can hold; a subclass is not, as it could not be rebuilt."""
-    if type(network) not in ARCHITECTURES.values():
-        raise TypeError(f"network is {type(network).__name__}, but must be one of {', '.join(ARCHITECTURES)}")
+def check_network(network: object, *, discriminators: bool = False) -> None:
+    """Raise TypeError unless ``network`` is one of the method's, or a discriminator where that will do.
+
+    A subclass will not: a file could not tell it.
+    """
+    known: dict[str, Any] = {**ARCHITECTURES, **(DISCRIMINATORS if discriminators else {})}
+    if type(network) not in known.values():
+        raise TypeError(f"network is {type(network).__name__}, but must be one of {', '.join(known)}")
 
 
 def check_tensors(name: str, got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

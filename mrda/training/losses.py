@@ -1,9 +1,10 @@
-"""The reconstruction loss, and the distillation losses between the raw IDRs of student and teacher."""
+"""Reconstruction and adversarial losses, and the distillation losses between the raw IDRs of student and teacher."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,6 +14,31 @@ from mrda.checks import check_choice, check_positive
 def reconstruction(sr: Tensor, hr: Tensor) -> Tensor:
     """Mean |SR - HR| over all elements of two (B, 3, H, W), in the wider of their dtypes."""
     return F.l1_loss(sr, hr)
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    """Binary cross entropy of the discriminator's logits on SR to the label real: what the SR network minimises.
+
+    Args:
+        fake: logits of any shape, such as (B, 1, H, W), above 0 where SR passes for real.
+
+    Returns:
+        The mean over all elements of -log(sigmoid(fake)), a scalar, in float32 at least.
+    """
+    return F.softplus(-_wide(fake)).mean()
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Binary cross entropy of the discriminator's logits to the labels real and fake, added and not halved.
+
+    Args:
+        real: logits on HR, of any shape.
+        fake: logits on SR, which must be detached, of any shape.
+
+    Returns:
+        The mean of -log(sigmoid(real)) plus that of -log(1 - sigmoid(fake)), a scalar, in float32 at least.
+    """
+    return F.softplus(-_wide(real)).mean() + F.softplus(_wide(fake)).mean()
 
 
 def kl_divergence(
@@ -55,6 +81,10 @@ def absolute_difference(student: Tensor, teacher: Tensor) -> Tensor:
     """
     _check_pair(student, teacher)
     return F.l1_loss(student, teacher)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _check_pair(student: Tensor, teacher: Tensor) -> None:

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 
 import numpy as np
@@ -6,14 +7,18 @@ import pytest
 import torch
 from commands import one_sentence, run
 from PIL import Image
+from vgg_weights import linear_state, publish, random_state, write
 
+from mrda.degradations.quantize import quantize
 from mrda.degradations.resample import bicubic
+from mrda.evaluation import lpips
 from mrda.evaluation.methods import mln_method, oracle_method, teacher_method
 from mrda.evaluation.metrics import psnr_y
+from mrda.evaluation.niqe import PristineModel, load_pristine, niqe, save_pristine
 from mrda.evaluation.paper import paper_rows
 from mrda.evaluation.protocols import conditions
 from mrda.evaluation.protocols import evaluate as measure
-from mrda.images import read_rgb, to_tensor
+from mrda.images import read_rgb, to_array, to_tensor
 from mrda.inference import Upscaler
 from mrda.networks import MLN, MRDAOracle, MRDATeacher, save_network
 
@@ -256,6 +261,90 @@ def test_real_pairs(tmp_path, pairs, weights, networks):
     assert "SetR: means over 1 of 2 photos." in result.stdout
 
 
+def test_lpips_of_real_pairs(tmp_path, pairs, monkeypatch):
+    torch.save(linear_state(), tmp_path / "linear.pth")
+    vgg16, checksum = write(tmp_path, "vgg16", random_state("vgg16"))
+    publish(monkeypatch, "vgg16", checksum)
+    digest = hashlib.sha256((tmp_path / "linear.pth").read_bytes()).hexdigest()
+    monkeypatch.setattr(lpips, "LINEAR_WEIGHTS", lpips.LINEAR_WEIGHTS._replace(sha256=digest[:8]))
+    scores, lines = tmp_path / "scores.json", tmp_path / "s.csv"
+    folder = pairs.rename(tmp_path / "NTIRE2020-T1")
+    base = ("--method", "bicubic", "--protocol", "real", "--data", folder, "--json", scores, "--csv", lines)
+    files = ("--lpips", "--vgg16", vgg16, "--lpips-linear", tmp_path / "linear.pth")
+    result = run("evaluate", *base, *files, "--scale", 2)
+    assert result.exit_code == 0, result.stderr
+    metric = lpips.LPIPS(vgg16, tmp_path / "linear.pth")
+    expected = []
+    for name in "ab":
+        lr, hr = (to_tensor(read_rgb(folder / kind / f"{name}.png")) for kind in ("LR", "HR"))
+        expected.append(float(metric(quantize(bicubic(lr, 2)), hr)))
+    found = scores_of(scores)["NTIRE2020-T1"]["bicubic"]
+    assert found["lpips"] == found["per_condition"]["real"]["lpips"] == pytest.approx(np.mean(expected), rel=1e-6)
+    assert lines.read_text().startswith("dataset,image,condition,method,psnr_y,ssim_y,lpips\n")
+    assert f"| {found['ssim_y']:.4f} | {found['lpips']:.4f} |" in result.stdout
+
+
+def test_without_lpips_weights_the_user_is_told_where_they_are(tmp_path, pairs, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(lpips.importlib.util, "find_spec", lambda name: None)
+    result = run("evaluate", *BICUBIC[:2], "--protocol", "real", "--scale", 2, "--data", pairs, "--lpips")
+    assert result.exit_code == 2
+    assert one_sentence(result.stderr)
+    for words in (lpips.LINEAR_WEIGHTS.url, str(tmp_path / "hub" / "checkpoints")):
+        assert words in result.stderr
+
+
+def test_photos_without_hr(tmp_path, weights, networks):
+    model = tmp_path / "model.npz"
+    save_pristine(PristineModel(torch.zeros(36).double(), torch.eye(36).double()), model)
+    for name, size in (("SetA", 100), ("SetB", 96)):
+        (tmp_path / name).mkdir()
+        Image.effect_noise((size, size), 60).save(tmp_path / name / "noise.png")
+    output, files = tmp_path / "out" / "deep", [tmp_path / f"s.{kind}" for kind in ("json", "csv", "md")]
+    folders = ("--data", tmp_path / "SetA", tmp_path / "SetB", "-o", output, "--protocol", "unpaired")
+    tables = [
+        word for kind, file in zip(("--json", "--csv", "--markdown"), files, strict=True) for word in (kind, file)
+    ]
+    result = run("evaluate", "-w", weights, *folders, "--niqe", model, *tables)
+    assert result.exit_code == 0, result.stderr
+    with open(files[1], newline="") as file:
+        rows = list(csv.DictReader(file))
+    upscaler, loaded = Upscaler.from_pretrained(weights), load_pristine(model)
+    for row, (folder, method) in zip(
+        rows, [(folder, method) for folder in ("SetA", "SetB") for method in ("bicubic", "mrda_s")], strict=True
+    ):
+        assert (row["dataset"], row["image"], row["method"]) == (folder, "noise", method)
+        lr = to_tensor(read_rgb(tmp_path / folder / "noise.png"))
+        sr = bicubic(lr, 2) if method == "bicubic" else upscaler(lr)
+        picture = read_rgb(output / folder / method / "noise.png")
+        assert np.array_equal(picture, to_array(sr))
+        assert float(row["niqe"]) == float(niqe(to_tensor(picture), loaded))
+        summary = scores_of(files[0])[folder][method]
+        assert summary == {"niqe": float(row["niqe"]), "per_image": {"noise": float(row["niqe"])}}
+        assert f"| {folder} | {method} | 1 | {float(row['niqe']):.4f} |" in result.stdout
+    assert files[2].read_text() == result.stdout
+    result = run("evaluate", *BICUBIC[:2], *folders)
+    assert result.exit_code == 0, result.stderr
+    assert "| SetA | bicubic | 1 | - |" in result.stdout
+
+
+def test_photos_without_hr_that_fail_are_told(tmp_path):
+    model = tmp_path / "model.npz"
+    save_pristine(PristineModel(torch.zeros(36).double(), torch.eye(36).double()), model)
+    (tmp_path / "SetA").mkdir()
+    Image.effect_noise((60, 30), 60).save(tmp_path / "SetA" / "a.png")
+    Image.effect_noise((30, 15), 60).save(tmp_path / "SetA" / "small.png")
+    (tmp_path / "SetA" / "z.png").write_text("milk")
+    base = ("evaluate", *BICUBIC[:2], "--data", tmp_path / "SetA", "-o", tmp_path / "out", "--protocol", "unpaired")
+    result = run(*base, "--niqe", model)
+    assert result.exit_code == 1
+    small, bad = result.stderr.splitlines()
+    assert "small.png: image is 120x60 pixels, but NIQE needs 96x96" in small
+    assert "z.png: it is not an image" in bad
+    assert "SetA: 1 of 3 photos." in result.stdout
+    assert run(*base, "--niqe", model, "--limit", 1).exit_code == 0
+
+
 def test_evaluate_does_the_others_when_photos_fail(tmp_path, folder):
     (folder / "bad.png").write_text("milk, bread\n")
     Image.new("RGB", (8, 8)).save(folder / "small.png")
@@ -314,6 +403,7 @@ def test_evaluate_refuses_wrong_usage(tmp_path, folder, pairs, weights, networks
     student = (*data, "-w", weights)
     bicubic_alone = (*data, "--method", "bicubic")
     real = ("--data", pairs, "--protocol", "real", "--scale", 2, "--method", "bicubic")
+    unpaired = ("--protocol", "unpaired", "-o", tmp_path / "new")
     for arguments, word in (
         ((*data,), "-w WEIGHTS"),
         ((*data, "--method", "mrda_t"), "-w WEIGHTS"),
@@ -326,7 +416,7 @@ def test_evaluate_refuses_wrong_usage(tmp_path, folder, pairs, weights, networks
         ((*student, "--method", "bicubic"), "no weights"),
         ((*student, "--mln", mln), "only a teacher needs an MLN"),
         ((*student, "--steps", 3), "steps is 3"),
-        ((*student, "--protocol", "gaussian9"), "mrda9, dasr9, bicubic, real, not 'gaussian9'"),
+        ((*student, "--protocol", "gaussian9"), "mrda9, dasr9, bicubic, real, unpaired, not 'gaussian9'"),
         ((*student, "--noise", 10), "gaussian8 has no noise levels"),
         ((*student, "--protocol", "mrda9", "--noise", 5), "noise is 5"),
         ((*student, "--downsample", "nearest"), "--downsample must be bicubic or sfold, not 'nearest'"),
@@ -355,9 +445,24 @@ def test_evaluate_refuses_wrong_usage(tmp_path, folder, pairs, weights, networks
         ((*data, *real[2:]), "must hold the folder LR"),
         (("--data", lonely, *real[2:]), "b.png has no partner named b in the LR folder"),
         (("--data", pairs, "--protocol", "real", "-w", oracle), "must be told the blur kernel"),
+        ((*bicubic_alone, "--lpips"), "--lpips goes with --protocol real only"),
+        ((*real, "--vgg16", mln), "--vgg16 goes with --lpips only"),
+        ((*real, "--lpips", "--lpips-linear", tmp_path / "gone"), "gone"),
+        ((*real, "-o", tmp_path / "new"), "--output goes with --protocol unpaired only"),
+        ((*real, "--niqe", mln), "--niqe goes with --protocol unpaired only"),
+        ((*bicubic_alone, *unpaired[:2]), "needs a folder for the pictures: -o DIR"),
+        ((*bicubic_alone, *unpaired, "--niqe", tmp_path / "gone.npz"), "no pristine model"),
+        ((*bicubic_alone, *unpaired, "--niqe", mln), "can't be read"),
+        ((*bicubic_alone, *unpaired, "--noise", 10), "--noise can't go with --protocol unpaired"),
+        ((*bicubic_alone, *unpaired, "--variant", "matlab"), "--variant can't go with --protocol unpaired"),
+        ((*bicubic_alone, *unpaired[:2], "-o", weights), "can't be made"),
+        ((*data, "-w", mln, *unpaired), "must be adapted to HR"),
+        ((*data, "-w", teacher, "--mln", mln, *unpaired), "must be adapted to HR"),
+        ((*data, "-w", oracle, *unpaired), "must be told the blur kernel"),
     ):
         result = run("evaluate", *arguments)
         assert result.exit_code == 2, (arguments, result.output)
         assert one_sentence(result.stderr), result.stderr
         assert word in result.stderr, (arguments, result.stderr)
     assert not list(tmp_path.glob("*s"))
+    assert not (tmp_path / "new").exists()

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from mrda import adaptation
+from mrda import adaptation, inference
 from mrda.degradations.kernels import isotropic_gaussian
 from mrda.evaluation.methods import mln_method, oracle_method, student_method, teacher_method
 from mrda.evaluation.methods_loading import load_method, recorded_adaptation
@@ -46,14 +46,21 @@ def close(first, second):
 def test_a_student(store, sample):
     network = MRDAStudent(**SIZES)
     loaded = load_method(store(network))
-    assert (loaded.name, loaded.scale, loaded.blur_size) == ("mrda_s", 2, None)
+    assert (loaded.name, loaded.scale, loaded.blur_size, loaded.needs_hr) == ("mrda_s", 2, None, False)
     close(loaded.method(sample), student_method(network)(sample).clamp(0, 1))
+
+
+def test_a_student_is_measured_in_float32_wherever_half_precision_is_the_default(store, sample, monkeypatch):
+    path = store(MRDAStudent(**SIZES))
+    expected = load_method(path).method(sample)
+    monkeypatch.setattr(inference, "_best_dtype", lambda device: torch.bfloat16)
+    assert torch.equal(load_method(path).method(sample), expected)
 
 
 def test_an_oracle(store, sample):
     network = MRDAOracle(blur_size=21, **SIZES)
     loaded = load_method(store(network))
-    assert (loaded.name, loaded.scale, loaded.blur_size) == ("mrda_t3", 2, 21)
+    assert (loaded.name, loaded.scale, loaded.blur_size, loaded.needs_hr) == ("mrda_t3", 2, 21, False)
     close(loaded.method(sample), oracle_method(network)(sample))
 
 
@@ -61,7 +68,7 @@ def test_an_mln_with_the_recorded_settings_but_for_the_steps_that_are_asked_for(
     network = MLN(scale=2, num_feat=6, num_body=2)
     path = store(network, recipe=json.dumps(RECIPE))
     loaded = load_method(path)
-    assert (loaded.name, loaded.scale, loaded.blur_size) == ("mln", 2, None)
+    assert (loaded.name, loaded.scale, loaded.blur_size, loaded.needs_hr) == ("mln", 2, None, True)
     for steps, method in ((3, loaded.method), (1, load_method(path, steps=1).method)):
         expected = mln_method(network, steps=steps, inner_lr=[0.04], freeze_upscaler=False)(sample)
         close(method(sample), expected)
@@ -78,7 +85,7 @@ def test_a_teacher_with_its_mln(store, sample):
     mln_path = store(mln, "mln.safetensors", recipe=json.dumps({"adaptation.inner_steps": 0}))
     path = store(network, recipe=json.dumps(RECIPE))
     loaded = load_method(path, mln=mln_path)
-    assert (loaded.name, loaded.scale, loaded.blur_size) == ("mrda_t", 2, None)
+    assert (loaded.name, loaded.scale, loaded.blur_size, loaded.needs_hr) == ("mrda_t", 2, None, True)
     options = {"inner_lr": [0.05, 0.02], "freeze_upscaler": False}
     close(loaded.method(sample), teacher_method(network, mln, steps=2, **options)(sample))
     unadapted = load_method(path, mln=mln_path, steps=0).method(sample)

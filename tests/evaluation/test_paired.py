@@ -119,3 +119,23 @@ def test_scores_are_matlabs_without_four_pixels_along_the_border(scene, tmp_path
     assert other.ssim_y == float(ssim_y(bicubic(sample.lr, 2), sample.hr, 4, "released"))
     (mirrored,) = evaluate_pairs({}, pairs, 2, border="mirror")
     assert mirrored.psnr_y == float(psnr_y(bicubic(sample.lr, 2, "mirror"), sample.hr, 4, "matlab"))
+
+
+def test_lpips_is_measured_on_whole_pictures_in_eight_bits(scene, tmp_path):
+    scene("LR/a.png", 12, 10)
+    scene("HR/a.png", 24, 20)
+    pairs, seen = find_pairs(tmp_path / "Set", 2), []
+
+    def lpips(sr, hr):
+        seen.append((sr, hr))
+        return (sr - hr).abs().mean(dim=(1, 2, 3))
+
+    sample = read_pair(pairs[0], 2)
+    methods = {"loud": lambda sample: 2 * sample.lr_up}
+    records = list(evaluate_pairs(methods, pairs, 2, lpips=lpips))
+    plain = list(evaluate_pairs(methods, pairs, 2))
+    assert [record[:5] for record in records] == plain
+    for record, (sr, hr), unrounded in zip(records, seen, (bicubic(sample.lr, 2), 2 * sample.lr_up), strict=True):
+        assert torch.equal(sr, quantize(unrounded))
+        assert torch.equal(hr, sample.hr)
+        assert record.lpips == float((sr - hr).abs().mean())

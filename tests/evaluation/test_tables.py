@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from mrda.evaluation.paper import paper_rows
+from mrda.evaluation.paired import RealRecord
+from mrda.evaluation.paper import paper, paper_rows
 from mrda.evaluation.protocols import Record
 from mrda.evaluation.tables import summarise, write_csv, write_json
 from mrda.evaluation.tables_markdown import markdown
@@ -137,6 +138,57 @@ def test_a_part_of_a_data_set_is_called_one():
         "\n\nSet5: means over 2 of 5 photos, the paper's over all.\n\nmine: means over 0 of 4 photos.\n"
     )
     assert "own: means" not in table
+
+
+REAL = [
+    RealRecord("a", "real", "bicubic", 20.0, 0.5, 0.4),
+    RealRecord("b", "real", "bicubic", 22.0, 0.7, 0.6),
+    RealRecord("a", "real", "mrda_s", 25.0, 0.8, 0.25),
+]
+
+
+def test_lpips_is_averaged_where_it_was_measured():
+    summary = summarise(REAL)
+    assert summary["bicubic"] == {
+        "psnr_y": 21.0,
+        "ssim_y": pytest.approx(0.6),
+        "lpips": pytest.approx(0.5),
+        "per_condition": {"real": {"psnr_y": 21.0, "ssim_y": pytest.approx(0.6), "lpips": pytest.approx(0.5)}},
+    }
+    assert "lpips" not in summarise(RECORDS)["bicubic"]
+
+
+def test_table_iv_has_lpips_beside_ours():
+    measured, own = summarise(REAL), summarise(REAL[2:])
+    table = markdown({"RealSRset": measured, "own": own}, "real", 4)
+    assert rows_of(table, "| Data set |") == ["| Data set | Method | PSNR-Y (dB) | SSIM-Y | LPIPS |"]
+    assert rows_of(table, "| RealSRset |") == [
+        "| RealSRset | bicubic | 21.00 | 0.6000 | 0.5000 |",
+        "| RealSRset | mrda_s | 25.00 | 0.8000 | 0.2500 |",
+        *(
+            f"| RealSRset | {row.method} (paper) | {score.psnr_y:.2f} | {score.ssim_y:.4f} | {score.lpips:.4f} |"
+            for row in paper().table_iv
+            for score in [row.scores["RealSRSet"]]
+        ),
+    ]
+    assert "| RealSRset | MRDA_S-GAN (paper) | 27.16 | 0.8010 | 0.3578 |" in table
+    assert rows_of(table, "| own |") == ["| own | mrda_s | 25.00 | 0.8000 | 0.2500 |"]
+    without = markdown({"RealSRset": summarise([Record(*record[:5]) for record in REAL])}, "real", 4)
+    assert "LPIPS" not in without
+    assert "| RealSRset | MRDA_S-GAN (paper) | 27.16 | 0.8010 |\n" in without
+    other = markdown({"Set14": measured}, "gaussian8", 4)
+    assert "| Set14 | MRDA_S (paper) | 28.42 | 0.7671 | - |" in other
+
+
+def test_csv_has_a_column_for_lpips_where_it_was_measured(tmp_path):
+    path = tmp_path / "scores.csv"
+    write_csv(path, {"own": REAL})
+    with open(path, newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["dataset", "image", "condition", "method", "psnr_y", "ssim_y", "lpips"]
+    assert [float(row[-1]) for row in rows] == [0.4, 0.6, 0.25]
+    write_csv(path, {})
+    assert path.read_text() == "dataset,image,condition,method,psnr_y,ssim_y\n"
 
 
 def test_a_bar_in_a_name_is_no_column():

@@ -5,7 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from mrda.training.losses import absolute_difference, kl_divergence, reconstruction
+from mrda.training.losses import (
+    absolute_difference,
+    discriminator_loss,
+    generator_loss,
+    kl_divergence,
+    reconstruction,
+)
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -65,6 +71,37 @@ def test_reconstruction_is_in_float32_for_a_bfloat16_sr() -> None:
     loss = reconstruction(sr, hr)
     assert loss.dtype == torch.float32
     assert float(loss) == 2**-12
+
+
+def test_adversarial_losses_are_cross_entropies_of_the_sigmoid() -> None:
+    real, fake = idr(0), idr(1)
+
+    def cross_entropy(logits: Tensor, label: int) -> float:
+        probabilities = [1 / (1 + math.exp(-logit)) for logit in logits.flatten().tolist()]
+        return -sum(math.log(p if label else 1 - p) for p in probabilities) / len(probabilities)
+
+    # Logits of at most 4: probabilities and their logarithms err by few eps each, over 24 terms.
+    budget = 24 * 20 * EPS
+    assert abs(float(generator_loss(fake)) - cross_entropy(fake, 1)) <= budget
+    assert abs(float(discriminator_loss(real, fake)) - cross_entropy(real, 1) - cross_entropy(fake, 0)) <= budget
+    assert float(discriminator_loss(torch.zeros(2), torch.zeros(3))) == pytest.approx(2 * math.log(2), rel=1e-6)
+
+
+def test_adversarial_losses_of_extreme_logits_are_finite_and_have_gradients() -> None:
+    fake = torch.tensor([-200.0, 200.0], requires_grad=True)
+    loss = generator_loss(fake)
+    assert float(loss) == 100
+    loss.backward()
+    assert fake.grad is not None
+    assert fake.grad.tolist() == [-0.5, 0]
+    assert float(discriminator_loss(-fake.detach(), fake.detach())) == 100 + 100
+
+
+def test_adversarial_losses_are_in_float32_for_bfloat16_logits() -> None:
+    logits = torch.full((1, 1, 4, 4), 0.5, dtype=torch.bfloat16)
+    assert generator_loss(logits).dtype == torch.float32
+    assert torch.equal(generator_loss(logits), generator_loss(logits.float()))
+    assert torch.equal(discriminator_loss(logits, logits), discriminator_loss(logits.float(), logits.float()))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""`mrda evaluate --protocol unpaired`: photos without HR."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mrda.cli.common import print_table, refusing
+from mrda.cli.evaluate_jobs import Job, run_jobs
+
+if TYPE_CHECKING:
+    from mrda.evaluation.samples import Method
+    from mrda.images import Source
+
+
+def evaluate_unpaired_photos(
+    methods: "Mapping[str, Method]",
+    photos: "Mapping[str, Sequence[Source]]",
+    scale: int,
+    *,
+    output: Path,
+    niqe: Path | None,
+    border: str,
+    limit: int | None,
+    files: Mapping[str, Path | None],
+) -> bool:
+    """Upscale photos into OUTPUT/DATA/METHOD/NAME.png, measure NIQE where a model is given, print and write the tables.
+
+    Args:
+        methods: what upscales LR alone, by name.
+        photos: LR by data set.
+        scale: of all methods.
+        output: the folder for the pictures.
+        niqe: the file of a pristine model.
+        border: of bicubic upscaling.
+        limit: photos of each data set; None for all.
+        files: where to write the tables, under "--json", "--csv" and "--markdown".
+
+    Returns:
+        Whether none has failed.
+    """
+    from mrda.evaluation.niqe import load_pristine
+    from mrda.evaluation.tables import write_json
+    from mrda.evaluation.tables_unpaired import markdown_unpaired, summarise_unpaired, write_csv_unpaired
+    from mrda.evaluation.unpaired import check_pictures, evaluate_unpaired
+    from mrda.files import write_text
+
+    with refusing():
+        model = None if niqe is None else load_pristine(niqe)
+        for folder, found in photos.items():
+            check_pictures(found, methods, output / folder)
+        _make_folder(output)
+    jobs = [
+        Job(
+            folder,
+            [photo],
+            partial(evaluate_unpaired, methods, [photo], output / folder, scale, model=model, border=border),
+        )
+        for folder, found in photos.items()
+        for photo in found[:limit]
+    ]
+    results = run_jobs(jobs, 1 + len(methods))
+    datasets = {folder: summarise_unpaired(records) for folder, records in results.records.items()}
+    counts = {folder: (results.done.get(folder, 0), len(found)) for folder, found in photos.items()}
+    text = markdown_unpaired(datasets, photos=counts)
+    print_table(text)
+    if (path := files["--json"]) is not None:
+        write_json(path, {"datasets": datasets})
+    if (path := files["--csv"]) is not None:
+        write_csv_unpaired(path, results.records)
+    if (path := files["--markdown"]) is not None:
+        write_text(path, text)
+    return sum(results.done.values()) == len(jobs)
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"the output folder {output} can't be made: {error.strerror}") from None

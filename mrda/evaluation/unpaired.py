@@ -1,0 +1,117 @@
+"""Real-world protocol without HR: photographs are upscaled and saved, and their naturalness is measured by NIQE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from mrda.degradations.quantize import quantize
+from mrda.degradations.resample import bicubic
+from mrda.evaluation.methods import bicubic_method
+from mrda.evaluation.niqe import PristineModel, niqe
+from mrda.evaluation.protocols import BICUBIC
+from mrda.evaluation.samples import Method, Sample
+from mrda.images import Source, read_rgb, source_name, to_array, to_tensor, write_image
+
+UNPAIRED = "unpaired"
+"""The protocol's name."""
+
+
+class UnpairedRecord(NamedTuple):
+    """One upscaled photograph."""
+
+    image: str
+    method: str
+    niqe: float | None
+    """None where there is no pristine model."""
+
+
+def read_unpaired(source: Source, scale: int, border: str = "clamp") -> Sample:
+    """Read a photograph as LR.
+
+    Args:
+        source: the file.
+        scale: of its enlargement.
+        border: likewise, see `mrda.degradations.bicubic`.
+
+    Returns:
+        LR in 8 bits and its enlargement; `hr` is (1, 3, 0, 0), and no kernel and no noise level is known.
+
+    Raises:
+        ImageError: it can't be read.
+    """
+    lr = quantize(to_tensor(read_rgb(source)))
+    return Sample(lr, quantize(bicubic(lr, scale, border)), lr.new_empty(1, 3, 0, 0), None, 0.0)
+
+
+def evaluate_unpaired(
+    methods: Mapping[str, Method],
+    photos: Iterable[Source],
+    output: Path,
+    scale: int = 4,
+    *,
+    model: PristineModel | None = None,
+    border: str = "clamp",
+) -> Iterator[UnpairedRecord]:
+    """Upscale photographs by methods, and by bicubic before them, into `output`/METHOD/NAME.png, 8-bit RGB.
+
+    The folders are made where they are missing; a file that is there is replaced. The picture is written before it is
+    measured. NIQE leaves no border out.
+
+    Args:
+        methods: what upscales LR and is told nothing else, by name; there may be none.
+        photos: LR, with names that differ.
+        output: a folder.
+        scale: the factor of all methods.
+        model: of pristine photographs, see `mrda.evaluation.niqe`; None leaves NIQE out.
+        border: of bicubic upscaling, see `mrda.degradations.bicubic`.
+
+    Yields:
+        For each photograph the record of bicubic, then those of the methods.
+
+    Raises:
+        ImageError: a photograph can't be read.
+        ValueError: an SR has NaN values or another size than `scale` times LR's, or is too small or too flat for NIQE.
+        OSError: a picture can't be written.
+    """
+    methods = {BICUBIC: bicubic_method(scale, border), **methods}
+    for source in photos:
+        sample, name = read_unpaired(source, scale, border), source_name(source)
+        for label, upscale in methods.items():
+            sr = upscale(sample).detach().cpu().float()
+            _check(sr, sample.lr_up, source, label)
+            path = picture_path(output, label, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture = to_array(sr)
+            write_image(path, picture)
+            yield UnpairedRecord(name, label, None if model is None else float(niqe(to_tensor(picture), model)))
+
+
+def picture_path(output: Path, method: str, name: str) -> Path:
+    """Where a method's SR of a photograph goes."""
+    return output / method / f"{name}.png"
+
+
+def check_pictures(photos: Sequence[Source], methods: Iterable[str], output: Path) -> None:
+    """Raise ValueError where the pictures of two photographs would have one name, or one would replace a photograph."""
+    named: dict[str, Source] = {}
+    for source in photos:
+        other = named.setdefault(source_name(source), source)
+        if other is not source:
+            raise ValueError(f"{other} and {source} have the same name, and so would their pictures in {output}")
+    inputs = {Path(source).resolve() for source in photos}
+    for method in (BICUBIC, *methods):
+        for name in named:
+            path = picture_path(output, method, name)
+            if path.resolve() in inputs:
+                raise ValueError(f"{path} is one of the photos to upscale, and would be overwritten")
+
+
+def _check(sr: Tensor, like: Tensor, source: Source, label: str) -> None:
+    if sr.shape != like.shape:
+        raise ValueError(f"{source}: the SR of {label} has shape {tuple(sr.shape)}, but must have {tuple(like.shape)}")
+    if not sr.isfinite().all():
+        raise ValueError(f"{source}: the SR of {label} has NaN or infinite values")

@@ -1,0 +1,37 @@
+"""Discriminators from files: our own, and those published as Real-ESRGAN's are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mrda.networks.checkpoints import load_network
+from mrda.networks.discriminator import UNetDiscriminator
+from mrda.networks.official import read_official
+from mrda.networks.reading import reason
+from mrda.networks.registry import build, check_tensors
+
+
+def load_discriminator(path: str | os.PathLike[str]) -> UNetDiscriminator:
+    """Load a discriminator, on the CPU and in float32.
+
+    Args:
+        path: Our .safetensors; or a .pth or .pt with a state dict as ``RealESRGAN_x4plus_netD.pth`` holds it, which
+            tells the sizes by its shapes.
+
+    Raises:
+        ValueError: The file cannot be read, or holds something else.
+    """
+    if Path(path).suffix not in (".pth", ".pt"):
+        return load_network(path, expect=UNetDiscriminator)
+    name, state = f"weights {os.fspath(path)}", read_official(path)
+    first = state.get("conv0.weight")
+    if first is None or first.dim() != 4:
+        raise ValueError(f"{name} must hold a U-Net discriminator, whose first layer is conv0.weight with 4 dimensions")
+    try:
+        network = build(UNetDiscriminator, {"num_feat": first.shape[0], "in_channels": first.shape[1]})
+    except ValueError as error:
+        raise ValueError(f"{name} have the shapes of an impossible discriminator: {reason(error)}") from error
+    check_tensors(name, state, network.state_dict())
+    network.load_state_dict(state)
+    return network

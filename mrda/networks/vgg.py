@@ -1,0 +1,133 @@
+"""VGG16 and VGG19 (Simonyan and Zisserman, 2015) as feature extractors, with torchvision's published weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mrda.checks import check_choice, check_image
+from mrda.networks.layers import conv3x3
+from mrda.networks.official import read_official
+from mrda.networks.published import PublishedFile, find_published
+from mrda.networks.registry import check_tensors
+
+_WIDTHS = (64, 128, 256, 512, 512)
+_CONVS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+"""Convolutions of each block; blocks are parted by max pooling."""
+
+VGG_WEIGHTS = {
+    name: PublishedFile(f"{name.upper()} features", file, f"https://download.pytorch.org/models/{file}", sha256)
+    for name, file, sha256 in (
+        ("vgg16", "vgg16-397923af.pth", "397923af"),
+        ("vgg19", "vgg19-dcbb9e9d.pth", "dcbb9e9d"),
+    )
+}
+"""Torchvision's weights, trained on ImageNet."""
+
+
+class VGG(nn.Module):
+    """The convolutions of VGG up to the deepest layer that is asked for; 3x3, ReLU after each, max pooling in between.
+
+    The weights' keys are torchvision's: ``features.N.weight`` and ``features.N.bias``, where N counts convolutions,
+    ReLUs and poolings.
+
+    Args:
+        depth: "vgg16" or "vgg19".
+        layers: What to return: "convB_I" is the output of convolution I of block B (both from 1) before its ReLU,
+            "reluB_I" the one after it.
+
+    Raises:
+        ValueError: Another depth, no layer, or one that this network does not have.
+    """
+
+    def __init__(self, depth: str, layers: Collection[str]) -> None:
+        super().__init__()
+        check_choice("depth", depth, _CONVS)
+        names = _layer_names(depth)
+        for layer in layers:
+            if layer not in names or layer.startswith("pool"):
+                last = f"conv5_{_CONVS[depth][-1]}"
+                raise ValueError(f"layer {layer!r} is none of {depth}'s conv1_1 to {last} or relu1_1 to {last[4:]}")
+        if not layers:
+            raise ValueError("layers are empty, but must name one layer at least")
+        self.depth = depth
+        deepest = max(names.index(layer) for layer in layers)
+        self.taps = {names.index(layer): layer for layer in layers}
+        self.features = nn.Sequential()
+        channels = 3
+        for index, name in enumerate(names[: deepest + 1]):
+            if name.startswith("conv"):
+                width = _WIDTHS[int(name[4]) - 1]
+                self.features.append(conv3x3(channels, width))
+                channels = width
+            elif name.startswith("relu"):
+                # in place, which halves the memory, unless that would spoil what is returned
+                self.features.append(nn.ReLU(inplace=index - 1 not in self.taps))
+            else:
+                self.features.append(nn.MaxPool2d(2))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the layers' outputs by name, from shallow to deep.
+
+        Args:
+            x: (B, 3, H, W), normalised as the weights want it; large enough for the poolings before the deepest layer.
+
+        Raises:
+            TypeError: ``x`` is not a floating point tensor of the weights' dtype.
+            ValueError: ``x`` has another shape or device, or is too small.
+        """
+        check_image("x", x, like=next(self.features.parameters()))
+        poolings = sum(isinstance(layer, nn.MaxPool2d) for layer in self.features)
+        if min(x.shape[2:]) < 2**poolings:
+            raise ValueError(f"x has shape {tuple(x.shape)}, but must be {2**poolings} pixels high and wide at least")
+        found: dict[str, Tensor] = {}
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in self.taps:
+                found[self.taps[index]] = x
+        return found
+
+
+def load_vgg(
+    depth: str,
+    layers: Collection[str],
+    path: str | os.PathLike[str] | None = None,
+    *,
+    otherwise: str = "or give the file's path",
+) -> VGG:
+    """Build a VGG with torchvision's published weights, on the CPU, frozen.
+
+    Args:
+        depth: "vgg16" or "vgg19".
+        layers: See :class:`VGG`.
+        path: The published file, under whatever name; None looks for it in torch's hub cache. Nothing is downloaded.
+        otherwise: What the user can do without the file, for the message.
+
+    Raises:
+        ValueError: As for :class:`VGG`; or the file is not there, cannot be read, or is not the published one.
+    """
+    with torch.device("meta"):  # draws no random numbers
+        vgg, whole = VGG(depth, layers), VGG(depth, [f"conv5_{_CONVS[depth][-1]}"])
+    file = find_published(VGG_WEIGHTS[depth], path, otherwise=otherwise)
+    state = {key: tensor for key, tensor in read_official(file).items() if not key.startswith("classifier.")}
+    check_tensors(f"weights {file}", state, whole.state_dict())
+    vgg.load_state_dict(_needed(state, vgg), assign=True)
+    return vgg.requires_grad_(False).eval()
+
+
+def _needed(state: Mapping[str, Tensor], vgg: VGG) -> dict[str, Tensor]:
+    # copies, since a file's tensors may share one storage with all the layers that are left out
+    return {key: state[key].to(torch.float32, copy=True) for key in vgg.state_dict()}
+
+
+def _layer_names(depth: str) -> list[str]:
+    """The layers in torchvision's order, so that a name's index is its N in ``features.N``."""
+    names = []
+    for block, count in enumerate(_CONVS[depth], start=1):
+        for number in range(1, count + 1):
+            names += [f"conv{block}_{number}", f"relu{block}_{number}"]
+        names.append(f"pool{block}")
+    return names
