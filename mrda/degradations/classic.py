@@ -28,14 +28,19 @@ class Degraded(NamedTuple):
         lr: (B, 3, H/scale, W/scale) in [0, 1], 8-bit values.
         lr_up: (B, 3, H, W) in [0, 1], 8-bit values: LR, before or after its rounding, enlarged by bicubic
             interpolation.
-        kernel: (B, k, k), or (1, k, k) where all images share one; None where nothing was blurred.
-        noise_level: (B,), or (1,) where all images share one: standard deviation, in units of 1/255.
+        kernel: (B, k, k), or (1, k, k) where all images share one; None where nothing was blurred, or more than once.
+        noise_level: (B,), or (1,) where all images share one: standard deviation, in units of 1/255; None where the
+            noise was not just Gaussian.
+        hr: (B, 3, H, W) in [0, 1]: what LR shows; what was degraded, or a patch of it.
+        hr_sharp: The same patch of the sharpened HR that LR was made from; None where nothing was sharpened.
     """
 
     lr: Tensor
     lr_up: Tensor
     kernel: Tensor | None
-    noise_level: Tensor
+    noise_level: Tensor | None
+    hr: Tensor
+    hr_sharp: Tensor | None = None
 
 
 def crop_to_multiple(hr: Tensor, scale: int) -> Tensor:
@@ -95,7 +100,7 @@ def degrade(
     levels = _check_noise_level(noise_level, hr)
     noisy = bool(levels.any())
     if noisy:
-        _check_generator(generator, hr)
+        check_generator(generator, hr)
     return _degrade(hr, kernels, scale, levels, generator if noisy else None, downsample, border, lr_up_from)
 
 
@@ -173,12 +178,12 @@ class ClassicDegradation:
                 for the kernel; or ``generator`` is on another device.
         """
         _check_hr(hr, self.scale)
-        _check_generator(generator, hr)
+        check_generator(generator, hr)
         count = hr.shape[0] if self.per == "image" else 1
         kernels = self._draw_kernels(count, generator)
         levels = _uniform(count, self.noise_range, generator)
         if kernels is not None:
-            _check_room(hr, self.kernel_size)
+            check_room(hr, self.kernel_size)
             kernels = kernels.to(hr)
         source = generator if self.noise_range[1] > 0 else None
         return _degrade(hr, kernels, self.scale, levels.to(hr), source, self.downsample, self.border, self.lr_up_from)
@@ -217,7 +222,7 @@ def _degrade(
         lr = lr + levels[:, None, None, None] / 255 * noise
     rounded = quantize(lr)
     lr_up = quantize(bicubic(lr if lr_up_from == "raw" else rounded, scale, border))
-    return Degraded(rounded, lr_up, kernels, levels)
+    return Degraded(rounded, lr_up, kernels, levels, hr)
 
 
 def _uniform(count: int, bounds: tuple[float, float], generator: torch.Generator) -> Tensor:
@@ -247,7 +252,7 @@ def _check_hr(hr: Tensor, scale: int) -> None:
         )
 
 
-def _check_room(hr: Tensor, size: int) -> None:
+def check_room(hr: Tensor, size: int) -> None:
     """Raise unless ``hr`` can be reflected at its borders as far as a kernel of that size reaches."""
     smallest = size // 2 + 1
     if min(hr.shape[2:]) < smallest:
@@ -268,11 +273,12 @@ def _check_kernel(kernel: Tensor, hr: Tensor) -> Tensor:
         raise ValueError(f"kernel has shape {tuple(kernel.shape)}, but must be (k, k) or ({len(hr)}, k, k) with k odd")
     if not kernels.isfinite().all():
         raise ValueError("kernel has NaN or infinite values, but must be finite")
-    _check_room(hr, size)
+    check_room(hr, size)
     return kernels.to(hr)
 
 
-def _check_generator(generator: torch.Generator | None, hr: Tensor) -> None:
+def check_generator(generator: torch.Generator | None, hr: Tensor) -> None:
+    """Raise unless ``generator`` can draw random numbers for ``hr``."""
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator is {generator!r}, but must be a torch.Generator for random numbers")
     if generator.device.type != hr.device.type:

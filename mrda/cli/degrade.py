@@ -1,0 +1,107 @@
+"""`mrda degrade`."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mrda.cli.app import app
+from mrda.cli.common import progress, refuse, refusing, report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import torch
+    from torch import Tensor
+
+    from mrda.config import TrainConfig
+    from mrda.degradations.real import Step
+
+
+@app.command(
+    epilog="Example: mrda degrade photo.png --preset real-x4 --seed 1 --grid",
+    short_help="Make LR from HR photos as a training does.",
+)
+def degrade(
+    photos: Annotated[list[str], typer.Argument(help="HR photos, or folders of photos.", metavar="PHOTO")],
+    preset: Annotated[
+        str,
+        typer.Option(
+            "--preset",
+            "--config",
+            help="A configuration's name or a YAML file; `mrda train --list` shows the names.",
+            metavar="NAME",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write to; made if missing.")] = Path(
+        "."
+    ),
+    seed: Annotated[
+        int, typer.Option("--seed", help="Of the random numbers, the same for each photo.", min=0, max=2**63 - 1)
+    ] = 0,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Also draw what is done to the photo, step by step: NAME_steps.png.")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change one option of the configuration; may be repeated.", metavar="KEY=VALUE"),
+    ] = None,
+) -> None:
+    """Make LR from HR photos as a configuration's training does, and write it as NAME_lr.png.
+
+    The whole photo is degraded, but for rows and columns at its bottom and right that are no multiple of the scale. On
+    the CPU, so that the same seed gives the same file.
+    """
+    import torch
+
+    from mrda.configs import load_config
+    from mrda.evaluation.figures.steps import draw_steps
+    from mrda.images import find_images, read_rgb, source_name, to_array, to_tensor, write_image
+
+    with refusing():
+        steps_of = _steps(load_config(preset, overrides or ()))
+        sources = find_images(photos)
+        names = [source_name(source) for source in sources]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"there are two photos named {twice}, but the files written must have different names")
+        _make_folder(output)
+
+    failed = 0
+    with progress("degrading", len(sources)) as bar:
+        for source, name in zip(sources, names, strict=True):
+            try:
+                steps = list(steps_of(to_tensor(read_rgb(source)), torch.Generator().manual_seed(seed)))
+                write_image(output / f"{name}_lr.png", to_array(steps[-1].image))
+                if grid:
+                    write_image(output / f"{name}_steps.png", draw_steps(steps))
+            except ValueError as error:  # an unreadable photo, or one too small to be degraded
+                report(bar, f"{source}: {error}")
+                failed += 1
+            except OSError as error:
+                refuse(f"{output} can't be written to: {error.strerror or error}")
+            bar.advance(bar.task_ids[0])
+    raise typer.Exit(1 if failed else 0)
+
+
+def _steps(config: "TrainConfig") -> "Callable[[Tensor, torch.Generator], Iterable[Step]]":
+    """What shows a photo (1, 3, H, W) before the first step and after each; the last image is LR."""
+    from mrda.degradations.classic import ClassicDegradation, crop_to_multiple
+    from mrda.evaluation.figures.steps import classic_steps
+    from mrda.training.real import build_real_degradation
+
+    options = config.degradation
+    if options.type == "real":
+        return build_real_degradation(config, None).steps
+    classic = ClassicDegradation(config.scale, **options.model_dump(exclude={"type"}))
+    return lambda hr, generator: classic_steps(classic, crop_to_multiple(hr, classic.scale), generator)
+
+
+def _make_folder(output: Path) -> None:
+    if os.path.exists(output) and not os.path.isdir(output):
+        raise ValueError(f"the output folder {output} is a file")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"the output folder {output} can't be made: {error.strerror}") from None

@@ -1,0 +1,125 @@
+"""Filtering a batch of images with a symmetric kernel for each."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mrda.degradations.bands import Taps, apply_taps
+
+
+def filter_images(images: Tensor, kernels: Tensor) -> Tensor:
+    """Filter every channel of an image with the image's kernel, reflecting the image at its borders.
+
+    The edge is not repeated; an image smaller than the kernel's reach is reflected as often as it takes. Rounding
+    errors are as small as those of a direct convolution, which takes several times as long with 21x21 kernels.
+
+    The upper and the lower half of each channel go through one Fourier transform, as its real and its imaginary part:
+    the spectrum of a symmetric kernel is real, so they do not mix. On the CPU a kernel that all images share may be the
+    product of a column and a row; then they are filtered by these.
+
+    Args:
+        images: (B, C, H, W) in float32 or float64.
+        kernels: (B, k, k), or (1, k, k) for all images; k odd. Each must equal itself rotated by 180 degrees, so that
+            correlation and convolution are the same.
+
+    Returns:
+        (B, C, H, W).
+    """
+    if len(kernels) == 1 and images.device.type == "cpu":
+        # What is too little to change the images' last bit, but for float64 no less than the kernels' own last bits.
+        negligible = max(0.01 * torch.finfo(images.dtype).eps, 1e-15)
+        factors = _factors(kernels[0].double(), negligible)
+        if factors is not None:
+            rows, columns = (_taps(length, factor) for length, factor in zip(images.shape[2:], factors, strict=True))
+            return apply_taps(images, rows, columns)
+    return _filter_spectra(images, kernels)
+
+
+def _filter_spectra(images: Tensor, kernels: Tensor) -> Tensor:
+    batch, channels, height, width = images.shape
+    reach = kernels.shape[-1] // 2
+    half = (height + 1) // 2
+    rows, columns = _fast_length(half + 2 * reach), _fast_length(width + 2 * reach)
+    # Beyond its reach the padding may hold anything.
+    padded = _reflect(images, reach, half + rows - reach - height, columns - reach - width)
+    halves = torch.complex(padded[..., :rows, :], padded[..., half : half + rows, :])
+    spectra = torch.fft.fft2(halves)
+    values = torch.view_as_real(spectra).view(batch, channels, rows, 2 * columns)
+    values.mul_(_spectra(kernels.to(images), rows, columns)[:, None])
+    filtered = torch.view_as_real(torch.fft.ifft2(spectra, norm="forward"))
+    filtered = filtered[..., reach : reach + half, reach : reach + width, :]
+    return torch.cat((filtered[..., 0], filtered[..., : height - half, :, 1]), dim=2)
+
+
+def _factors(kernel: Tensor, negligible: float) -> tuple[Tensor, Tensor] | None:
+    """The filters for columns and for rows that a kernel is the product of, without negligible ends, or else None."""
+    middle = len(kernel) // 2
+    column, row = kernel[:, middle], kernel[middle] / kernel[middle, middle]
+    if not (kernel - column[:, None] * row).abs().sum() < negligible:
+        return None
+    return _trimmed(column, negligible), _trimmed(row, negligible)
+
+
+def _trimmed(factor: Tensor, negligible: float) -> Tensor:
+    outside = int((factor.abs() > negligible).long().argmax())
+    return factor[outside : len(factor) - outside]
+
+
+def _taps(length: int, factor: Tensor) -> Taps:
+    reach = len(factor) // 2
+    sources = _reflected_places(length, reach, reach, factor.device).unfold(0, len(factor), 1)
+    return Taps(sources, factor.expand(length, -1))
+
+
+def _spectra(kernels: Tensor, rows: int, columns: int) -> Tensor:
+    """The kernels' spectra, divided by rows * columns: (B, rows, 2 * columns), every value twice."""
+    cos_y, sin_y = _waves(kernels, rows)
+    waves_y = torch.cat((cos_y @ kernels, -(sin_y @ kernels)), dim=2)
+    waves_x = torch.cat(_waves(kernels, columns), dim=1).T.repeat_interleave(2, dim=1)
+    return waves_y @ (waves_x / (rows * columns))
+
+
+def _waves(kernels: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every frequency at the places of a kernel's taps: (length, k) each."""
+    size = kernels.shape[-1]
+    frequencies = torch.arange(length, dtype=torch.float64, device=kernels.device)
+    taps = torch.arange(size, dtype=torch.float64, device=kernels.device) - size // 2
+    angles = frequencies[:, None] * taps * (2 * math.pi / length)
+    return angles.cos().to(kernels), angles.sin().to(kernels)
+
+
+def _reflect(images: Tensor, before: int, below: int, right: int) -> Tensor:
+    """Reflect (B, C, H, W) beyond its borders: ``before`` pixels above and at the left."""
+    height, width = images.shape[2:]
+    if max(before, below) < height and max(before, right) < width:
+        return F.pad(images, (before, right, before, below), mode="reflect")
+    sources = (
+        _reflected_places(length, before, after, images.device) for length, after in ((height, below), (width, right))
+    )
+    return images.index_select(2, next(sources)).index_select(3, next(sources))
+
+
+def _reflected_places(length: int, before: int, after: int, device: torch.device) -> Tensor:
+    """Which of so many pixels stands at each place from -before to length + after, by repeated reflection."""
+    period = max(1, 2 * (length - 1))
+    places = torch.arange(-before, length + after, device=device).remainder(period)
+    return torch.minimum(places, period - places).clamp_(max=length - 1)
+
+
+def _fast_length(least: int) -> int:
+    """The next length at which Fourier transforms are fast: no prime factor above 7."""
+    length = least
+    while not _is_smooth(length):
+        length += 1
+    return length
+
+
+def _is_smooth(length: int) -> bool:
+    for factor in (2, 3, 5, 7):
+        while length % factor == 0:
+            length //= factor
+    return length == 1

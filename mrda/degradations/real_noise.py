@@ -1,0 +1,85 @@
+"""Gaussian and Poisson noise, in colour or gray, as Real-ESRGAN adds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from mrda.degradations.poisson import poisson
+
+_LUMA = (0.2989, 0.587, 0.114)
+
+
+def add_gaussian_noise(images: Tensor, sigma: Tensor, gray: Sequence[bool], generator: torch.Generator) -> Tensor:
+    """Add Gaussian noise and clip to [0, 1].
+
+    Args:
+        images: (B, 3, H, W).
+        sigma: (B,), or (1,) for all images: standard deviation, in units of 1/255.
+        gray: Of as many images: whether their noise is the same in all channels.
+        generator: On the device of ``images``.
+    """
+
+    def noise(chosen: Tensor, channels: int) -> Tensor:
+        shape = (len(chosen), channels, *chosen.shape[2:])
+        return torch.randn(shape, generator=generator, dtype=chosen.dtype, device=chosen.device)
+
+    return _add(images, sigma / 255, _by_colour(images, gray, noise))
+
+
+def add_poisson_noise(images: Tensor, scale: Tensor, gray: Sequence[bool], generator: torch.Generator) -> Tensor:
+    """Add ``scale`` times what Poisson noise changes, and clip to [0, 1].
+
+    An image, or its luma for gray noise, is rounded to 8 bits, and the next power of two N of the number of its values
+    counts as the photons of white: the noise is Poisson(N * image) / N - image.
+
+    Args:
+        images: (B, 3, H, W).
+        scale: (B,), or (1,) for all images.
+        gray: As for `add_gaussian_noise`.
+        generator: On the device of ``images``.
+    """
+
+    def noise(chosen: Tensor, channels: int) -> Tensor:
+        if channels == 1:
+            red, green, blue = chosen.split(1, dim=1)
+            chosen = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
+        levels = (255 * chosen).round_().clamp_(0, 255)
+        peaks = photons(levels).to(levels)
+        return poisson(levels, peaks, generator).div_(peaks[:, None, None, None]).sub_(levels.div_(255))
+
+    return _add(images, scale, _by_colour(images, gray, noise))
+
+
+def photons(levels: Tensor) -> Tensor:
+    """For each image the least power of two that is no less than the number of its values.
+
+    Args:
+        levels: (B, C, H, W), integers from 0 to 255 as floating point numbers.
+
+    Returns:
+        (B,) int64, from 1 to 256.
+    """
+    places = levels.flatten(1).long().clamp_(0, 255)
+    seen = torch.zeros(len(levels), 256, dtype=torch.bool, device=levels.device).scatter_(1, places, True)
+    count = seen.sum(dim=1)
+    # Counting the powers below is exact, which the logarithm is not everywhere.
+    return 1 << sum((count > 2**power).long() for power in range(8))
+
+
+def _by_colour(images: Tensor, gray: Sequence[bool], noise: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Make noise for the coloured and for the gray images, (B, 3, H, W), or (B, 1, H, W) where all are gray."""
+    flags = list(gray) * (len(images) if len(gray) == 1 else 1)
+    if all(flags) or not any(flags):
+        return noise(images, 1 if flags[0] else 3)
+    parts = {
+        flag: iter(noise(torch.cat([images[i : i + 1] for i, other in enumerate(flags) if other == flag]), channels))
+        for flag, channels in ((False, 3), (True, 1))
+    }
+    return torch.stack([next(parts[flag]).expand(3, -1, -1) for flag in flags])
+
+
+def _add(images: Tensor, strength: Tensor, noise: Tensor) -> Tensor:
+    return torch.addcmul(images, noise, strength.to(images)[:, None, None, None]).clamp_(0, 1)
