@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from mrda.config import STAGES, StudentConfig, TrainConfig
 from mrda.configs import PRESETS, configs, load_config, parse_config
+from mrda.degradations.kernels import KERNEL_SIZE
 from mrda.training.schedule import learning_rate
 
 SETTINGS = [f"classic-{kind}-x{scale}" for kind in ("iso", "aniso-noise") for scale in (2, 3, 4)]
@@ -14,7 +15,7 @@ ROWS = ["t1", "t2", "t3", "s1", "s2", "s3", "s4", "s5", "s6", "fixed_upscaler", 
 
 def test_the_packaged_configurations_are_these() -> None:
     rows = {f"ablation/{row}" for row in ROWS}
-    assert set(configs()) == {"demo", "toy", *SETTINGS, *rows, "release/mrda-x4-iso"}
+    assert set(configs()) == {"demo", "toy", *SETTINGS, *rows, "release/mrda-x4-iso", "real-x4", "real-toy"}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -81,6 +82,29 @@ def test_a_row_of_the_ablation_can_extend_another_configuration() -> None:
     row = load_config("ablation/s6", ["train.steps=2"], instead={"classic-iso-x4": "toy"})
     changes = ["teacher.den_input=lr", "train.stages=[teacher]", "train.steps=2"]
     assert row == load_config("toy", changes)
+
+
+def test_what_stands_instead_may_extend_the_name_that_it_stands_for(tmp_path: Path) -> None:
+    mine = "extends: classic-iso-x4\nseed: 7\nstudent: {lambda_kl: 0.5, lambda_abs: 0.2}\n"
+    (tmp_path / "mine.yaml").write_text(mine)
+    row = load_config("ablation/s1", instead={"classic-iso-x4": tmp_path / "mine.yaml"})
+    assert (row.seed, row.student.lambda_kl, row.student.lambda_abs) == (7, 0.0, 0.2)
+    assert load_config("ablation/s4", instead={"classic-iso-x4": "ablation/s4"}) == load_config("ablation/s4")
+
+
+def test_overrides_of_what_stands_instead_are_below_what_extends_it() -> None:
+    below = ["student.lambda_kl=0.5", "student.lambda_abs=0.2", "meta.tasks=3"]
+    row = load_config("ablation/s1", ["meta.tasks=4"], instead={"classic-iso-x4": "toy"}, instead_overrides=below)
+    assert (row.student.lambda_kl, row.student.lambda_abs, row.meta.tasks) == (0.0, 0.2, 4)
+    with pytest.raises(ValueError, match=r"did you mean 'student\.lambda_kl'"):
+        load_config("ablation/s1", instead={"classic-iso-x4": "toy"}, instead_overrides=["student.lambda_k=0"])
+
+
+@pytest.mark.parametrize("text", ["5", "null", "[null]", "[{a: b}]", "{a: b}"])
+def test_what_can_t_be_extended_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"extends: {text}\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml' must extend a name, a path or a list of them, it was "):
+        load_config(tmp_path / "mine.yaml")
 
 
 def test_a_circle_of_files_is_refused(tmp_path: Path) -> None:
@@ -164,6 +188,7 @@ def test_every_field_is_described() -> None:
         ),
         ("data.patch_size=5", "config: scale * data.patch_size must be at least 11 px"),
         ("degradation.theta_range=[0, .inf]", "'degradation.theta_range.1': input should be a finite number"),
+        ("seed=2001-02-30", "the value of override 'seed=2001-02-30' is not valid YAML: day is out of range"),
         ("seed.x=1", "'seed': input should be a valid integer"),
         ("teacher.steps=true", "'teacher.steps': must be an integer, it was True"),
         ("seed=no", "'seed': must be an integer, it was False"),
@@ -180,6 +205,26 @@ def test_a_bad_override_is_one_sentence(override: str, message: str) -> None:
         load_config("toy", [override])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_teacher_without_mln_is_for_runs_without_student_or_with_another_s_teacher() -> None:
+    for den_input in ("lr", "kernel"):
+        load_config("toy", [f"teacher.den_input={den_input}"]).check_stages(["meta", "teacher"])
+        config = load_config("toy", [f"teacher.den_input={den_input}", "student.init_teacher=teacher.safetensors"])
+        config.check_stages(["teacher", "student"])
+    with pytest.raises(ValueError, match=r"give student\.init_teacher.*it was kernel"):
+        load_config("ablation/t3").check_stages(["teacher", "student"])
+
+
+def test_an_oracle_of_other_kernels_than_the_validation_s_is_refused() -> None:
+    options = ["teacher.den_input=kernel", "train.stages=[teacher]", "validation.sources=[photos]"]
+    for size in (19, 23):
+        other = [*options, f"degradation.kernel_size={size}"]
+        with pytest.raises(ValueError, match=rf"degradation\.kernel_size {KERNEL_SIZE}, .* it was {size}"):
+            load_config("toy", other)
+        assert load_config("toy", [*other, "validation.protocol=bicubic"])
+        assert load_config("toy", [*other, "validation.sources=[]"])
+    assert load_config("toy", [*options, f"degradation.kernel_size={KERNEL_SIZE}"])
 
 
 def test_the_unknown_key_is_reported_before_other_faults() -> None:
@@ -218,3 +263,38 @@ def test_a_file_that_is_no_utf_8_is_named(tmp_path: Path) -> None:
 def test_a_name_that_no_file_can_have_is_an_unknown_preset() -> None:
     with pytest.raises(ValueError, match="must be a file or one of"):
         load_config("x" * 300)
+
+
+def test_a_configuration_may_have_presets_of_its_own(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: toy\nseed: 7\npresets: {wild: {seed: 8, scale: 3}, paper: {student: {lambda_abs: 5}}}\n")
+    assert load_config(mine).seed == 7
+    assert (load_config(mine, preset="wild").seed, load_config(mine, preset="wild").scale) == (8, 3)
+    paper = load_config(mine, preset="paper")
+    assert paper.student.lambda_abs == 5
+    assert paper.networks.dyn_act == "none"  # the preset of all configurations still lies below
+    (tmp_path / "child.yaml").write_text(f"extends: {mine}\nscale: 4\n")
+    assert load_config(tmp_path / "child.yaml", preset="wild").scale == 4
+    assert load_config(tmp_path / "child.yaml", ["seed=9"], preset="wild").seed == 9
+    with pytest.raises(ValueError, match="preset is 'wldi', but must be one of recommended, paper, official, wild"):
+        load_config(mine, preset="wldi")
+    mine.write_text("presets: {wild: 3}")
+    with pytest.raises(ValueError, match="presets of config '.*' must be mappings of options by name"):
+        load_config(mine)
+
+
+def test_the_real_world_presets_are_what_they_claim() -> None:
+    recommended, paper, realesrgan = (load_config("real-x4", preset=p) for p in ("recommended", "paper", "realesrgan"))
+    for config in (recommended, paper, realesrgan):
+        assert (config.networks.num_feat, config.networks.num_blocks, config.networks.den_width) == (128, 21, 128)
+        assert (config.degradation.type, config.data.crop_size, config.scale) == ("real", 400, 4)
+        assert config.meta.steps == 100_000
+        assert config.teacher.steps == config.student.steps == 600_000
+        assert config.meta.inner_lr == config.adaptation.inner_lr == [0.02]
+    assert recommended.degradation.per == paper.degradation.per == "batch"
+    assert recommended.student.betas == paper.student.betas == (0.9, 0.999)
+    assert (paper.teacher.batch, paper.teacher.visual_from, paper.student.encoder_steps) == (64, 0, 0)
+    assert (paper.student.lambda_kl, paper.student.lambda_abs, paper.student.kl_temperature) == (1, 0.01, 1)
+    assert (realesrgan.degradation.per, realesrgan.real.jpeg, realesrgan.real.usm) == ("image", "simulated", True)
+    assert realesrgan.teacher.betas == (0.9, 0.99)
+    assert realesrgan.train.ema_decay == 0.999

@@ -26,7 +26,7 @@ def train(
     ] = None,
     preset: Annotated[
         str,
-        typer.Option("--preset", help="recommended, paper or official, where the configuration says nothing."),
+        typer.Option("--preset", help="recommended, paper or official below the configuration, or one of its own."),
     ] = "recommended",
     overrides: Annotated[
         list[str] | None,
@@ -66,6 +66,7 @@ def train(
         micro_batches = settings.train.micro_batches or 1
         with refusing():
             names = in_order(settings.train.stages if chosen is None else chosen)
+            settings.check_stages(names)
         _announce([plan_stage(settings, name, done=0, micro_batches=micro_batches) for name in names])
         typer.echo(settings.to_yaml(), nl=False)
         return

@@ -54,7 +54,8 @@ class ValidationConfig(Section):
     """Steps between two validations; there is one at the end of each stage, too."""
     protocol: Literal["auto", "gaussian8", "mrda9", "dasr9", "bicubic"] = "auto"
     """Test degradations: `auto` is gaussian8 for isotropic training kernels, mrda9 for anisotropic ones (with its
-    noise levels where there is noise in training) and bicubic for none. Stage 1a is validated under bicubic."""
+    noise levels where there is noise in training), bicubic for none, and for `degradation.type: real` as many draws
+    of that for each photo as `conditions` says, always the same. Stage 1a is validated under bicubic."""
     conditions: PositiveInt = 3
     """At most that many of the protocol's degradations, evenly spaced."""
     images: PositiveInt = 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal, TypeVar
 
 import yaml
@@ -96,6 +97,28 @@ class TrainConfig(Section):
         if self.teacher.den_input == "kernel" and self.degradation.type == "real":
             raise ValueError("teacher.den_input: kernel needs one blur kernel, but degradation.type is real")
         return self
+
+    @model_validator(mode="after")
+    def _oracle_is_told_the_test_kernels(self) -> TrainConfig:
+        size, section = self.degradation.kernel_size, self.validation
+        if self.teacher.den_input == "kernel" and section.sources and section.protocol != "bicubic" and size != 21:
+            raise ValueError(
+                "validation.sources with teacher.den_input: kernel needs degradation.kernel_size 21, that of the "
+                f"blurs it validates under, it was {size}"
+            )
+        return self
+
+    def check_stages(self, stages: Collection[StageName]) -> None:
+        """Refuse stages of which one could not start from what the others make.
+
+        Raises:
+            ValueError: the student's teacher would be one without an MLN.
+        """
+        if "student" in stages and self.teacher.den_input != "features" and self.student.init_teacher is None:
+            raise ValueError(
+                "stage 'student' needs a teacher that reads the MLN's features: give student.init_teacher, leave the "
+                f"stage out, or make teacher.den_input features; it was {self.teacher.den_input}"
+            )
 
     @property
     def hr_size(self) -> int:

@@ -2,7 +2,8 @@
 
 A file is a tree of the options of `mrda.config.TrainConfig`; what it leaves out has the recommended value. Its key
 ``extends`` may name other configurations, which it then changes. The presets ``paper`` and ``official`` are such
-trees too: they hold the choices of the paper and of the released code where these differ from what is recommended.
+trees too: they hold the choices of the paper and of the released code where these differ from what is recommended. A
+file's own key ``presets`` holds trees by name, which that preset lays over it.
 """
 
 from __future__ import annotations
@@ -38,31 +39,37 @@ def load_config(
     *,
     preset: str = "recommended",
     instead: Mapping[str, str | Path] | None = None,
+    instead_overrides: Iterable[str] = (),
 ) -> TrainConfig:
     """Read a configuration, and apply a preset below it and overrides above it.
 
     Args:
         name_or_path: name of a configuration of the package (see `configs`) or path of a YAML file.
         overrides: assignments such as ``"teacher.steps=10"``; the value is read as YAML.
-        preset: ``recommended``, ``paper`` or ``official``. Wherever the configuration itself says something, that
-            holds.
+        preset: ``recommended``, ``paper`` or ``official``, or one that the configuration itself has. Wherever the
+            configuration says something, that holds, unless its own ``presets`` say otherwise.
         instead: names or paths to read in the place of names that are extended; ``{"classic-iso-x4": "demo"}`` with
-            ``ablation/s4`` is that row at the demo's size.
+            ``ablation/s4`` is that row at the demo's size. What is read so may itself extend such a name, and then
+            means that one.
+        instead_overrides: assignments to what is read so; what extends it holds against them.
 
     Raises:
-        ValueError: for an unknown name or preset, a file that is unreadable or no YAML mapping, an override without
-            ``=``, an unknown key (the nearest known one is named) or a value that its field does not allow.
+        ValueError: for an unknown name or preset, a file that is unreadable or no YAML mapping, names to extend that
+            are none, an override without ``=``, an unknown key (the nearest known one is named) or a value that its
+            field does not allow.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"preset is {preset!r}, but must be one of {', '.join(PRESETS)}")
     tree: Tree = {}
-    if preset != "recommended":
+    if preset in PRESETS[1:]:
         text = resources.files("mrda").joinpath("configs", _PRESET_FOLDER, f"{preset}.yaml").read_text("utf-8")
         tree = yaml.safe_load(text)
-    tree = _merge(tree, _read_tree(name_or_path, instead or {}))
-    for override in overrides:
-        _assign(tree, override)
-    return parse_config(tree)
+    below = list(instead_overrides)
+    reader = _Reader(preset)
+    replaced = {name: _assigned(reader.read(other), below) for name, other in (instead or {}).items()}
+    tree = _merge(tree, reader.read(name_or_path, replaced))
+    if preset not in (*PRESETS, *reader.presets):
+        known = ", ".join(dict.fromkeys([*PRESETS, *reader.presets]))
+        raise ValueError(f"preset is {preset!r}, but must be one of {known}")
+    return parse_config(_assigned(tree, overrides))
 
 
 def parse_config(tree: Mapping[str, Any]) -> TrainConfig:
@@ -94,25 +101,47 @@ def _merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
     return merged
 
 
-def _read_tree(name_or_path: str | Path, instead: Mapping[str, str | Path], inside: tuple[str, ...] = ()) -> Tree:
-    name = str(name_or_path)
-    if name in inside:
-        raise ValueError(f"config '{name}' extends itself, by way of {' and '.join(inside)}")
-    known = configs()
-    if name in known:
-        text = known[name].read_text(encoding="utf-8")
-    elif os.path.isfile(name_or_path):
-        text = _read(Path(name_or_path))
-    else:
-        raise ValueError(f"config '{name}' must be a file or one of {', '.join(known)}")
-    tree = _parse_yaml(text, f"config '{name}'")
-    if not isinstance(tree, dict):
-        raise ValueError(f"config '{name}' must be a YAML mapping of options, it was {tree!r}")
-    parents = tree.pop("extends", [])
-    whole: Tree = {}
-    for parent in [parents] if isinstance(parents, str) else parents:
-        whole = _merge(whole, _read_tree(instead.get(parent, parent), instead, (*inside, name)))
-    return _merge(whole, tree)
+class _Reader:
+    """Reads configurations over all that they extend; a preset of theirs goes over each that has one of that name."""
+
+    def __init__(self, preset: str) -> None:
+        self.preset = preset
+        self.presets: list[str] = []
+        """Names of the presets that were met in the files."""
+
+    def read(
+        self, name_or_path: str | Path, replaced: Mapping[str, Tree] | None = None, inside: tuple[str, ...] = ()
+    ) -> Tree:
+        """Read one; ``replaced`` has the trees of what shall not be read by its name."""
+        name = str(name_or_path)
+        if name in inside:
+            raise ValueError(f"config '{name}' extends itself, by way of {' and '.join(inside)}")
+        known = configs()
+        if name in known:
+            text = known[name].read_text(encoding="utf-8")
+        elif os.path.isfile(name_or_path):
+            text = _read(Path(name_or_path))
+        else:
+            raise ValueError(f"config '{name}' must be a file or one of {', '.join(known)}")
+        tree = _parse_yaml(text, f"config '{name}'")
+        if not isinstance(tree, dict):
+            raise ValueError(f"config '{name}' must be a YAML mapping of options, it was {tree!r}")
+        given = tree.pop("extends", [])
+        parents = [given] if isinstance(given, str) else given
+        if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+            raise ValueError(f"config '{name}' must extend a name, a path or a list of them, it was {given!r}")
+        presets = tree.pop("presets", {})
+        if not isinstance(presets, dict) or not all(
+            isinstance(key, str) and isinstance(changes, dict) for key, changes in presets.items()
+        ):
+            raise ValueError(f"presets of config '{name}' must be mappings of options by name, it was {presets!r}")
+        self.presets += presets
+        whole: Tree = {}
+        for parent in parents:
+            replacement = None if replaced is None else replaced.get(parent)
+            other = self.read(parent, replaced, (*inside, name)) if replacement is None else replacement
+            whole = _merge(whole, other)
+        return _merge(_merge(whole, tree), presets.get(self.preset, {}))
 
 
 def _files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
@@ -135,8 +164,15 @@ def _read(path: Path) -> str:
 def _parse_yaml(text: str, what: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter for a date that no calendar has
         raise ValueError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _assigned(tree: Tree, overrides: Iterable[str]) -> Tree:
+    """The tree, changed in place."""
+    for override in overrides:
+        _assign(tree, override)
+    return tree
 
 
 def _assign(tree: dict[str, Any], override: str) -> None:

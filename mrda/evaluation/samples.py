@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from mrda.degradations.classic import degrade
+from mrda.degradations.classic import Degraded, degrade
 from mrda.randomness import generator
 
 
 class Condition(NamedTuple):
-    """One fixed degradation: a blur, then downsampling, then noise."""
+    """One fixed degradation: a blur, then downsampling, then noise; or one of another kind."""
 
     name: str
     kernel: Tensor | None
     """(k, k), or None for no blur."""
     noise_level: float = 0.0
     """Standard deviation of the noise, in units of 1/255."""
+    degradation: Callable[[Tensor, torch.Generator], Degraded] | None = None
+    """What degrades in their place, at random: HR (1, 3, H, W), kept whole, and a generator -> LR."""
 
 
 class Sample(NamedTuple):
@@ -29,7 +32,7 @@ class Sample(NamedTuple):
     lr_up: Tensor
     """(1, 3, sH, sW) in [0, 1], 8-bit values: LR enlarged by bicubic, the MLN's residual."""
     hr: Tensor
-    """(1, 3, sH, sW) in [0, 1]."""
+    """(1, 3, sH, sW) in [0, 1]; (1, 3, 0, 0) where there is none, see `mrda.evaluation.unpaired`."""
     kernel: Tensor | None
     """(k, k), or None for no blur."""
     noise_level: float
@@ -53,8 +56,8 @@ def make_sample(
 ) -> Sample:
     """Degrade a photograph.
 
-    The noise is a function of `seed`, `image` and the condition's name alone, so that it is the same whatever else is
-    measured beside it.
+    What is random is a function of `seed`, `image` and the condition's name alone, so that it is the same whatever else
+    is measured beside it.
 
     Args:
         hr: (1, 3, H, W) in [0, 1], H and W multiples of `scale`.
@@ -69,6 +72,9 @@ def make_sample(
     Raises:
         ValueError: HR is too small for the kernel, its sides are no multiples of `scale`, or an option is unknown.
     """
+    if condition.degradation is not None:
+        pair = condition.degradation(hr, generator(seed, "evaluation", image, condition.name, device=hr.device))
+        return Sample(pair.lr, pair.lr_up, pair.hr, None, 0.0)
     noise = generator(seed, "evaluation", image, condition.name) if condition.noise_level else None
     pair = degrade(
         hr,

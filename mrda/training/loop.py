@@ -18,7 +18,6 @@ from mrda.data import PatchSampler
 from mrda.data.prefetch import Prefetcher
 from mrda.networks import Network, save_network
 from mrda.randomness import generator
-from mrda.training.interrupt import deferred_interrupt
 from mrda.training.processes import Processes
 from mrda.training.report import Bars, ScalarLog
 from mrda.training.schedule import learning_rate
@@ -57,6 +56,7 @@ def run_stage(
     processes: Processes,
     bars: Bars,
     validation: Validation | None = None,
+    interrupted: Callable[[], bool] = bool,
 ) -> Network:
     """Train ``stage.network`` in place, from the newest whole checkpoint where there is one.
 
@@ -69,24 +69,35 @@ def run_stage(
         processes: the processes that share the work.
         bars: progress bars.
         validation: what to measure from time to time; None measures nothing.
+        interrupted: asked once in each step whether this process is to stop.
 
     Returns:
         The network to publish: the trained one, or the average of it where there is one.
 
     Raises:
-        FloatingPointError: losses or gradients were not finite in more than `train.max_nonfinite` steps in a row; they
-            have reached no parameter and no checkpoint.
-        KeyboardInterrupt: after SIGINT or SIGTERM, once the step is finished and a checkpoint saved.
+        FloatingPointError: losses or gradients were not finite in more than `train.max_nonfinite` steps in a row; none
+            of these steps has changed a weight.
+        KeyboardInterrupt: a process is to stop; the step is finished and a checkpoint saved. What comes after the look
+            of the last step is left to the caller.
     """
     section, engine = config.stage(stage.name), config.train
     stage.to(processes.device, channels_last=engine.channels_last)
     if engine.adapt_sync:
         stage.inner_mean = processes.mean
-    state = TrainingState(stage, section.lr, engine)
+    judge = None if validation is None else validation.fingerprint
+    state = TrainingState(stage, section.lr, engine, section.betas, validation=judge)
     if engine.compile:
         stage.compile()
-    for warning in checkpoints.restore(state):
+    # One process decides, for they might find different ones while a disk fails.
+    newest, warnings = processes.broadcast(checkpoints.newest() if processes.is_main else (None, []))
+    for warning in warnings:
         bars.say(warning)
+    if newest is not None:
+        checkpoints.load(state, newest)
+    best = folder / "best.safetensors"
+    if state.best is None and processes.is_main and best.exists():
+        best.unlink()
+        bars.say(f"removed {best}: no checkpoint tells what it scored under this validation")
     start = state.step
     advance = bars.stage(stage.name, section.steps, start, partial(work, config, stage.name))
     places = _places(stage, range(start, section.steps), processes.mine())
@@ -95,14 +106,12 @@ def run_stage(
 
     with (
         ScalarLog(folder, start, writes=processes.is_main) as log,
-        deferred_interrupt() as interrupted,
         Prefetcher(read, places, depth=engine.prefetch, pin_memory=pin) as batches,
     ):
         stream = (hr for _, hr in batches)
         for step in range(start, section.steps):
             rate = learning_rate(section, step)
-            for group in state.optimizer.param_groups:
-                group["lr"] = rate
+            state.set_learning_rate(rate)
             began, waited = time.perf_counter(), batches.waited
             outcome = train_step(stage, step, config, state, stream, processes, interrupted)
             seconds = time.perf_counter() - began
@@ -121,8 +130,9 @@ def run_stage(
                 if state.skipped_in_row > engine.max_nonfinite:
                     raise FloatingPointError(
                         f"stage '{stage.name}' stopped: {outcome.fault} in step {done}, the last of "
-                        f"{state.skipped_in_row} in a row that were skipped; the last checkpoint is from before, a "
-                        "lower learning rate or a gradient_clip may help"
+                        f"{state.skipped_in_row} in a row that were skipped and have changed no weight: a lower "
+                        f"{stage.name}.lr or a train.gradient_clip may help, in another run directory or without "
+                        "resuming"
                     )
             last = done == section.steps
             if done % engine.log_every == 0 or last:
@@ -174,32 +184,34 @@ def train_step(
             with _autocast(engine.mixed_precision, device):
                 terms = stage.loss(step, hr, draws)
             share = stage.loss_share / processes.micro_batches
-            processes.accelerator.backward(state.scaler.scale(share * terms["loss"]))
+            # Not by Accelerator, which divides by the accumulation steps that its environment names.
+            state.scaler.scale(share * terms["loss"]).backward()
             for name, value in terms.items():
                 part = value.detach().float() / (processes.micro_batches * stage.tasks)
                 sums[name] = sums[name] + part if name in sums else part
 
     gradients = processes.sum_gradients(stage.trainable())
+    norms = {"gradient_norm": gradients}
+    if stage.discriminator is not None:
+        norms["discriminator_gradient_norm"] = processes.sum_gradients(list(stage.discriminator.parameters()))
     state.scaler.unscale_(state.optimizer)
-    norm = torch.nn.utils.get_total_norm(gradients)
+    found = {name: torch.nn.utils.get_total_norm(tensors) for name, tensors in norms.items()}
     flag = torch.tensor(float(interrupted()), device=device)  # once: a signal between two looks would be lost
     *totals, stopping = processes.sum([*sums.values(), flag])
     # One look at the device for all of them.
-    *values, norm_value, stop = torch.stack([*totals, norm.float(), stopping]).tolist()
-    scalars = {**dict(zip(sums, values, strict=True)), "gradient_norm": norm_value}
+    *values, stop = torch.stack([*totals, *(norm.float() for norm in found.values()), stopping]).tolist()
+    scalars = dict(zip([*sums, *found], values, strict=True))
     fault = next((f"{name} is {value}" for name, value in scalars.items() if not math.isfinite(value)), None)
     state.step = step + 1
     if fault is None:
         if engine.gradient_clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(stage.trainable(), engine.gradient_clip, norm)
+            torch.nn.utils.clip_grads_with_norm_(stage.trainable(), engine.gradient_clip, found["gradient_norm"])
         state.scaler.step(state.optimizer)
         state.applied()
-        if stage.adapter is not None:
-            stage.adapter.finish_step(processes.mean)
+        stage.finish_step(processes.mean)
     else:
         state.skip()
-        if stage.adapter is not None:
-            stage.adapter.discard_step()
+        stage.discard_step()
     state.scaler.update()
     return Outcome(scalars, fault, stop > 0)
 
@@ -221,7 +233,8 @@ def _places(stage: Stage, steps: Iterable[int], micro_batches: range) -> Iterato
 def _read(stage: Stage, config: TrainConfig, patches: PatchSampler, place: Place) -> Tensor:
     step, micro_batch, task = place
     labels = [stage.name, step, micro_batch, "patches", *([] if task is None else [task])]
-    return patches.sample(config.stage(stage.name).batch, generator(config.seed, *labels))
+    batch, size = config.stage(stage.name).batch, stage.hr_size(config)
+    return patches.sample(batch, generator(config.seed, *labels), size)
 
 
 def _validate(

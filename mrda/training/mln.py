@@ -18,7 +18,15 @@ from mrda.evaluation.samples import Condition, Method, Sample
 from mrda.networks import MLN, Network
 from mrda.randomness import seeded_weights
 from mrda.training.losses import reconstruction
-from mrda.training.stage import Stage, build_degradation, load_mln, mln_options, upscaler_is_frozen
+from mrda.training.stage import (
+    Degradation,
+    Stage,
+    build_degradation,
+    degradation_keys,
+    load_mln,
+    mln_options,
+    upscaler_is_frozen,
+)
 
 
 class BicubicStage(Stage):
@@ -35,8 +43,14 @@ class BicubicStage(Stage):
     @classmethod
     def depends_on(cls, config: TrainConfig) -> tuple[str, ...]:
         """See `Stage`."""
-        degradation = ("degradation",) if config.bicubic.blur else ("degradation.border", "degradation.lr_up_from")
+        plain = ("degradation.border", "degradation.lr_up_from")
+        degradation = degradation_keys(config) if config.bicubic.blur else plain
         return (*degradation, "networks.mln_feat", "networks.mln_body")
+
+    @classmethod
+    def hr_size(cls, config: TrainConfig) -> int:
+        """The patches themselves, where nothing is cut out of a degraded crop."""
+        return config.hr_size if config.bicubic.blur else config.scale * config.data.patch_size
 
     def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """L1 between SR and HR; with plain bicubic downsampling nothing random is drawn."""
@@ -45,7 +59,7 @@ class BicubicStage(Stage):
             pair = degrade(hr, None, self.config.scale, border=options.border, lr_up_from=options.lr_up_from)
         else:
             pair = self.degradation(hr, generator)
-        return {"loss": reconstruction(self.network(pair.lr, pair.lr_up), hr)}
+        return {"loss": reconstruction(self.network(pair.lr, pair.lr_up), pair.hr)}
 
     def method(self, network: Network) -> Method:
         """The MLN as it is."""
@@ -69,6 +83,7 @@ class MetaStage(Stage):
     """
 
     name = "meta"
+    degradation: Degradation
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
         self.network: MLN = load_mln(config, inputs["mln"])
@@ -90,14 +105,14 @@ class MetaStage(Stage):
     @classmethod
     def depends_on(cls, config: TrainConfig) -> tuple[str, ...]:
         """See `Stage`."""
-        return "degradation", "freeze_upscaler", "networks.mln_feat", "networks.mln_body"
+        return *degradation_keys(config), "freeze_upscaler", "networks.mln_feat", "networks.mln_body"
 
     def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """L1 of the MLN, adapted on the first half of the batch, on the second half: one task."""
         pair = self.degradation(hr, generator)
         lr, lr_test = pair.lr.chunk(2)
         lr_up, lr_up_test = pair.lr_up.chunk(2)
-        hr, hr_test = hr.chunk(2)
+        hr, hr_test = pair.hr.chunk(2)
         second_order = self.section.maml_order == 2
         weights = adaptation.adapt(
             self.network,

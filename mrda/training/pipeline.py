@@ -11,19 +11,30 @@ from accelerate import Accelerator
 
 from mrda.config import StageName, TrainConfig
 from mrda.data import load_patches
-from mrda.files import write_text
+from mrda.files import remove_leftovers, write_text
 from mrda.training.environment import environment
 from mrda.training.errors import refusing
+from mrda.training.interrupt import deferred_interrupt
 from mrda.training.loop import run_stage
 from mrda.training.mln import BicubicStage, MetaStage
 from mrda.training.plan import StagePlan, plan_stage
 from mrda.training.processes import Processes
-from mrda.training.report import Bars
+from mrda.training.report import Bars, check_log
 from mrda.training.stage import INPUTS, Stage
-from mrda.training.state import Checkpoints, check_recipe, discard, recipe_of, save_weights, write_recipe
+from mrda.training.state import (
+    Checkpoints,
+    check_folder,
+    check_recipe,
+    discard,
+    recipe_of,
+    save_weights,
+    tidy,
+    write_recipe,
+)
 from mrda.training.student import StudentStage
 from mrda.training.teacher import TeacherStage
 from mrda.training.validation import Validation
+from mrda.training.visual import ImageLoss
 from mrda.training.work import work
 
 STAGES: dict[StageName, type[Stage]] = {
@@ -64,16 +75,21 @@ def train(
     Raises:
         RunRefusedError: (a ValueError) an unknown stage; unusable photos; a ``run_dir`` that can't be a folder; weights
             of an earlier stage that are missing, unreadable or of other sizes; results in ``run_dir`` that come from
-            another configuration; micro-batches that can't be shared out among the processes.
+            another configuration, or that no run has written so; micro-batches that can't be shared out among the
+            processes, or can't adapt together.
         FloatingPointError: the training diverged.
-        KeyboardInterrupt: on Ctrl-C, after a checkpoint has been saved.
+        KeyboardInterrupt: on SIGINT or SIGTERM, after a checkpoint, or a stage's weights, have been saved.
     """
     run_dir = Path(run_dir)
     with refusing():
         chosen = in_order(config.train.stages if stages is None else stages)
+        config.check_stages(chosen)
         processes = Processes(Accelerator(mixed_precision="no"), config.train.micro_batches)
         # From here on the number is in the config, as the results depend on it.
         config = _with_micro_batches(config, processes.micro_batches)
+        _check_adapt_sync(config, chosen, processes.count)
+        if config.real.queue_size and processes.count > 1:
+            raise ValueError("real.queue_size needs a single process, whose pool a checkpoint can hold: set it to 0")
         inputs = {name: _inputs(name, config, run_dir, chosen) for name in chosen}
         _check_inputs(inputs, config, _made_here(run_dir, chosen, resume))
         _make_folder(run_dir)
@@ -83,42 +99,80 @@ def train(
             patches = load_patches(config.data, config.scale, bars.reading)
             validation = Validation(config) if config.validation.sources else None
             for name in chosen:
+                check_folder(run_dir / name)
                 if resume and all(path.is_file() for path in inputs[name].values()):
                     check_recipe(run_dir / name, recipe_of(STAGES[name], config, inputs[name]))
+                if resume and not weights_path(run_dir, name).is_file():
+                    check_log(run_dir / name)
         if announce is not None and processes.is_main:
             announce([_plan(name, config, run_dir, resume, processes) for name in chosen])
         processes.wait()
         if processes.is_main:
-            if not resume:
-                for name in chosen:
+            for name in chosen:
+                tidy(run_dir / name)
+                if not resume:
                     discard(run_dir / name)
-            write_text(run_dir / "config.yaml", config.to_yaml())
-            write_text(run_dir / "environment.json", json.dumps(environment(processes.count), indent=2) + "\n")
+            for file, text in (
+                ("config.yaml", config.to_yaml()),
+                ("environment.json", json.dumps(environment(processes.count), indent=2) + "\n"),
+            ):
+                remove_leftovers(run_dir / file)
+                write_text(run_dir / file, text)
 
-        for name in chosen:
+        with deferred_interrupt() as interrupted:
+            for name in chosen:
+                processes.wait()
+                _stop_between_stages(interrupted, processes, bars)
+                folder, weights = run_dir / name, weights_path(run_dir, name)
+                # Checked once more: an earlier stage may have changed this one's input weights by now.
+                recipe = recipe_of(STAGES[name], config, inputs[name])
+                check_recipe(folder, recipe)
+                if weights.is_file():
+                    bars.skip(total[name])
+                    continue
+                processes.wait()
+                if processes.is_main:
+                    write_recipe(folder, recipe)
+                stage = STAGES[name](config, inputs[name])
+                checkpoints = Checkpoints(folder / "checkpoints", keep=config.train.keep_checkpoints)
+                network = run_stage(
+                    stage, config, patches, folder, checkpoints, processes, bars, validation, interrupted
+                )
+                if processes.is_main:
+                    save_weights(weights, network, recipe)
             processes.wait()
-            folder, weights = run_dir / name, weights_path(run_dir, name)
-            # Checked once more: an earlier stage may have changed this one's input weights by now.
-            recipe = recipe_of(STAGES[name], config, inputs[name])
-            check_recipe(folder, recipe)
-            if weights.is_file():
-                bars.skip(total[name])
-                continue
-            processes.wait()
-            if processes.is_main:
-                write_recipe(folder, recipe)
-            stage = STAGES[name](config, inputs[name])
-            checkpoints = Checkpoints(folder / "checkpoints", keep=config.train.keep_checkpoints)
-            network = run_stage(stage, config, patches, folder, checkpoints, processes, bars, validation)
-            if processes.is_main:
-                save_weights(weights, network, recipe)
-        processes.wait()
+            _stop_between_stages(interrupted, processes, bars)
     return {name: weights_path(run_dir, name) for name in chosen}
 
 
 def weights_path(run_dir: Path, stage: StageName) -> Path:
     """Where a run keeps the final weights of a stage."""
     return run_dir / stage / "weights.safetensors"
+
+
+def _stop_between_stages(interrupted: Callable[[], bool], processes: Processes, bars: Bars) -> None:
+    """Heed a signal that came after the last step of a stage had looked for one."""
+    if processes.any(interrupted()):
+        bars.say("interrupted: the weights of the stages that are finished are saved, the same command goes on")
+        raise KeyboardInterrupt
+
+
+def _check_adapt_sync(config: TrainConfig, chosen: Iterable[StageName], processes: int) -> None:
+    """Refuse what can't adapt one MLN to all micro-batches; then their number, which the recipe holds, is enough."""
+    if not config.train.adapt_sync:
+        return
+    if config.train.micro_batches != processes:
+        raise ValueError(
+            "train.adapt_sync needs one micro-batch for each process, as it adapts one MLN to those of all processes: "
+            f"train.micro_batches is {config.train.micro_batches}, the processes are {processes}"
+        )
+    if config.adaptation.per == "image":
+        raise ValueError("train.adapt_sync needs adaptation.per: batch, for else each image adapts weights of its own")
+    if "meta" in chosen and config.meta.maml_order == 2 and processes > 1:
+        raise ValueError(
+            "train.adapt_sync needs meta.maml_order 1 on several processes, for second order gradients do not pass "
+            "from one to another"
+        )
 
 
 def _with_micro_batches(config: TrainConfig, number: int) -> TrainConfig:
@@ -168,7 +222,8 @@ def _made_here(run_dir: Path, chosen: list[StageName], resume: bool) -> set[Path
 
 def _check_inputs(inputs: Mapping[StageName, Mapping[str, Path]], config: TrainConfig, made_here: set[Path]) -> None:
     """Load all weights that are there from the start, so that an unusable file costs no training."""
-    for paths in inputs.values():
+    for name, paths in inputs.items():
+        ImageLoss(config, name)
         for key, path in paths.items():
             if path.resolve() not in made_here:
                 INPUTS[key](config, path)

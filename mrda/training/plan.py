@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from mrda.config import StageName, TrainConfig
 from mrda.networks import DEN, MLN, MRDAStudent
+from mrda.networks.discriminator import UNetDiscriminator
+from mrda.networks.vgg import VGG
 from mrda.training.stage import build_teacher, mln_options, mrda_options, upscaler_is_frozen
 
 _FLOAT = 4  # bytes
@@ -56,7 +58,8 @@ def plan_stage(config: TrainConfig, name: StageName, *, done: int, micro_batches
         if name == "student":
             frozen = _count(network)
             network = MRDAStudent(**mrda_options(config))
-    trained = _count(network)
+    judge, judged = _visual(config, name, lr)
+    trained = _count(network) + judge
     degradation = torch.empty(section.batch, 4 * config.networks.den_width, device="meta")
     activations = _kept(lambda: network.rdan(lr, degradation))
     den = network.den
@@ -69,6 +72,7 @@ def plan_stage(config: TrainConfig, name: StageName, *, done: int, micro_batches
         copies = section.batch if config.adaptation.per == "image" else 1
         fast = 3 * copies * adapted * _FLOAT  # the weights before and after a step, and the gradient
         activations = max(activations, _kept(lambda: mln(lr, _enlarged(lr, config.scale))))
+    activations += judged
     memory = _weights(config, trained, frozen) + fast + _precision(config, activations)
     return StagePlan(name, section.steps, done, section.batch * micro_batches, trained, frozen, memory)
 
@@ -87,6 +91,22 @@ def _plan_mln(
         trained, fast = _count(mln), 0
     memory = _weights(config, trained, _count(mln) - trained) + fast + _precision(config, activations)
     return StagePlan(name, section.steps, done, section.batch * micro_batches, trained, 0, memory)
+
+
+def _visual(config: TrainConfig, name: StageName, lr: Tensor) -> tuple[int, int]:
+    """Parameters of a stage's discriminator, and what the visual loss keeps for the backward pass."""
+    if getattr(config.stage(name), "visual_from", None) is None:
+        return 0, 0
+    sr, parameters, kept = _enlarged(lr, config.scale).requires_grad_(), 0, 0
+    if config.visual.gan_weight:
+        with torch.device("meta"):
+            discriminator = UNetDiscriminator(num_feat=config.visual.num_feat)
+        parameters, kept = _count(discriminator), 3 * _kept(lambda: discriminator(sr))  # SR, HR and SR detached
+    if config.visual.perceptual_weight:
+        with torch.device("meta"):
+            vgg = VGG("vgg19", list(config.visual.perceptual_layers)).requires_grad_(False)
+        kept += _kept(lambda: vgg(sr))
+    return parameters, kept
 
 
 def _weights(config: TrainConfig, trained: int, frozen: int) -> int:

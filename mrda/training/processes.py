@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 T = TypeVar("T")
@@ -49,6 +49,11 @@ class Processes:
         """Wait until every process is here."""
         self.accelerator.wait_for_everyone()
 
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up in any process; every process must ask."""
+        (raised,) = self.sum([torch.tensor(float(flag), device=self.device)])
+        return bool(raised > 0)
+
     def sum(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Sums over all processes of tensors of one dtype, alike in number and shapes everywhere."""
         if self.count == 1 or not tensors:
@@ -69,6 +74,13 @@ class Processes:
         for (parameter, _), total in zip(own, totals, strict=True):
             parameter.grad = total
         return totals
+
+    def broadcast(self, item: T) -> T:
+        """The main process's item, in every process."""
+        items = [item]
+        if self.count > 1:
+            broadcast_object_list(items)
+        return items[0]
 
     def gather(self, items: list[T]) -> list[T]:
         """Lists of all processes, one after the other; they may differ in length."""

@@ -11,11 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from mrda.config import StageName, TrainConfig
-from mrda.degradations.classic import ClassicDegradation
+from mrda.degradations import ClassicDegradation, Degraded
+from mrda.degradations.pool import ShufflePool
 from mrda.evaluation.samples import Condition, Method, Sample
 from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, Network, load_network
 from mrda.networks.layers import to_channels_last
 from mrda.training.adapter import Adapter, Mean
+from mrda.training.real import PooledDegradation, build_real_degradation
+from mrda.training.visual import ImageLoss
+
+Degradation = Callable[[Tensor, torch.Generator], Degraded]
+"""HR (B, 3, H, W) in [0, 1] and a source of random draws -> a degraded batch."""
 
 AnyNetwork = TypeVar("AnyNetwork", MLN, MRDATeacher, MRDAStudent, MRDAOracle)
 
@@ -43,6 +49,10 @@ class Stage(ABC):
     """Averages inner gradients over processes, where the config asks for it; set by the loop."""
     adapter: Adapter | None = None
     """The MLN that is adapted to every batch, in stages that ask one."""
+    image_loss: ImageLoss | None = None
+    """What judges SR, in stages whose network makes the final image; it may bring a discriminator."""
+    degradation: Degradation | None = None
+    """What makes LR of HR; None where that is no matter of chance."""
 
     @abstractmethod
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None: ...
@@ -51,6 +61,11 @@ class Stage(ABC):
     def inputs(cls, config: TrainConfig) -> Mapping[str, StageName]:
         """Weights the stage starts from: a name for each (`init_NAME` in its section), and the stage that makes it."""
         return {}
+
+    @classmethod
+    def hr_size(cls, config: TrainConfig) -> int:
+        """Side in HR pixels of the patches that `loss` takes."""
+        return config.hr_size
 
     @classmethod
     @abstractmethod
@@ -89,14 +104,49 @@ class Stage(ABC):
 
     def to(self, device: torch.device, *, channels_last: bool = True) -> None:
         """Move all networks to ``device``."""
-        for network in (self.network, *self.frozen):
+        judges = () if self.image_loss is None else self.image_loss.networks()
+        for network in (self.network, *self.frozen, *judges):
             network.to(device)
             if channels_last:
                 to_channels_last(network)
 
     def trainable(self) -> list[nn.Parameter]:
-        """The parameters that the optimizer moves."""
+        """The parameters of the network that the optimizer moves."""
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+
+    @property
+    def discriminator(self) -> nn.Module | None:
+        """The network that learns beside, to tell SR from HR."""
+        return None if self.image_loss is None else self.image_loss.discriminator
+
+    def finish_step(self, mean: Mean) -> None:
+        """The optimizer has moved its parameters."""
+        if self.adapter is not None:
+            self.adapter.finish_step(mean)
+        if self.image_loss is not None:
+            self.image_loss.finish_step()
+
+    def discard_step(self) -> None:
+        """The step is skipped."""
+        if self.adapter is not None:
+            self.adapter.discard_step()
+
+    def carried(self) -> dict[str, Any]:
+        """What goes from step to step besides the network and its optimizer."""
+        return {
+            "mln": {} if self.adapter is None else self.adapter.carried(),
+            "discriminator": {} if self.discriminator is None else self.discriminator.state_dict(),
+            "pool": self.degradation.state_dict() if isinstance(self.degradation, PooledDegradation) else {},
+        }
+
+    def restore_carried(self, state: Mapping[str, Any]) -> None:
+        """Take up what `carried` gave."""
+        if self.adapter is not None:
+            self.adapter.restore_carried(state["mln"])
+        if self.discriminator is not None:
+            self.discriminator.load_state_dict(state["discriminator"])
+        if isinstance(self.degradation, PooledDegradation):
+            self.degradation.load_state_dict(state["pool"])
 
 
 def mln_options(config: TrainConfig) -> dict[str, Any]:
@@ -130,9 +180,19 @@ def build_teacher(config: TrainConfig) -> MRDATeacher | MRDAStudent | MRDAOracle
     return MRDATeacher(mln_feat=config.networks.mln_feat, **mrda_options(config))
 
 
-def build_degradation(config: TrainConfig) -> ClassicDegradation:
+def build_degradation(config: TrainConfig) -> Degradation:
     """The degradation that the config describes."""
-    return ClassicDegradation(config.scale, **config.degradation.model_dump(exclude={"type"}))
+    options = config.degradation
+    if options.type == "classic":
+        return ClassicDegradation(config.scale, **options.model_dump(exclude={"type"}))
+    degradation = build_real_degradation(config, config.data.patch_size)
+    pool = config.real.queue_size
+    return PooledDegradation(degradation, ShufflePool(pool)) if pool else degradation
+
+
+def degradation_keys(config: TrainConfig) -> tuple[str, ...]:
+    """Config sections that say how LR is made."""
+    return ("degradation",) if config.degradation.type == "classic" else ("degradation", "real")
 
 
 def upscaler_is_frozen(config: TrainConfig, stage: StageName) -> bool:

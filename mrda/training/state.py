@@ -20,7 +20,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mrda.config import EngineConfig, TrainConfig
-from mrda.files import atomic_write, write_text
+from mrda.files import atomic_write, remove_leftovers, write_text
 from mrda.networks import Network, load_network, read_pickle, save_network
 from mrda.training.errors import RunRefusedError
 from mrda.training.stage import Stage
@@ -71,7 +71,9 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise RunRefusedError(f"{path} is not the JSON that a run writes: train anew without resuming") from None
+        stored = None
+    if not isinstance(stored, dict):
+        raise RunRefusedError(f"{path} is not the JSON that a run writes: train anew without resuming")
     for key in [*recipe, *stored]:
         if stored.get(key) != recipe.get(key):
             raise RunRefusedError(
@@ -86,17 +88,34 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
     write_text(folder / "recipe.json", json.dumps(recipe, indent=2))
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse what is no folder in the place of a stage's.
+
+    Raises:
+        RunRefusedError: there is something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunRefusedError(f"{folder} must be the folder of a stage, but is a file: move it away")
+
+
+def tidy(folder: Path) -> None:
+    """Delete what a killed run has left half-written, or half-deleted, of a stage's folder."""
+    if _trash(folder).exists():
+        shutil.rmtree(_trash(folder))
+    for name in ("recipe.json", "log.jsonl", "best.safetensors", "weights.safetensors"):
+        remove_leftovers(folder / name)
+    for unfinished in (folder / "checkpoints").glob(".step-*"):
+        shutil.rmtree(unfinished)
+
+
 def discard(folder: Path) -> None:
     """Delete a stage's folder.
 
     It gets another name first, so that a deletion that is cut short leaves nothing that looks like results.
     """
-    trash = folder.with_name(f".{folder.name}.trash")
-    if trash.exists():
-        shutil.rmtree(trash)
     if folder.exists():
-        os.rename(folder, trash)
-        shutil.rmtree(trash)
+        os.rename(folder, _trash(folder))
+        shutil.rmtree(_trash(folder))
 
 
 def save_weights(path: Path, network: Network, recipe: Recipe) -> None:
@@ -111,11 +130,26 @@ class TrainingState:
         stage: the stage, its networks on their device.
         lr: Adam's first learning rate.
         engine: options of the run.
+        betas: Adam's decay rates.
+        validation: `Validation.fingerprint`, None where there is none: a best result counts under that one alone.
     """
 
-    def __init__(self, stage: Stage, lr: float, engine: EngineConfig) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        lr: float,
+        engine: EngineConfig,
+        betas: tuple[float, float] = (0.9, 0.999),
+        *,
+        validation: str | None = None,
+    ) -> None:
         self.stage = stage
-        self.optimizer = torch.optim.Adam(stage.trainable(), lr=lr)
+        self.validation = validation
+        groups: list[dict[str, Any]] = [{"params": stage.trainable(), "share": 1.0}]
+        if stage.image_loss is not None and stage.image_loss.discriminator is not None:
+            share = stage.image_loss.options.discriminator_lr / lr
+            groups.append({"params": list(stage.image_loss.discriminator.parameters()), "share": share})
+        self.optimizer = torch.optim.Adam(groups, lr=lr, betas=betas)
         device = stage.trainable()[0].device.type
         self.scaler = torch.amp.GradScaler(device, enabled=engine.mixed_precision == "fp16")
         self.average: AveragedModel | None = None
@@ -129,6 +163,11 @@ class TrainingState:
         """Those of them since the last that was not."""
         self.best: float | None = None
         """The highest PSNR-Y that a validation found, in dB."""
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the network's learning rate; the discriminator's stays in proportion."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["share"]
 
     def applied(self) -> None:
         """The optimizer has moved the network."""
@@ -161,22 +200,23 @@ class TrainingState:
             "skipped": self.skipped,
             "skipped_in_row": self.skipped_in_row,
             "best": self.best,
+            "validation": self.validation,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
-            "carried": {} if self.stage.adapter is None else self.stage.adapter.carried(),
+            "carried": self.stage.carried(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave."""
-        self.step, self.best = int(state["step"]), state["best"]
+        self.step = int(state["step"])
+        self.best = state["best"] if state.get("validation") == self.validation else None
         self.skipped, self.skipped_in_row = int(state["skipped"]), int(state["skipped_in_row"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        if self.stage.adapter is not None:
-            self.stage.adapter.restore_carried(state["carried"])
+        self.stage.restore_carried(state["carried"])
 
 
 class Checkpoints:
@@ -199,7 +239,7 @@ class Checkpoints:
         return sorted(int(name.removeprefix("step-")) for name in names if re.fullmatch(r"step-\d{8}", name))
 
     def save(self, state: TrainingState) -> Path:
-        """Write the state, then drop checkpoints beyond the newest ``keep``."""
+        """Write the state, then drop checkpoints before it beyond the newest ``keep``."""
         final = self._path(state.step)
         temporary = self.folder / f".{final.name}"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -209,34 +249,46 @@ class Checkpoints:
             torch.save({**state.state_dict(), "torch_version": str(torch.__version__)}, file)
         hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
         write_text(temporary / "files.json", json.dumps(hashes, indent=2))
-        if final.exists():  # damaged, or it would have been taken up
+        if final.exists():
             shutil.rmtree(final)
         os.rename(temporary, final)
-        for old in self.steps()[: -self.keep]:
+        # Those of later steps, where there are any, must not push this one or those before it out.
+        for old in [step for step in self.steps() if step <= state.step][: -self.keep]:
             shutil.rmtree(self._path(old))
         return final
 
-    def restore(self, state: TrainingState) -> list[str]:
-        """Load the newest checkpoint that is whole, if there is one.
+    def newest(self) -> tuple[int | None, list[str]]:
+        """Look for the newest checkpoint that is whole, and set damaged newer ones aside as ``damaged-step-XXXXXXXX``.
 
         Returns:
-            A warning for each newer one that is damaged.
+            Its number of finished steps, None where there is none; and a warning for each that was set aside.
         """
-        warnings = []
+        warnings: list[str] = []
         for step in reversed(self.steps()):
             folder = self._path(step)
             damage = _damage(folder)
-            if damage is not None:
-                warnings.append(f"the checkpoint {folder} is damaged ({damage}): going on without it")
-                continue
-            saved = load_network(folder / "network.safetensors", expect=type(state.stage.network))
-            state.stage.network.load_state_dict(saved.state_dict())
-            state.load_state_dict(read_pickle(folder / "state.pt"))
-            break
-        return warnings
+            if damage is None:
+                return step, warnings
+            aside = folder.with_name(f"damaged-{folder.name}")
+            if aside.exists():
+                shutil.rmtree(aside)
+            os.rename(folder, aside)
+            warnings.append(f"the checkpoint {folder} is damaged ({damage}): going on without it, it is now {aside}")
+        return None, warnings
+
+    def load(self, state: TrainingState, step: int) -> None:
+        """Take up the checkpoint at ``step``."""
+        folder = self._path(step)
+        saved = load_network(folder / "network.safetensors", expect=type(state.stage.network))
+        state.stage.network.load_state_dict(saved.state_dict())
+        state.load_state_dict(read_pickle(folder / "state.pt"))
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
+
+
+def _trash(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.trash")
 
 
 def _damage(folder: Path) -> str | None:

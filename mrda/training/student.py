@@ -15,15 +15,18 @@ from mrda.networks import MRDAStudent, Network
 from mrda.networks.layers import freeze
 from mrda.randomness import seeded_weights
 from mrda.training.adapter import Adapter
-from mrda.training.losses import absolute_difference, kl_divergence, reconstruction
+from mrda.training.losses import absolute_difference, kl_divergence
 from mrda.training.stage import (
+    Degradation,
     Stage,
     build_degradation,
+    degradation_keys,
     load_mln,
     load_teacher,
     mrda_options,
     upscaler_is_frozen,
 )
+from mrda.training.visual import ImageLoss
 
 
 class StudentStage(Stage):
@@ -35,6 +38,8 @@ class StudentStage(Stage):
     """
 
     name = "student"
+    degradation: Degradation
+    image_loss: ImageLoss
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
         self.mln = freeze(load_mln(config, inputs["mln"]))
@@ -47,6 +52,7 @@ class StudentStage(Stage):
         self.network.rdan.load_state_dict(self.teacher.rdan.state_dict())
         self.config = config
         self.degradation = build_degradation(config)
+        self.image_loss = ImageLoss(config, self.name)
 
     @classmethod
     def inputs(cls, config: TrainConfig) -> Mapping[str, StageName]:
@@ -56,14 +62,15 @@ class StudentStage(Stage):
     @classmethod
     def depends_on(cls, config: TrainConfig) -> tuple[str, ...]:
         """See `Stage`."""
-        return "degradation", "networks", "adaptation", "freeze_upscaler"
+        visual = () if config.student.visual_from is None else ("visual",)
+        return *degradation_keys(config), *visual, "networks", "adaptation", "freeze_upscaler"
 
     def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Distillation of the raw IDR, and after the encoder-only phase L1 between SR and HR too."""
+        """Distillation of the raw IDR, and after the encoder-only phase what the image loss says of SR too (Eq. 7)."""
         section = self.config.student
         pair = self.degradation(hr, generator)
         with torch.no_grad():
-            features = self.adapter.features(pair.lr, pair.lr_up, hr, self.inner_mean)
+            features = self.adapter.features(pair.lr, pair.lr_up, pair.hr, self.inner_mean)
             target = self.teacher.degradation(features).float()
         degradation = self.network.degradation(pair.lr).float()
         kl = kl_divergence(degradation, target, temperature=section.kl_temperature, reduction=section.kl_reduction)
@@ -72,8 +79,8 @@ class StudentStage(Stage):
         terms = {"kl": kl, "abs": absolute}
         if step < section.encoder_steps:
             return {"loss": distillation, **terms}
-        l1 = reconstruction(self.network(pair.lr, degradation), hr)
-        return {"loss": l1 + distillation, "l1": l1, **terms}
+        image = self.image_loss(step, self.network(pair.lr, degradation), pair)
+        return {**image, **terms, "loss": image["loss"] + distillation}
 
     def method(self, network: Network) -> Method:
         """The student, from LR alone."""

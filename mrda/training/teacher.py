@@ -15,8 +15,16 @@ from mrda.networks import MRDAOracle, MRDAStudent, MRDATeacher, Network
 from mrda.networks.layers import freeze
 from mrda.randomness import seeded_weights
 from mrda.training.adapter import Adapter
-from mrda.training.losses import reconstruction
-from mrda.training.stage import Stage, build_degradation, build_teacher, load_mln, upscaler_is_frozen
+from mrda.training.stage import (
+    Degradation,
+    Stage,
+    build_degradation,
+    build_teacher,
+    degradation_keys,
+    load_mln,
+    upscaler_is_frozen,
+)
+from mrda.training.visual import ImageLoss
 
 
 class TeacherStage(Stage):
@@ -26,6 +34,8 @@ class TeacherStage(Stage):
     """
 
     name = "teacher"
+    degradation: Degradation
+    image_loss: ImageLoss
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
         self.config = config
@@ -36,6 +46,7 @@ class TeacherStage(Stage):
         with seeded_weights(config.seed, self.name, "weights"):
             self.network = build_teacher(config)
         self.degradation = build_degradation(config)
+        self.image_loss = ImageLoss(config, self.name)
 
     @classmethod
     def inputs(cls, config: TrainConfig) -> Mapping[str, StageName]:
@@ -45,10 +56,11 @@ class TeacherStage(Stage):
     @classmethod
     def depends_on(cls, config: TrainConfig) -> tuple[str, ...]:
         """See `Stage`."""
-        return "degradation", "networks", "adaptation", "freeze_upscaler"
+        visual = () if config.teacher.visual_from is None else ("visual",)
+        return *degradation_keys(config), *visual, "networks", "adaptation", "freeze_upscaler"
 
     def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """L1 between SR and HR."""
+        """What the image loss says of SR: L1, or more."""
         pair = self.degradation(hr, generator)
         if isinstance(self.network, MRDAStudent):
             sr = self.network(pair.lr)
@@ -57,8 +69,8 @@ class TeacherStage(Stage):
             sr = self.network(pair.lr, pair.kernel)
         else:
             assert self.adapter is not None
-            sr = self.network(pair.lr, self.adapter.features(pair.lr, pair.lr_up, hr, self.inner_mean))
-        return {"loss": reconstruction(sr, hr)}
+            sr = self.network(pair.lr, self.adapter.features(pair.lr, pair.lr_up, pair.hr, self.inner_mean))
+        return self.image_loss(step, sr, pair)
 
     def method(self, network: Network) -> Method:
         """The teacher, with the MLN adapted to the photo and its HR."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -19,6 +21,7 @@ from mrda.evaluation.samples import Condition, Sample, make_sample
 from mrda.images import find_images, read_rgb, source_name, to_tensor
 from mrda.networks import Network
 from mrda.training.processes import Processes
+from mrda.training.real import build_real_degradation
 from mrda.training.stage import Stage
 
 CURVE_STEPS = 5
@@ -50,9 +53,12 @@ class Validation:
     Args:
         config: the run's configuration; its section `validation` names a photo at least.
 
+    Attributes:
+        fingerprint: of all that its results depend on besides the network: photos, crops, degradations, noise.
+
     Raises:
         ImageError: a photo can't be read, or a folder holds none.
-        ValueError: a photo is too small.
+        ValueError: a photo, or the crop, is too small.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -62,11 +68,17 @@ class Validation:
         self.conditions = evenly(protocol_conditions(config), section.conditions)
         self.photos: list[tuple[str, Tensor]] = []
         smallest = 2 * self.scale + 11  # the border of the metrics and the window of SSIM
+        least = -(-smallest // self.scale) * self.scale
+        if section.crop is not None and section.crop < least:
+            raise ValueError(
+                f"validation.crop must be at least {least} px at scale {self.scale}, it was {section.crop}"
+            )
         for source in find_images(section.sources, recursive=True)[: section.images]:
             hr = crop_to_multiple(centre(to_tensor(read_rgb(source)), section.crop), self.scale)
             if min(hr.shape[2:]) < smallest:
                 raise ValueError(f"validation photo {source} must be at least {smallest} px high and wide")
             self.photos.append((source_name(source), hr))
+        self.fingerprint = self._fingerprint(config)
 
     def measure(self, stage: Stage, network: Network, processes: Processes) -> Found:
         """Measure a stage's network; the photos are shared out among the processes, which all get the result."""
@@ -83,11 +95,11 @@ class Validation:
             for place, condition in enumerate(wanted):
                 sample = self._sample(name, hr, condition)
                 sr, enlarged = method(sample).cpu(), bicubic(sample.lr, self.scale)
-                rows.append((number, place, *self._scores(sr, hr), self._scores(enlarged, hr)[0]))
+                rows.append((number, place, *self._scores(sr, sample.hr), self._scores(enlarged, sample.hr)[0]))
                 if place == 0 and number < self.pictures:
-                    pictures.append((name, _side_by_side(enlarged, sr, hr)))
+                    pictures.append((name, _side_by_side(enlarged, sr, sample.hr)))
                 if place == 0 and curve is not None:
-                    curves.append([self._scores(step.cpu(), hr)[0] for step in curve(sample)])
+                    curves.append([self._scores(step.cpu(), sample.hr)[0] for step in curve(sample)])
         network.train(was_training)
         rows = sorted(processes.gather(rows))  # one order of summation for any number of processes
         curves = processes.gather(curves)
@@ -98,6 +110,15 @@ class Validation:
             curve=[fmean(values) for values in zip(*curves, strict=True)] if curves else None,
             pictures=dict(processes.gather(pictures)),
         )
+
+    def _fingerprint(self, config: TrainConfig) -> str:
+        judged = config.model_dump(mode="json", include={"scale", "seed", "degradation", "real"})
+        judged["validation"] = config.validation.model_dump(mode="json", include={"protocol", "conditions"})
+        digest = hashlib.sha256(json.dumps(judged).encode())
+        for name, hr in self.photos:
+            digest.update(f"{name} {tuple(hr.shape)}".encode())
+            digest.update(hr.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def _sample(self, name: str, hr: Tensor, condition: Condition) -> Sample:
         return make_sample(hr, condition, self.scale, image=name, seed=self.seed, **self.resampling)
@@ -112,6 +133,11 @@ def protocol_conditions(config: TrainConfig) -> list[Condition]:
     protocol = config.validation.protocol
     if protocol != "auto":
         return list(conditions(protocol, config.scale))
+    if config.degradation.type == "real":
+        degradation = build_real_degradation(config, None)
+        return [
+            Condition(f"real {number}", None, degradation=degradation) for number in range(config.validation.conditions)
+        ]
     kernel = config.degradation.kernel
     if kernel == "anisotropic":
         noisy = config.degradation.noise_range[1] > 0

@@ -25,4 +25,14 @@ def work(config: TrainConfig, stage: StageName, steps: int) -> float:
         "student": adaptation + 2 * den + rdan,
     }
     encoder_steps = min(steps, config.student.encoder_steps) if stage == "student" else 0
-    return config.stage(stage).batch * (steps * per_image[stage] - encoder_steps * rdan)
+    first = getattr(config.stage(stage), "visual_from", None)
+    visual_steps = 0 if first is None else max(0, steps - max(first, encoder_steps))
+    visual = visual_steps * _visual(config)
+    return config.stage(stage).batch * (steps * per_image[stage] - encoder_steps * rdan + visual)
+
+
+def _visual(config: TrainConfig) -> float:
+    """Of the visual loss, per image: VGG19 on SR and HR, the discriminator on SR twice and on HR."""
+    vgg19 = 2 * 43_200 * (config.visual.perceptual_weight > 0)
+    discriminator = 3 * 11 * config.visual.num_feat**2 * (config.visual.gan_weight > 0)
+    return config.scale**2 * (vgg19 + discriminator)

@@ -12,7 +12,7 @@ from mrda.degradations.resample import bicubic
 from mrda.evaluation.methods import bicubic_method, blind_method
 from mrda.evaluation.metrics import psnr_y, ssim_y
 from mrda.evaluation.protocols import PROTOCOLS, conditions, evaluate, isotropic_conditions
-from mrda.evaluation.samples import make_sample
+from mrda.evaluation.samples import Condition, make_sample
 from mrda.images import ImageError, read_rgb, to_tensor
 
 # Table II's blurs (the test set that IKC introduced), in HR pixels.
@@ -105,7 +105,7 @@ def test_noise_levels_are_restricted_in_the_protocols_order():
 
 def test_bicubic_has_one_condition_without_blur():
     (condition,) = conditions("bicubic", 3)
-    assert condition == ("bicubic", None, 0)
+    assert condition == Condition("bicubic", None)
 
 
 def test_unknown_protocols_and_scales_are_refused():

@@ -2,9 +2,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from mrda.config import STAGES, TrainConfig
 from mrda.configs import load_config
+from mrda.networks import UNetDiscriminator
 from mrda.training import StagePlan, train
 from mrda.training.plan import plan_stage
 
@@ -55,3 +57,19 @@ def test_a_run_announces_what_is_done_already(toy: TrainConfig, tmp_path: Path) 
 def test_networks_that_no_machine_holds_are_planned_all_the_same(name: str, toy: TrainConfig, changed: Changed) -> None:
     huge = changed(toy, networks={"num_feat": 20_000, "mln_feat": 20_000, "den_width": 20_000})
     assert plan_stage(huge, name, done=0, micro_batches=1).memory > 2**36  # type: ignore[arg-type]
+
+
+def test_the_visual_loss_is_planned_with_its_networks(toy: TrainConfig, changed: Changed) -> None:
+    def plan(**visual: object) -> StagePlan:
+        config = changed(toy, teacher={"visual_from": 3}, visual={"num_feat": 4, **visual})
+        return plan_stage(config, "teacher", done=0, micro_batches=1)
+
+    plain = plan_stage(toy, "teacher", done=0, micro_batches=1)
+    neither = plan(perceptual_weight=0.0, gan_weight=0.0)
+    assert (neither.trained, neither.memory) == (plain.trained, plain.memory)
+    discriminator = plan(perceptual_weight=0.0)
+    with torch.device("meta"):
+        assert discriminator.trained - plain.trained == sum(
+            p.numel() for p in UNetDiscriminator(num_feat=4).parameters()
+        )
+    assert plan().memory > discriminator.memory > plain.memory

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from mrda.config import STAGES
+from mrda.config import STAGES, TrainConfig
+from mrda.training import RunRefusedError, train
+from mrda.training.pipeline import _check_adapt_sync
 from mrda.training.processes import Processes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -37,9 +40,9 @@ def torchrun(processes: int, *arguments: str) -> str:
     return done.stdout
 
 
-def launch(processes: int, photo: Path, run_dir: Path, *options: str) -> str:
+def launch(processes: int, photo: Path, run_dir: Path, *options: str, config: str = "toy") -> str:
     """Train the toy's stages by torchrun, or alone; returns what is printed."""
-    arguments = ["-m", "mrda", "train", "--config", "toy", "--run-dir", str(run_dir)]
+    arguments = ["-m", "mrda", "train", "--config", config, "--run-dir", str(run_dir)]
     settings = [
         f"data.sources=['{photo}']",
         f"validation.sources=['{photo}']",
@@ -60,11 +63,17 @@ def largest_difference(one: Path, other: Path) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reset_mln", ["true", "false"])
-def test_two_processes_equal_one_with_two_micro_batches(reset_mln: str, photo: Path, tmp_path: Path) -> None:
-    options = (f"adaptation.reset_mln={reset_mln}", "train.ema_decay=0.5")
-    launch(1, photo, tmp_path / "one", "train.micro_batches=2", *options)
-    said = launch(2, photo, tmp_path / "two", *options)
+@pytest.mark.parametrize(
+    ("config", "reset_mln"), [("toy", "true"), ("toy", "false"), ("real-toy", "true")], ids=["toy", "drift", "real"]
+)
+def test_two_processes_equal_one_with_two_micro_batches(
+    config: str, reset_mln: str, photo: Path, tmp_path: Path
+) -> None:
+    # Of the real-world toy the third step, the last one, goes through the discriminator in teacher and student.
+    visual = ("teacher.visual_from=1", "student.visual_from=1") if config == "real-toy" else ()
+    options = (f"adaptation.reset_mln={reset_mln}", "train.ema_decay=0.5", *visual)
+    launch(1, photo, tmp_path / "one", "train.micro_batches=2", *options, config=config)
+    said = launch(2, photo, tmp_path / "two", *options, config=config)
     assert [line.split(":")[0] for line in said.splitlines()] == list(STAGES)  # one process speaks for both
     for name in STAGES:
         one, two = (tmp_path / run / name for run in ("one", "two"))
@@ -93,7 +102,53 @@ def test_inner_gradients_are_averaged_over_processes(tmp_path: Path) -> None:
         together[0]["synced"], together[0]["whole"], rtol=0, atol=500 * torch.finfo(torch.float64).eps
     )
     assert not torch.equal(together[0]["alone"]["head.0.weight"], together[1]["alone"]["head.0.weight"])
+    assert [result["any"] for result in together] == [[False, True]] * 2
+    assert [result["broadcast"] for result in together] == [("from", 0)] * 2
     assert [result["gathered"] for result in together] == [["0", "1", "1"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("processes", "change", "message"),
+    [
+        (
+            1,
+            {"train": {"micro_batches": 2}},
+            r"one micro-batch for each process.*micro_batches is 2, the processes are 1$",
+        ),
+        (
+            2,
+            {"train": {"micro_batches": 4}},
+            r"one micro-batch for each process.*micro_batches is 4, the processes are 2$",
+        ),
+        (1, {"adaptation": {"per": "image"}}, r"needs adaptation\.per: batch"),
+        (2, {"meta": {"maml_order": 2}}, r"needs meta\.maml_order 1 on several processes"),
+    ],
+)
+def test_what_can_not_adapt_together_is_refused_before_any_training(
+    processes: int,
+    change: dict[str, dict[str, object]],
+    message: str,
+    toy: TrainConfig,
+    changed: Callable[..., TrainConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = changed(toy, **change)
+    config = changed(config, train={"adapt_sync": True})
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda _: processes))
+    with pytest.raises(RunRefusedError, match=message):
+        train(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_adapts_together_or_on_its_own_is_not_refused(
+    toy: TrainConfig, changed: Callable[..., TrainConfig]
+) -> None:
+    together = changed(toy, train={"adapt_sync": True, "micro_batches": 2}, meta={"maml_order": 2})
+    _check_adapt_sync(together, ["teacher", "student"], 2)
+    _check_adapt_sync(changed(together, meta={"maml_order": 1}), STAGES, 2)
+    _check_adapt_sync(changed(together, train={"micro_batches": 1}), STAGES, 1)
+    _check_adapt_sync(changed(together, train={"adapt_sync": False}, adaptation={"per": "image"}), STAGES, 1)
 
 
 def test_micro_batches_that_can_not_be_shared_out_are_refused(

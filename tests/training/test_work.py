@@ -27,3 +27,10 @@ def test_the_bar_of_the_run_ends_at_its_total(name: StageName, start: int) -> No
     (whole, job) = bars.progress.tasks
     # The steps' costs are integers in float64.
     assert (whole.completed, job.completed) == (total, section.steps)
+
+
+def test_steps_with_the_visual_loss_cost_more() -> None:
+    config = load_config("toy", ["student.steps=10", "student.encoder_steps=4", "student.visual_from=7"])
+    costs = [work(config, "student", step + 1) - work(config, "student", step) for step in range(10)]
+    assert costs[:7] == [work(CONFIG, "student", step + 1) - work(CONFIG, "student", step) for step in range(7)]
+    assert costs[7] == costs[9] > costs[6]
