@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrda.ablation_rows import FIRST, ROWS, TABLE_5, TABLE_6, Study
 from mrda.config import StageName, TrainConfig
-from mrda.configs import load_config
 from mrda.degradations.classic import crop_to_multiple
+from mrda.degradations.kernels import KERNEL_SIZE
 from mrda.evaluation.figures.tsne import load_representation, representations
 from mrda.evaluation.methods import mln_steps, oracle_method, student_method, teacher_method
 from mrda.evaluation.paper import paper
@@ -23,20 +24,14 @@ from mrda.evaluation.protocols import Record, conditions, evaluate, isotropic_co
 from mrda.evaluation.samples import Condition, Method, make_sample
 from mrda.evaluation.tables import summarise
 from mrda.files import write_text
-from mrda.images import Source, read_rgb, source_name, to_tensor
+from mrda.images import SKIMAGE_PREFIX, Source, read_rgb, source_name, to_tensor
 from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, load_network
 from mrda.packages import require_package
-from mrda.training import train, weights_path
+from mrda.training.errors import refusing
 from mrda.training.stage import upscaler_is_frozen
 
-TABLE_5 = ("t1", "t2", "t3", "s1", "s2", "s3", "s4", "s5", "s6")
-TABLE_6 = {"free_upscaler": False, "fixed_upscaler": True}
-"""Whether the upscaler is fixed in a row of Table VI."""
 TABLE_6_SIGMAS = (0.0, 1.2, 2.4, 3.6)
-
 SILHOUETTE_SIGMAS = (0.8, 1.6, 2.4, 3.2)
-EXTENDED = "classic-iso-x4"
-"""What the rows extend, and what another configuration may stand for."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ class Report:
     """What a study found.
 
     Args:
-        config: the configuration that the rows extend.
+        config: the configuration that the rows extend, with what it was changed by.
         budget: steps per stage.
         data: names of the photos.
         rows: of Table V, then those of Table VI.
@@ -91,32 +86,6 @@ class Report:
     orderings: list[Ordering]
 
 
-class _Study:
-    """The runs of a study in one folder, each at its own path, each taken up where it was left."""
-
-    def __init__(
-        self, base: str | Path, budget: int, run_dir: Path, overrides: Sequence[str], preset: str, progress: bool
-    ) -> None:
-        self.base, self.budget, self.run_dir = base, budget, run_dir
-        self.overrides, self.preset, self.progress = list(overrides), preset, progress
-        self.mln_dir = run_dir / "mln"
-
-    def config(self, row: str, *changes: str) -> TrainConfig:
-        """The configuration of a row at this study's base and budget."""
-        overrides = [*self.overrides, f"train.steps={self.budget}", *changes]
-        return load_config(f"ablation/{row}", overrides, preset=self.preset, instead={EXTENDED: self.base})
-
-    def run(self, row: str, stages: Sequence[StageName], *changes: str, folder: str | None = None) -> Path:
-        """Train some stages of a row; returns the last one's weights."""
-        weights = train(
-            self.config(row, *changes), self.run_dir / (folder or row), stages=stages, progress=self.progress
-        )
-        return weights[stages[-1]]
-
-    def mln(self, stage: StageName) -> Path:
-        return weights_path(self.mln_dir, stage)
-
-
 def ablate(
     base: str | Path,
     budget: int,
@@ -130,37 +99,41 @@ def ablate(
 ) -> Report:
     """Train every row of Tables V and VI and measure it; writes ``ablation.json`` and ``ablation.md`` into ``run_dir``.
 
-    The rows share what is the same for them: the MLN, and for S1 to S3 the teacher T2. Every stage takes ``budget``
-    steps, but S6, which has no teacher to start from, takes as many as S3's RDAN has moved in: the paper prints T1's
-    number for it. Stopped, it goes on where it was.
+    The rows share what is the same for them, as a rule the MLN, for S1 to S3 the teacher T2, and T2 and the fixed
+    upscaler. Every stage takes ``budget`` steps, but S6, which has no teacher to start from, takes as many as S3's RDAN
+    has moved in: the paper prints T1's number for it. Stopped, it goes on where it was.
 
     Args:
         base: name or path of the configuration that the rows change; sizes and photos for training are its.
         budget: optimizer steps of every stage.
         run_dir: folder of the study; made if missing.
         data: photos to measure on, never trained on.
-        overrides: of the base, as for `mrda.configs.load_config`.
-        preset: as for `mrda.configs.load_config`.
+        overrides: of the base, as for `mrda.configs.load_config`; what makes a row holds against them.
+        preset: below the base, as for `mrda.configs.load_config`.
         progress: show progress on the terminal.
         announce: is told what is done next.
 
     Raises:
-        ValueError: what `load_config`, `train` and `evaluate` refuse.
+        RunRefusedError: (a ValueError) before any work, what `load_config` and `train` refuse, rows that would be the
+            same, or a photo that is unreadable, too small or trained on.
         ModuleNotFoundError: scikit-learn is missing; the message names the extra that brings it.
+        FloatingPointError: a training diverged.
     """
     require_package("sklearn", name="scikit-learn", user="the ablation study", extra="figures")
     photos = list(data)
-    study = _Study(base, budget, Path(run_dir), overrides, preset, progress)
+    with refusing():
+        study = Study(base, budget, Path(run_dir), overrides, preset, progress)
+        _check(study.configs["t3"], photos)
     tell = announce or (lambda _: None)
     trained = _train_rows(study, tell)
     tell("measuring")
     rows = _measure(study, trained, photos)
     curves = {"bicubic": _curve(study, "bicubic", photos), "meta": _curve(study, "meta", photos)}
-    scale = study.config("s3").scale
+    scale = study.configs["s3"].scale
     told_apart = ("t1", "s3") if len(photos) > 1 else ()
     silhouettes = {name: _silhouette(scale, trained[name], photos) for name in told_apart}
     report = Report(
-        config=str(base),
+        config=", ".join([str(base), *([] if preset == "recommended" else [f"preset {preset}"]), *overrides]),
         budget=budget,
         data=[source_name(photo) for photo in photos],
         rows=rows,
@@ -234,42 +207,47 @@ def markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _train_rows(study: _Study, tell: Callable[[str], None]) -> dict[str, Path]:
-    """The weights of every row; what rows have in common is trained once."""
+def _check(oracle: TrainConfig, photos: Sequence[Source]) -> None:
+    """Raise ValueError for what would stop the measuring, hours later."""
+    size, scale = oracle.degradation.kernel_size, oracle.scale
+    if size != KERNEL_SIZE:
+        raise ValueError(
+            f"degradation.kernel_size must be {KERNEL_SIZE}, the test blurs', for the oracle of row t3, it was {size}"
+        )
+    if not photos:
+        raise ValueError("data holds no photo to measure on")
+    smallest = 2 * scale + 11  # the border of the metrics and the window of SSIM
+    smallest += -smallest % scale
+    for photo in photos:
+        height, width = read_rgb(photo).shape[:2]
+        if min(height, width) < smallest:
+            raise ValueError(f"{photo} is {width} x {height} px, but must be at least {smallest} px high and wide")
+        for source in oracle.data.sources:
+            if _is_of(photo, source):
+                raise ValueError(f"{photo} is trained on, and can't be measured on too")
+
+
+def _is_of(photo: Source, source: str) -> bool:
+    """Whether a photo is, or lies in, what a configuration trains on."""
+    if str(photo).startswith(SKIMAGE_PREFIX) or source.startswith(SKIMAGE_PREFIX):
+        return str(photo) == source
+    return Path(photo).resolve().is_relative_to(Path(source).resolve())
+
+
+def _train_rows(study: Study, tell: Callable[[str], None]) -> dict[str, Path]:
+    """The weights of every row."""
     tell("MLN: bicubic pretraining and meta-learning")
-    study.run("t2", ["bicubic", "meta"], folder="mln")
-    meta = f"={study.mln('meta')}"
+    study.weights(FIRST, "meta")
     weights: dict[str, Path] = {}
-    for row in ("t1", "t3"):
+    for row in ROWS:
         tell(row)
-        weights[row] = study.run(row, ["teacher"])
-    tell("t2")
-    weights["t2"] = study.run("t2", ["teacher"], f"teacher.init_mln{meta}")
-    for row in ("s1", "s2", "s3"):
-        tell(row)
-        inputs = (f"student.init_mln{meta}", f"student.init_teacher={weights['t2']}")
-        weights[row] = study.run(row, ["student"], *inputs)
-    for row in ("s4", "s5"):
-        tell(row)
-        weights[row] = study.run(row, ["teacher", "student"], f"teacher.init_mln{meta}", f"student.init_mln{meta}")
-    tell("s6")
-    weights["s6"] = study.run("s6", ["teacher"], f"train.steps={_steps(study, 's3')}")
-    tell("free_upscaler")
-    weights["fixed_upscaler"] = weights["t2"]
-    weights["free_upscaler"] = study.run("free_upscaler", ["meta", "teacher"], f"meta.init_mln={study.mln('bicubic')}")
-    return {row: weights[row] for row in (*TABLE_5, *TABLE_6)}
+        weights[row] = study.final(row)
+    return weights
 
 
-def _steps(study: _Study, row: str) -> int:
-    """Steps in which a row's RDAN moves."""
-    if row[0] == "s" and row != "s6":
-        return 2 * study.budget - study.config(row).student.encoder_steps
-    return _steps(study, "s3") if row == "s6" else study.budget
-
-
-def _measure(study: _Study, trained: Mapping[str, Path], photos: Sequence[Source]) -> list[Row]:
+def _measure(study: Study, trained: Mapping[str, Path], photos: Sequence[Source]) -> list[Row]:
     """All rows, those of a table in one go: they see the same samples."""
-    config = study.config("s3")
+    config = study.configs["s3"]
     tables: dict[tuple[str, ...], Sequence[Condition]] = {
         TABLE_5: conditions("gaussian8", config.scale),
         tuple(TABLE_6): isotropic_conditions(TABLE_6_SIGMAS),
@@ -278,18 +256,17 @@ def _measure(study: _Study, trained: Mapping[str, Path], photos: Sequence[Source
     for names, wanted in tables.items():
         methods = {name: _method(study, name, trained[name]) for name in names}
         for name, found in _psnr(config, methods, photos, wanted).items():
-            rows.append(Row(name, _steps(study, name), fmean(found.values()), fmean(printed(name)), found))
+            rows.append(Row(name, study.steps(name), fmean(found.values()), fmean(printed(name)), found))
     return rows
 
 
-def _method(study: _Study, name: str, weights: Path) -> Method:
-    config = study.config(name)
+def _method(study: Study, name: str, weights: Path) -> Method:
+    config = study.configs[name]
     network = load_network(weights)
     if isinstance(network, MRDATeacher):
-        made = study.run_dir / "free_upscaler" if name == "free_upscaler" else study.mln_dir
         return teacher_method(
             network,
-            _load_mln(weights_path(made, "meta")),
+            _load_mln(study.weights(name, "meta")),
             steps=config.adaptation.inner_steps,
             inner_lr=config.adaptation.inner_lr,
             freeze_upscaler=upscaler_is_frozen(config, "teacher"),
@@ -312,11 +289,11 @@ def _psnr(
     }
 
 
-def _curve(study: _Study, stage: StageName, photos: Sequence[Source]) -> list[float]:
+def _curve(study: Study, stage: StageName, photos: Sequence[Source]) -> list[float]:
     """PSNR-Y of a stage's MLN over Gaussian8 after 0, 1, ... steps of one adaptation to each sample."""
-    config = study.config("t2")
+    config = study.configs[FIRST]
     adapting = mln_steps(
-        _load_mln(study.mln(stage)),
+        _load_mln(study.weights(FIRST, stage)),
         steps=config.meta.inner_steps,
         inner_lr=config.meta.inner_lr,
         freeze_upscaler=upscaler_is_frozen(config, "meta"),

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
@@ -11,6 +12,7 @@ from mrda.configs import load_config
 from mrda.evaluation.methods import student_method
 from mrda.evaluation.protocols import evaluate
 from mrda.networks import MRDAStudent, load_network
+from mrda.training import RunRefusedError
 
 HELD = {
     "t1": 20.0,
@@ -74,21 +76,70 @@ def test_the_report_as_markdown() -> None:
     assert "| S5 is the worst student | **not held** | 23.9000 | 19.0000 |" in lines
 
 
+@pytest.fixture
+def photo(tmp_path: Path) -> Callable[..., Path]:
+    def make(name: str, width: int = 40, height: int = 32) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        levels = np.random.default_rng(len(name)).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(levels).save(path)
+        return path
+
+    return make
+
+
+def refusal(run_dir: Path, photos: list[Path], *overrides: str) -> str:
+    with pytest.raises(RunRefusedError) as caught:
+        ablate("toy", 1, run_dir, photos, overrides=overrides, progress=False)
+    assert not run_dir.exists()
+    return str(caught.value)
+
+
+# The border of the metrics, 2 px, on both sides and SSIM's window of 11 are 15 px; HR is cropped to multiples of 2.
+@pytest.mark.parametrize(("width", "height"), [(40, 15), (15, 40)])
+def test_a_photo_too_small_to_measure_is_refused_before_the_training(
+    width: int, height: int, photo: Callable[..., Path], tmp_path: Path
+) -> None:
+    small = photo("small.png", width, height)
+    message = refusal(tmp_path / "run", [photo("enough.png", 16, 16), small], f"data.sources=['{photo('a.png')}']")
+    assert message == f"{small} is {width} x {height} px, but must be at least 16 px high and wide"
+
+
+def test_a_photo_that_is_damaged_is_refused_before_the_training(photo: Callable[..., Path], tmp_path: Path) -> None:
+    whole = photo("damaged.png").read_bytes()
+    (tmp_path / "damaged.png").write_bytes(whole[: len(whole) // 2])
+    assert "damaged.png" in refusal(tmp_path / "run", [tmp_path / "damaged.png"])
+
+
+@pytest.mark.parametrize("source", ["training/a.png", "training", "training/../training/a.png"])
+def test_a_photo_that_is_trained_on_is_refused(source: str, photo: Callable[..., Path], tmp_path: Path) -> None:
+    measured = [photo("b.png"), photo("training/a.png")]
+    message = refusal(tmp_path / "run", measured, f"data.sources=['{tmp_path / source}']")
+    assert message == f"{measured[1]} is trained on, and can't be measured on too"
+
+
+def test_an_oracle_that_could_not_be_told_the_test_blurs_is_refused(photo: Callable[..., Path], tmp_path: Path) -> None:
+    message = refusal(tmp_path / "run", [photo("a.png")], "degradation.kernel_size=15")
+    assert message.startswith("degradation.kernel_size must be 21")
+    assert message.endswith("it was 15")
+
+
+def test_no_photo_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "run", []) == "data holds no photo to measure on"
+
+
 @pytest.mark.slow
 def test_every_row_is_trained_and_measured_and_a_stopped_study_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photo: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    photos = []
-    for number in range(3):
-        photos.append(tmp_path / f"{number}.png")
-        levels = np.random.default_rng(number).integers(0, 256, (32, 40, 3), dtype=np.uint8)
-        Image.fromarray(levels).save(photos[-1])
+    photos = [photo("a.png"), photo("bb.png"), photo("ccc.png")]
     options = [f"data.sources=['{photos[0]}']"]
     told: list[str] = []
     report = ablate("toy", 2, tmp_path / "run", photos[1:], overrides=options, progress=False, announce=told.append)
     assert [row.name for row in report.rows] == list(HELD)
     assert told[-1] == "measuring"
+    assert report.config == f"toy, {options[0]}"
     stored = json.loads((tmp_path / "run" / "ablation.json").read_text())
     assert [row["psnr_y"] for row in stored["rows"]] == [row.psnr_y for row in report.rows]
     assert (tmp_path / "run" / "ablation.md").read_text() == markdown(report)

@@ -10,6 +10,10 @@ from commands import one_sentence, run
         (("--config", "nothing"), "nothing"),
         (("--set", "student.step=3"), "student.steps"),
         (("--preset", "published"), "recommended, paper, official"),
+        (("--set", "teacher.den_input=lr"), "stage 'student' needs a teacher"),
+        (("--set", "degradation.kernel=none"), "needs blur kernels"),
+        (("--set", "degradation.kernel_size=15"), "degradation.kernel_size must be 21"),
+        (("--set", "student.lambda_kl=0"), "s1 and s3"),
     ],
 )
 def test_ablate_refuses_wrong_usage(tmp_path, photo, arguments, word):
@@ -19,6 +23,14 @@ def test_ablate_refuses_wrong_usage(tmp_path, photo, arguments, word):
     assert one_sentence(result.stderr), result.stderr
     assert word in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_ablate_refuses_what_the_training_refuses(tmp_path, photo):
+    given = ("--config", "toy", "--data", photo, "--set", "data.sources=[nowhere.png]")
+    result = run("ablate", "--budget", 1, "--run-dir", tmp_path / "run", *given)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == "mrda: cannot read nowhere.png: there is no such file"
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.slow
