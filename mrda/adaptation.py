@@ -17,6 +17,12 @@ INNER_LR = (1e-2, 5e-3, 5e-3, 5e-3, 5e-3, 1e-3)
 """Learning rates of the released code's inner steps in stages 2 and 3."""
 INNER_STEPS = 5
 """n of the paper, in all stages."""
+LOSS_SCALE = 2.0**14
+"""What the inner loss is multiplied by before its gradient is taken, and the gradient divided by after.
+
+Autocast computes gradients in the networks' dtype. In float16 those of a mean over a batch's pixels (2^-22 each of 16
+patches of 256 x 256 px) would be zero. A power of two rounds nothing; gradients of weights may reach 4 in float16.
+"""
 
 
 def adapt(
@@ -46,8 +52,8 @@ def adapt(
         steps: number of steps; 0 returns copies.
         freeze_upscaler: leave the upscaler out.
         per_image: each image adapts weights of its own, on its own L1 loss, instead of one set on the mean.
-        second_order: keep the graph, so that the result is differentiable with respect to the module's parameters
-            through all steps (MAML's second order); else the result is detached.
+        second_order: keep the graph, so that the result is differentiable, once, with respect to the module's
+            parameters through all steps (MAML's second order); else the result is detached.
         sync: given the gradients of a step, returns those to take, e.g. their means over processes.
         watch: called with (number of steps done, weights) before the first step and after each.
 
@@ -63,14 +69,14 @@ def adapt(
     def loss(weights: Weights) -> Tensor:
         # Summed over images that each have weights of their own, gradients do not mix.
         error = (restore(mln, weights, lr, lr_up, per_image=per_image) - hr).abs()
-        return error.mean(dim=(1, 2, 3)).sum() if per_image else error.mean()
+        return LOSS_SCALE * (error.mean(dim=(1, 2, 3)).sum() if per_image else error.mean())
 
     if watch is not None:
         watch(0, fast)
     for step in range(steps):
         rate = inner_lr[min(step, len(inner_lr) - 1)]
         with torch.enable_grad():
-            gradients = torch.func.grad(loss)(fast) if second_order else _first_order(loss, fast)
+            gradients = _second_order(loss, fast) if second_order else _first_order(loss, fast)
             if sync is not None:
                 gradients = dict(zip(gradients, sync(list(gradients.values())), strict=True))
             fast = {name: value - rate * gradients[name] for name, value in fast.items()}
@@ -101,9 +107,25 @@ def features(mln: MLN, weights: Weights, lr: Tensor, *, per_image: bool = False)
 
 
 def _first_order(loss: Callable[[Weights], Tensor], fast: Weights) -> Weights:
+    """Gradients of the loss without its scale; they have no graph."""
     leaves = {name: value.requires_grad_() for name, value in fast.items()}
     gradients = torch.autograd.grad(loss(leaves), list(leaves.values()))
-    return dict(zip(fast, gradients, strict=True))
+    return {name: gradient / LOSS_SCALE for name, gradient in zip(fast, gradients, strict=True)}
+
+
+def _second_order(loss: Callable[[Weights], Tensor], fast: Weights) -> Weights:
+    """Gradients of the loss without its scale, to be differentiated once more.
+
+    In that second pass a vector v meets the scaled loss's Hessian S H. Divided by S on its way in, v would be zero in
+    float16 as the gradients once were: it goes in as it is, and the product S H v is divided as it comes out.
+    """
+    scaled = torch.func.grad(loss)({name: _divided_backward(value) for name, value in fast.items()})
+    return {name: (value / LOSS_SCALE).detach() + (value - value.detach()) for name, value in scaled.items()}
+
+
+def _divided_backward(value: Tensor) -> Tensor:
+    """The same values to the bit, but what flows back to them is divided by the loss's scale."""
+    return value.detach() + (value - value.detach()) / LOSS_SCALE
 
 
 class _Tap(nn.Module):

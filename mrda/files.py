@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends well.
 
     Where the block raises (Ctrl-C included) the temporary file is removed and `path` is left as it was. The
-    temporary name keeps the suffix of `path`, because many writers choose the format by it.
+    temporary name keeps the suffix of `path`, because many writers choose the format by it. It is another one each
+    time, so that two writers do not meet in it; what a kill leaves under it is for `remove_leftovers`.
 
     Args:
         path: the file to write; its folder must exist.
@@ -30,6 +32,15 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Remove the temporary files that a killed `atomic_write` of `path` has left; nobody must be writing `path` now."""
+    path = Path(path)
+    pattern = re.compile(rf"\.{re.escape(path.stem)}\.[0-9a-f]{{8}}{re.escape(path.suffix)}")
+    for leftover in path.parent.glob(".*"):
+        if pattern.fullmatch(leftover.name):
+            leftover.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

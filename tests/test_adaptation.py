@@ -134,3 +134,69 @@ def test_gradients_pass_through_sync_and_steps_are_watched(mln, batch):
     assert [step for step, _ in seen] == [0, 1, 2]
     assert all(torch.equal(weight, mln.head[0].weight) for _, weight in seen)
     assert torch.equal(fast["head.0.weight"], mln.head[0].weight)
+
+
+# float16
+
+
+@pytest.fixture
+def training_batch() -> tuple[Tensor, Tensor, Tensor]:
+    """A batch of the published size: 16 patches of 64 x 64 px at x4."""
+    draws = torch.Generator().manual_seed(2)
+    lr, hr = (torch.rand(16, 3, size, size, generator=draws) for size in (64, 256))
+    lr_up = torch.nn.functional.interpolate(lr, scale_factor=4)
+    # No pixel's error is near zero, where rounding would turn its gradient around.
+    return lr, lr_up, lr_up + torch.where(hr < 0.3, -0.5, 0.5)
+
+
+def in_float16(enabled: bool) -> torch.autocast:
+    return torch.autocast("cpu", torch.float16, enabled=enabled)
+
+
+def movement(mln: MLN, fast: adaptation.Weights) -> Tensor:
+    own = dict(mln.named_parameters())
+    return torch.cat([(value - own[name]).detach().flatten() for name, value in fast.items()])
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+# Forward and backward, a handful of layers round to 11 bits each; and the fraction of LeakyReLUs that such a rounding
+# takes over their kink, each a term of a sum of random signs, counts with its root.
+HALF = 12 * 2**-11 + (2 * 2**-11) ** 0.5
+
+
+@pytest.mark.parametrize(("per_image", "freeze_upscaler"), [(False, True), (False, False), (True, True)])
+def test_adaptation_in_float16_moves_as_in_float32(training_batch, per_image, freeze_upscaler):
+    torch.manual_seed(0)
+    mln = MLN(scale=4, num_feat=4, num_body=2)
+    options = {"steps": 2, "per_image": per_image, "freeze_upscaler": freeze_upscaler}
+    moved = []
+    for half in (False, True):
+        with in_float16(half):
+            fast = adaptation.adapt(mln, *training_batch, **options)
+        assert {value.dtype for value in fast.values()} == {torch.float32}
+        moved.append(movement(mln, fast))
+    assert relative(moved[1], moved[0]) <= HALF
+
+
+def test_second_order_gradients_in_float16_are_those_in_float32(training_batch):
+    lr, lr_up, hr = (images[:8] for images in training_batch)
+    torch.manual_seed(0)
+    mln = MLN(scale=4, num_feat=4, num_body=4)
+    scale = 2.0**12  # of the training's own loss, which begins with 2^16 and falls where that overflows
+    parameters = list(mln.adaptable_parameters(True).values())
+    found: dict[tuple[bool, bool], Tensor] = {}
+    for half in (False, True):
+        for second_order in (False, True):
+            with in_float16(half):
+                fast = adaptation.adapt(mln, lr[:4], lr_up[:4], hr[:4], steps=2, second_order=True)
+                weights = fast if second_order else {n: v.detach().requires_grad_() for n, v in fast.items()}
+                loss = (adaptation.restore(mln, weights, lr[4:], lr_up[4:]) - hr[4:]).abs().mean()
+            gradients = torch.autograd.grad(scale * loss, parameters if second_order else list(weights.values()))
+            found[half, second_order] = torch.cat([gradient.flatten() for gradient in gradients]) / scale
+    # What second order adds is small beside the gradient, but has to be right by itself.
+    added, added_in_half = (found[half, True] - found[half, False] for half in (False, True))
+    assert relative(found[True, True], found[False, True]) <= HALF
+    assert relative(added_in_half, added) <= HALF

@@ -21,7 +21,7 @@ class EngineConfig(Section):
     micro-batch has its own degradation and adaptation. null is one for each process."""
     adapt_sync: bool = False
     """Adapt one MLN to the micro-batches of all processes together: they share the degradation, and the inner
-    gradients are averaged."""
+    gradients are averaged. Needs one micro-batch for each process."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Autocast of the networks; parameters stay in float32."""
     gradient_clip: PositiveFloat | None = None

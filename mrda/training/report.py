@@ -18,9 +18,22 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mrda.files import write_text
 from mrda.images import Source
+from mrda.training.errors import RunRefusedError
 
 if TYPE_CHECKING:
     from mrda.training.validation import Found
+
+
+LOG = "log.jsonl"
+
+
+def check_log(folder: Path) -> None:
+    """Refuse a log that can't be gone on with.
+
+    Raises:
+        RunRefusedError: a line of ``folder``'s log is not a record.
+    """
+    _records(folder / LOG)
 
 
 class ScalarLog:
@@ -30,21 +43,20 @@ class ScalarLog:
         folder: the stage's folder; made if missing.
         start: steps that are finished already; later records of an interrupted run are dropped.
         writes: False keeps the means, but writes nothing: of several processes one writes.
+
+    Raises:
+        RunRefusedError: see `check_log`.
     """
 
     def __init__(self, folder: Path, start: int, *, writes: bool = True) -> None:
-        self.path = folder / "log.jsonl"
+        self.path = folder / LOG
         self.writer: SummaryWriter | None = None
         self.sums: dict[str, float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
         if not writes:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        # A killed run may have left half a line at the end.
-        lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        kept = [line for line in lines if json.loads(line)["step"] <= start]
-        write_text(self.path, "".join(kept))
+        write_text(self.path, "".join(line for step, line in _records(self.path) if step <= start))
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     def add(self, scalars: Mapping[str, float]) -> None:
@@ -70,9 +82,9 @@ class ScalarLog:
 
     def validated(self, step: int, found: Found) -> None:
         """Write a validation's results; its pictures go to TensorBoard."""
-        curve = None if found.curve is None else [round(value, 4) for value in found.curve]
+        curve = None if found.curve is None else [_finite(round(value, 4)) for value in found.curve]
         values = {"psnr_y": found.psnr_y, "ssim_y": found.ssim_y, "psnr_y_bicubic": found.psnr_y_bicubic}
-        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        finite = {name: _finite(value) for name, value in values.items()}
         self._write(step, {"validation": finite | ({} if curve is None else {"adaptation_curve": curve})})
         if self.writer is None:
             return
@@ -96,6 +108,32 @@ class ScalarLog:
     ) -> None:
         if self.writer is not None:
             self.writer.close()
+
+
+def _finite(value: float) -> float | None:
+    """The value as JSON can hold it."""
+    return value if math.isfinite(value) else None
+
+
+def _records(path: Path) -> list[tuple[int, str]]:
+    """The records of a log: their steps, and their lines as they are."""
+    if not path.exists():
+        return []
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
+            continue  # half a line, at the end, that a killed run has left
+        try:
+            record = json.loads(line.decode("utf-8"))
+            step = record["step"] if isinstance(record, dict) else None
+        except (ValueError, KeyError):
+            step = None
+        if not isinstance(step, int):
+            raise RunRefusedError(
+                f"line {number} of {path} is not a record that a run writes: delete it, or train anew without resuming"
+            )
+        found.append((step, line.decode("utf-8")))
+    return found
 
 
 class Bars:

@@ -56,6 +56,8 @@ def recipe_of(stage: type[Stage], config: TrainConfig, inputs: Mapping[str, Path
 def check_recipe(folder: Path, recipe: Recipe) -> None:
     """Refuse a stage's folder that holds results of another recipe, or of none that is known.
 
+    An option that the stored recipe does not name, for it is younger, had its default then.
+
     Raises:
         RunRefusedError: the recipes differ (the first difference is named), or there are weights or checkpoints but
             no readable recipe.
@@ -74,6 +76,7 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
         stored = None
     if not isinstance(stored, dict):
         raise RunRefusedError(f"{path} is not the JSON that a run writes: train anew without resuming")
+    stored = {key: value for key, value in _flatten(TrainConfig().model_dump(mode="json")) if key in recipe} | stored
     for key in [*recipe, *stored]:
         if stored.get(key) != recipe.get(key):
             raise RunRefusedError(

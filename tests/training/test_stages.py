@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import GradientState
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -360,6 +361,40 @@ def test_the_upscaler_is_frozen_where_the_option_says(
         assert set(asked) == {name in frozen_in}
 
 
+@pytest.mark.parametrize("name", ["meta", "teacher", "student"])
+def test_float16_adapts_the_mln_as_float32_does(
+    name: StageName,
+    toy: TrainConfig,
+    weights: dict[StageName, Path],
+    changed: Changed,
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A mean over so many pixels has gradients of 2^-20 for each, far below what float16 resolves.
+    Image.open(photo).resize((160, 160)).save(tmp_path / "large.png")
+    data = {"patch_size": 64, "sources": [str(tmp_path / "large.png")]}
+    config = changed(toy, data=data, **{name: {"batch": 16}})
+    hr = patches(config, 16)
+    moves: list[Tensor] = []
+    adapt = adaptation.adapt
+
+    def spy(mln: MLN, *arguments: Any, **options: Any) -> dict[str, Tensor]:
+        fast = adapt(mln, *arguments, **options)
+        own = dict(mln.named_parameters())
+        moves.append(torch.cat([(fast[key] - own[key]).detach().flatten() for key in fast]))
+        return fast
+
+    monkeypatch.setattr("mrda.adaptation.adapt", spy)
+    for half in (False, True):
+        with torch.autocast("cpu", torch.float16, enabled=half):
+            build(name, config, weights).loss(0, hr, generator(1))
+    expected, found = moves
+    # A dozen layers round to 11 bits, and take so many LeakyReLUs and pixels' errors over their kinks; each of these
+    # is a term of a sum of random signs.
+    assert (found - expected).norm() <= (12 * 2**-11 + (2 * 2**-11) ** 0.5) * expected.norm()
+
+
 # The loop
 
 
@@ -384,6 +419,16 @@ def test_micro_batches_are_averaged_and_differ(
         (0.5 * stage.loss(5, hr.float() / 255, generator(0))["loss"]).backward()
     for parameter, stepped in zip(stage.network.parameters(), before.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, stepped.grad, rtol=0, atol=0)
+
+
+def test_the_launchers_gradient_accumulation_divides_nothing(
+    toy: TrainConfig, weights: dict[StageName, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = step(build("bicubic", toy, weights), toy)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setattr(GradientState, "_shared_state", {})  # as in a process that begins with that environment
+    assert Accelerator(mixed_precision="no").gradient_accumulation_steps == 4
+    assert step(build("bicubic", toy, weights), toy) == plain
 
 
 def test_the_gradient_is_clipped_where_asked(

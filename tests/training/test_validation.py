@@ -147,6 +147,28 @@ def test_a_crop_is_the_centre_or_what_there_is() -> None:
     assert centre(image, None) is image
 
 
+@pytest.mark.parametrize(("scale", "least"), [(2, 16), (3, 18), (4, 20)])
+def test_a_crop_that_is_too_small_is_told_as_such(
+    scale: int, least: int, config: TrainConfig, changed: Changed
+) -> None:
+    fits = changed(config, scale=scale, validation={"crop": least})
+    assert len(Validation(fits).photos) == 2
+    with pytest.raises(ValueError, match=rf"^validation\.crop must be at least {least} px at scale {scale}, it was"):
+        Validation(changed(fits, validation={"crop": least - 1}))
+
+
+def test_the_fingerprint_tells_what_the_scores_depend_on(config: TrainConfig, folder: Path, changed: Changed) -> None:
+    known = Validation(config).fingerprint
+    assert Validation(changed(config, validation={"every": 1, "pictures": 0})).fingerprint == known
+    both = [str(folder / "a.png"), str(folder / "b.png")]
+    assert Validation(changed(config, validation={"sources": both})).fingerprint == known
+    changes: list[dict[str, Any]] = [{"seed": 2}, {"degradation": {"border": "mirror"}}, {"validation": {"images": 1}}]
+    for change in changes:
+        assert Validation(changed(config, **change)).fingerprint != known
+    Image.open(folder / "b.png").rotate(180).save(folder / "b.png")  # the name and the size stay
+    assert Validation(config).fingerprint != known
+
+
 def test_unusable_photos_are_refused_before_any_training(config: TrainConfig, tmp_path: Path, changed: Changed) -> None:
     Image.new("RGB", (13, 40)).save(tmp_path / "small.png")
     for source, message in (("missing.png", "there is no such file"), ("small.png", "at least 15 px high and wide")):

@@ -21,6 +21,8 @@ torch.save(
         "whole": adapt(mln, *batch, steps=3),
         "synced": adapt(mln, *half, steps=3, sync=processes.mean),
         "alone": adapt(mln, *half, steps=3),
+        "any": [processes.any(False), processes.any(rank == 1)],
+        "broadcast": processes.broadcast(("from", rank)),
         "gathered": processes.gather([str(rank)] * (rank + 1)),
     },
     Path(sys.argv[1]) / f"{rank}.pt",
