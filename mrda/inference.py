@@ -19,6 +19,7 @@ from mrda.networks import MRDAStudent, Network, load_network, load_official
 from mrda.networks.layers import to_channels_last
 from mrda.tiling import Tile, tiles
 
+Part = TypeVar("Part")
 ImageT = TypeVar("ImageT", Image.Image, np.ndarray, torch.Tensor)
 
 
@@ -180,8 +181,8 @@ class Upscaler:
         batch = image if image.ndim == 4 else image[None]
         height, width = (self.scale * side for side in batch.shape[2:])
         sr = torch.empty(*batch.shape[:2], height, width, dtype=image.dtype, device=image.device)
-        for rows, band in self._bands(batch, progress):
-            sr[:, :, rows] = band.to(sr)
+        for rows, parts in self._bands(batch, progress, lambda part: part.to(sr)):
+            sr[:, :, rows] = torch.cat(parts, dim=3)
         return sr if image.ndim == 4 else sr[0]
 
     def bands(self, image: np.ndarray, progress: Callable[[float], None] | None = None) -> Iterator[np.ndarray]:
@@ -198,9 +199,9 @@ class Upscaler:
             TypeError: another dtype.
             ValueError: another shape.
         """
-        for _, band in self._bands(to_tensor(image), progress):
-            array = to_array(band, image.dtype)
-            yield array if image.ndim == 3 else array[..., 0]
+        for _, parts in self._bands(to_tensor(image), progress, lambda part: to_array(part, image.dtype)):
+            band = np.concatenate(parts, axis=1)
+            yield band if image.ndim == 3 else band[..., 0]
 
     def _upscale_array(self, array: np.ndarray, progress: Callable[[float], None] | None) -> np.ndarray:
         sr: np.ndarray | None = None
@@ -214,9 +215,12 @@ class Upscaler:
         return sr
 
     def _bands(
-        self, image: torch.Tensor, progress: Callable[[float], None] | None
-    ) -> Iterator[tuple[slice, torch.Tensor]]:
-        """The rows of SR (B, C, scale H, scale W) in [0, 1], band by band."""
+        self,
+        image: torch.Tensor,
+        progress: Callable[[float], None] | None,
+        convert: Callable[[torch.Tensor], Part],
+    ) -> Iterator[tuple[slice, list[Part]]]:
+        """The rows of SR (B, C, scale H, scale W) in [0, 1], band by band, in converted parts from left to right."""
         channels, (height, width) = image.shape[1], image.shape[2:]
         if channels not in (1, 2, 3, 4):
             raise ValueError(f"image has {channels} channels, but must have 1, 2, 3 or 4")
@@ -228,17 +232,16 @@ class Upscaler:
         while start < height:
             rows = slice(start, min(height, start + side))
             try:
-                parts = []
+                parts: list[Part] = []
                 for tile in tiles(rows, height, width, side, self.tile_pad):
-                    parts.append(self._tile(colour, alpha, degradation, tile))
+                    parts.append(convert(self._tile(colour, alpha, degradation, tile)))
                     if progress is not None:
                         progress((start * width + (rows.stop - start) * tile.columns.stop) / (height * width))
-                band = torch.cat(parts, dim=3)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or side <= SMALLEST_TILE:
                     raise
             else:
-                yield slice(self.scale * start, self.scale * rows.stop), band
+                yield slice(self.scale * start, self.scale * rows.stop), parts
                 start = rows.stop
                 continue
             # Outside of the handler, or the traceback would keep the tensors of the failed try.

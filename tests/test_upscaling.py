@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,8 @@ from mrda.images import ImageError
 from mrda.inference import Upscaler
 from mrda.networks import MRDAStudent
 from mrda.upscaling import Manifest, mine, plan, resample, upscale_photos
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -149,3 +153,35 @@ def test_lines_of_a_manifest_name_photo_and_result(folder, tmp_path, upscaler):
     list(upscale_photos(upscaler, jobs, manifest=Manifest(tmp_path / "m.jsonl")))
     (line,) = (tmp_path / "m.jsonl").read_text().splitlines()
     assert json.loads(line) == {"source": str(folder / "a.png"), "target": str(tmp_path / "out" / "a_x.png")}
+
+
+LARGE = """
+import resource, sys
+from pathlib import Path
+import torch
+from PIL import Image
+from mrda.inference import Upscaler
+from mrda.networks import MRDAStudent
+from mrda.upscaling import plan, upscale_photos
+
+Image.MAX_IMAGE_PIXELS = None
+torch.manual_seed(0)
+upscaler = Upscaler(MRDAStudent(scale=4, num_feat=16, num_blocks=2, den_width=4))
+(result,) = upscale_photos(upscaler, plan([sys.argv[1]], Path(sys.argv[2]), suffix="x", ext=sys.argv[3]))
+assert result.state == "done", result
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ext", ["png", "tiff"])
+def test_a_hundred_megapixels_take_bounded_memory(tmp_path, ext):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8))
+    noise.resize((2800, 2240), Image.Resampling.BICUBIC).save(tmp_path / "large.png")
+    command = [sys.executable, "-c", LARGE]
+    done = subprocess.run(
+        [*command, tmp_path / "large.png", tmp_path, ext], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    )
+    result = 3 * 4 * 2800 * 4 * 2240  # bytes: 100 megapixels in RGB
+    assert result > 300e6
+    assert int(done.stdout) < 3 * result + 1e9
