@@ -168,6 +168,10 @@ def test_every_field_is_described() -> None:
         ("techer.steps=1", "unknown config key 'techer'; did you mean 'teacher'?"),
         ("adaptation={reset_mln: false, per: image}", "'adaptation': reset_mln: false needs per: batch"),
         ("train.stages=[]", "'train.stages': list should have at least 1 item"),
+        (
+            "networks={conv_type: static, mask_channels: C}",
+            "'networks': mask_channels and mask_input are the RDA conv's, but conv_type is static",
+        ),
         ("adaptation={images: 2, per: image}", "'adaptation': images needs per: batch"),
         ("train.ema_decay=1", "'train.ema_decay': input should be less than 1"),
         ("meta.maml_order=3", "'meta.maml_order': input should be 1 or 2, it was 3"),
@@ -279,7 +283,7 @@ def test_a_configuration_may_have_presets_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="preset is 'wldi', but must be one of recommended, paper, official, wild"):
         load_config(mine, preset="wldi")
     mine.write_text("presets: {wild: 3}")
-    with pytest.raises(ValueError, match="presets of config '.*' must be mappings of options by name"):
+    with pytest.raises(ValueError, match=r"presets of config '.*' must be mappings of options by name"):
         load_config(mine)
 
 

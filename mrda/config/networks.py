@@ -36,6 +36,14 @@ class NetworksConfig(Section):
     static_groups: Literal["C", "dense"] = "C"
     """Whether the static conv of `conv_type: static` is depthwise or dense."""
 
+    @model_validator(mode="after")
+    def _options_of_the_conv(self) -> NetworksConfig:
+        if self.conv_type != "rda" and (self.mask_channels, self.mask_input) != (1, "F"):
+            raise ValueError(f"mask_channels and mask_input are the RDA conv's, but conv_type is {self.conv_type}")
+        if self.conv_type != "static" and self.static_groups != "C":
+            raise ValueError(f"static_groups is the static conv's, but conv_type is {self.conv_type}")
+        return self
+
 
 class AdaptationConfig(Section):
     """How the MLN is adapted to one batch in the teacher and the student stage (Algorithm 2)."""
