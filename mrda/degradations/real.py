@@ -44,7 +44,7 @@ class _Operation(NamedTuple):
     kernel: Tensor | None = None
 
     def __call__(self, image: Tensor) -> Tensor:
-        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        with torch.autocast(image.device.type, enabled=False):
             return self.function(image)
 
 

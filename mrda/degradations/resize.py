@@ -39,8 +39,6 @@ def _taps(old: int, new: int, mode: str) -> Taps:
         weights = (sources < stops[:, None]) / (stops - starts)[:, None].double()
     else:
         places = (torch.arange(new, dtype=torch.float64) + 0.5) * (old / new) - 0.5
-        if mode == "bilinear":
-            places = places.clamp(min=0)
         nearest = places.floor()
         after = places - nearest
         if mode == "bilinear":

@@ -102,6 +102,8 @@ def test_what_is_no_product_is_not_taken_for_one():
     kernel[4, 4] += 1e-6
     kernel[16, 16] += 1e-6
     assert filters._factors(kernel, 1e-9) is None
+    images = torch.rand(1, 3, 30, 30, generator=seeded(), dtype=torch.float64)
+    torch.testing.assert_close(filter_images(images, kernel[None]), directly(images, kernel[None]), rtol=0, atol=1e-13)
     zero = torch.zeros(3, 3, dtype=torch.float64)
     zero[0, 0] = zero[2, 2] = 0.5  # nothing in the middle to divide by
     assert filters._factors(zero, 1e-9) is None

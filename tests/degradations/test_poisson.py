@@ -67,8 +67,8 @@ def test_one_peak_for_all_images_and_float64():
     assert shared.dtype == torch.float64
 
 
-def test_nan_leads_nowhere_else():
-    levels = torch.full((1, 1, 2, 2), float("nan"))
+def test_no_pixel_leads_out_of_the_table():
+    levels = torch.tensor([float("nan"), float("inf"), -1.0, 300.0])[:, None, None, None]
     assert poisson(levels, torch.tensor([256.0]), seeded()).isfinite().all()
 
 

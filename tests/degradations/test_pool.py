@@ -90,6 +90,11 @@ def test_images_are_kept_in_eight_bits():
     }
 
 
+def test_hr_of_other_values_is_rounded():
+    pair = batch(0)._replace(hr=torch.full((2, 3, 32, 32), 99.6 / 255))
+    assert torch.equal(ShufflePool(2)(pair, seeded()).hr, torch.full((2, 3, 32, 32), 100 / 255))
+
+
 def test_sharpened_hr_belongs_to_the_pairs_that_leave():
     pool = ShufflePool(2)
     pool(batch(0, sharp=True), seeded())

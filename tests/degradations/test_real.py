@@ -248,6 +248,21 @@ def test_any_size(scale, size, codec):
             assert torch.equal(image, quantize(image))
 
 
+def test_jpeg_gets_no_value_beyond_its_range(monkeypatch):
+    met = []
+
+    def spy(images, quality, codec):
+        met.append((float(images.min()), float(images.max())))
+        return images
+
+    monkeypatch.setattr(module, "jpeg", spy)
+    degradation = RealDegradation(4, patch_size=None, final_sinc_prob=1)
+    for seed in range(10):
+        degradation(photo(1), seeded(seed))
+    assert len(met) == 20
+    assert all(low >= 0 and high <= 1 for low, high in met)
+
+
 def test_codecs_differ():
     pairs = [RealDegradation(4, patch_size=10, jpeg=codec)(photo(), seeded()) for codec in ("libjpeg", "simulated")]
     assert not torch.equal(pairs[0].lr, pairs[1].lr)
@@ -302,12 +317,16 @@ def test_ranges_are_those_of_their_round():
         "gaussian_noise_prob": 1, "gaussian_noise_prob2": 0, "noise_range": (3, 4), "poisson_scale_range2": (0.5, 0.75),
         "jpeg_range": (40, 45), "jpeg_range2": (80, 85), "blur_sigma": (1, 1.5), "blur_sigma2": (0.5, 0.75),
         "blur_kernel_size": 11, "blur_kernel_size2": 9,
+        "kernel_list": ("generalized_iso",), "kernel_prob": (1,), "betag_range": (2, 2.5),
+        "kernel_list2": ("plateau_iso", "generalized_iso"), "kernel_prob2": (1, 0), "betap_range2": (3, 3.5),
+        "betag_range2": (7, 8), "betap_range": (8, 9), "sinc_prob": 0, "sinc_prob2": 0,
     }  # fmt: skip
     draw = RealDegradation(4, per="image", **options).draw(100, seeded())
     for value, (low, high) in (
         (draw.first.level, (3, 4)), (draw.second.level, (0.5, 0.75)),
         (draw.first.quality, (40, 45)), (draw.second.quality, (80, 85)),
         (draw.first.kernel.sigma1, (1, 1.5)), (draw.second.kernel.sigma1, (0.5, 0.75)),
+        (draw.first.kernel.beta, (2, 2.5)), (draw.second.kernel.beta, (3, 3.5)),
     ):  # fmt: skip
         assert value.shape == (100,)
         assert low <= value.min() < low + 0.1 * (high - low)
@@ -316,6 +335,26 @@ def test_ranges_are_those_of_their_round():
     flipped = RealDegradation(4, gaussian_noise_prob=0, gaussian_noise_prob2=1, noise_range2=(5, 5)).draw(1, seeded())
     assert 0.05 <= flipped.first.level.item() < 3
     assert flipped.second.level.item() == 5
+    other = {"kernel_list2": ("generalized_iso",), "kernel_prob2": (1,), "betag_range2": (7, 8), "sinc_prob2": 0}
+    assert 7 <= RealDegradation(4, **other).draw(1, seeded()).second.kernel.beta.item() < 8
+
+
+def test_factors_of_the_sizes():
+    down = {"resize_prob": (0, 10, 0), "resize_range": (0.4, 1.5), "resize_prob2": (0, 1, 0), "resize_range2": (0.6, 3)}
+    up = {"resize_prob": (3, 0, 0), "resize_range": (0.4, 1.5), "resize_prob2": (1, 0, 0), "resize_range2": (0.6, 3)}
+    mixed = {"resize_prob": (0, 10, 10), "resize_prob2": (5, 0, 5)}
+
+    def factors(options):
+        draws = [RealDegradation(4, **options).draw(1, seeded(seed)) for seed in range(60)]
+        return [[getattr(draw, name).factor for draw in draws] for name in ("first", "second")]
+
+    for options, bounds in ((down, ((0.4, 1), (0.6, 1))), (up, ((1, 1.5), (1, 3)))):
+        for values, (low, high) in zip(factors(options), bounds, strict=True):
+            assert low <= min(values) < low + 0.1 * (high - low)
+            assert high - 0.1 * (high - low) < max(values) <= high
+    first, second = factors(mixed)
+    assert 15 < sum(factor < 1 for factor in first) < 45
+    assert 15 < sum(factor > 1 for factor in second) < 45
 
 
 def test_no_option_moves_the_draws_of_another():

@@ -101,6 +101,7 @@ def test_ranges_of_the_parameters():
     sinc, small = drawn.family == 6, drawn.size < 13
     assert math.pi / 3 <= drawn.cutoff[sinc & small].min() < math.pi / 3 + 0.02
     assert math.pi / 5 <= drawn.cutoff[sinc & ~small].min() < math.pi / 5 + 0.02
+    assert drawn.cutoff[sinc & (drawn.size == 13)].min() < math.pi / 3 - 0.2
     assert math.pi - 0.02 < drawn.cutoff[sinc].max() < math.pi
     generalized, plateau = drawn.beta[shape == 1], drawn.beta[shape == 2]
     assert (drawn.beta[shape == 0] == 1).all()

@@ -30,6 +30,14 @@ def test_gaussian_noise_has_its_width_and_colour():
     assert not torch.equal(noise[1] / 10, noise[2] / 5)  # each its own
 
 
+def test_gaussian_noise_to_the_last_bit():
+    images, sigma = gray_level(2, 8), torch.tensor([3.0, 6.0], dtype=torch.float64)
+    noise = torch.randn(2, 3, 8, 8, generator=seeded(), dtype=torch.float64)
+    expected = images + sigma[:, None, None, None] / 255 * noise
+    noisy = add_gaussian_noise(images, sigma, (False, False), seeded())
+    torch.testing.assert_close(noisy, expected, rtol=0, atol=1e-15)
+
+
 @pytest.mark.parametrize("gray", [False, True])
 def test_what_all_images_share(gray):
     images = gray_level()
