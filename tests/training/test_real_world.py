@@ -4,13 +4,17 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from mrda.config import STAGES, TrainConfig
 from mrda.configs import load_config
+from mrda.images import read_rgb, to_eight_bits
 from mrda.networks import MRDAStudent, load_network
+from mrda.photos import Photo, write_photo
 from mrda.training import RunRefusedError, train
 
 
@@ -60,6 +64,29 @@ def test_a_resumed_stage_ends_bit_equal(real: TrainConfig, finished: Path, tmp_p
     expected, got = (load_file(folder / name / "weights.safetensors") for folder in (finished, run_dir))
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
     assert records(run_dir / name)[-1]["adversarial"] == records(finished / name)[-1]["adversarial"]
+
+
+def test_gray_transparent_and_deep_photos_are_trained_on(real: TrainConfig, photo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    with Image.open(photo) as image:
+        pixels = np.asarray(image)
+        image.convert("L").save(folder / "gray.png")
+        image.convert("LA").save(folder / "gray_alpha.png")
+        image.convert("RGBA").save(folder / "alpha.png")
+        image.convert("P").save(folder / "palette.gif")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / "deep_gray.png")
+    deep = pixels.astype(np.uint16) * 257
+    write_photo(folder / "deep.png", [deep], len(deep), Photo(deep), format="png")
+    write_photo(folder / "deep.tif", [deep], len(deep), Photo(deep), format="tiff")
+    for source in folder.iterdir():
+        image = to_eight_bits(read_rgb(source))
+        assert image.shape == pixels.shape
+        if source.stem in ("alpha", "deep"):
+            np.testing.assert_array_equal(image, pixels)
+    tree = real.model_dump(mode="json")
+    tree["data"]["sources"] = [str(folder)]
+    train(TrainConfig.model_validate(tree), tmp_path / "run", stages=["bicubic"], progress=False)
 
 
 def test_a_pool_is_taken_up_again(real: TrainConfig, tmp_path: Path) -> None:
