@@ -1,4 +1,5 @@
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,12 @@ def test_every_field_is_described() -> None:
             "'networks': mask_channels and mask_input are the RDA conv's, but conv_type is static",
         ),
         ("adaptation={images: 2, per: image}", "'adaptation': images needs per: batch"),
+        ("real.resize_prob2=[0, 0, 0]", "'real': resize_prob2 must not be 0 for all"),
+        ("real.kernel_prob=[1]", "'real': kernel_prob must hold a number for each of the 6 families"),
+        ("real.jpeg_range=[30, 101]", "'real.jpeg_range': must be within 1 and 100"),
+        ("real.blur_kernel_size=8", "'real.blur_kernel_size': must be odd and at least 7, it was 8"),
+        ("data.crop_size=30", "config: data.crop_size is for degradation.type: real"),
+        ("visual.l1_gt_usm=true", "config: visual.l1_gt_usm, percep_gt_usm and gan_gt_usm need real.usm: true"),
         ("train.ema_decay=1", "'train.ema_decay': input should be less than 1"),
         ("meta.maml_order=3", "'meta.maml_order': input should be 1 or 2, it was 3"),
         ("patch_size=1", "unknown config key 'patch_size'; did you mean 'data.patch_size'?"),
@@ -302,3 +309,31 @@ def test_the_real_world_presets_are_what_they_claim() -> None:
     assert (realesrgan.degradation.per, realesrgan.real.jpeg, realesrgan.real.usm) == ("image", "simulated", True)
     assert realesrgan.teacher.betas == (0.9, 0.99)
     assert realesrgan.train.ema_decay == 0.999
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("real.blur_kernel_size=61", "real.blur_kernel_size needs crops of 31 px at least, they were of 30"),
+        ("data.crop_size=20", "data.crop_size must be at least scale * data.patch_size, 24, it was 20"),
+        ("data.patch_size=3", "scale * data.patch_size must be at least 8 px for the visual loss, it was 6"),
+        ("real.queue_size=8", "real.queue_size needs degradation.per: image"),
+        ("teacher.den_input=kernel", "teacher.den_input: kernel needs one blur kernel, but degradation.type is real"),
+    ],
+)
+def test_what_can_t_be_trained_in_the_real_world_is_refused(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_config("real-toy", [override])
+
+
+def test_a_pool_is_a_multiple_of_every_batch_that_fills_it() -> None:
+    options = ["degradation.per=image", "real.queue_size=8", "bicubic.batch=3"]
+    assert load_config("real-toy", options)
+    with pytest.raises(ValueError, match=r"must be a multiple of bicubic\.batch, 3, it was 8"):
+        load_config("real-toy", [*options, "bicubic.blur=true"])
+
+
+def test_the_released_code_s_epochs_are_not_the_real_world_s() -> None:
+    tree = load_config("real-x4").model_dump()
+    tree["degradation"]["theta_range"] = (0.0, math.pi / 180)  # of the classic degradation
+    assert load_config("real-x4", preset="official").model_dump() == tree

@@ -130,6 +130,9 @@ class RealConfig(Section):
                     f"{name} must hold a number for each of the {len(families)} families, not all of them 0, "
                     f"it was {probabilities}"
                 )
+        for name in ("resize_prob", "resize_prob2"):
+            if not sum(getattr(self, name)):
+                raise ValueError(f"{name} must not be 0 for all of enlarging, shrinking and keeping")
         return self
 
 
@@ -151,7 +154,7 @@ class VisualConfig(Section):
     num_feat: PositiveInt = 64
     """Channels of the U-Net discriminator."""
     discriminator_lr: PositiveFloat = 1e-4
-    """Learning rate of the discriminator before its first halving; it falls as that of the stage does."""
+    """Learning rate of the discriminator when the visual loss begins; from there it falls as that of the stage does."""
     l1_gt_usm: bool = False
     """Compare with the sharpened HR in the L1 loss; needs `real.usm`."""
     percep_gt_usm: bool = False

@@ -41,7 +41,13 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _patches_fit_the_blur(self) -> TrainConfig:
-        if self.degradation.type == "real" or self.degradation.kernel == "none":
+        if self.degradation.type == "real":
+            size = self.hr_size // self.scale * self.scale
+            smallest = max(self.real.blur_kernel_size, self.real.blur_kernel_size2) // 2 + 1
+            if size < smallest:
+                raise ValueError(f"real.blur_kernel_size needs crops of {smallest} px at least, they were of {size}")
+            return self
+        if self.degradation.kernel == "none":
             return self
         size, smallest = self.scale * self.data.patch_size, self.degradation.kernel_size // 2 + 1
         if size < smallest:
@@ -69,7 +75,7 @@ class TrainConfig(Section):
             return self
         if self.degradation.per == "batch":
             raise ValueError("real.queue_size needs degradation.per: image, for one degradation adapts the MLN else")
-        for name in ("meta", "teacher", "student"):
+        for name in STAGES if self.bicubic.blur else STAGES[1:]:
             if pool % self.stage(name).batch:
                 raise ValueError(
                     f"real.queue_size must be a multiple of {name}.batch, {self.stage(name).batch}, it was {pool}"
@@ -81,6 +87,18 @@ class TrainConfig(Section):
         if self.visual.sharpened and not (self.degradation.type == "real" and self.real.usm):
             raise ValueError(
                 "visual.l1_gt_usm, percep_gt_usm and gan_gt_usm need real.usm: true and degradation.type: real"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _images_are_large_enough_to_judge(self) -> TrainConfig:
+        if self.teacher.visual_from is None and self.student.visual_from is None:
+            return self
+        side = self.scale * self.data.patch_size
+        smallest = max(16 if self.visual.perceptual_weight else 1, 8 if self.visual.gan_weight else 1)
+        if side < smallest:
+            raise ValueError(
+                f"scale * data.patch_size must be at least {smallest} px for the visual loss, it was {side}"
             )
         return self
 

@@ -120,6 +120,18 @@ class PatchCache:
         start, stop = self._starts[tile : tile + 2]
         return self._pixels[start:stop].reshape(*self._shapes[tile], 3)
 
+    def check_tiles(self, size: int) -> None:
+        """Raise if photos were cut into smaller tiles than patches of ``size`` pixels per side.
+
+        Raises:
+            CacheError: they were.
+        """
+        if self.size < size:
+            raise CacheError(
+                f"the patch cache {self.folder} has tiles of {self.size} px, but the HR patches are {size} px wide: "
+                f"make it again with `mrda data prepare --size` {size} or more"
+            )
+
     def check_fits(self, size: int) -> None:
         """Raise unless patches of ``size`` pixels per side fit into every tile.
 
@@ -129,11 +141,7 @@ class PatchCache:
         smallest = self._shapes.min(axis=1)
         if smallest.min() >= size:
             return
-        if self.size < size:
-            raise CacheError(
-                f"the patch cache {self.folder} has tiles of {self.size} px, but the HR patches are {size} px wide: "
-                f"make it again with `mrda data prepare --size` {size} or more"
-            )
+        self.check_tiles(size)
         photo = int(np.searchsorted(self._first_tiles, smallest.argmin(), side="right")) - 1
         height, width = self._shapes[smallest.argmin()]
         raise CacheError(

@@ -124,7 +124,8 @@ def load_patches(
 
     Args:
         config: the data section of the configuration.
-        scale: upscaling factor; the HR patches are ``scale * config.patch_size`` px wide, and no photo may be smaller.
+        scale: upscaling factor; the HR patches are ``scale * config.patch_size`` px wide. No photo may be smaller,
+            unless there is a ``config.crop_size``.
         track: wraps the photos (given their number) while they are read, to show progress.
         memory: bytes that decoded photos may take; None is `memory_budget`.
 
@@ -133,11 +134,14 @@ def load_patches(
             that would take more than ``memory``.
     """
     caches = [PatchCache(source) for source in dict.fromkeys(config.sources) if is_cache(source)]
+    for cache in caches:
+        cache.check_tiles(config.crop_size or 0)
     photos = [source for source in config.sources if not is_cache(source)]
     sources = find_images(photos, recursive=config.recursive)
     _check_memory(sources, memory_budget() if memory is None else memory)
     images = (read_rgb(source) for source in track(sources, len(sources)))
-    size = scale * config.patch_size
+    # Of smaller photos than the crops the borders are reflected, which takes two pixels.
+    size = scale * config.patch_size if config.crop_size is None else 2
     return PatchSampler(images, size, sources, caches, hflip=config.use_hflip, rotate=config.use_rot)
 
 

@@ -58,8 +58,8 @@ def evaluate_unpaired(
 ) -> Iterator[UnpairedRecord]:
     """Upscale photographs by methods, and by bicubic before them, into `output`/METHOD/NAME.png, 8-bit RGB.
 
-    The folders are made where they are missing; a file that is there is replaced. The picture is written before it is
-    measured. NIQE leaves no border out.
+    The folders are made where they are missing; a file that is there is replaced. The pictures are written before any
+    is measured. NIQE leaves no border out.
 
     Args:
         methods: what upscales LR and is told nothing else, by name; there may be none.
@@ -80,13 +80,15 @@ def evaluate_unpaired(
     methods = {BICUBIC: bicubic_method(scale, border), **methods}
     for source in photos:
         sample, name = read_unpaired(source, scale, border), source_name(source)
+        pictures = {}
         for label, upscale in methods.items():
             sr = upscale(sample).detach().cpu().float()
             _check(sr, sample.lr_up, source, label)
             path = picture_path(output, label, name)
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture = to_array(sr)
-            write_image(path, picture)
+            pictures[label] = to_array(sr)
+            write_image(path, pictures[label])
+        for label, picture in pictures.items():
             yield UnpairedRecord(name, label, None if model is None else float(niqe(to_tensor(picture), model)))
 
 

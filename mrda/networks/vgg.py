@@ -50,7 +50,7 @@ class VGG(nn.Module):
         for layer in layers:
             if layer not in names or layer.startswith("pool"):
                 last = f"conv5_{_CONVS[depth][-1]}"
-                raise ValueError(f"layer {layer!r} is none of {depth}'s conv1_1 to {last} or relu1_1 to {last[4:]}")
+                raise ValueError(f"layer {layer!r} is none of {depth}'s conv1_1 to {last} or relu1_1 to relu{last[4:]}")
         if not layers:
             raise ValueError("layers are empty, but must name one layer at least")
         self.depth = depth

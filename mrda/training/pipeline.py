@@ -88,10 +88,14 @@ def train(
         # From here on the number is in the config, as the results depend on it.
         config = _with_micro_batches(config, processes.micro_batches)
         _check_adapt_sync(config, chosen, processes.count)
-        if config.real.queue_size and processes.count > 1:
+        if config.real.queue_size and config.degradation.type == "real" and processes.count > 1:
             raise ValueError("real.queue_size needs a single process, whose pool a checkpoint can hold: set it to 0")
         inputs = {name: _inputs(name, config, run_dir, chosen) for name in chosen}
-        _check_inputs(inputs, config, _made_here(run_dir, chosen, resume))
+        made_here = _made_here(run_dir, chosen, resume)
+        _check_inputs(inputs, config, made_here)
+        for name in chosen:
+            if weights_path(run_dir, name).resolve() in made_here:
+                ImageLoss(config, name)  # which may need VGG19
         _make_folder(run_dir)
     total = {name: work(config, name, config.stage(name).steps) for name in chosen}
     with Bars(progress and processes.is_main, sum(total.values())) as bars:
@@ -222,8 +226,7 @@ def _made_here(run_dir: Path, chosen: list[StageName], resume: bool) -> set[Path
 
 def _check_inputs(inputs: Mapping[StageName, Mapping[str, Path]], config: TrainConfig, made_here: set[Path]) -> None:
     """Load all weights that are there from the start, so that an unusable file costs no training."""
-    for name, paths in inputs.items():
-        ImageLoss(config, name)
+    for paths in inputs.values():
         for key, path in paths.items():
             if path.resolve() not in made_here:
                 INPUTS[key](config, path)

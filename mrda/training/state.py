@@ -46,7 +46,9 @@ def recipe_of(stage: type[Stage], config: TrainConfig, inputs: Mapping[str, Path
         key: value
         for key, value in _flatten(config.model_dump(mode="json"))
         if any(key == prefix or key.startswith(f"{prefix}.") for prefix in relevant)
+        # Files are known by their content: these below, and VGG19, of which there is but one.
         and not key.startswith(f"{stage.name}.init_")
+        and key != "visual.vgg19"
     }
     for name, path in inputs.items():
         recipe[f"SHA-256 of the weights '{name}'"] = _sha256(path)
@@ -149,9 +151,9 @@ class TrainingState:
         self.stage = stage
         self.validation = validation
         groups: list[dict[str, Any]] = [{"params": stage.trainable(), "share": 1.0}]
-        if stage.image_loss is not None and stage.image_loss.discriminator is not None:
-            share = stage.image_loss.options.discriminator_lr / lr
-            groups.append({"params": list(stage.image_loss.discriminator.parameters()), "share": share})
+        if stage.image_loss is not None and stage.discriminator is not None:
+            share = stage.image_loss.discriminator_share
+            groups.append({"params": list(stage.discriminator.parameters()), "share": share})
         self.optimizer = torch.optim.Adam(groups, lr=lr, betas=betas)
         device = stage.trainable()[0].device.type
         self.scaler = torch.amp.GradScaler(device, enabled=engine.mixed_precision == "fp16")

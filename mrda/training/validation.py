@@ -68,6 +68,8 @@ class Validation:
         self.conditions = evenly(protocol_conditions(config), section.conditions)
         self.photos: list[tuple[str, Tensor]] = []
         smallest = 2 * self.scale + 11  # the border of the metrics and the window of SSIM
+        if config.degradation.type == "real":
+            smallest = max(smallest, config.real.blur_kernel_size // 2 + 1, config.real.blur_kernel_size2 // 2 + 1)
         least = -(-smallest // self.scale) * self.scale
         if section.crop is not None and section.crop < least:
             raise ValueError(

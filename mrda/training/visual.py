@@ -10,6 +10,7 @@ from mrda.networks.discriminator import UNetDiscriminator
 from mrda.randomness import seeded_weights
 from mrda.training.losses import discriminator_loss, generator_loss, reconstruction
 from mrda.training.perceptual import PerceptualLoss
+from mrda.training.schedule import learning_rate
 
 Terms = dict[str, Tensor]
 
@@ -34,8 +35,13 @@ class ImageLoss:
         self.first: int | None = getattr(config.stage(stage), "visual_from", None)
         self.perceptual: PerceptualLoss | None = None
         self.discriminator: UNetDiscriminator | None = None
+        self.discriminator_share = 1.0
+        """The discriminator's learning rate in terms of the network's."""
         if self.first is None:
             return
+        section = config.stage(stage)
+        begin = max(self.first, getattr(section, "encoder_steps", 0))
+        self.discriminator_share = self.options.discriminator_lr / (learning_rate(section, begin) or section.lr)
         if self.options.perceptual_weight:
             self.perceptual = PerceptualLoss(self.options.vgg19, self.options.perceptual_layers)
         if self.options.gan_weight:

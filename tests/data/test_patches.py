@@ -206,6 +206,17 @@ def test_a_photo_in_a_cache_that_is_too_small_is_named(tmp_path: Path) -> None:
         load_patches(DataConfig(sources=[str(tmp_path / "cache")], patch_size=5), scale=4)
 
 
+def test_crops_larger_than_a_cache_s_tiles_are_refused_and_smaller_photos_are_not(tmp_path: Path) -> None:
+    photos = save(tmp_path / "photos", coordinates(40, 40), coordinates(6, 7, 1))
+    prepare([photos], tmp_path / "cache", size=16)
+    sources = [str(tmp_path / "cache")]
+    sampler = load_patches(DataConfig(sources=sources, patch_size=4, crop_size=16), scale=4)
+    assert sampler.sample(20, seeded(0), 16).shape == (20, 3, 16, 16)
+    with pytest.raises(ValueError, match=r"cache has tiles of 16 px, but the HR patches are 17 px wide"):
+        load_patches(DataConfig(sources=sources, patch_size=4, crop_size=17), scale=4)
+    assert load_patches(DataConfig(sources=[str(photos)], patch_size=4, crop_size=17), scale=4)
+
+
 # --- memory
 
 

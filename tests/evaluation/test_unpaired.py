@@ -44,6 +44,12 @@ def test_pictures_are_saved_and_measured(photo, tmp_path):
         assert record.niqe == float(niqe(sr, MODEL))  # of the very picture
 
 
+def test_pictures_that_niqe_can_not_judge_are_there_all_the_same(photo, tmp_path):
+    with pytest.raises(ValueError, match="NIQE"):
+        list(evaluate_unpaired({"dark": dark}, [photo("a.png", 9, 9)], tmp_path / "out", 2, model=MODEL))
+    assert {path.parent.name for path in (tmp_path / "out").rglob("a.png")} == {"bicubic", "dark"}
+
+
 def test_without_a_model_nothing_is_measured_and_any_size_will_do(photo, tmp_path):
     (record,) = evaluate_unpaired({}, [photo("a.png", 3, 1)], tmp_path / "out")
     assert record == ("a", "bicubic", None)

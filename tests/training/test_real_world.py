@@ -125,3 +125,10 @@ def test_other_visual_losses_are_another_recipe(real: TrainConfig, finished: Pat
     tree["visual"]["gan_weight"] = 0.2
     with pytest.raises(RunRefusedError, match=r"visual\.gan_weight = 0\.1, now it is 0\.2"):
         train(TrainConfig.model_validate(tree), tmp_path / "run", progress=False)
+
+
+def test_where_vgg19_lies_is_no_part_of_the_recipe(real: TrainConfig, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    tree = real.model_dump(mode="json")
+    tree["visual"]["vgg19"] = "elsewhere.pth"
+    train(TrainConfig.model_validate(tree), tmp_path / "run", progress=False)

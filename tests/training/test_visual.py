@@ -11,6 +11,7 @@ from torch import Tensor
 from mrda.config import TrainConfig
 from mrda.configs import load_config
 from mrda.degradations import Degraded
+from mrda.training.schedule import learning_rate
 from mrda.training.visual import ImageLoss
 
 Changed = Callable[..., TrainConfig]
@@ -112,3 +113,12 @@ def test_without_vgg19_one_is_told_where_to_put_it(
     with pytest.raises(ValueError, match=r"vgg19-dcbb9e9d\.pth.*perceptual_weight: 0"):
         ImageLoss(config, "teacher")
     ImageLoss(changed(config, teacher={"visual_from": None}), "teacher")  # which needs none
+
+
+def test_the_discriminator_begins_at_its_own_learning_rate(real: TrainConfig, changed: Changed) -> None:
+    halved = changed(real, teacher={"steps": 8, "visual_from": 4, "halve_every": 4, "lr": 1e-3})
+    assert learning_rate(halved.teacher, 4) == 5e-4
+    assert ImageLoss(halved, "teacher").discriminator_share == pytest.approx(1e-4 / 5e-4)
+    # in the student stage not before the encoder-only phase is over
+    late = changed(real, student={"visual_from": 0, "encoder_steps": 2, "lr": 2e-3})
+    assert ImageLoss(late, "student").discriminator_share == pytest.approx(1e-4 / 2e-3)
