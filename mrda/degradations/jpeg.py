@@ -14,7 +14,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from mrda.checks import check_choice, check_image
@@ -116,6 +115,8 @@ def _encoded(images: Tensor, quality: Tensor) -> Tensor:
 
     Threads would not help: what of the encoder runs without Python's lock is too short at the size of patches.
     """
+    from PIL import Image  # the one that needs it: networks and degradations want torch alone
+
     pixels = _levels(images).byte().permute(0, 2, 3, 1).contiguous().numpy()
     decoded = np.empty_like(pixels)
     for index, level in enumerate(quality.round().int().expand(len(pixels)).tolist()):
