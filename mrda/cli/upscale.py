@@ -3,6 +3,8 @@
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,10 +18,23 @@ if TYPE_CHECKING:
     from mrda.upscaling import Job, Result
 
 
+@contextmanager
+def _without_pillows_limit() -> Iterator[None]:
+    """Pillow's own limit of pixels, which is the whole process's, gives way to `--max-pixels` for so long."""
+    from PIL import Image
+
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
 @app.command(
     epilog="Example: mrda upscale holiday/ -o enlarged -w runs/demo/student/weights.safetensors",
     short_help="Upscale photos.",
 )
+@_without_pillows_limit()
 def upscale(
     photos: Annotated[
         list[str],
@@ -68,11 +83,8 @@ def upscale(
     if scale is not None and not 0.1 <= scale <= 16:
         refuse(f"--scale is {scale:g}, but must be from 0.1 to 16")
     check_output_file("--manifest", manifest)
-    from PIL import Image
-
     from mrda.upscaling import Manifest, mine, plan, upscale_photos
 
-    Image.MAX_IMAGE_PIXELS = None  # --max-pixels is looked at instead, in the same place
     with refusing():
         _check_folder(output)
         upscaler = _upscaler(weights, tile, tile_pad, dtype, device)

@@ -260,9 +260,11 @@ def test_upscale_reports_as_json(tmp_path, photo, weights):
 
 
 def test_upscale_refuses_a_photo_of_too_many_pixels(tmp_path, photo, weights):
+    limit = Image.MAX_IMAGE_PIXELS
     result = run("upscale", photo, "-o", tmp_path / "out", "-w", weights, "--max-pixels", "719")
     assert result.exit_code == 1
     assert "it has 30 x 24 = 720 pixels, more than the 719 that are allowed" in result.stderr
+    assert Image.MAX_IMAGE_PIXELS == limit is not None
 
 
 @pytest.mark.parametrize(
