@@ -28,8 +28,28 @@ SUFFIXES = frozenset(
 """By these a folder's photographs are told from its other files. A file that is named itself may have any suffix."""
 
 # What Pillow's decoders raise on damaged bytes. A wrong file must never look like a fault of ours.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
-_EXIF_ERRORS = (SyntaxError, struct.error)
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    RuntimeError,
+    TypeError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+EXIF_ERRORS = (SyntaxError, struct.error, TypeError, ValueError, KeyError, OverflowError)
+"""What Pillow raises on a damaged EXIF block."""
+
+_ORIENTATION, _PHOTOMETRIC = 0x0112, 0x0106
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class ImageError(ValueError):
@@ -49,8 +69,7 @@ def read_image(source: Source) -> Image.Image:
         ImageError: the file is missing, empty, not an image, damaged, or of a kind with no known value range.
     """
     with opened(source) as image:
-        image.load()
-        return canonical(upright(image))
+        return canonical(decoded(image))
 
 
 def read_size(source: Source) -> tuple[int, int]:
@@ -159,7 +178,7 @@ def to_array(tensor: torch.Tensor, dtype: npt.DTypeLike = np.uint8) -> ImageArra
 def to_eight_bits(array: ImageArray) -> npt.NDArray[np.uint8]:
     """Round uint16 levels to uint8 ones, white to white; an array of another dtype is returned as it is."""
     # 65535 = 257 * 255
-    return np.round(array / 257).astype(np.uint8) if array.dtype == np.uint16 else array
+    return np.round(array / 257).astype(np.uint8) if array.dtype.newbyteorder("=") == np.uint16 else array
 
 
 def write_image(path: str | Path, image: ImageArray | Image.Image) -> None:
@@ -189,7 +208,7 @@ def find_images(paths: Iterable[Source], recursive: bool = False) -> list[Source
         Sources for `read_image`; a file met twice, by whatever path, is listed once.
 
     Raises:
-        ImageError: a folder holds no image.
+        ImageError: a folder holds no image, or it or one below it can't be read.
     """
     found: dict[Source, Source] = {}
     for path in paths:
@@ -197,15 +216,29 @@ def find_images(paths: Iterable[Source], recursive: bool = False) -> list[Source
             found.setdefault(path, path)
             continue
         if not os.path.isdir(path):
-            found.setdefault(Path(path).resolve(), path)
+            found.setdefault(os.path.realpath(path), path)
             continue
-        inside = Path(path).rglob("*") if recursive else Path(path).iterdir()
+        inside = _files(Path(path), recursive)
         images = sorted(p for p in inside if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
         if not images:
             raise ImageError(f"the folder {path} holds no image ({', '.join(sorted(SUFFIXES))})")
         for image in images:
-            found.setdefault(image.resolve(), image)
+            found.setdefault(os.path.realpath(image), image)
     return list(found.values())
+
+
+def _files(folder: Path, recursive: bool) -> Iterator[Path]:
+    try:
+        for where, folders, names in os.walk(folder, onerror=_fail):
+            if not recursive:
+                folders.clear()
+            yield from (Path(where, name) for name in names)
+    except OSError as error:
+        raise ImageError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+
+def _fail(error: OSError) -> None:
+    raise error
 
 
 def source_name(source: Source) -> str:
@@ -224,7 +257,8 @@ def opened(source: Source) -> Iterator[Image.Image]:
     if path.stat().st_size == 0:
         raise ImageError(f"cannot read {source}: the file is empty")
     try:
-        with Image.open(path) as image:
+        # By an open file: of a named one Pillow maps the uncompressed pixels, and scrambles those of a turned TIFF.
+        with path.open("rb") as file, Image.open(file) as image:
             _refuse_what_is_misread(image)
             yield image
     except Image.UnidentifiedImageError:
@@ -244,12 +278,40 @@ def _refuse_what_is_misread(image: Image.Image) -> None:
         raise ImageError("its 16-bit colours lie in separate planes, uncompressed, which Pillow cannot read")
 
 
+def decoded(image: Image.Image) -> Image.Image:
+    """Decode an opened image: upright, and black where it shows black."""
+    image.load()
+    return upright(_positive(image))
+
+
 def upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF orientation says, and take the tag off."""
+    """Turn an image as its EXIF orientation says, and take the tag off (from a damaged block it is not taken)."""
     try:
         return ImageOps.exif_transpose(image)
-    except _EXIF_ERRORS:  # whole pixels with a damaged tag are still a photograph
+    except EXIF_ERRORS:  # whole pixels with a damaged tag are still a photograph
+        turn = _TURNS.get(orientation(image))
+        return image if turn is None else image.transpose(turn)
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF's orientation of an image, 1 to 8; 1 where there is none or a wrong one.
+
+    Pillow turns a TIFF as it decodes it, and its orientation is 1 from then on.
+    """
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except EXIF_ERRORS:
+        return 1
+    return int(value) if value in range(2, 9) else 1
+
+
+def _positive(image: Image.Image) -> Image.Image:
+    """Invert 16-bit gray whose 0 is white, as Pillow does with 8 bits only."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or not image.mode.startswith("I;16"):
         return image
+    if image.tag_v2.get(_PHOTOMETRIC) != 0 or image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE) != (16,):
+        return image
+    return Image.fromarray(65535 - np.asarray(image).astype(np.uint16))
 
 
 def locate(source: Source) -> Path:
@@ -274,7 +336,7 @@ def locate(source: Source) -> Path:
 
 
 def _white(dtype: np.dtype[Any]) -> int:
-    if dtype in (np.uint8, np.uint16):
+    if dtype.newbyteorder("=") in (np.uint8, np.uint16):
         return int(np.iinfo(dtype).max)
     if np.issubdtype(dtype, np.floating):
         return 1

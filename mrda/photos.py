@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -13,8 +14,19 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageCms, TiffImagePlugin
 
+from mrda.deep import is_deep, read_deep
 from mrda.files import atomic_write
-from mrda.images import ImageArray, ImageError, Source, canonical, locate, opened, to_eight_bits, upright
+from mrda.images import (
+    EXIF_ERRORS,
+    ImageArray,
+    ImageError,
+    Source,
+    canonical,
+    decoded,
+    opened,
+    orientation,
+    to_eight_bits,
+)
 from mrda.png import PNGWriter
 
 FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif"}
@@ -22,10 +34,17 @@ FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 MAX_PIXELS = 250_000_000
 """Pixels of the largest photo that is read unless more are allowed."""
 
-_ORIENTATION, _EXIF_IFD, _PIXEL_X, _PIXEL_Y = 0x0112, 0x8769, 0xA002, 0xA003
-_BY_FORMAT = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp", "TIFF": "tiff"}
+_ORIENTATION, _EXIF_IFD, _GPS_IFD, _PIXEL_X, _PIXEL_Y = 0x0112, 0x8769, 0x8825, 0xA002, 0xA003
+# Of a TIFF's tags those that EXIF shares: description, camera, model, date, artist, copyright.
+_DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0132, 0x013B, 0x8298)
+_XMP_ORIENTATION = re.compile(rb'\s*tiff:Orientation="\d+"|<tiff:Orientation>\d+</tiff:Orientation>')
+_SRGB = (0.45455, 0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # PNG's gamma, then chromaticities
 _STRIP_ROWS = 64
-_WEBP_SIDE = 16383
+_SIDES = {"jpg": 65500, "webp": 16383}
+_NAMES = {"jpg": "JPEG", "webp": "WebP"}
+_MARKER = 65533  # bytes that one marker of a JPEG holds
+_EXIF_PREFIX, _XMP_PREFIX = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+_DAMAGED = "damaged EXIF was left out"
 
 
 @dataclass(frozen=True)
@@ -34,7 +53,6 @@ class Photo:
 
     Attributes:
         pixels: (H, W) or (H, W, C), uint8 or uint16; C is 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha).
-        format: a key of `FORMATS`, that of the file where it is one of them, else "png".
         icc: its colour profile.
         exif: its EXIF block without orientation and thumbnail, from the byte order on.
         xmp: its XMP packet.
@@ -43,7 +61,6 @@ class Photo:
     """
 
     pixels: ImageArray
-    format: str = "png"
     icc: bytes | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
@@ -70,23 +87,33 @@ def read_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Photo:
             raise ImageError(
                 f"it has {width} x {height} = {width * height:,} pixels, more than the {max_pixels:,} that are allowed"
             )
-        image.load()
+        tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
+        # Decoding a TIFF takes its tags away; other formats may have them behind the pixels.
+        turn, (exif, notices) = (orientation(image), _exif(image)) if tiff else (1, (None, ()))
+        turned = decoded(image)
+        if not tiff:
+            turn, (exif, notices) = orientation(image), _exif(image)
         photo = Photo(
             pixels=np.empty(0),
-            format=_BY_FORMAT.get(image.format or "", "png"),
             icc=image.info.get("icc_profile"),
-            xmp=_as_bytes(image.info.get("xmp")),
+            exif=exif,
+            xmp=_xmp(image),
             dpi=_dpi(image),
+            notices=(*notices, *_left_out(source, image)),
         )
-        orientation = image.getexif().get(_ORIENTATION, 1)
-        turned = upright(image)
-        photo = replace(photo, exif=_exif(turned))
-        if _is_deep_colour(source, image):
-            deep, notice = _read_deep(source, image)
+        if is_deep(source, image):
+            deep, notice = read_deep(source, image)
             if deep is not None:
-                return replace(photo, pixels=_oriented(deep, orientation))
-            photo = replace(photo, notices=(notice,))
+                return replace(photo, pixels=_oriented(deep, turn))
+            photo = replace(photo, notices=(*photo.notices, notice))
         return _with_pixels(photo, turned)
+
+
+def check_size(format: str, height: int, width: int) -> None:
+    """Raise ValueError where a format, a key of `FORMATS`, can't hold an image of that size."""
+    side = _SIDES.get(format)
+    if side is not None and max(height, width) > side:
+        raise ValueError(f"{_NAMES[format]} holds at most {side} x {side} pixels, the image has {width} x {height}")
 
 
 def write_photo(
@@ -113,22 +140,22 @@ def write_photo(
 
     Raises:
         OSError: the folder is missing or the disk is full.
-        ValueError: WebP can't hold an image of that size.
+        ValueError: the format can't hold an image of that size, see `check_size`.
     """
     stream = iter(bands)
     first = next(stream)
     width, channels = first.shape[1], first.shape[2] if first.ndim == 3 else 1
-    exif = None if like.exif is None else _sized(like.exif, width, height)
+    check_size(format, height, width)
+    exif, notices = _sized(like.exif, width, height)
     if format in ("png", "tiff"):
+        if format == "tiff" and exif:
+            notices.append("EXIF was left out, as TIFF keeps it in another way")
         with atomic_write(path) as temporary:
             if format == "png":
                 _write_png(temporary, first, stream, height, channels, like, exif)
             else:
                 _write_tiff(temporary, first, stream, height, channels, like)
-        return ("EXIF was left out, as TIFF keeps it in another way",) if exif and format == "tiff" else ()
-    if format == "webp" and max(width, height) > _WEBP_SIDE:
-        raise ValueError(f"WebP holds at most {_WEBP_SIDE} x {_WEBP_SIDE} pixels, the image has {width} x {height}")
-    notices = []
+        return tuple(notices)
     pixels = np.concatenate([first, *stream])
     if pixels.dtype == np.uint16:
         pixels = to_eight_bits(pixels)
@@ -139,11 +166,18 @@ def write_photo(
     options: dict[str, Any] = {
         "quality": quality,
         "icc_profile": like.icc,
-        "exif": b"Exif\0\0" + exif if exif else None,
+        "exif": _EXIF_PREFIX + exif if exif else None,
         "xmp": like.xmp,
     }
-    if like.dpi is not None and format == "jpg":
+    if format == "jpg":
         options["dpi"] = like.dpi
+        for name, prefix in (("exif", b""), ("xmp", _XMP_PREFIX)):
+            if len(prefix) + len(options[name] or b"") > _MARKER:
+                options[name] = None
+                notices.append(f"{name.upper()} was left out, as a JPEG's holds 64 KB")
+    elif like.icc is not None and like.icc[16:20] != b"RGB ":
+        options["icc_profile"] = None
+        notices.append("the colour profile was left out, as WebP keeps gray as RGB")
     with atomic_write(path) as temporary:
         picture = Image.fromarray(pixels)
         picture.save(temporary, **{key: value for key, value in options.items() if value is not None})
@@ -174,48 +208,13 @@ def _to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
     return image if converted is None else converted
 
 
-def _is_deep_colour(source: Source, image: Image.Image) -> bool:
-    """Whether Pillow has made 8 bits of more: it does so to all but gray."""
-    if image.format == "TIFF" and isinstance(image, TiffImagePlugin.TiffImageFile):
-        bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
-        return max(bits) == 16 and len(bits) > 1
-    if image.format != "PNG" or image.mode not in ("RGB", "RGBA", "LA"):
-        return False
-    with locate(source).open("rb") as file:
-        head = file.read(25)
-    return len(head) == 25 and head[24] == 16
-
-
-def _read_deep(source: Source, image: Image.Image) -> tuple[ImageArray | None, str]:
-    """16-bit colour, or why there is none."""
-    try:
-        import imagecodecs
-    except ModuleNotFoundError:
-        return None, "16-bit colours became 8 bits: `pip install 'mrda-kernels[deep]'` keeps them"
-    path = locate(source)
-    try:
-        if image.format == "PNG":
-            pixels = imagecodecs.png_decode(path.read_bytes())
-        else:
-            with tifffile.TiffFile(path) as file:
-                page = file.pages.first
-                pixels = page.asarray()
-                if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
-                    pixels = np.moveaxis(pixels, 0, -1)
-    except (imagecodecs.PngError, tifffile.TiffFileError, ValueError, RuntimeError) as error:
-        raise ImageError(f"cannot read {source}: {error}") from error
-    if pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] not in (2, 3, 4):
-        return None, "16-bit colours of an unusual kind became 8 bits"
-    return pixels, ""
-
-
-def _oriented(pixels: ImageArray, orientation: int) -> ImageArray:
+def _oriented(pixels: ImageArray, turn: int) -> ImageArray:
     """Turn upright what EXIF's orientation 1 to 8 describes."""
-    if orientation in (5, 6, 7, 8):
+    if turn in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
+    if turn in (3, 4, 7, 8):
         pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
+    if turn in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
 
@@ -226,37 +225,79 @@ def _on_white(pixels: ImageArray) -> ImageArray:
     return levels[..., 0] if levels.shape[-1] == 1 else levels
 
 
-def _exif(image: Image.Image) -> bytes | None:
-    exif = image.getexif()
-    exif.pop(_ORIENTATION, None)
-    if not len(exif):
-        return None
-    return _without_prefix(exif.tobytes())
+def _exif(image: Image.Image) -> tuple[bytes | None, tuple[str, ...]]:
+    """The EXIF block, and what is to be said about it."""
+    try:
+        exif = image.getexif()
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            exif = _descriptive(exif)
+        exif.pop(_ORIENTATION, None)
+        return (exif.tobytes().removeprefix(_EXIF_PREFIX) if len(exif) else None), ()
+    except EXIF_ERRORS:
+        return None, (_DAMAGED,)
 
 
-def _sized(block: bytes, width: int, height: int) -> bytes:
-    """The block, its pixel dimensions brought up to date where it has any."""
+def _descriptive(tags: Image.Exif) -> Image.Exif:
+    """What a TIFF's tags say of the photo, without those on how it is stored."""
     exif = Image.Exif()
-    exif.load(block)
-    ifd = exif.get_ifd(_EXIF_IFD)
-    if _PIXEL_X in ifd or _PIXEL_Y in ifd:
-        ifd[_PIXEL_X], ifd[_PIXEL_Y] = width, height
-    return _without_prefix(exif.tobytes())
+    for tag in _DESCRIPTIVE:
+        if tag in tags:
+            exif[tag] = tags[tag]
+    for ifd in (_EXIF_IFD, _GPS_IFD):
+        if values := tags.get_ifd(ifd):
+            exif.get_ifd(ifd).update(values)
+    return exif
 
 
-def _without_prefix(block: bytes) -> bytes:
-    return block.removeprefix(b"Exif\0\0")
+def _sized(block: bytes | None, width: int, height: int) -> tuple[bytes | None, list[str]]:
+    """The EXIF block, its pixel dimensions brought up to date where it has any, and what is to be said about it."""
+    if block is None:
+        return None, []
+    exif = Image.Exif()
+    try:
+        exif.load(block)
+        ifd = exif.get_ifd(_EXIF_IFD)
+        if _PIXEL_X in ifd or _PIXEL_Y in ifd:
+            ifd[_PIXEL_X], ifd[_PIXEL_Y] = width, height
+        return exif.tobytes().removeprefix(_EXIF_PREFIX), []
+    except EXIF_ERRORS:
+        return None, [_DAMAGED]
+
+
+def _xmp(image: Image.Image) -> bytes | None:
+    """The XMP packet without the orientation, which the pixels no longer need."""
+    xmp = image.info.get("xmp")
+    if isinstance(xmp, str):
+        xmp = xmp.encode()
+    return _XMP_ORIENTATION.sub(b"", xmp) if isinstance(xmp, bytes) else None
 
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:
     dpi = image.info.get("dpi")
-    if dpi is None or not all(float(value) > 0 for value in dpi):
+    if dpi is None or not all(1 <= float(value) <= 65535 for value in dpi):  # nor what is not a number
         return None
     return float(dpi[0]), float(dpi[1])
 
 
-def _as_bytes(text: bytes | str | None) -> bytes | None:
-    return text.encode() if isinstance(text, str) else text
+def _left_out(source: Source, image: Image.Image) -> Iterator[str]:
+    """What else the file has, and the photo not."""
+    frames = _frames(source)
+    if frames > 1:
+        yield f"only the first of {frames} pages or frames was kept"
+    if image.format != "PNG" or image.info.keys() & {"icc_profile", "srgb"}:
+        return
+    colours = (image.info.get("gamma", _SRGB[0]), *image.info.get("chromaticity", _SRGB[1:]))
+    if max(abs(own - other) for own, other in zip(colours, _SRGB, strict=True)) > 0.001:
+        yield "the PNG's gamma and chromaticities were left out"
+
+
+def _frames(source: Source) -> int:
+    # In a file opened anew, as counting them moves away from the first.
+    try:
+        with opened(source) as image:
+            return int(getattr(image, "n_frames", 1))
+    except (ImageError, EOFError):  # the first one is whole
+        return 1
 
 
 def _write_png(
@@ -294,6 +335,7 @@ def _write_tiff(
         resolution=like.dpi,
         resolutionunit="INCH" if like.dpi else None,
         metadata=None,
+        software=False,
         bigtiff=first[:1].nbytes * height > 2**31,
         extratags=[] if like.xmp is None else [(700, 1, len(like.xmp), like.xmp, True)],
     )

@@ -1,5 +1,7 @@
 import io
 import itertools
+import struct
+import zlib
 
 import imagecodecs
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from mrda.images import ImageError
+from mrda.images import ImageError, read_image
 from mrda.photos import FORMATS, Photo, read_photo, write_photo
 from mrda.png import PNGWriter
 
@@ -39,7 +41,6 @@ def test_png_and_tiff_keep_every_bit(tmp_path, channels, dtype, format):
     photo = read_photo(path)
     np.testing.assert_array_equal(photo.pixels, pixels)
     assert photo.pixels.dtype == dtype
-    assert photo.format == format
     assert photo.notices == ()
     assert [other.name for other in tmp_path.iterdir()] == [path.name]
 
@@ -168,9 +169,13 @@ def test_too_many_pixels_are_refused_before_decoding(tmp_path):
     assert read_photo(tmp_path / "large.png", max_pixels=600).pixels.shape == (20, 30, 3)
 
 
-def test_a_webp_that_is_too_large_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="WebP holds at most 16383 x 16383 pixels, the image has 16384 x 1"):
-        write_photo(tmp_path / "a.webp", [np.zeros((1, 16384), np.uint8)], 1, Photo(np.zeros(0)), format="webp")
+@pytest.mark.parametrize(("format", "name", "side"), [("webp", "WebP", 16383), ("jpg", "JPEG", 65500)])
+def test_what_is_too_large_for_the_format_is_refused(tmp_path, format, name, side):
+    rows = np.zeros((1, side + 1), np.uint8)
+    with pytest.raises(ValueError, match=f"{name} holds at most {side} x {side} pixels, the image has {side + 1} x 1"):
+        write_photo(tmp_path / f"a.{format}", [rows], 1, Photo(np.zeros(0)), format=format)
+    write_photo(tmp_path / f"a.{format}", [rows[:, 1:]], 1, Photo(np.zeros(0)), format=format)
+    (tmp_path / f"a.{format}").unlink()
     assert not list(tmp_path.iterdir())
 
 
@@ -183,3 +188,213 @@ def test_an_image_that_ends_early_is_no_file(tmp_path):
 def test_five_channels_are_no_png():
     with pytest.raises(ValueError, match="an image of 5 channels of uint8 can't be a PNG"):
         PNGWriter(io.BytesIO(), 2, 2, 5, np.uint8)
+
+
+ORIENTED = [
+    np.arange(63, dtype=np.uint8).reshape(9, 7),
+    picture(3, np.uint8),
+    picture(4, np.uint8),
+    picture(1, np.uint16),
+    picture(3, np.uint16),
+]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("pixels", ORIENTED, ids=["gray", "rgb", "rgba", "gray16", "rgb16"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_tiffs_are_turned_upright(tmp_path, pixels, orientation, compression):
+    turns = {2: "h", 3: "hv", 4: "v", 5: "t", 6: "th", 7: "thv", 8: "tv"}.get(orientation, "")
+    expected = pixels
+    for turn in turns:  # transposed, then mirrored along the columns or rows
+        expected = expected.swapaxes(0, 1) if turn == "t" else expected[:, ::-1] if turn == "h" else expected[::-1]
+    tifffile.imwrite(
+        tmp_path / "turned.tif",
+        pixels,
+        photometric="rgb" if pixels.ndim == 3 else "minisblack",
+        extrasamples=["unassalpha"] if pixels.shape[2:] == (4,) else None,
+        compression=compression,
+        extratags=[(274, 3, 1, orientation, True)],
+        metadata=None,
+    )
+    np.testing.assert_array_equal(read_photo(tmp_path / "turned.tif").pixels, expected)
+
+
+def test_deep_tiffs_with_premultiplied_alpha_are_divided_by_it(tmp_path):
+    pixels = np.zeros((2, 3, 4), np.uint16)
+    pixels[0] = (10000, 5000, 0, 20000)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=["assocalpha"], metadata=None)
+    photo = read_photo(tmp_path / "a.tif")
+    assert photo.notices == ()
+    np.testing.assert_array_equal(photo.pixels[0], np.full((3, 4), (32768, 16384, 0, 20000)))  # 65535 / 2, half to even
+    assert not photo.pixels[1].any()
+
+
+@pytest.mark.parametrize(
+    ("channels", "photometric", "extra"), [(4, "separated", None), (3, "cielab", None), (4, "rgb", ["unspecified"])]
+)
+def test_other_deep_tiffs_are_read_as_pillow_does(tmp_path, channels, photometric, extra):
+    pixels = picture(channels, np.uint16)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels, photometric=photometric, extrasamples=extra, metadata=None)
+    try:
+        photo = read_photo(path)
+    except ImageError:  # Pillow knows no such layout
+        assert photometric == "cielab"
+        return
+    assert photo.pixels.dtype == np.uint8
+    assert photo.pixels.shape == (9, 7, 3)
+    assert "16-bit colours of an unusual kind became 8 bits" in photo.notices
+
+
+def test_16_bit_gray_whose_zero_is_white(tmp_path):
+    pixels = picture(1, np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="miniswhite", metadata=None)
+    np.testing.assert_array_equal(read_photo(tmp_path / "a.tif").pixels, 65535 - pixels)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), 65535 - pixels)
+
+
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6" dc:title="a cat"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 6])
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_the_orientation_leaves_xmp_too(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    Image.new("RGB", (12, 8)).save(tmp_path / f"a{suffix}", exif=exif, xmp=XMP)
+    photo = read_photo(tmp_path / f"a{suffix}")
+    assert b"Orientation" not in photo.xmp
+    assert b'dc:title="a cat"' in photo.xmp
+    assert photo.pixels.shape[:2] == ((8, 12) if orientation == 1 else (12, 8))
+
+
+@pytest.mark.parametrize("error", [TypeError, struct.error, ValueError, KeyError, OverflowError, SyntaxError])
+def test_damaged_exif_is_left_out_and_said(tmp_path, monkeypatch, error):
+    exif = Image.Exif()
+    exif[0x010E], exif[0x0112] = "a cat", 6
+    Image.new("RGB", (12, 8)).save(tmp_path / "a.jpg", exif=exif)
+
+    def damaged(self, offset=8):
+        raise error("damaged")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Exif, "tobytes", damaged)
+        photo = read_photo(tmp_path / "a.jpg")
+    assert photo.notices == ("damaged EXIF was left out",)
+    assert photo.exif is None
+    assert photo.pixels.shape == (12, 8, 3)  # its orientation could be read
+    block = exif.tobytes().removeprefix(b"Exif\0\0")
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Exif, "tobytes", damaged)
+        notices = write_photo(tmp_path / "b.png", [photo.pixels], 12, Photo(photo.pixels, exif=block), format="png")
+    assert notices == ("damaged EXIF was left out",)
+    assert read_photo(tmp_path / "b.png").exif is None
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_random_damage_to_exif_costs_no_photo(tmp_path):
+    exif = Image.Exif()
+    exif[0x010E], exif[0x0112] = "a cat", 6
+    exif.get_ifd(0x8769).update({0x9003: "2020:01:01 00:00:00", 0x829A: (1, 100)})
+    exif.get_ifd(0x8825).update({1: "N", 2: (1.0, 2.0, 3.0)})
+    Image.new("RGB", (12, 8)).save(tmp_path / "a.jpg", exif=exif)
+    whole = (tmp_path / "a.jpg").read_bytes()
+    start, end = whole.index(b"Exif\0\0") + 6, whole.index(b"\xff\xdb")
+    generator = np.random.default_rng(0)
+    told = 0
+    for _ in range(300):
+        content = bytearray(whole)
+        for place in generator.integers(start, end, 3):
+            content[place] = generator.choice([0, 1, 127, 128, 255])
+        (tmp_path / "b.jpg").write_bytes(content)
+        photo = read_photo(tmp_path / "b.jpg")
+        height = photo.pixels.shape[0]
+        for format in ("png", "jpg"):
+            notices = write_photo(tmp_path / f"c.{format}", [photo.pixels], height, photo, format=format)
+        told += "damaged EXIF was left out" in (*photo.notices, *notices)
+    assert told
+
+
+@pytest.mark.parametrize("per_inch", [0, 0.5, 70000, 4_000_000_000])
+def test_an_absurd_resolution_is_none(tmp_path, per_inch):
+    pixels = picture(3, np.uint8)
+    resolution = ((int(2 * per_inch), 2), (72, 1))
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", resolution=resolution, resolutionunit="INCH")
+    assert read_photo(tmp_path / "a.tif").dpi is None
+
+
+def test_descriptive_tags_of_a_tiff_become_exif(tmp_path):
+    exif = Image.Exif()
+    exif[0x010E], exif[0x8298] = "a cat", "me"
+    Image.new("RGB", (12, 8)).save(tmp_path / "a.tif", exif=exif)
+    photo = read_photo(tmp_path / "a.tif")
+    assert photo.notices == ()
+    for format, expected in (("png", ()), ("tiff", ("EXIF was left out, as TIFF keeps it in another way",))):
+        path = tmp_path / f"b{FORMATS[format]}"
+        assert write_photo(path, [photo.pixels], 8, photo, format=format) == expected
+    with Image.open(tmp_path / "b.png") as image:
+        written = image.getexif()
+        assert dict(written) == {0x010E: "a cat", 0x8298: "me"}
+    assert read_photo(tmp_path / "b.tif").exif is None  # nothing of how it is stored
+
+
+@pytest.mark.parametrize("name", ["xmp", "exif"])
+@pytest.mark.parametrize("over", [0, 1])
+def test_blocks_too_large_for_jpeg_are_left_out(tmp_path, name, over):
+    pixels = picture(3, np.uint8)
+    if name == "xmp":
+        block = b"x" * (65533 - 29 + over)
+    else:
+        exif = Image.Exif()
+        exif[0x010E] = "d" * (60000 + 10000 * over)
+        block = exif.tobytes().removeprefix(b"Exif\0\0")
+    path = tmp_path / "a.jpg"
+    notices = write_photo(path, [pixels], 9, Photo(pixels, **{name: block}), format="jpg")
+    assert notices == ((f"{name.upper()} was left out, as a JPEG's holds 64 KB",) if over else ())
+    assert (getattr(read_photo(path), name) is None) == bool(over)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".gif", ".webp"])
+def test_further_frames_are_said_to_be_left_out(tmp_path, suffix):
+    frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:])
+    photo = read_photo(tmp_path / f"a{suffix}")
+    assert "only the first of 3 pages or frames was kept" in photo.notices
+    assert photo.pixels[0, 0, 0] > 200
+
+
+def test_a_gray_profile_is_no_good_for_webp(tmp_path):
+    pixels = picture(1, np.uint8)
+    gray = SRGB[:16] + b"GRAY" + SRGB[20:]
+    notices = write_photo(tmp_path / "a.webp", [pixels], 9, Photo(pixels, icc=gray), format="webp")
+    assert notices == ("the colour profile was left out, as WebP keeps gray as RGB",)
+    assert read_photo(tmp_path / "a.webp").icc is None
+
+
+def with_chunk(path, name, content):
+    """Put a chunk behind a PNG's header."""
+    whole = path.read_bytes()
+    chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    path.write_bytes(whole[:33] + chunk + whole[33:])
+
+
+def test_16_bit_gray_png_with_a_transparent_level(tmp_path, monkeypatch):
+    pixels = picture(1, np.uint16)
+    write_photo(tmp_path / "a.png", [pixels], 9, Photo(pixels), format="png")
+    with_chunk(tmp_path / "a.png", b"tRNS", struct.pack(">H", pixels[3, 4]))
+    read = read_photo(tmp_path / "a.png").pixels
+    np.testing.assert_array_equal(read[..., 0], pixels)
+    np.testing.assert_array_equal(read[..., 1], np.where(pixels == pixels[3, 4], 0, 65535))
+    monkeypatch.setitem(__import__("sys").modules, "imagecodecs", None)
+    photo = read_photo(tmp_path / "a.png")
+    np.testing.assert_array_equal(photo.pixels, pixels)
+    assert photo.notices == ("transparency was left out: `pip install 'mrda-kernels[deep]'` keeps it",)
+
+
+@pytest.mark.parametrize(("gamma", "said"), [(100000, True), (45455, False)])
+def test_a_gamma_that_is_dropped_is_said(tmp_path, gamma, said):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (5, 4)).save(path)
+    with_chunk(path, b"gAMA", struct.pack(">I", gamma))
+    assert read_photo(path).notices == (("the PNG's gamma and chromaticities were left out",) if said else ())

@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 def degrade(
     photos: Annotated[list[str], typer.Argument(help="HR photos, or folders of photos.", metavar="PHOTO")],
     preset: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--preset",
-            "--config",
-            help="A configuration's name or a YAML file; `mrda train --list` shows the names.",
+            help="A configuration's name or a YAML file, see `mrda train --list`. Beside --config, its preset.",
             metavar="NAME",
         ),
-    ],
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", help="As for `mrda train`, as --preset is then.", metavar="NAME")
+    ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write to; made if missing.")] = Path(
         "."
     ),
@@ -50,9 +52,11 @@ def degrade(
 ) -> None:
     """Make LR from HR photos as a configuration's training does, and write it as NAME_lr.png.
 
-    The whole photo is degraded, but for rows and columns at its bottom and right that are no multiple of the scale. On
-    the CPU, so that the same seed gives the same file.
+    The whole photo is degraded, except for rows and columns at its bottom and right beyond a multiple of the scale. The
+    same seed gives the same file.
     """
+    if config is None and preset is None:
+        refuse("--preset must name a configuration (see mrda train --list) or a YAML file")
     import torch
 
     from mrda.configs import load_config
@@ -60,7 +64,12 @@ def degrade(
     from mrda.images import find_images, read_rgb, source_name, to_array, to_tensor, write_image
 
     with refusing():
-        steps_of = _steps(load_config(preset, overrides or ()))
+        if config is None:
+            assert preset is not None
+            settings = load_config(preset, overrides or ())
+        else:
+            settings = load_config(config, overrides or (), preset=preset or "recommended")
+        steps_of = _steps(settings)
         sources = find_images(photos)
         names = [source_name(source) for source in sources]
         twice = next((name for name in names if names.count(name) > 1), None)
@@ -82,6 +91,7 @@ def degrade(
             except OSError as error:
                 refuse(f"{output} can't be written to: {error.strerror or error}")
             bar.advance(bar.task_ids[0])
+    typer.echo(f"{len(sources) - failed} of {len(sources)} photos degraded into {output}", err=True)
     raise typer.Exit(1 if failed else 0)
 
 

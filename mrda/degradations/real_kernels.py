@@ -76,7 +76,7 @@ class KernelShapes:
             return f"sinc {size}x{size}, cutoff {float(self.cutoff[index]):.2f}"
         words = f"{FAMILIES[number].replace('_', ' ')} {size}x{size}, sigma {float(self.sigma1[index]):.2f}"
         if number % 2:
-            words += f" x {float(self.sigma2[index]):.2f} at {math.degrees(float(self.theta[index])):.0f} degrees"
+            words += f" x {float(self.sigma2[index]):.2f} at {math.degrees(float(self.theta[index])) % 180:.0f} degrees"
         return words if number // 2 == 0 else f"{words}, beta {float(self.beta[index]):.2f}"
 
 

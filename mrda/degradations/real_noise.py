@@ -10,6 +10,7 @@ from torch import Tensor
 from mrda.degradations.poisson import poisson
 
 _LUMA = (0.2989, 0.587, 0.114)
+_STRIDE = 3  # of the pixels that are looked at first
 
 
 def add_gaussian_noise(images: Tensor, sigma: Tensor, gray: Sequence[bool], generator: torch.Generator) -> Tensor:
@@ -62,11 +63,20 @@ def photons(levels: Tensor) -> Tensor:
     Returns:
         (B,) int64, from 1 to 256.
     """
-    places = levels.flatten(1).long().clamp_(0, 255)
-    seen = torch.zeros(len(levels), 256, dtype=torch.bool, device=levels.device).scatter_(1, places, True)
-    count = seen.sum(dim=1)
+    if levels.device.type == "cpu":  # where a look costs nothing
+        count = _values(levels[..., ::_STRIDE, ::_STRIDE])
+        if (count > 128).all():  # as in most photos; the other pixels cannot change the result
+            return torch.full_like(count, 256)
+    count = _values(levels)
     # Counting the powers below is exact, which the logarithm is not everywhere.
     return 1 << sum((count > 2**power).long() for power in range(8))
+
+
+def _values(levels: Tensor) -> Tensor:
+    """How many different ones there are in each image."""
+    places = levels.flatten(1).long().clamp_(0, 255)
+    seen = torch.zeros(len(levels), 256, dtype=torch.bool, device=levels.device).scatter_(1, places, True)
+    return seen.sum(dim=1)
 
 
 def _by_colour(images: Tensor, gray: Sequence[bool], noise: Callable[[Tensor, int], Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ MODES = ("area", "bilinear", "bicubic")
 
 
 def resize(images: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """Do what ``torch.nn.functional.interpolate(images, size, mode=mode)`` does, faster on the CPU.
+    """Do what ``torch.nn.functional.interpolate(images, size, mode=mode)`` does; on the CPU, faster where it can be.
 
     Args:
         images: (B, C, H, W) in float32 or float64.
@@ -24,7 +24,7 @@ def resize(images: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     """
     if images.shape[2:] == size:
         return images
-    if images.device.type != "cpu":
+    if images.device.type != "cpu" or mode == "bilinear":
         return F.interpolate(images, size=size, mode=mode)
     rows, columns = (_taps(old, new, mode) for old, new in zip(images.shape[2:], size, strict=True))
     return apply_taps(images, rows, columns)
@@ -41,12 +41,8 @@ def _taps(old: int, new: int, mode: str) -> Taps:
         places = (torch.arange(new, dtype=torch.float64) + 0.5) * (old / new) - 0.5
         nearest = places.floor()
         after = places - nearest
-        if mode == "bilinear":
-            offsets, weights = torch.arange(2), torch.stack((1 - after, after), dim=1)
-        else:
-            offsets = torch.arange(-1, 3)
-            weights = torch.stack((_far(1 + after), _near(after), _near(1 - after), _far(2 - after)), dim=1)
-        sources = nearest.long()[:, None] + offsets
+        weights = torch.stack((_far(1 + after), _near(after), _near(1 - after), _far(2 - after)), dim=1)
+        sources = nearest.long()[:, None] + torch.arange(-1, 3)
     return Taps(sources.clamp(0, old - 1), weights)
 
 

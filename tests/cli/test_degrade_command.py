@@ -103,6 +103,7 @@ def test_photos_that_fail_are_told_and_the_others_done(photo, out, tmp_path):
     result = run("degrade", tmp_path, *REAL, "-o", out)
     assert result.exit_code == 1
     assert "broken.png" in result.stderr
+    assert "1 of 3 photos degraded into" in result.stderr
     assert "thin.png: hr has shape (1, 3, 50, 9), but must be at least 11 pixels" in " ".join(result.stderr.split())
     assert [path.name for path in out.iterdir()] == ["photo_lr.png"]
 
@@ -117,6 +118,20 @@ def test_photos_that_fail_are_told_and_the_others_done(photo, out, tmp_path):
 )
 def test_a_wrong_configuration_is_refused(options, words, photo, out):
     refused(run("degrade", photo, *options, "-o", out), out, *words)
+
+
+def test_a_configuration_and_its_preset_are_named_as_for_training(photo, out, tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("extends: toy\npresets: {official: {degradation: {kernel: anisotropic}}}\n")
+    for folder, options in {"own": ("--preset", file), "official": ("--config", file, "--preset", "official")}.items():
+        result = run("degrade", photo, *options, "-o", out / folder)
+        assert result.exit_code == 0, result.stderr
+        kernel = "anisotropic" if folder == "official" else "isotropic"
+        # The released code's own choices, of those that make LR.
+        options = {"theta_range": (0, np.pi / 180)} if folder == "official" else {}
+        expected = ClassicDegradation(2, kernel=kernel, **options)(to_tensor(read_rgb(photo))[..., :46, :60], seeded(0))
+        assert np.array_equal(levels(out / folder / "photo_lr.png"), as_levels(expected.lr))
+    refused(run("degrade", photo, "-o", out / "none"), out / "none", "--preset must name a configuration")
 
 
 def test_wrong_files_are_refused(photo, out, tmp_path):

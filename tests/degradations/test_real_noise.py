@@ -65,6 +65,16 @@ def test_photons_are_the_next_power_of_two(count):
     assert photons(torch.cat((pixels, other))).tolist() == [2 ** math.ceil(math.log2(count)), 1]
 
 
+def test_photons_of_images_whose_values_are_in_some_pixels_only():
+    levels = torch.zeros(1, 1, 48, 48)
+    levels[..., ::3, ::3] = torch.arange(256.0).view(16, 16)
+    assert photons(levels).tolist() == [256]
+    assert photons(levels.roll(1, dims=3)).tolist() == [256]
+    assert photons(torch.cat((levels, torch.zeros(1, 1, 48, 48)))).tolist() == [256, 1]
+    assert photons(levels.clamp(max=128)).tolist() == [256]  # 129 values
+    assert photons(levels.clamp(max=127)).tolist() == [128]
+
+
 @pytest.mark.parametrize("gray", [(False, True), (False,), (True,)])
 def test_poisson_noise_by_its_definition(gray):
     images = torch.rand(2, 3, 8, 12, generator=seeded(), dtype=torch.float64)
