@@ -5,16 +5,20 @@ from __future__ import annotations
 import glob
 import json
 import os
+import threading
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from mrda.files import remove_leftovers
 from mrda.images import SKIMAGE_PREFIX, ImageArray, ImageError, Source, find_images, source_name
 from mrda.inference import Upscaler, is_out_of_memory
 from mrda.photos import FORMATS, MAX_PIXELS, Photo, read_photo, write_photo
@@ -85,7 +89,7 @@ def plan(
     """
     jobs: dict[Path, Job] = {}
     inputs = set()
-    for source, inside in _sources(photos, recursive):
+    for source, inside in _sources(photos, recursive, output):
         kind = _FORMATS.get(Path(str(source)).suffix.lower(), "png") if ext == "auto" else ext
         name = source_name(source) + (f"_{suffix}" if suffix else "")
         target = output / inside / f"{name}{FORMATS[kind]}"
@@ -100,8 +104,17 @@ def plan(
 
 
 def mine(jobs: Sequence[Job]) -> list[Job]:
-    """Those of this process, where a launcher (torchrun, accelerate launch) has started several."""
-    return list(jobs[int(os.environ.get("RANK", "0")) :: int(os.environ.get("WORLD_SIZE", "1"))])
+    """Those of this process, where a launcher (torchrun, accelerate launch) has started several.
+
+    A job falls to a process by the name of its result, whatever other jobs there are.
+
+    Raises:
+        ValueError: RANK and WORLD_SIZE in the environment are not what a launcher sets.
+    """
+    rank, count = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not (rank.isdecimal() and count.isdecimal() and int(rank) < int(count)):
+        raise ValueError(f"RANK is {rank!r} and WORLD_SIZE {count!r}, but must be as torchrun sets them, or not set")
+    return [job for job in jobs if zlib.crc32(os.fsencode(job.target)) % int(count) == int(rank)]
 
 
 class Manifest:
@@ -126,21 +139,22 @@ class Manifest:
                 self._done.add((entry["source"], entry["target"]))
             except (ValueError, TypeError, KeyError):
                 continue  # a killed process may have left half a line
-        if text and not self._done:
+        if "\n" in text and not self._done:
             raise ValueError(f"{path} is not a manifest of an upscaling: name another file")
         self._cut = bool(text) and not text.endswith("\n")
+        self._writing = threading.Lock()
 
     def has(self, job: Job) -> bool:
         """Whether a job is done, and its result still there."""
-        return _key(job) in self._done and job.target.is_file()
+        return _key(job) in self._done and os.path.isfile(job.target)
 
     def add(self, job: Job) -> None:
         """Note that a job is done."""
         source, target = _key(job)
         line = json.dumps({"source": source, "target": target}) + "\n"
-        with self.path.open("a", encoding="utf-8") as file:
+        with self._writing, self.path.open("a", encoding="utf-8") as file:
             file.write("\n" * self._cut + line)
-        self._cut = False
+            self._cut = False
 
 
 def upscale_photos(
@@ -173,31 +187,26 @@ def upscale_photos(
     """
     with ThreadPoolExecutor(workers) as pool:
         ahead: deque[tuple[Job, Future[Photo] | None]] = deque()
-        behind: deque[tuple[Job, Future[Result]]] = deque()
+        behind: deque[Future[Result]] = deque()
         waiting = iter(jobs)
 
         def read_ahead() -> None:
             for job in waiting:
-                skip = (skip_existing and job.target.is_file()) or (manifest is not None and manifest.has(job))
+                skip = (skip_existing and os.path.isfile(job.target)) or (manifest is not None and manifest.has(job))
                 ahead.append((job, None if skip else pool.submit(read_photo, job.source, max_pixels)))
                 return
-
-        def finished(job: Job, future: Future[Result]) -> Result:
-            result = future.result()
-            if manifest is not None and result.state == "done":
-                manifest.add(job)
-            return result
 
         for _ in range(workers):
             read_ahead()
         while ahead:
             job, reading = ahead.popleft()
             read_ahead()
-            behind.append((job, _done(_upscaled(upscaler, job, reading, pool, scale, quality, progress))))
+            write = partial(_written, job=job, quality=quality, manifest=manifest)
+            behind.append(_done(_upscaled(upscaler, job, reading, pool, scale, write, progress)))
             while len(behind) > workers:
-                yield finished(*behind.popleft())
+                yield behind.popleft().result()
         while behind:
-            yield finished(*behind.popleft())
+            yield behind.popleft().result()
 
 
 def _upscaled(
@@ -206,7 +215,7 @@ def _upscaled(
     reading: Future[Photo] | None,
     pool: ThreadPoolExecutor,
     scale: float | None,
-    quality: int,
+    write: Callable[[Iterable[ImageArray], int, Photo], Result],
     progress: Callable[[float], None] | None,
 ) -> Result | Future[Result]:
     """Compute a photo's result, and write it or have it written."""
@@ -228,23 +237,33 @@ def _upscaled(
             bands = iter([resample(np.concatenate(list(bands)), *size)])
             height = size[0]
         if height * width > HELD_PIXELS:
-            return _written(job, bands, height, photo, quality)
+            return write(bands, height, photo)
         held = [np.concatenate(list(bands))]
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         return Result(job, "failed", _no_memory(job))
-    return pool.submit(_written, job, held, height, photo, quality)
+    return pool.submit(write, held, height, photo)
 
 
-def _written(job: Job, bands: Iterable[ImageArray], height: int, photo: Photo, quality: int) -> Result:
+def _written(
+    bands: Iterable[ImageArray], height: int, photo: Photo, *, job: Job, quality: int, manifest: Manifest | None
+) -> Result:
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(job.target)  # of a process that was killed
         notices = write_photo(job.target, bands, height, photo, format=job.format, quality=quality)
     except OSError as error:
         return Result(job, "failed", f"cannot write {job.target}: {error.strerror or error}")
     except ValueError as error:
         return Result(job, "failed", f"cannot write {job.target}: {error}")
+    except MemoryError:
+        return Result(job, "failed", _no_memory(job))
+    if manifest is not None:
+        try:
+            manifest.add(job)
+        except OSError as error:
+            notices = (*notices, f"{manifest.path} can't be written, so this is not noted as done: {error.strerror}")
     return Result(job, "done", notices=(*photo.notices, *notices))
 
 
@@ -259,8 +278,12 @@ def resample(pixels: ImageArray, height: int, width: int) -> ImageArray:
     return levels[..., 0] if pixels.ndim == 2 else levels
 
 
-def _sources(photos: Sequence[Source], recursive: bool) -> Iterator[tuple[Source, Path]]:
-    """Each photo once, and the folder below the output folder that it belongs to."""
+def _sources(photos: Sequence[Source], recursive: bool, output: Path) -> Iterator[tuple[Source, Path]]:
+    """Each photo once, and the folder below the output folder that it belongs to.
+
+    Of an output folder inside a folder of photos nothing is taken: they are the results of an earlier run.
+    """
+    results = Path(os.path.realpath(output))
     seen = set()
     for photo in photos:
         named = str(photo).startswith(SKIMAGE_PREFIX) or os.path.exists(photo)
@@ -268,8 +291,11 @@ def _sources(photos: Sequence[Source], recursive: bool) -> Iterator[tuple[Source
         for match in matches or [photo]:
             folder = Path(match) if os.path.isdir(match) else None
             for source in find_images([match], recursive=recursive):
-                key = source if str(source).startswith(SKIMAGE_PREFIX) else Path(source).resolve()
-                if key not in seen:
+                key = source if str(source).startswith(SKIMAGE_PREFIX) else Path(os.path.realpath(source))
+                below = (
+                    folder is not None and results != Path(os.path.realpath(folder)) and results in Path(key).parents
+                )
+                if key not in seen and not below:
                     seen.add(key)
                     yield source, Path() if folder is None else Path(source).relative_to(folder).parent
 

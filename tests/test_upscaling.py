@@ -100,14 +100,54 @@ def test_a_manifest_tells_what_is_done(folder, tmp_path, upscaler):
     first = upscale_photos(upscaler, jobs, manifest=Manifest(path), workers=1)
     next(first)
     first.close()
-    assert len(path.read_text().splitlines()) == 1
+    noted = len(path.read_text().splitlines())
+    assert 1 <= noted < 4
+    assert sum(job.target.is_file() for job in jobs) == noted
     with path.open("a") as file:
         file.write('{"source": "half a li')
     states = [result.state for result in upscale_photos(upscaler, jobs, manifest=Manifest(path))]
-    assert states == ["skipped", "done", "done", "done"]
+    assert states == noted * ["skipped"] + (4 - noted) * ["done"]
     assert all(Manifest(path).has(job) for job in jobs)
     jobs[0].target.unlink()  # what is gone is not done
     assert [r.state for r in upscale_photos(upscaler, jobs, manifest=Manifest(path))] == ["done"] + 3 * ["skipped"]
+
+
+def test_a_half_line_alone_is_a_manifest_and_one_that_can_t_be_written_is_said(folder, tmp_path, upscaler):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"source": "half')
+    jobs = plan([folder / "a.png"], tmp_path / "out", suffix="x")
+    manifest = Manifest(path)
+    manifest.path = tmp_path  # a folder
+    (result,) = upscale_photos(upscaler, jobs, manifest=manifest)
+    assert result.state == "done"
+    assert "can't be written, so this is not noted as done" in result.notices[0]
+
+
+def test_a_photo_is_noted_as_soon_as_it_is_written(folder, tmp_path, upscaler):
+    path = tmp_path / "m.jsonl"
+    jobs = plan([folder], tmp_path / "out", suffix="x", recursive=True)
+    results = upscale_photos(upscaler, jobs, manifest=Manifest(path), workers=8)
+    next(results)  # by now all are computed, and those that are written must be in it
+    results.close()
+    written = sum(job.target.is_file() for job in jobs)
+    assert len(path.read_text().splitlines()) == written == 4
+
+
+def test_results_inside_the_folder_of_photos_are_no_photos(folder, tmp_path, upscaler):
+    jobs = plan([folder], folder / "big", suffix="x", recursive=True)
+    list(upscale_photos(upscaler, jobs))
+    assert plan([folder], folder / "big", suffix="x", recursive=True) == jobs
+    assert plan([folder], folder / "big", suffix="y", recursive=True)[0].source == jobs[0].source
+
+
+def test_too_little_memory_to_write_fails_the_photo_alone(folder, tmp_path, upscaler, monkeypatch):
+    def short(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("mrda.upscaling.write_photo", short)
+    results = list(upscale_photos(upscaler, plan([folder], tmp_path / "out", suffix="x")))
+    assert [result.state for result in results] == ["failed", "failed"]
+    assert "there is not enough memory" in results[0].reason
 
 
 def test_another_file_is_no_manifest(tmp_path):
@@ -125,6 +165,12 @@ def test_processes_share_the_jobs(folder, tmp_path, monkeypatch):
         monkeypatch.setenv("RANK", str(rank))
         shares += mine(jobs)
     assert sorted(map(str, shares)) == sorted(map(str, jobs))
+    assert [job for job in mine(jobs[1:]) if job in mine(jobs)] == mine(jobs[1:])  # whatever others there are
+    for rank, count in (("3", "3"), ("a", "1"), ("0", "0")):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", count)
+        with pytest.raises(ValueError, match=f"RANK is '{rank}' and WORLD_SIZE '{count}'"):
+            mine(jobs)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -98,8 +98,8 @@ def upscale(
             typer.echo(f"{job.source} -> {job.target}")
         return
     with refusing():
+        share = mine(every)
         _make_folder(output)
-    share = mine(every)
     results: list[Result] = []
     with progress("upscaling", len(share)) as bar:
         (task,) = bar.task_ids

@@ -263,14 +263,15 @@ class RealDegradation:
         yield _resize(_scaled(lr_size, draw.second.factor), draw.second.mode)
         yield _noise(draw.second, generator)
         final = (_resize(lr_size, draw.mode), _filter("Last filter", draw.sinc))
-        compression = (self._jpeg(draw.second),)
+        compression = (self._jpeg(draw.second, beyond=draw.sinc_first),)
         for operations in (final, compression) if draw.sinc_first else (compression, final):
             yield from operations
 
-    def _jpeg(self, options: RoundDraw) -> _Operation:
+    def _jpeg(self, options: RoundDraw, *, beyond: bool = False) -> _Operation:
+        """Compress; what noise was added to has been clipped, but a filter may go ``beyond`` [0, 1]."""
         return _Operation(
             lambda: f"JPEG, quality {float(options.quality[0]):.0f}",
-            lambda image: jpeg(image.clamp(0, 1), options.quality, codec=self.jpeg),
+            lambda image: jpeg(image.clamp(0, 1) if beyond else image, options.quality, codec=self.jpeg),
         )
 
     def _pair(self, hr: Tensor, source: Tensor, raw: Tensor, draw: RealDraw) -> Degraded:
