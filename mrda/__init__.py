@@ -1,1 +1,17 @@
 """MRDA: blind image super-resolution by meta-learned degradation representations."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mrda.inference import Upscaler
+
+__all__ = ["Upscaler"]
+
+
+def __getattr__(name: str) -> Any:
+    # On first use, so that `import mrda` and the command line's help need no torch.
+    if name == "Upscaler":
+        from mrda.inference import Upscaler
+
+        return Upscaler
+    raise AttributeError(f"module 'mrda' has no attribute {name!r}")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mrda.checks import check_int
 from mrda.degradations.resample import bicubic
-from mrda.images import canonical, to_array, to_tensor
+from mrda.images import canonical, to_array, to_tensor, upright
 from mrda.memory import free_memory
 from mrda.networks import MRDAStudent, Network, load_network, load_official
 from mrda.networks.layers import to_channels_last
@@ -162,14 +162,18 @@ class Upscaler:
 
         Returns:
             The image `scale` times as high and wide: the same kind, dtype and channels (and device, of a
-            tensor); values clipped to the range. Pillow's palette, CMYK and like modes come back as RGB.
+            tensor); values clipped to the range. Pillow's palette, CMYK and like modes come back as RGB, and its images
+            upright as their EXIF orientation says, with colour profile and resolution in `info`.
 
         Raises:
             TypeError: another kind of image or dtype.
             ValueError: another shape, or a Pillow image whose value range is unknown.
         """
         if isinstance(image, Image.Image):
-            return Image.fromarray(self._upscale_array(np.asarray(canonical(image)), progress))
+            enlarged = Image.fromarray(self._upscale_array(np.asarray(canonical(upright(image))), progress))
+            kept = {"icc_profile", "dpi"} if image.mode != "CMYK" else {"dpi"}  # which becomes RGB
+            enlarged.info |= {key: value for key, value in image.info.items() if key in kept}
+            return enlarged
         if isinstance(image, np.ndarray):
             return self._upscale_array(image, progress)
         if not isinstance(image, torch.Tensor):

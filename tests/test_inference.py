@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+import mrda
 from mrda.degradations.resample import bicubic
 from mrda.inference import Upscaler, fill_transparent, is_out_of_memory, load_weights
 from mrda.networks import MLN, MRDAStudent, MRDATeacher, save_network, to_official
@@ -89,6 +90,23 @@ def test_alpha_is_enlarged_by_bicubic_and_does_not_touch_the_colour(upscaler, rg
     np.testing.assert_array_equal(sr[..., :3], upscaler(rgb))
     enlarged = bicubic(torch.from_numpy(alpha / np.float32(255)).permute(2, 0, 1)[None], 2).clamp(0, 1)
     np.testing.assert_array_equal(sr[..., 3], (enlarged[0, 0] * 255).round().numpy().astype(np.uint8))
+
+
+def test_pillow_images_come_back_upright_with_profile_and_resolution(upscaler, rgb):
+    image = Image.fromarray(rgb)
+    image.info |= {"icc_profile": b"profile", "dpi": (300, 300), "comment": b"hello"}
+    image.getexif()[0x0112] = 6
+    enlarged = upscaler(image)
+    assert enlarged.size == (14, 20)
+    np.testing.assert_array_equal(np.asarray(enlarged), upscaler(np.rot90(rgb, -1)))
+    assert enlarged.info == {"icc_profile": b"profile", "dpi": (300, 300)}
+    assert not enlarged.getexif()
+
+
+def test_it_is_the_package_s_front_door():
+    assert mrda.Upscaler is Upscaler
+    with pytest.raises(AttributeError, match="module 'mrda' has no attribute 'Downscaler'"):
+        mrda.Downscaler  # noqa: B018
 
 
 def test_16_bit_is_finer_than_8_bit(upscaler):

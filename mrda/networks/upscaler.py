@@ -56,8 +56,9 @@ class PixelShuffleUpscaler(nn.Module):
 
     Attributes:
         collapse: whether to run the whole chain as one convolution: never (False), always (True), or wherever no
-            gradient is to reach the chain's weights (None, the default), which are then collapsed once. Images of a
-            single row or column always go the long way.
+            gradient is to reach the chain's weights (None, the default), which are then collapsed once, until one of
+            them is seen to change: a change in place through ``.data`` is not seen. Images of a single row or column
+            always go the long way.
     """
 
     def __init__(self, num_feat: int, scale: int) -> None:
