@@ -18,8 +18,9 @@ def filter_images(images: Tensor, kernels: Tensor) -> Tensor:
     errors are as small as those of a direct convolution, which takes several times as long with 21x21 kernels.
 
     The upper and the lower half of each channel go through one Fourier transform, as its real and its imaginary part:
-    the spectrum of a symmetric kernel is real, so they do not mix. On the CPU a kernel that all images share may be the
-    product of a column and a row; then they are filtered by these.
+    the spectrum of a symmetric kernel is real, so they do not mix. On the CPU, taps at the edges of all kernels that
+    cannot change a pixel are left out, and a kernel that all images share may be the product of a column and a row, by
+    which they are filtered then.
 
     Args:
         images: (B, C, H, W) in float32 or float64.
@@ -29,14 +30,42 @@ def filter_images(images: Tensor, kernels: Tensor) -> Tensor:
     Returns:
         (B, C, H, W).
     """
-    if len(kernels) == 1 and images.device.type == "cpu":
-        # What is too little to change the images' last bit, but for float64 no less than the kernels' own last bits.
-        negligible = max(0.01 * torch.finfo(images.dtype).eps, 1e-15)
-        factors = _factors(kernels[0].double(), negligible)
-        if factors is not None:
-            rows, columns = (_taps(length, factor) for length, factor in zip(images.shape[2:], factors, strict=True))
-            return apply_taps(images, rows, columns)
+    if images.device.type == "cpu":  # where a look at the kernels costs nothing
+        last_bit = torch.finfo(images.dtype).eps
+        kernels = _trimmed(kernels, 1e-3 * last_bit)
+        if kernels.shape[-1] == 1:
+            return images * kernels[:, None].to(images)
+        if len(kernels) == 1 and _is_product(kernels[0], max(1e-2 * last_bit, 1e-15)):
+            return _filter_separately(images, kernels[0])
     return _filter_spectra(images, kernels)
+
+
+def _trimmed(kernels: Tensor, negligible: float) -> Tensor:
+    """Cut off what is negligible at the edges of all kernels."""
+    middle = kernels.shape[-1] // 2
+    places = (kernels.abs() > negligible).any(dim=0).nonzero() - middle
+    reach = int(places.abs().max()) if len(places) else 0
+    return kernels[:, middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]
+
+
+def _is_product(kernel: Tensor, negligible: float) -> bool:
+    """Whether a kernel is its middle column times its middle row, but for negligible taps."""
+    middle = len(kernel) // 2
+    product = torch.outer(kernel[:, middle], kernel[middle])
+    return bool((kernel * kernel[middle, middle] - product).abs().sum() < negligible * kernel[middle, middle])
+
+
+def _filter_separately(images: Tensor, kernel: Tensor) -> Tensor:
+    middle = len(kernel) // 2
+    factors = kernel[:, middle].double(), kernel[middle].double() / kernel[middle, middle]
+    rows, columns = (_taps(length, factor) for length, factor in zip(images.shape[2:], factors, strict=True))
+    return apply_taps(images, rows, columns)
+
+
+def _taps(length: int, factor: Tensor) -> Taps:
+    reach = len(factor) // 2
+    sources = _reflected_places(length, reach, reach, factor.device).unfold(0, len(factor), 1)
+    return Taps(sources, factor.expand(length, -1))
 
 
 def _filter_spectra(images: Tensor, kernels: Tensor) -> Tensor:
@@ -53,26 +82,6 @@ def _filter_spectra(images: Tensor, kernels: Tensor) -> Tensor:
     filtered = torch.view_as_real(torch.fft.ifft2(spectra, norm="forward"))
     filtered = filtered[..., reach : reach + half, reach : reach + width, :]
     return torch.cat((filtered[..., 0], filtered[..., : height - half, :, 1]), dim=2)
-
-
-def _factors(kernel: Tensor, negligible: float) -> tuple[Tensor, Tensor] | None:
-    """The filters for columns and for rows that a kernel is the product of, without negligible ends, or else None."""
-    middle = len(kernel) // 2
-    column, row = kernel[:, middle], kernel[middle] / kernel[middle, middle]
-    if not (kernel - column[:, None] * row).abs().sum() < negligible:
-        return None
-    return _trimmed(column, negligible), _trimmed(row, negligible)
-
-
-def _trimmed(factor: Tensor, negligible: float) -> Tensor:
-    outside = int((factor.abs() > negligible).long().argmax())
-    return factor[outside : len(factor) - outside]
-
-
-def _taps(length: int, factor: Tensor) -> Taps:
-    reach = len(factor) // 2
-    sources = _reflected_places(length, reach, reach, factor.device).unfold(0, len(factor), 1)
-    return Taps(sources, factor.expand(length, -1))
 
 
 def _spectra(kernels: Tensor, rows: int, columns: int) -> Tensor:
