@@ -1,11 +1,12 @@
-"""Linear maps along rows and columns whose every output has few inputs: resizing and separable filters, on the CPU.
+"""Linear maps along rows and columns whose every output has few inputs: resampling and separable filters.
 
-They are done as products with blocks of their matrices, which are bands. Torch's own resizing takes up to three times
-as long, and its convolutions with long filters even more.
+They are done as products with blocks of their matrices, which are bands. On a CPU torch's own resizing takes up to
+three times as long, and its convolutions with long filters even more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -26,29 +27,42 @@ class Taps(NamedTuple):
     weights: Tensor
 
 
+class Block(NamedTuple):
+    """Outputs of one axis, as a matrix (outputs, stop - start) over inputs start..stop."""
+
+    start: int
+    stop: int
+    weights: Tensor
+
+
 def apply_taps(images: Tensor, rows: Taps, columns: Taps) -> Tensor:
     """Map (B, C, H, W) to (B, C, H', W'): every column by ``rows``, of H' outputs, then every row by ``columns``."""
-    parts = [torch.matmul(matrix, images[..., start:stop, :]) for start, stop, matrix in _blocks(rows, images)]
+    return apply_blocks(images, *(blocks(taps, _BLOCK, images.dtype) for taps in (rows, columns)))
+
+
+def apply_blocks(images: Tensor, rows: Iterable[Block], columns: Iterable[Block]) -> Tensor:
+    """Do what :func:`apply_taps` does, by what :func:`blocks` has made of the taps."""
+    parts = [torch.matmul(weights, images[..., start:stop, :]) for start, stop, weights in rows]
     images = torch.cat(parts, dim=2)
-    parts = [torch.matmul(images[..., start:stop], matrix.T) for start, stop, matrix in _blocks(columns, images)]
+    parts = [torch.matmul(images[..., start:stop], weights.T) for start, stop, weights in columns]
     return torch.cat(parts, dim=3)
 
 
-def _blocks(taps: Taps, like: Tensor) -> list[tuple[int, int, Tensor]]:
-    """Cut a map into blocks of outputs: a matrix (outputs, stop - start) over the inputs from start to stop."""
+def blocks(taps: Taps, outputs: int, dtype: torch.dtype) -> list[Block]:
+    """Cut a map into blocks of so many outputs each."""
     sources, weights = taps
     count = len(sources)
-    missing = -count % _BLOCK
+    missing = -count % outputs
     if missing:
         sources = torch.cat((sources, sources[-1:].expand(missing, -1)))
         weights = torch.cat((weights, weights[-1:].expand(missing, -1)))
-    sources = sources.view(-1, _BLOCK, sources.shape[1])
+    sources = sources.view(-1, outputs, sources.shape[1])
     starts, stops = sources.amin(dim=(1, 2)), sources.amax(dim=(1, 2)) + 1
     widest = int((stops - starts).max())
     matrices = torch.zeros(*sources.shape[:2], widest, dtype=torch.float64)
     matrices.scatter_add_(2, sources - starts[:, None, None], weights.view(sources.shape))
-    matrices = matrices.to(like.dtype)
+    matrices = matrices.to(dtype)
     return [
-        (start, stop, matrix[: count - index * _BLOCK, : stop - start])
+        Block(start, stop, matrix[: count - index * outputs, : stop - start])
         for index, (start, stop, matrix) in enumerate(zip(starts.tolist(), stops.tolist(), matrices, strict=True))
     ]

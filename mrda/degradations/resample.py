@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mrda.checks import check_choice, check_image, check_positive
+from mrda.degradations.bands import Block, Taps, apply_blocks, blocks
 
 BORDERS = ("clamp", "mirror")
 """Rules for the pixels outside, see `bicubic`."""
 
 _BLOCK = 64  # outputs per product: small enough for its matrix to be nearly a band, large enough to be a good GEMM
-
-
-class _Block(NamedTuple):
-    """Outputs of one axis, as a matrix (outputs, stop - start) in float64 over inputs start..stop."""
-
-    start: int
-    stop: int
-    weights: Tensor
 
 
 def bicubic(x: Tensor, scale: float, border: str = "clamp") -> Tensor:
@@ -53,16 +45,8 @@ def bicubic(x: Tensor, scale: float, border: str = "clamp") -> Tensor:
     if min(output_size(n, scale) for n in x.shape[2:]) < 1:
         raise ValueError(f"scale is {scale!r}, but must leave at least one pixel of {tuple(x.shape[2:])}")
     with torch.autocast(x.device.type, enabled=False):
-        rows = [
-            torch.matmul(weights, x[..., start:stop, :])
-            for start, stop, weights in _blocks_for(x, x.shape[2], scale, border)
-        ]
-        x = torch.cat(rows, dim=2)
-        columns = [
-            torch.matmul(x[..., start:stop], weights.T)
-            for start, stop, weights in _blocks_for(x, x.shape[3], scale, border)
-        ]
-        return torch.cat(columns, dim=3)
+        rows, columns = (_blocks_for(x, size, scale, border) for size in x.shape[2:])
+        return apply_blocks(x, rows, columns)
 
 
 def output_size(size: int, scale: float) -> int:
@@ -78,21 +62,20 @@ def _cubic(distance: Tensor) -> Tensor:
     return torch.where(d <= 1, near, torch.where(d <= 2, far, torch.zeros_like(d)))
 
 
-def _blocks_for(x: Tensor, size: int, scale: float, border: str) -> tuple[_Block, ...]:
+def _blocks_for(x: Tensor, size: int, scale: float, border: str) -> tuple[Block, ...]:
     """The blocks of one axis in the dtype and on the device of ``x``; kept, since every copy to a GPU waits for it."""
     return _cast_blocks(size, scale, border, x.dtype, x.device)
 
 
 @lru_cache(maxsize=64)
-def _cast_blocks(size: int, scale: float, border: str, dtype: torch.dtype, device: torch.device) -> tuple[_Block, ...]:
+def _cast_blocks(size: int, scale: float, border: str, dtype: torch.dtype, device: torch.device) -> tuple[Block, ...]:
     with torch.inference_mode(False):  # what is kept must serve training too
-        blocks = _blocks(size, scale, border)
-        return tuple(block._replace(weights=block.weights.to(device, dtype)) for block in blocks)
+        made = blocks(_taps(size, scale, border), _BLOCK, dtype)
+        return tuple(block._replace(weights=block.weights.to(device).contiguous()) for block in made)
 
 
-@lru_cache(maxsize=64)
-def _blocks(size: int, scale: float, border: str) -> tuple[_Block, ...]:
-    """Cut the resampling matrix of one axis of ``size`` pixels into blocks of rows."""
+def _taps(size: int, scale: float, border: str) -> Taps:
+    """The resampling of one axis of ``size`` pixels."""
     shrink = min(scale, 1.0)
     support = 4 / shrink
     centers = torch.arange(1, output_size(size, scale) + 1, dtype=torch.float64) / scale + 0.5 * (1 - 1 / scale)
@@ -105,9 +88,4 @@ def _blocks(size: int, scale: float, border: str) -> tuple[_Block, ...]:
     else:
         sources = sources.remainder(2 * size)
         sources = torch.minimum(sources, 2 * size - 1 - sources)
-    blocks = []
-    for source, weight in zip(sources.split(_BLOCK), weights.split(_BLOCK), strict=True):
-        start, stop = int(source.min()), int(source.max()) + 1
-        matrix = torch.zeros(len(source), stop - start, dtype=torch.float64)
-        blocks.append(_Block(start, stop, matrix.scatter_add_(1, source - start, weight)))
-    return tuple(blocks)
+    return Taps(sources, weights)
