@@ -44,6 +44,14 @@ def check_image(name: str, image: Tensor, *, channels: int | None = 3, like: Ten
         check_like(name, image, like)
 
 
+def check_pair(sr: Tensor, hr: Tensor) -> None:
+    """Raise unless ``sr`` and ``hr`` are images (B, 3, H, W) of one shape."""
+    check_image("sr", sr)
+    check_image("hr", hr)
+    if sr.shape != hr.shape:
+        raise ValueError(f"sr has shape {tuple(sr.shape)}, but must have that of hr, {tuple(hr.shape)}")
+
+
 def check_like(name: str, tensor: Tensor, like: Tensor) -> None:
     """Raise unless ``tensor`` lives where ``like`` does, in its dtype (any floating dtype under autocast)."""
     if tensor.device != like.device:

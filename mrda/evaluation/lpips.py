@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mrda.checks import check_image
+from mrda.checks import check_pair
 from mrda.networks.official import read_official
 from mrda.networks.published import PublishedFile, find_published
 from mrda.networks.registry import check_tensors
@@ -78,10 +78,7 @@ class LPIPS(nn.Module):
             TypeError: An image is not a floating point tensor.
             ValueError: The images differ in shape, are too small, or are not where the weights are.
         """
-        for name, image in (("sr", sr), ("hr", hr)):
-            check_image(name, image)
-        if sr.shape != hr.shape:
-            raise ValueError(f"sr has shape {tuple(sr.shape)}, but must have that of hr, {tuple(hr.shape)}")
+        check_pair(sr, hr)
         if min(hr.shape[2:]) < _SMALLEST:
             raise ValueError(f"hr has shape {tuple(hr.shape)}, but must be {_SMALLEST} pixels high and wide for LPIPS")
         with torch.autocast(sr.device.type, enabled=False):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mrda.checks import check_choice, check_image, check_int
+from mrda.checks import check_choice, check_int, check_pair
 from mrda.degradations.quantize import quantize
 
 _WINDOW = 11
@@ -87,11 +87,8 @@ def ssim_y(sr: Tensor, hr: Tensor, border: int, variant: str = "released") -> Te
 
 def _prepare(sr: Tensor, hr: Tensor, border: int, *, smallest: int) -> tuple[Tensor, Tensor]:
     """Check both images, round them to 8 bits and cut the border off; float64."""
-    check_image("sr", sr)
-    check_image("hr", hr)
+    check_pair(sr, hr)
     check_int("border", border, minimum=0)
-    if sr.shape != hr.shape:
-        raise ValueError(f"sr has shape {tuple(sr.shape)}, but must have that of hr, {tuple(hr.shape)}")
     if sr.device != hr.device:
         raise ValueError(f"sr is on {sr.device}, but must be on {hr.device} as hr is")
     height, width = hr.shape[2:]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrda.checks import check_image, check_number
+from mrda.checks import check_number, check_pair
 from mrda.networks.vgg import load_vgg
 
 LAYER_WEIGHTS: Mapping[str, float] = MappingProxyType(
@@ -64,10 +64,7 @@ class PerceptualLoss(nn.Module):
             TypeError: An image is not a floating point tensor.
             ValueError: The images differ in shape, are too small, or are not where the weights are.
         """
-        for name, image in (("sr", sr), ("hr", hr)):
-            check_image(name, image)
-        if sr.shape != hr.shape:
-            raise ValueError(f"sr has shape {tuple(sr.shape)}, but must have that of hr, {tuple(hr.shape)}")
+        check_pair(sr, hr)
         with torch.autocast(sr.device.type, enabled=False):
             with torch.no_grad():
                 targets = self.vgg(self._normalised(hr))
