@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks import commands
-from benchmarks.table import insert
+from benchmarks.table import Page
 from mrda.degradations.classic import crop_to_multiple
 from mrda.degradations.quantize import quantize
 from mrda.degradations.resample import bicubic
@@ -107,16 +107,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = command.parse_args(arguments)
     commands.check_json(command, options.json)
     try:
-        page = options.update and options.update.read_text(encoding="utf-8")
-        if page:
-            insert(page, "", SECTION)  # refuses a page without markers before any work
+        page = None if options.update is None else Page(options.update, SECTION)
         results = load(options.results) if options.results else study(sets(options.data))
     except (OSError, ValueError) as error:
         command.error(str(error))
     if options.json is not None:
         write_text(options.json, json.dumps(results, indent=1) + "\n")
-    if page:
-        write_text(options.update, insert(page, document(results), SECTION))
+    if page is not None:
+        page.update(document(results))
     print(document(results), end="")
 
 

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from benchmarks import commands
 from benchmarks.records import environment
-from benchmarks.table import insert
+from benchmarks.table import Page
 from benchmarks.timing import Run, host_clock, interleaved
 from mrda.degradations.jpeg import _encoded, _simulated, _tensor_codec
 from mrda.files import write_text
@@ -118,9 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = command.parse_args(arguments)
     commands.check_json(command, options.json)
     try:
-        page = options.update and options.update.read_text(encoding="utf-8")
-        if page:
-            insert(page, "", SECTION)  # refuses a page without markers before any work
+        page = None if options.update is None else Page(options.update, SECTION)
         photos = find_images(options.data or folders())
         batch = crops(photos, max(BATCHES))
     except (OSError, ValueError) as error:
@@ -146,8 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(threads)
     progress.end()
     write_text(options.json, json.dumps(results, indent=1) + "\n")
-    if page:
-        write_text(options.update, insert(page, document(results), SECTION))
+    if page is not None:
+        page.update(document(results))
     print(document(results), end="")
 
 

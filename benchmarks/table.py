@@ -40,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.update is None:
             print(content, end="")
             return
-        text = insert(options.update.read_text(encoding="utf-8"), content, options.section)
+        page = Page(options.update, options.section)
     except (OSError, ValueError) as error:  # a JSON error is a ValueError
         command.error(str(error))
-    write_text(options.update, text)
+    page.update(content)
 
 
 def gpus(folder: Path) -> str:
@@ -72,6 +72,28 @@ def on_gpu(records: Sequence[Record]) -> bool:
 def markers(section: str) -> tuple[str, str]:
     """The comments that a section's table stands between."""
     return f"<!-- {section}:begin -->", f"<!-- {section}:end -->"
+
+
+class Page:
+    """A file with a section that a command writes.
+
+    Args:
+        path: the file.
+        section: the name of its markers.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it has no such markers, see `insert`.
+    """
+
+    def __init__(self, path: Path, section: str) -> None:
+        self.path, self.section = path, section
+        self.text = path.read_text(encoding="utf-8")
+        insert(self.text, "", section)
+
+    def update(self, content: str) -> None:
+        """Write the file with another content of the section."""
+        write_text(self.path, insert(self.text, content, self.section))
 
 
 def insert(text: str, content: str, section: str = SECTION) -> str:
