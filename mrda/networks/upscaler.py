@@ -86,19 +86,17 @@ class PixelShuffleUpscaler(nn.Module):
         return self.last(self.expand(features))
 
     def _collapses(self) -> bool:
-        if self.collapse is not None:
-            return self.collapse
-        return not (self._is_trained() or torch.compiler.is_compiling() or functorch_is_active())
+        return not self._is_traced() if self.collapse is None else self.collapse
 
-    def _is_trained(self) -> bool:
-        return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
+    def _is_traced(self) -> bool:
+        """Whether autograd, torch.compile or torch.func has to see what is done to the weights."""
+        is_trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
+        return is_trained or torch.compiler.is_compiling() or functorch_is_active()
 
     def _collapsed(self) -> Collapsed:
         """The collapsed chain, kept until a weight changes, moves or is converted."""
-        if self._is_trained() or torch.compiler.is_compiling() or functorch_is_active():
-            return self.collapsed()
         weights = list(self.parameters())
-        if any(weight.is_inference() for weight in weights):  # their changes can't be seen
+        if self._is_traced() or any(weight.is_inference() for weight in weights):  # whose changes can't be seen
             return self.collapsed()
         now = [(weight.data_ptr(), weight._version, weight.dtype, weight.device) for weight in weights]
         if self._kept is None or self._kept[0] != now:
