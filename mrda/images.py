@@ -40,7 +40,9 @@ _DECODING_ERRORS = (
 EXIF_ERRORS = (SyntaxError, struct.error, TypeError, ValueError, KeyError, OverflowError)
 """What Pillow raises on a damaged EXIF block."""
 
-_ORIENTATION, _PHOTOMETRIC = 0x0112, 0x0106
+ORIENTATION = 0x0112
+"""The number of EXIF's tag."""
+_PHOTOMETRIC = 0x0106
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -299,7 +301,7 @@ def orientation(image: Image.Image) -> int:
     Pillow turns a TIFF as it decodes it, and its orientation is 1 from then on.
     """
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
+        value = image.getexif().get(ORIENTATION, 1)
     except EXIF_ERRORS:
         return 1
     return int(value) if value in range(2, 9) else 1

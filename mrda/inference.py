@@ -208,15 +208,12 @@ class Upscaler:
             yield band if image.ndim == 3 else band[..., 0]
 
     def _upscale_array(self, array: np.ndarray, progress: Callable[[float], None] | None) -> np.ndarray:
-        sr: np.ndarray | None = None
-        done = 0
-        for band in self.bands(array, progress):
-            if sr is None:
-                sr = np.empty((self.scale * array.shape[0], *band.shape[1:]), array.dtype)
-            sr[done : done + len(band)] = band
-            done += len(band)
-        assert sr is not None
-        return sr
+        lr = to_tensor(array)
+        _, channels, height, width = lr.shape
+        sr = np.empty((self.scale * height, self.scale * width, channels), array.dtype)
+        for rows, parts in self._bands(lr, progress, lambda part: to_array(part, array.dtype)):
+            np.concatenate(parts, axis=1, out=sr[rows])
+        return sr if array.ndim == 3 else sr[..., 0]
 
     def _bands(
         self,

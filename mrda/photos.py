@@ -18,6 +18,7 @@ from mrda.deep import is_deep, read_deep
 from mrda.files import atomic_write
 from mrda.images import (
     EXIF_ERRORS,
+    ORIENTATION,
     ImageArray,
     ImageError,
     Source,
@@ -34,7 +35,7 @@ FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 MAX_PIXELS = 250_000_000
 """Pixels of the largest photo that is read unless more are allowed."""
 
-_ORIENTATION, _EXIF_IFD, _GPS_IFD, _PIXEL_X, _PIXEL_Y = 0x0112, 0x8769, 0x8825, 0xA002, 0xA003
+_EXIF_IFD, _GPS_IFD, _PIXEL_X, _PIXEL_Y = 0x8769, 0x8825, 0xA002, 0xA003
 # Of a TIFF's tags those that EXIF shares: description, camera, model, date, artist, copyright.
 _DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0132, 0x013B, 0x8298)
 _XMP_ORIENTATION = re.compile(rb'\s*tiff:Orientation="\d+"|<tiff:Orientation>\d+</tiff:Orientation>')
@@ -89,10 +90,9 @@ def read_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Photo:
             )
         tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
         # Decoding a TIFF takes its tags away; other formats may have them behind the pixels.
-        turn, (exif, notices) = (orientation(image), _exif(image)) if tiff else (1, (None, ()))
+        tags = _tags(image) if tiff else None
         turned = decoded(image)
-        if not tiff:
-            turn, (exif, notices) = orientation(image), _exif(image)
+        turn, exif, notices = tags or _tags(image)
         photo = Photo(
             pixels=np.empty(0),
             icc=image.info.get("icc_profile"),
@@ -225,16 +225,17 @@ def _on_white(pixels: ImageArray) -> ImageArray:
     return levels[..., 0] if levels.shape[-1] == 1 else levels
 
 
-def _exif(image: Image.Image) -> tuple[bytes | None, tuple[str, ...]]:
-    """The EXIF block, and what is to be said about it."""
+def _tags(image: Image.Image) -> tuple[int, bytes | None, tuple[str, ...]]:
+    """EXIF's orientation, the block without it, and what is to be said about that."""
+    turn = orientation(image)
     try:
         exif = image.getexif()
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             exif = _descriptive(exif)
-        exif.pop(_ORIENTATION, None)
-        return (exif.tobytes().removeprefix(_EXIF_PREFIX) if len(exif) else None), ()
+        exif.pop(ORIENTATION, None)
+        return turn, (exif.tobytes().removeprefix(_EXIF_PREFIX) if len(exif) else None), ()
     except EXIF_ERRORS:
-        return None, (_DAMAGED,)
+        return turn, None, (_DAMAGED,)
 
 
 def _descriptive(tags: Image.Exif) -> Image.Exif:

@@ -96,9 +96,9 @@ def plan(
         if target in jobs:
             raise ValueError(f"{jobs[target].source} and {source} would both be written to {target}")
         jobs[target] = Job(source, target, kind)
-        inputs.add(Path(source).resolve())
+        inputs.add(os.path.realpath(source))
     for target in jobs:
-        if target.resolve() in inputs:
+        if os.path.realpath(target) in inputs:
             raise ValueError(f"{target} is one of the photos to upscale, and would be overwritten")
     return list(jobs.values())
 
@@ -229,13 +229,12 @@ def _upscaled(
         return Result(job, "failed", f"cannot read {job.source}: {error.strerror or error}")
     except MemoryError:
         return Result(job, "failed", _no_memory(job))
-    height, width = (upscaler.scale * side for side in photo.pixels.shape[:2])
+    factor = upscaler.scale if scale is None else scale
+    height, width = (max(1, round(factor * side)) for side in photo.pixels.shape[:2])
     try:
-        bands: Iterator[ImageArray] = upscaler.bands(photo.pixels, progress)
-        if scale is not None and scale != upscaler.scale:
-            size = tuple(max(1, round(scale * side)) for side in photo.pixels.shape[:2])
-            bands = iter([resample(np.concatenate(list(bands)), *size)])
-            height = size[0]
+        bands: Iterable[ImageArray] = upscaler.bands(photo.pixels, progress)
+        if factor != upscaler.scale:
+            bands = [resample(np.concatenate(list(bands)), height, width)]
         if height * width > HELD_PIXELS:
             return write(bands, height, photo)
         held = [np.concatenate(list(bands))]
@@ -284,18 +283,16 @@ def _sources(photos: Sequence[Source], recursive: bool, output: Path) -> Iterato
     Of an output folder inside a folder of photos nothing is taken: they are the results of an earlier run.
     """
     results = Path(os.path.realpath(output))
-    seen = set()
+    seen: set[Source] = set()
     for photo in photos:
         named = str(photo).startswith(SKIMAGE_PREFIX) or os.path.exists(photo)
         matches: list[Source] = [photo] if named else [*sorted(glob.glob(str(photo), recursive=True))]
         for match in matches or [photo]:
             folder = Path(match) if os.path.isdir(match) else None
+            holds_results = folder is not None and results != Path(os.path.realpath(folder))
             for source in find_images([match], recursive=recursive):
                 key = source if str(source).startswith(SKIMAGE_PREFIX) else Path(os.path.realpath(source))
-                below = (
-                    folder is not None and results != Path(os.path.realpath(folder)) and results in Path(key).parents
-                )
-                if key not in seen and not below:
+                if key not in seen and not (holds_results and results in Path(key).parents):
                     seen.add(key)
                     yield source, Path() if folder is None else Path(source).relative_to(folder).parent
 
