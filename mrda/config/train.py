@@ -92,7 +92,7 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _images_are_large_enough_to_judge(self) -> TrainConfig:
-        if self.teacher.visual_from is None and self.student.visual_from is None:
+        if all(self.visual_step(name) is None for name in STAGES):
             return self
         side = self.scale * self.data.patch_size
         smallest = max(16 if self.visual.perceptual_weight else 1, 8 if self.visual.gan_weight else 1)
@@ -147,6 +147,14 @@ class TrainConfig(Section):
         """The section of stage ``name``."""
         section: StageConfig = getattr(self, name)
         return section
+
+    def visual_step(self, name: StageName) -> int | None:
+        """The first step of a stage with the visual loss, after any encoder-only phase; None where there is none."""
+        section = self.stage(name)
+        if not isinstance(section, TeacherConfig | StudentConfig) or section.visual_from is None:
+            return None
+        encoder_steps = section.encoder_steps if isinstance(section, StudentConfig) else 0
+        return max(section.visual_from, encoder_steps)
 
     def resized(self) -> TrainConfig:
         """Give every stage `train.steps` steps, where that is set, its schedules in proportion; idempotent."""

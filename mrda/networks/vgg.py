@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +92,15 @@ class VGG(nn.Module):
         return found
 
 
+def check_vgg(
+    depth: str, layers: Collection[str], path: str | os.PathLike[str] | None = None, *, otherwise: str
+) -> Path:
+    """Find the file that :func:`load_vgg` would load, without loading it; arguments and errors are the same."""
+    with torch.device("meta"):
+        VGG(depth, layers)
+    return find_published(VGG_WEIGHTS[depth], path, otherwise=otherwise)
+
+
 def load_vgg(
     depth: str,
     layers: Collection[str],
@@ -109,9 +119,9 @@ def load_vgg(
     Raises:
         ValueError: As for :class:`VGG`; or the file is not there, cannot be read, or is not the published one.
     """
+    file = check_vgg(depth, layers, path, otherwise=otherwise)
     with torch.device("meta"):  # draws no random numbers
         vgg, whole = VGG(depth, layers), VGG(depth, [f"conv5_{_CONVS[depth][-1]}"])
-    file = find_published(VGG_WEIGHTS[depth], path, otherwise=otherwise)
     state = {key: tensor for key, tensor in read_official(file).items() if not key.startswith("classifier.")}
     check_tensors(f"weights {file}", state, whole.state_dict())
     vgg.load_state_dict(_needed(state, vgg), assign=True)

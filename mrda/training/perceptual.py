@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrda.checks import check_number, check_pair
-from mrda.networks.vgg import load_vgg
+from mrda.networks.vgg import check_vgg, load_vgg
 
 LAYER_WEIGHTS: Mapping[str, float] = MappingProxyType(
     {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0}
 )
 """Real-ESRGAN's layers, all before their ReLU, and weights."""
 
+_OTHERWISE = "or name the file, or set perceptual_weight: 0"
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
@@ -42,16 +43,8 @@ class PerceptualLoss(nn.Module):
         self, weights: str | os.PathLike[str] | None = None, layer_weights: Mapping[str, float] = LAYER_WEIGHTS
     ) -> None:
         super().__init__()
-        for layer, weight in layer_weights.items():
-            check_number(f"weight of layer {layer}", weight)
-            if weight < 0:
-                raise ValueError(f"weight of layer {layer} is {weight}, but must not be negative")
-        self.layer_weights = {layer: float(weight) for layer, weight in layer_weights.items() if weight}
-        if not self.layer_weights:
-            raise ValueError(f"layer_weights are {dict(layer_weights)}, but must have a positive one")
-        self.vgg = load_vgg(
-            "vgg19", list(self.layer_weights), weights, otherwise="or name the file, or set perceptual_weight: 0"
-        )
+        self.layer_weights = _positive(layer_weights)
+        self.vgg = load_vgg("vgg19", list(self.layer_weights), weights, otherwise=_OTHERWISE)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(_MEAN).reshape(1, 3, 1, 1), persistent=False)
@@ -76,3 +69,19 @@ class PerceptualLoss(nn.Module):
 
     def _normalised(self, image: Tensor) -> Tensor:
         return (image.float() - self.mean) / self.std
+
+
+def check_perceptual(weights: str | os.PathLike[str] | None, layer_weights: Mapping[str, float]) -> None:
+    """Raise what :class:`PerceptualLoss` would raise, without loading the weights."""
+    check_vgg("vgg19", list(_positive(layer_weights)), weights, otherwise=_OTHERWISE)
+
+
+def _positive(layer_weights: Mapping[str, float]) -> dict[str, float]:
+    for layer, weight in layer_weights.items():
+        check_number(f"weight of layer {layer}", weight)
+        if weight < 0:
+            raise ValueError(f"weight of layer {layer} is {weight}, but must not be negative")
+    positive = {layer: float(weight) for layer, weight in layer_weights.items() if weight}
+    if not positive:
+        raise ValueError(f"layer_weights are {dict(layer_weights)}, but must have a positive one")
+    return positive

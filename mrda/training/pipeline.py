@@ -34,7 +34,7 @@ from mrda.training.state import (
 from mrda.training.student import StudentStage
 from mrda.training.teacher import TeacherStage
 from mrda.training.validation import Validation
-from mrda.training.visual import ImageLoss
+from mrda.training.visual import check_image_loss
 from mrda.training.work import work
 
 STAGES: dict[StageName, type[Stage]] = {
@@ -93,9 +93,7 @@ def train(
         inputs = {name: _inputs(name, config, run_dir, chosen) for name in chosen}
         made_here = _made_here(run_dir, chosen, resume)
         _check_inputs(inputs, config, made_here)
-        for name in chosen:
-            if weights_path(run_dir, name).resolve() in made_here:
-                ImageLoss(config, name)  # which may need VGG19
+        check_image_loss(config, [name for name in chosen if weights_path(run_dir, name).resolve() in made_here])
         _make_folder(run_dir)
     total = {name: work(config, name, config.stage(name).steps) for name in chosen}
     with Bars(progress and processes.is_main, sum(total.values())) as bars:

@@ -95,7 +95,7 @@ def _plan_mln(
 
 def _visual(config: TrainConfig, name: StageName, lr: Tensor) -> tuple[int, int]:
     """Parameters of a stage's discriminator, and what the visual loss keeps for the backward pass."""
-    if getattr(config.stage(name), "visual_from", None) is None:
+    if config.visual_step(name) is None:
         return 0, 0
     sr, parameters, kept = _enlarged(lr, config.scale).requires_grad_(), 0, 0
     if config.visual.gan_weight:

@@ -62,7 +62,7 @@ class StudentStage(Stage):
     @classmethod
     def depends_on(cls, config: TrainConfig) -> tuple[str, ...]:
         """See `Stage`."""
-        visual = () if config.student.visual_from is None else ("visual",)
+        visual = () if config.visual_step(cls.name) is None else ("visual",)
         return *degradation_keys(config), *visual, "networks", "adaptation", "freeze_upscaler"
 
     def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
 from mrda.config import StageName, TrainConfig
@@ -9,7 +11,7 @@ from mrda.degradations import Degraded
 from mrda.networks.discriminator import UNetDiscriminator
 from mrda.randomness import seeded_weights
 from mrda.training.losses import discriminator_loss, generator_loss, reconstruction
-from mrda.training.perceptual import PerceptualLoss
+from mrda.training.perceptual import PerceptualLoss, check_perceptual
 from mrda.training.schedule import learning_rate
 
 Terms = dict[str, Tensor]
@@ -32,7 +34,7 @@ class ImageLoss:
 
     def __init__(self, config: TrainConfig, stage: StageName) -> None:
         self.options = config.visual
-        self.first: int | None = getattr(config.stage(stage), "visual_from", None)
+        self.first = config.visual_step(stage)
         self.perceptual: PerceptualLoss | None = None
         self.discriminator: UNetDiscriminator | None = None
         self.discriminator_share = 1.0
@@ -40,8 +42,7 @@ class ImageLoss:
         if self.first is None:
             return
         section = config.stage(stage)
-        begin = max(self.first, getattr(section, "encoder_steps", 0))
-        self.discriminator_share = self.options.discriminator_lr / (learning_rate(section, begin) or section.lr)
+        self.discriminator_share = self.options.discriminator_lr / (learning_rate(section, self.first) or section.lr)
         if self.options.perceptual_weight:
             self.perceptual = PerceptualLoss(self.options.vgg19, self.options.perceptual_layers)
         if self.options.gan_weight:
@@ -80,6 +81,17 @@ class ImageLoss:
         """The optimizer has moved the discriminator: estimate its spectral norms by one more iteration."""
         if self.discriminator is not None:
             self.discriminator.iterate_spectral_norms()
+
+
+def check_image_loss(config: TrainConfig, stages: Iterable[StageName]) -> None:
+    """Refuse stages whose `ImageLoss` would lack VGG19's weights, before any work and without loading them.
+
+    Raises:
+        ValueError: they are needed, but not there or not those published.
+    """
+    options = config.visual
+    if options.perceptual_weight and any(config.visual_step(stage) is not None for stage in stages):
+        check_perceptual(options.vgg19, options.perceptual_layers)
 
 
 def _target(pair: Degraded, sharpened: bool) -> Tensor:

@@ -25,8 +25,8 @@ def work(config: TrainConfig, stage: StageName, steps: int) -> float:
         "student": adaptation + 2 * den + rdan,
     }
     encoder_steps = min(steps, config.student.encoder_steps) if stage == "student" else 0
-    first = getattr(config.stage(stage), "visual_from", None)
-    visual_steps = 0 if first is None else max(0, steps - max(first, encoder_steps))
+    first = config.visual_step(stage)
+    visual_steps = 0 if first is None else max(0, steps - first)
     visual = visual_steps * _visual(config)
     return config.stage(stage).batch * (steps * per_image[stage] - encoder_steps * rdan + visual)
 
