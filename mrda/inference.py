@@ -13,7 +13,7 @@ from PIL import Image
 
 from mrda.checks import check_int
 from mrda.degradations.resample import bicubic
-from mrda.images import canonical, to_array, to_tensor, upright
+from mrda.images import canonical, decoded, to_array, to_tensor
 from mrda.memory import free_memory
 from mrda.networks import MRDAStudent, Network, load_network, load_official
 from mrda.networks.layers import to_channels_last
@@ -52,13 +52,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 SMALLEST_TILE = 16
-"""LR pixels below which a tile is not halved."""
+"""LR pixels below which a tile, or a strip that the degradation is read from, is not halved."""
 ALPHA_REACH = 4
 """LR pixels around it that a pixel of the enlarged alpha sees, generously."""
 ENOUGH_MEMORY = 2**29
 """Bytes for a tile beyond which larger ones are no faster, but for their overlap."""
 STRIP_PIXELS = 2**20
 """LR pixels whose degradation is read at a time."""
+_OTHER_COLOURS = ("CMYK", "LAB", "HSV")  # Pillow's modes whose colour profiles do not describe RGB
 
 
 class Upscaler:
@@ -163,16 +164,21 @@ class Upscaler:
         Returns:
             The image `scale` times as high and wide: the same kind, dtype and channels (and device, of a
             tensor); values clipped to the range. Pillow's palette, CMYK and like modes come back as RGB, and its images
-            upright as their EXIF orientation says, with colour profile and resolution in `info`.
+            upright as their EXIF orientation says, with colour profile and resolution in `info`; the profile of CMYK
+            and LAB does not describe RGB and is left out.
 
         Raises:
             TypeError: another kind of image or dtype.
             ValueError: another shape, or a Pillow image whose value range is unknown.
         """
         if isinstance(image, Image.Image):
-            enlarged = Image.fromarray(self._upscale_array(np.asarray(canonical(upright(image))), progress))
-            kept = {"icc_profile", "dpi"} if image.mode != "CMYK" else {"dpi"}  # which becomes RGB
-            enlarged.info |= {key: value for key, value in image.info.items() if key in kept}
+            enlarged = Image.fromarray(self._upscale_array(np.asarray(canonical(decoded(image))), progress))
+            enlarged.info |= {key: value for key, value in image.info.items() if key in ("icc_profile", "dpi")}
+            if image.mode in _OTHER_COLOURS and enlarged.info.pop("icc_profile", None) is not None:
+                self._tell(
+                    f"profile of {image.mode}",
+                    f"the colour profile is left out, as it is one of {image.mode} and the result is RGB",
+                )
             return enlarged
         if isinstance(image, np.ndarray):
             return self._upscale_array(image, progress)
@@ -225,6 +231,8 @@ class Upscaler:
         channels, (height, width) = image.shape[1], image.shape[2:]
         if channels not in (1, 2, 3, 4):
             raise ValueError(f"image has {channels} channels, but must have 1, 2, 3 or 4")
+        if 0 in image.shape:
+            raise ValueError(f"image has shape {tuple(image.shape)}, but none of its sides may be 0")
         colour, alpha = image.detach().tensor_split([1 if channels < 3 else 3], dim=1)
         if alpha.shape[1]:
             colour = fill_transparent(colour.float(), alpha.float())
@@ -246,19 +254,25 @@ class Upscaler:
                 start = rows.stop
                 continue
             # Outside of the handler, or the traceback would keep the tensors of the failed try.
-            side = max(SMALLEST_TILE, min(side, max(height, width)) // 2)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            side = self._less(min(side, max(height, width)))
             self._tell("memory", f"memory ran out: going on with tiles of {side} px")
 
     @torch.no_grad()  # not inference_mode, whose tensors the caller could not use in training
     def _degradation(self, colour: torch.Tensor) -> torch.Tensor:
         """The raw IDR of the whole image, which all its tiles share."""
-        rows = max(1, STRIP_PIXELS // (len(colour) * colour.shape[3]))
+        height = colour.shape[2]
+        rows = min(height, max(1, STRIP_PIXELS // (len(colour) * colour.shape[3])))
         colour = colour.expand(-1, 3, -1, -1)
-        if rows >= colour.shape[2]:
-            return self.network.degradation(colour.to(next(self.network.parameters())))
-        return self.network.den.in_strips(colour, rows)
+        while True:
+            try:
+                if rows == height:
+                    return self.network.degradation(colour.to(next(self.network.parameters())))
+                return self.network.den.in_strips(colour, rows)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or rows <= SMALLEST_TILE:
+                    raise
+            rows = self._less(rows)
+            self._tell("strips", f"memory ran out: reading the degradation in strips of {rows} px")
 
     @torch.no_grad()
     def _tile(self, colour: torch.Tensor, alpha: torch.Tensor, degradation: torch.Tensor, tile: Tile) -> torch.Tensor:
@@ -310,6 +324,12 @@ class Upscaler:
                 f"the network sees {self.network.rdan.reach} px",
             )
         return side
+
+    def _less(self, side: int) -> int:
+        """Half a side, for another try when memory ran out; what the failed one has left on a GPU is freed."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return max(SMALLEST_TILE, side // 2)
 
     def _memory(self) -> int:
         """Bytes that a tile may take: half of what is free, on a CPU no more than makes it much faster."""

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -103,6 +104,23 @@ def test_pillow_images_come_back_upright_with_profile_and_resolution(upscaler, r
     assert not enlarged.getexif()
 
 
+@pytest.mark.parametrize("mode", ["CMYK", "LAB", "HSV"])
+def test_a_profile_of_other_colours_than_rgb_is_left_out_and_said(mode):
+    said: list[str] = []
+    image = Image.new(mode, (5, 4))
+    image.info["icc_profile"] = b"profile"
+    assert not Upscaler(tiny_student(), notify=said.append)(image).info
+    assert said == [f"the colour profile is left out, as it is one of {mode} and the result is RGB"]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pillow_images_whose_zero_is_white_come_back_positive(upscaler, tmp_path, dtype):
+    levels = np.arange(48, dtype=dtype).reshape(6, 8)
+    tifffile.imwrite(tmp_path / "negative.tif", levels, photometric="miniswhite")
+    with Image.open(tmp_path / "negative.tif") as image:
+        np.testing.assert_array_equal(np.asarray(upscaler(image)), upscaler(np.iinfo(dtype).max - levels))
+
+
 def test_it_is_the_package_s_front_door():
     assert mrda.Upscaler is Upscaler
     with pytest.raises(AttributeError, match="module 'mrda' has no attribute 'Downscaler'"):
@@ -154,6 +172,8 @@ def test_scale_is_that_of_the_network(scale):
         (torch.zeros(3, 4, 4, dtype=torch.uint8), TypeError, "must be a floating point tensor"),
         (torch.zeros(4, 4), ValueError, r"\(C, H, W\)"),
         (torch.zeros(5, 4, 4), ValueError, "image has 5 channels, but must"),
+        (torch.zeros(0, 3, 4, 4), ValueError, r"image has shape \(0, 3, 4, 4\), but none of its sides may be 0"),
+        (torch.zeros(3, 4, 0), ValueError, r"image has shape \(1, 3, 4, 0\), but none of its sides may be 0"),
         (np.zeros((4, 4, 3), np.int64), TypeError, "int64"),
         (np.zeros((1, 4, 4, 3), np.uint8), ValueError, r"\(H, W, C\)"),
         (Image.new("F", (4, 4)), ValueError, "floating-point"),
@@ -318,6 +338,29 @@ def test_out_of_memory_halves_the_tiles_and_is_told_once(monkeypatch):
     assert said == ["memory ran out: going on with tiles of 35 px"]
 
     monkeypatch.setattr(network.rdan, "forward", lambda *_: torch.empty(2**60, dtype=torch.uint8))
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+        upscaler(image)
+
+
+@pytest.mark.parametrize("strip", [2**20, 600])
+def test_out_of_memory_halves_the_strips_that_the_degradation_is_read_in(monkeypatch, strip):
+    network, said = double(2), []
+    image = torch.rand(1, 3, 70, 10, dtype=torch.float64)
+    whole = Upscaler(network, tile=None)(image)
+    convs = network.den.convs.forward
+
+    def short(x):
+        if x.shape[2] > 45:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return convs(x)
+
+    monkeypatch.setattr("mrda.inference.STRIP_PIXELS", strip)
+    monkeypatch.setattr(network.den.convs, "forward", short)
+    upscaler = Upscaler(network, tile=None, notify=said.append)
+    torch.testing.assert_close(upscaler(image), whole, rtol=0, atol=1e-12)
+    assert said == [f"memory ran out: reading the degradation in strips of {35 if strip > 600 else 30} px"]
+
+    monkeypatch.setattr(network.den.convs, "forward", lambda _: torch.empty(2**60, dtype=torch.uint8))
     with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
         upscaler(image)
 
