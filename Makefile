@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick lint bench gpu clean
+.PHONY: help setup demo test test-quick lint docs bench gpu clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F'\t' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -21,7 +21,7 @@ $(STAMP): $(SOURCES)
 	@cxx="$${CXX:-$$(command -v g++ || command -v clang++ || command -v c++)}"; test "$(MRDA_KERNELS_NATIVE)" = 0 || command -v "$${cxx%% *}" >/dev/null || { echo "setup: no C++ compiler$${CXX:+ $$CXX} found; install g++ or clang++ (Debian: apt-get install g++), or go without the fast kernels: make setup MRDA_KERNELS_NATIVE=0"; exit 1; }
 	@"$(PYTHON)" -c 'import os, sysconfig; raise SystemExit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || test "$(MRDA_KERNELS_NATIVE)" = 0 || { echo "setup: Python.h is missing; install Python's headers (Debian: apt-get install python3-dev)"; exit 1; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	MRDA_KERNELS_EMULATION=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,deep,demo,figures,triton]'
+	MRDA_KERNELS_EMULATION=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,deep,demo,docs,figures,triton]'
 	@touch $@
 
 demo: setup  ## train a small MRDA on real photos, upscale others blind, print the gain, save a picture (a few minutes)
@@ -38,7 +38,10 @@ lint: setup  ## check style, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup  ## time the operator against its peers and write benchmarks/results/ and the README's table
+docs: setup  ## build the documentation's site into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+bench: setup  ## time the operator against its peers and write benchmarks/results/, the README's table and the plots
 	$(BIN)/python -m benchmarks.table --gpus benchmarks/results --update README.md --section speed-gpu
 	$(BIN)/python benchmarks/rda_conv.py --device cpu --json benchmarks/results/rda_conv_cpu.json
 	$(BIN)/python benchmarks/rda_conv.py --device cpu --quick --keep-memory --json benchmarks/results/rda_conv_cpu_kept_memory.json
@@ -48,10 +51,11 @@ bench: setup  ## time the operator against its peers and write benchmarks/result
 	$(BIN)/python benchmarks/rda_block.py --device cpu --quick --json benchmarks/results/rda_block_cpu.json
 	$(BIN)/python benchmarks/threads.py --json benchmarks/results/threads_cpu.json
 	$(BIN)/python benchmarks/training.py --json benchmarks/results/training_cpu.json
+	$(BIN)/python -m benchmarks.plots
 
 gpu:  ## on a machine with an NVIDIA GPU: build for it, test on it, measure it, in nine minutes; installs nothing
 	@"$(PYTHON)" -c 'import torch' 2>/dev/null || { echo "gpu: $(if $(PYTHON),$(PYTHON) has no torch,there is no Python 3.11 or newer); name one that has: make gpu PYTHON=/path/to/python3"; exit 1; }
 	"$(PYTHON)" benchmarks/gpu.py
 
 clean:  ## remove the environment and everything built
-	rm -rf $(VENV) build dist *.egg-info mrda_kernels/*.so
+	rm -rf $(VENV) build dist site *.egg-info mrda_kernels/*.so

@@ -1,0 +1,116 @@
+"""Pictures of the benchmarks' records, for docs/performance.md.
+
+python -m benchmarks.plots
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.records import FLOORS, MODES, OURS, holds_records, load
+from benchmarks.tables import COMPILED, Row, best_layouts
+from mrda.evaluation.figures.canvas import COLOURS, new_figure
+from mrda.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TRAINING = "training_cpu"
+"""The stem of the file that benchmarks/training.py writes."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw the records of a folder: FOLDER/NAME.json becomes OUTPUT/speed-NAME.svg."""
+    command = argparse.ArgumentParser(description=main.__doc__, allow_abbrev=False)
+    command.add_argument("--results", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")
+    command.add_argument("-o", "--output", type=Path, default=Path("docs/images"), metavar="FOLDER")
+    options = command.parse_args(arguments)
+    for option, folder in (("--results", options.results), ("--output", options.output)):
+        if not folder.is_dir():
+            command.error(f"{option} is {folder}, but must be a folder")
+    for path in sorted(options.results.glob("*.json")):
+        if path.stem == TRAINING:
+            figure = training(json.loads(path.read_text(encoding="utf-8")))
+        elif holds_records(path):
+            figure = speed(best_layouts(load(path)))
+        else:
+            continue
+        picture = options.output / f"speed-{path.stem}.svg"
+        save(figure, picture)
+        print(picture)
+
+
+def speed(rows: Sequence[Row]) -> "Figure":
+    """How many times as long as ours each provider takes, in the better of its layouts; a panel for each mode."""
+    rows = [row for row in rows if row.ms(OURS) is not None]
+    modes = [mode for mode in MODES if any(row.mode == mode for row in rows)]
+    figure = new_figure(9, 3.2 * len(modes))
+    for axes, mode in zip(figure.subplots(len(modes), squeeze=False)[:, 0], modes, strict=True):
+        chosen = [row for row in rows if row.mode == mode]
+        floor = FLOORS[chosen[0].op]
+        bars = {
+            "released": [_times_ours(row, "released") for row in chosen],
+            "best torch.compile": [_times_ours(row, *COMPILED) for row in chosen],
+            f"{floor} alone": [_times_ours(row, floor) for row in chosen],
+        }
+        axes.axhline(1, color=COLOURS[3], linewidth=1.5, label=OURS)
+        draw(axes, [_group(row) for row in chosen], bars)
+        axes.set_ylabel(f"times as long as\n{OURS}")
+        axes.set_title(mode.replace("_", " + "), loc="left")
+    return figure
+
+
+def training(records: Sequence[dict[str, Any]]) -> "Figure":
+    """Images per second of each stage, with the reference and with the fastest backend."""
+    figure = new_figure(9, 3.2)
+    axes = figure.subplots()
+    bars = {
+        name: [record[f"{key}_images_per_second"] for record in records]
+        for name, key in (("reference", "reference"), (OURS, "fused"))
+    }
+    draw(axes, [record["stage"] for record in records], bars)
+    axes.set_ylabel("images per second, more is better")
+    return figure
+
+
+def draw(axes: "Axes", groups: Sequence[str], bars: Mapping[str, Sequence[float | None]]) -> None:
+    """Bars of each name side by side in each group; none for what was not measured."""
+    width = 0.8 / len(bars)
+    for number, (name, heights) in enumerate(bars.items()):
+        places = [(group + width * (number - (len(bars) - 1) / 2), height) for group, height in enumerate(heights)]
+        there = [(place, height) for place, height in places if height is not None]
+        axes.bar(
+            [place for place, _ in there], [height for _, height in there], width, label=name, color=COLOURS[number]
+        )
+    axes.set_xticks(range(len(groups)), groups, fontsize=7)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, ncols=len(bars) + 1, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))
+
+
+def _times_ours(row: Row, *providers: str) -> float | None:
+    ms, ours = row.ms(*providers), row.ms(OURS)
+    return None if ms is None or ours is None else ms / ours
+
+
+def _group(row: Row) -> str:
+    launch = "" if row.launch == "eager" else f"\n{row.launch}"
+    name = "" if row.op == "rda_conv2d" else f"{row.op}\n"
+    return f"{name}{'x'.join(map(str, row.shape))}\n{row.dtype}{launch}"
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write an SVG, the same for the same records."""
+    import matplotlib
+
+    figure.tight_layout()
+    with matplotlib.rc_context({"svg.hashsalt": path.stem}), atomic_write(path) as temporary:
+        figure.savefig(temporary, format="svg", facecolor="white", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
