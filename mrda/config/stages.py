@@ -30,8 +30,13 @@ class StageConfig(Section):
     first halving comes an epoch early."""
     lr_min: Weight = 0.0
     """Where the cosine ends."""
+    warmup_steps: Count = 0
+    """First steps, in which the learning rate rises evenly up to what its law says."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """Adam's decay rates."""
+    init_network: Path | None = None
+    """Weights that another run of this very stage has left, to start from; Adam's averages start anew, so that a few
+    `warmup_steps` are advisable."""
 
 
 class BicubicConfig(StageConfig):

@@ -170,6 +170,7 @@ class TrainConfig(Section):
 AnyStage = TypeVar("AnyStage", bound=StageConfig)
 
 _SCHEDULES = (
+    "warmup_steps",
     "halve_every",
     "halve_first",
     "encoder_steps",

@@ -36,9 +36,14 @@ class BicubicStage(Stage):
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
         with seeded_weights(config.seed, self.name, "weights"):
-            self.network: MLN = MLN(**mln_options(config))
+            self.network: MLN = self.build(config)
         self.config = config
         self.degradation = build_degradation(config) if config.bicubic.blur else None
+
+    @classmethod
+    def build(cls, config: TrainConfig) -> MLN:
+        """An MLN."""
+        return MLN(**mln_options(config))
 
     @classmethod
     def depends_on(cls, config: TrainConfig) -> tuple[str, ...]:
@@ -96,6 +101,11 @@ class MetaStage(Stage):
         self.network.requires_grad_(False)
         for parameter in self.network.adaptable_parameters(self.freeze_upscaler).values():
             parameter.requires_grad_()
+
+    @classmethod
+    def build(cls, config: TrainConfig) -> MLN:
+        """An MLN."""
+        return MLN(**mln_options(config))
 
     @classmethod
     def inputs(cls, config: TrainConfig) -> Mapping[str, StageName]:

@@ -20,7 +20,7 @@ from mrda.training.mln import BicubicStage, MetaStage
 from mrda.training.plan import StagePlan, plan_stage
 from mrda.training.processes import Processes
 from mrda.training.report import Bars, check_log
-from mrda.training.stage import INPUTS, Stage
+from mrda.training.stage import INPUTS, Stage, load_like
 from mrda.training.state import (
     Checkpoints,
     check_folder,
@@ -136,6 +136,8 @@ def train(
                 if processes.is_main:
                     write_recipe(folder, recipe)
                 stage = STAGES[name](config, inputs[name])
+                if "network" in inputs[name]:
+                    stage.network.load_state_dict(load_like(stage.network, inputs[name]["network"]).state_dict())
                 checkpoints = Checkpoints(folder / "checkpoints", keep=config.train.keep_checkpoints)
                 network = run_stage(
                     stage, config, patches, folder, checkpoints, processes, bars, validation, interrupted
@@ -213,6 +215,11 @@ def _inputs(name: StageName, config: TrainConfig, run_dir: Path, chosen: list[St
                 f"stage '{name}' needs the weights {paths[key]}, which do not exist: "
                 f"train stage '{maker}' first or set {name}.init_{key}"
             )
+    leg = config.stage(name).init_network
+    if leg is not None:
+        if not os.path.isfile(leg):
+            raise ValueError(f"{name}.init_network is {leg}, but there is no such file: name the weights to start from")
+        paths["network"] = leg
     return paths
 
 
@@ -224,9 +231,11 @@ def _made_here(run_dir: Path, chosen: list[StageName], resume: bool) -> set[Path
 
 def _check_inputs(inputs: Mapping[StageName, Mapping[str, Path]], config: TrainConfig, made_here: set[Path]) -> None:
     """Load all weights that are there from the start, so that an unusable file costs no training."""
-    for paths in inputs.values():
+    for name, paths in inputs.items():
         for key, path in paths.items():
-            if path.resolve() not in made_here:
+            if key == "network":
+                load_like(STAGES[name].build(config), path)
+            elif path.resolve() not in made_here:
                 INPUTS[key](config, path)
 
 

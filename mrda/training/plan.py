@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from mrda.config import StageName, TrainConfig
-from mrda.networks import DEN, MLN, MRDAStudent
+from mrda.networks import DEN, MLN, MRDAOracle, MRDAStudent, MRDATeacher
 from mrda.networks.discriminator import UNetDiscriminator
 from mrda.networks.vgg import VGG
-from mrda.training.stage import build_teacher, mln_options, mrda_options, upscaler_is_frozen
+from mrda.training.stage import mln_options, upscaler_is_frozen
+from mrda.training.student import StudentStage
+from mrda.training.teacher import TeacherStage
 
 _FLOAT = 4  # bytes
 
@@ -53,11 +55,11 @@ def plan_stage(config: TrainConfig, name: StageName, *, done: int, micro_batches
         if name in ("bicubic", "meta"):
             return _plan_mln(config, name, mln, lr, adapted, done, micro_batches)
         den_input = config.teacher.den_input if name == "teacher" else "features"
-        network = build_teacher(config)
+        network: MRDATeacher | MRDAStudent | MRDAOracle = TeacherStage.build(config)
         frozen = 0
         if name == "student":
             frozen = _count(network)
-            network = MRDAStudent(**mrda_options(config))
+            network = StudentStage.build(config)
     judge, judged = _visual(config, name, lr)
     trained = _count(network) + judge
     degradation = torch.empty(section.batch, 4 * config.networks.den_width, device="meta")

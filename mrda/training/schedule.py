@@ -11,8 +11,13 @@ def learning_rate(stage: StageConfig, step: int) -> float:
     """Adam's learning rate in step ``step`` = 0, 1, ... of a stage.
 
     The student's encoder-only phase has a law of its own (to a tenth every `encoder_decay_every` steps); its
-    joint phase follows `lr_law`, as every other stage does, counted from the phase's first step.
+    joint phase follows `lr_law`, as every other stage does, counted from the phase's first step. In the
+    first `warmup_steps` of a stage all that is multiplied by a share that rises evenly to one.
     """
+    return min(1.0, (step + 1) / (stage.warmup_steps + 1)) * _after_warmup(stage, step)
+
+
+def _after_warmup(stage: StageConfig, step: int) -> float:
     first = stage.encoder_steps if isinstance(stage, StudentConfig) else 0
     if isinstance(stage, StudentConfig) and step < first:
         return stage.encoder_lr * 0.1 ** _falls(step, stage.encoder_decay_first, stage.encoder_decay_every)

@@ -14,7 +14,7 @@ from mrda.config import StageName, TrainConfig
 from mrda.degradations import ClassicDegradation, Degraded
 from mrda.degradations.pool import ShufflePool
 from mrda.evaluation.samples import Condition, Method, Sample
-from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, Network, load_network
+from mrda.networks import MLN, MRDATeacher, Network, load_network
 from mrda.networks.layers import to_channels_last
 from mrda.training.adapter import Adapter, Mean
 from mrda.training.real import PooledDegradation, build_real_degradation
@@ -23,7 +23,7 @@ from mrda.training.visual import ImageLoss
 Degradation = Callable[[Tensor, torch.Generator], Degraded]
 """HR (B, 3, H, W) in [0, 1] and a source of random draws -> a degraded batch."""
 
-AnyNetwork = TypeVar("AnyNetwork", MLN, MRDATeacher, MRDAStudent, MRDAOracle)
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 
 class Stage(ABC):
@@ -56,6 +56,11 @@ class Stage(ABC):
 
     @abstractmethod
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None: ...
+
+    @classmethod
+    @abstractmethod
+    def build(cls, config: TrainConfig) -> Network:
+        """Make the stage's network as it is before any training."""
 
     @classmethod
     def inputs(cls, config: TrainConfig) -> Mapping[str, StageName]:
@@ -171,15 +176,6 @@ def mrda_options(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def build_teacher(config: TrainConfig) -> MRDATeacher | MRDAStudent | MRDAOracle:
-    """The network of stage 2, by what its degradation is read from."""
-    if config.teacher.den_input == "lr":
-        return MRDAStudent(**mrda_options(config))
-    if config.teacher.den_input == "kernel":
-        return MRDAOracle(blur_size=config.degradation.kernel_size, **mrda_options(config))
-    return MRDATeacher(mln_feat=config.networks.mln_feat, **mrda_options(config))
-
-
 def build_degradation(config: TrainConfig) -> Degradation:
     """The degradation that the config describes."""
     options = config.degradation
@@ -217,6 +213,15 @@ def load_teacher(config: TrainConfig, path: Path) -> MRDATeacher:
         ValueError: the file is unreadable, or holds another architecture or other sizes than ``config``.
     """
     return _load(path, MRDATeacher, {**mrda_options(config), "mln_feat": config.networks.mln_feat})
+
+
+def load_like(network: AnyNetwork, path: Path) -> AnyNetwork:
+    """Load what another run of a stage has made of such a network as ``network``.
+
+    Raises:
+        ValueError: the file is unreadable, or holds another architecture or other sizes than ``network``.
+    """
+    return _load(path, type(network), network.hyperparameters)
 
 
 INPUTS: Mapping[str, Callable[[TrainConfig, Path], Network]] = {"mln": load_mln, "teacher": load_teacher}

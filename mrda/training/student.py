@@ -48,11 +48,16 @@ class StudentStage(Stage):
         frozen_upscaler = upscaler_is_frozen(config, self.name)
         self.adapter: Adapter = Adapter(self.mln, config.adaptation, freeze_upscaler=frozen_upscaler)
         with seeded_weights(config.seed, self.name, "weights"):
-            self.network: MRDAStudent = MRDAStudent(**mrda_options(config))
+            self.network: MRDAStudent = self.build(config)
         self.network.rdan.load_state_dict(self.teacher.rdan.state_dict())
         self.config = config
         self.degradation = build_degradation(config)
         self.image_loss = ImageLoss(config, self.name)
+
+    @classmethod
+    def build(cls, config: TrainConfig) -> MRDAStudent:
+        """A student."""
+        return MRDAStudent(**mrda_options(config))
 
     @classmethod
     def inputs(cls, config: TrainConfig) -> Mapping[str, StageName]:

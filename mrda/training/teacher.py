@@ -19,9 +19,9 @@ from mrda.training.stage import (
     Degradation,
     Stage,
     build_degradation,
-    build_teacher,
     degradation_keys,
     load_mln,
+    mrda_options,
     upscaler_is_frozen,
 )
 from mrda.training.visual import ImageLoss
@@ -44,9 +44,18 @@ class TeacherStage(Stage):
             self.frozen = (mln,)
             self.adapter = Adapter(mln, config.adaptation, freeze_upscaler=upscaler_is_frozen(config, self.name))
         with seeded_weights(config.seed, self.name, "weights"):
-            self.network = build_teacher(config)
+            self.network = self.build(config)
         self.degradation = build_degradation(config)
         self.image_loss = ImageLoss(config, self.name)
+
+    @classmethod
+    def build(cls, config: TrainConfig) -> MRDATeacher | MRDAStudent | MRDAOracle:
+        """The network, by what its degradation is read from."""
+        if config.teacher.den_input == "lr":
+            return MRDAStudent(**mrda_options(config))
+        if config.teacher.den_input == "kernel":
+            return MRDAOracle(blur_size=config.degradation.kernel_size, **mrda_options(config))
+        return MRDATeacher(mln_feat=config.networks.mln_feat, **mrda_options(config))
 
     @classmethod
     def inputs(cls, config: TrainConfig) -> Mapping[str, StageName]:

@@ -249,6 +249,35 @@ def test_weights_of_other_sizes_are_refused(toy: TrainConfig, finished: Path, tm
         train(config, tmp_path, stages=["teacher"], progress=False)
 
 
+@pytest.mark.parametrize("stage", ["bicubic", "meta", "teacher", "student"])
+def test_another_run_goes_on_from_the_weights_of_a_stage(
+    stage: StageName, toy: TrainConfig, finished: Path, tmp_path: Path, changed: Changed
+) -> None:
+    before = load_file(finished / stage / "weights.safetensors")
+    leg = {"init_network": str(finished / stage / "weights.safetensors"), "steps": 1, "lr": 1e-30}
+    if stage == "student":
+        leg |= {"encoder_steps": 0, "init_teacher": str(finished / "teacher" / "weights.safetensors")}
+    if stage in ("teacher", "student"):
+        leg["init_mln"] = str(finished / "meta" / "weights.safetensors")
+    if stage == "meta":
+        leg["init_mln"] = str(finished / "bicubic" / "weights.safetensors")
+    config = changed(toy, **{stage: leg})
+    after = load_file(train(config, tmp_path, stages=[stage], progress=False)[stage])
+    assert all(torch.equal(before[key], tensor) for key, tensor in after.items())
+
+
+def test_weights_of_another_kind_are_no_start_for_a_stage(
+    toy: TrainConfig, finished: Path, tmp_path: Path, changed: Changed
+) -> None:
+    for path, reason in (
+        (finished / "teacher" / "weights.safetensors", "MRDATeacher"),
+        (finished / "none.safetensors", "no such file"),
+    ):
+        with pytest.raises(RunRefusedError, match=reason):
+            train(changed(toy, student={"init_network": str(path)}), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("results", ["weights.safetensors", "checkpoints"])
 def test_results_without_a_recipe_are_refused(results: str, toy: TrainConfig, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished / "bicubic", tmp_path / "bicubic")

@@ -29,3 +29,8 @@ def test_the_student_has_two_phases_each_counted_from_its_start() -> None:
 
 def test_the_student_without_encoder_phase_starts_jointly() -> None:
     assert learning_rate(StudentConfig(steps=10, lr=8.0, encoder_steps=0), 0) == 8
+
+
+def test_the_rate_rises_evenly_to_its_law() -> None:
+    stage = TeacherConfig(steps=100, lr=8.0, halve_every=50, warmup_steps=3)
+    assert [learning_rate(stage, step) for step in (0, 1, 2, 3, 4, 50)] == [2, 4, 6, 8, 8, 4]
