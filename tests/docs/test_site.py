@@ -1,0 +1,38 @@
+import subprocess
+import sys
+
+import pytest
+from blocks import PAGES, REPOSITORY
+
+pytest.importorskip("mkdocs", reason="needs the extra docs")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_every_page_is_on_the_site_and_in_its_menu(site):
+    menu = (site / "index.html").read_text()
+    for page in PAGES[1:]:
+        name = page.relative_to(REPOSITORY / "docs").with_suffix("").as_posix()
+        if name != "index":
+            assert (site / name / "index.html").exists()
+            assert f'href="{name}/"' in menu
+
+
+@pytest.mark.slow
+def test_descriptions_of_arguments_and_options_come_from_the_code(site):
+    assert "one per sample and channel" in (site / "api" / "kernels" / "index.html").read_text()
+    assert "Every random draw of the run" in (site / "api" / "configuration" / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_records_that_pages_link_to_are_published(site):
+    assert 'href="../benchmarks/results/jpeg.json"' in (site / "jpeg" / "index.html").read_text()
+    assert (site / "benchmarks" / "results" / "jpeg.json").exists()
