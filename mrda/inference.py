@@ -62,6 +62,11 @@ STRIP_PIXELS = 2**20
 _OTHER_COLOURS = ("CMYK", "LAB", "HSV")  # Pillow's modes whose colour profiles do not describe RGB
 
 
+def warn(message: str) -> None:
+    """Tell by a warning what one would like to know, where nobody else is told."""
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
 class Upscaler:
     """Blind super-resolution of photographs by MRDA_S: no HR, no kernel and no adaptation is needed.
 
@@ -112,7 +117,7 @@ class Upscaler:
         self.tile = tile
         self.tile_pad = network.rdan.reach if tile_pad is None else tile_pad
         self.dtype = _best_dtype(self.device) if dtype is None else dtype
-        self.notify = notify or _warn
+        self.notify = notify or warn
         self._told: set[str] = set()
 
     @classmethod
@@ -384,7 +389,3 @@ def _best_dtype(device: torch.device) -> torch.dtype:
 def _inside(cut: slice, seen: slice, scale: int) -> slice:
     """Where the SR of ``cut`` lies in that of ``seen``."""
     return slice(scale * (cut.start - seen.start), scale * (cut.stop - seen.start))
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -1,56 +1,37 @@
-"""Upscaling files: which ones, into which, and photo after photo with reading and writing beside the computing."""
+"""Upscaling files, photo after photo, with reading and writing beside the computing."""
 
 from __future__ import annotations
 
-import glob
+import hashlib
 import json
 import os
+import re
 import threading
-import zlib
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+import torch
 
 from mrda.files import remove_leftovers
-from mrda.images import SKIMAGE_PREFIX, ImageArray, ImageError, Source, find_images, source_name
+from mrda.images import ImageArray, ImageError
 from mrda.inference import Upscaler, is_out_of_memory
-from mrda.photos import FORMATS, MAX_PIXELS, Photo, read_photo, write_photo
+from mrda.jobs import Job, result_names
+from mrda.lanczos import resample
+from mrda.photos import FORMATS, MAX_PIXELS, Photo, check_size, read_photo, write_photo
 
 HELD_PIXELS = 64_000_000
 """Pixels of a result that may wait in memory to be written beside the next photo's computing; more are written as they
 come."""
-
-_FORMATS = {
-    ".jpg": "jpg",
-    ".jpeg": "jpg",
-    ".jpe": "jpg",
-    ".jfif": "jpg",
-    ".webp": "webp",
-    ".tif": "tiff",
-    ".tiff": "tiff",
-}
-
-
-@dataclass(frozen=True)
-class Job:
-    """A photo to upscale.
-
-    Attributes:
-        source: where it is.
-        target: the file to write.
-        format: of that, a key of `mrda.photos.FORMATS`.
-    """
-
-    source: Source
-    target: Path
-    format: str
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}(\.\w+)", re.DOTALL)  # see mrda.files
+_ABANDONED = 24 * 60 * 60  # seconds
 
 
 @dataclass(frozen=True)
@@ -70,91 +51,88 @@ class Result:
     notices: tuple[str, ...] = ()
 
 
-def plan(
-    photos: Sequence[Source], output: Path, *, suffix: str, ext: str = "auto", recursive: bool = False
-) -> list[Job]:
-    """Say which file each photo becomes; nothing is read or written.
-
-    Args:
-        photos: files, folders (the tree below one is kept in ``output``) and patterns such as ``holiday/*.jpg``.
-        output: the folder to write to.
-        suffix: what follows the name, after an underscore: ``out`` makes ``photo_out.png`` of ``photo.png``; empty adds
-            nothing.
-        ext: a key of `mrda.photos.FORMATS`, or "auto": that of the photo, PNG if it is none of them.
-        recursive: also look into the folders' folders.
-
-    Raises:
-        ImageError: a folder holds no image.
-        ValueError: two photos would be written to one file, or one over a photo.
-    """
-    jobs: dict[Path, Job] = {}
-    inputs = set()
-    for source, inside in _sources(photos, recursive, output):
-        kind = _FORMATS.get(Path(str(source)).suffix.lower(), "png") if ext == "auto" else ext
-        name = source_name(source) + (f"_{suffix}" if suffix else "")
-        target = output / inside / f"{name}{FORMATS[kind]}"
-        if target in jobs:
-            raise ValueError(f"{jobs[target].source} and {source} would both be written to {target}")
-        jobs[target] = Job(source, target, kind)
-        inputs.add(os.path.realpath(source))
-    for target in jobs:
-        if os.path.realpath(target) in inputs:
-            raise ValueError(f"{target} is one of the photos to upscale, and would be overwritten")
-    return list(jobs.values())
-
-
-def mine(jobs: Sequence[Job]) -> list[Job]:
-    """Those of this process, where a launcher (torchrun, accelerate launch) has started several.
-
-    A job falls to a process by the name of its result, whatever other jobs there are.
-
-    Raises:
-        ValueError: RANK and WORLD_SIZE in the environment are not what a launcher sets.
-    """
-    rank, count = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if not (rank.isdecimal() and count.isdecimal() and int(rank) < int(count)):
-        raise ValueError(f"RANK is {rank!r} and WORLD_SIZE {count!r}, but must be as torchrun sets them, or not set")
-    return [job for job in jobs if zlib.crc32(os.fsencode(job.target)) % int(count) == int(rank)]
-
-
 class Manifest:
     """The jobs that are done, one JSON line each: a run that was stopped goes on from there.
 
-    Several processes may share it: each line is appended by one write.
+    A job that is done with other weights or at another scale is not. Several processes may share the file: each line is
+    appended by one write.
 
     Args:
         path: the file; made when the first job is done.
+        upscaler: whose weights they are done with.
+        scale: how much larger the results are; None is the upscaler's own.
 
     Raises:
-        ValueError: the file is no manifest.
+        ValueError: the file is no manifest or can't be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, upscaler: Upscaler, scale: float | None = None) -> None:
         self.path = path
+        self.failed = False
+        """Whether a job that is done could not be noted."""
+        self._how = {"weights": _digest(upscaler.network), "scale": upscaler.scale if scale is None else scale}
         self._done: set[tuple[str, str]] = set()
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        self._targets: set[str] = set()
+        text = _content(path)
         for line in text.splitlines():
             try:
                 entry = json.loads(line)
-                self._done.add((entry["source"], entry["target"]))
+                if {key: entry[key] for key in self._how} == self._how:
+                    self._done.add((entry["source"], entry["target"]))
+                self._targets.add(os.path.realpath(entry["target"]))
             except (ValueError, TypeError, KeyError):
                 continue  # a killed process may have left half a line
-        if "\n" in text and not self._done:
+        if "\n" in text and not self._targets:
             raise ValueError(f"{path} is not a manifest of an upscaling: name another file")
         self._cut = bool(text) and not text.endswith("\n")
         self._writing = threading.Lock()
+
+    @property
+    def targets(self) -> Collection[str]:
+        """Real paths of what is done, with whatever weights and scale."""
+        return self._targets
 
     def has(self, job: Job) -> bool:
         """Whether a job is done, and its result still there."""
         return _key(job) in self._done and os.path.isfile(job.target)
 
-    def add(self, job: Job) -> None:
-        """Note that a job is done."""
+    def add(self, job: Job) -> str | None:
+        """Note that a job is done; the first time that this fails, return why."""
         source, target = _key(job)
-        line = json.dumps({"source": source, "target": target}) + "\n"
-        with self._writing, self.path.open("a", encoding="utf-8") as file:
-            file.write("\n" * self._cut + line)
-            self._cut = False
+        line = json.dumps({"source": source, "target": target, **self._how}) + "\n"
+        with self._writing:
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write("\n" * self._cut + line)
+                self._cut = False
+            except OSError as error:
+                self._cut = True
+                if not self.failed:
+                    self.failed = True
+                    return f"{self.path} can't be written, so what is done is not noted: {error.strerror}"
+        return None
+
+
+def is_done(job: Job, skip_existing: bool, manifest: Manifest | None) -> bool:
+    """Whether a job is left alone by `upscale_photos`."""
+    return (skip_existing and os.path.isfile(job.target)) or (manifest is not None and manifest.has(job))
+
+
+def sweep(jobs: Iterable[Job], suffix: str) -> None:
+    """Remove what killed processes have left in the folders of the results, for whatever photos.
+
+    That is, the temporary files of results of that ``suffix`` that nobody has written to for a day. A job's own are
+    removed when it is written.
+    """
+    names = result_names(suffix)
+    for folder in {job.target.parent for job in jobs}:
+        for path in folder.glob(".*"):
+            match = _TEMPORARY.fullmatch(path.name)
+            if match is None or names.fullmatch(match[1]) is None or match[2] not in FORMATS.values():
+                continue
+            with suppress(OSError):
+                if path.lstat().st_mtime < time.time() - _ABANDONED:
+                    path.unlink()
 
 
 def upscale_photos(
@@ -192,7 +170,7 @@ def upscale_photos(
 
         def read_ahead() -> None:
             for job in waiting:
-                skip = (skip_existing and os.path.isfile(job.target)) or (manifest is not None and manifest.has(job))
+                skip = job.fault is not None or is_done(job, skip_existing, manifest)
                 ahead.append((job, None if skip else pool.submit(read_photo, job.source, max_pixels)))
                 return
 
@@ -219,6 +197,8 @@ def _upscaled(
     progress: Callable[[float], None] | None,
 ) -> Result | Future[Result]:
     """Compute a photo's result, and write it or have it written."""
+    if job.fault is not None:
+        return Result(job, "failed", job.fault)
     if reading is None:
         return Result(job, "skipped")
     try:
@@ -232,9 +212,14 @@ def _upscaled(
     factor = upscaler.scale if scale is None else scale
     height, width = (max(1, round(factor * side)) for side in photo.pixels.shape[:2])
     try:
-        bands: Iterable[ImageArray] = upscaler.bands(photo.pixels, progress)
+        check_size(job.format, height, width)
+    except ValueError as error:
+        return Result(job, "failed", f"cannot write {job.target}: {error}")
+    try:
+        bands = upscaler.bands(photo.pixels, progress)
         if factor != upscaler.scale:
-            bands = [resample(np.concatenate(list(bands)), height, width)]
+            own_height, own_width = (upscaler.scale * side for side in photo.pixels.shape[:2])
+            bands = resample(bands, (own_height, own_width), (height, width))
         if height * width > HELD_PIXELS:
             return write(bands, height, photo)
         held = [np.concatenate(list(bands))]
@@ -248,8 +233,11 @@ def _upscaled(
 def _written(
     bands: Iterable[ImageArray], height: int, photo: Photo, *, job: Job, quality: int, manifest: Manifest | None
 ) -> Result:
+    folder = job.target.parent
+    if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(job.output)):
+        return Result(job, "failed", f"cannot write {job.target}: {folder} leads out of the output folder by a symlink")
     try:
-        job.target.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(job.target)  # of a process that was killed
         notices = write_photo(job.target, bands, height, photo, format=job.format, quality=quality)
     except OSError as error:
@@ -258,43 +246,32 @@ def _written(
         return Result(job, "failed", f"cannot write {job.target}: {error}")
     except MemoryError:
         return Result(job, "failed", _no_memory(job))
-    if manifest is not None:
-        try:
-            manifest.add(job)
-        except OSError as error:
-            notices = (*notices, f"{manifest.path} can't be written, so this is not noted as done: {error.strerror}")
+    if manifest is not None and (fault := manifest.add(job)) is not None:
+        notices = (*notices, fault)
     return Result(job, "done", notices=(*photo.notices, *notices))
 
 
-def resample(pixels: ImageArray, height: int, width: int) -> ImageArray:
-    """Bring (H, W) or (H, W, C), uint8 or uint16, to another size by Lanczos' kernel, widened where it shrinks."""
-    planes = [pixels] if pixels.ndim == 2 else list(np.moveaxis(pixels, 2, 0))
-    resized = [
-        np.asarray(Image.fromarray(plane.astype(np.float32)).resize((width, height), Image.Resampling.LANCZOS))
-        for plane in planes
-    ]
-    levels = np.rint(np.clip(np.stack(resized, axis=-1), 0, np.iinfo(pixels.dtype).max)).astype(pixels.dtype)
-    return levels[..., 0] if pixels.ndim == 2 else levels
+def _content(path: Path) -> str:
+    """A manifest's text; none if there is no such file."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} can't be a manifest, as it is no regular file: name another one")
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a manifest of an upscaling: name another file") from None
+    except OSError as error:
+        raise ValueError(f"the manifest {path} can't be read: {error.strerror}") from None
 
 
-def _sources(photos: Sequence[Source], recursive: bool, output: Path) -> Iterator[tuple[Source, Path]]:
-    """Each photo once, and the folder below the output folder that it belongs to.
-
-    Of an output folder inside a folder of photos nothing is taken: they are the results of an earlier run.
-    """
-    results = Path(os.path.realpath(output))
-    seen: set[Source] = set()
-    for photo in photos:
-        named = str(photo).startswith(SKIMAGE_PREFIX) or os.path.exists(photo)
-        matches: list[Source] = [photo] if named else [*sorted(glob.glob(str(photo), recursive=True))]
-        for match in matches or [photo]:
-            folder = Path(match) if os.path.isdir(match) else None
-            holds_results = folder is not None and results != Path(os.path.realpath(folder))
-            for source in find_images([match], recursive=recursive):
-                key = source if str(source).startswith(SKIMAGE_PREFIX) else Path(os.path.realpath(source))
-                if key not in seen and not (holds_results and results in Path(key).parents):
-                    seen.add(key)
-                    yield source, Path() if folder is None else Path(source).relative_to(folder).parent
+def _digest(network: torch.nn.Module) -> str:
+    """What tells networks of other weights apart."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _done(result: Result | Future[Result]) -> Future[Result]:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _without_pillows_limit() -> Iterator[None]:
+def without_pillows_limit() -> Iterator[None]:
     """Pillow's own limit of pixels, which is the whole process's, gives way to `--max-pixels` for so long."""
     from PIL import Image
 
@@ -34,7 +35,7 @@ def _without_pillows_limit() -> Iterator[None]:
     epilog="Example: mrda upscale holiday/ -o enlarged -w runs/demo/student/weights.safetensors",
     short_help="Upscale photos.",
 )
-@_without_pillows_limit()
+@without_pillows_limit()
 def upscale(
     photos: Annotated[
         list[str],
@@ -83,23 +84,32 @@ def upscale(
     if scale is not None and not 0.1 <= scale <= 16:
         refuse(f"--scale is {scale:g}, but must be from 0.1 to 16")
     check_output_file("--manifest", manifest)
-    from mrda.upscaling import Manifest, mine, plan, upscale_photos
+    from mrda.jobs import mine, plan
+    from mrda.upscaling import Manifest, is_done, sweep, upscale_photos
 
     with refusing():
         _check_folder(output)
-        upscaler = _upscaler(weights, tile, tile_pad, dtype, device)
+        upscaler = load_upscaler(weights, tile, tile_pad, dtype, device)
         name = suffix if suffix is not None else f"x{upscaler.scale if scale is None else scale:g}"
         if "/" in name or os.sep in name:
             raise ValueError(f"--suffix is {name!r}, but must be part of a file's name")
-        every = plan(photos, output, suffix=name, ext=ext, recursive=recursive)
-        done = None if manifest is None else Manifest(manifest)
+        done = None if manifest is None else Manifest(manifest, upscaler, scale)
+        every = plan(
+            photos,
+            output,
+            suffix=name,
+            ext=ext,
+            recursive=recursive,
+            earlier=() if done is None else done.targets,
+            notify=lambda message: typer.echo(f"mrda: {message}", err=True),
+        )
     if dry_run:
-        for job in every:
-            typer.echo(f"{job.source} -> {job.target}")
+        _echo(_future([job for job in every if not is_done(job, skip_existing, done)], as_json))
         return
     with refusing():
         share = mine(every)
         _make_folder(output)
+    sweep(share, name)
     results: list[Result] = []
     with progress("upscaling", len(share)) as bar:
         (task,) = bar.task_ids
@@ -121,11 +131,13 @@ def upscale(
                 report(bar, result.reason)
             for notice in result.notices:
                 report(bar, f"{result.job.source}: {notice}")
-    typer.echo(json.dumps(_facts(results)) if as_json else _summary(results, output))
-    raise typer.Exit(1 if any(result.state == "failed" for result in results) else 0)
+    _echo(json.dumps(_facts(results)) if as_json else _summary(results, output))
+    failed = any(result.state == "failed" for result in results) or (done is not None and done.failed)
+    raise typer.Exit(1 if failed else 0)
 
 
-def _upscaler(weights: Path, tile: str, tile_pad: int | None, dtype: str, device: str | None) -> "Upscaler":
+def load_upscaler(weights: Path, tile: str, tile_pad: int | None, dtype: str, device: str | None) -> "Upscaler":
+    """The upscaler that the options of this name describe; raises ValueError where one can't be used."""
     import torch
 
     from mrda.inference import Upscaler
@@ -158,20 +170,37 @@ def _make_folder(output: Path) -> None:
         raise ValueError(f"the output folder {output} can't be made: {error.strerror}") from None
 
 
+def _echo(text: str) -> None:
+    """Print names of files too that are no text, or none that the terminal can show, with question marks in them."""
+    encoding = sys.stdout.encoding or "utf-8"
+    typer.echo(text.encode(encoding, "replace").decode(encoding))
+
+
+def _future(jobs: "list[Job]", as_json: bool) -> str:
+    if as_json:
+        return json.dumps({"planned": [_names(job) for job in jobs]})
+    return "\n".join(f"{job.source} -> {job.target}" if job.fault is None else job.fault for job in jobs)
+
+
 def _facts(results: "list[Result]") -> dict[str, list[dict[str, Any]]]:
     facts: dict[str, list[dict[str, Any]]] = {"done": [], "skipped": [], "failed": []}
     for result in results:
         entry: dict[str, Any] = _names(result.job)
         if result.reason is not None:
-            entry["reason"] = result.reason
+            entry["reason"] = _text(result.reason)
         if result.notices:
-            entry["notices"] = list(result.notices)
+            entry["notices"] = list(map(_text, result.notices))
         facts[result.state].append(entry)
     return facts
 
 
 def _names(job: "Job") -> dict[str, Any]:
-    return {"source": str(job.source), "target": str(job.target)}
+    return {"source": _text(str(job.source)), "target": _text(str(job.target))}
+
+
+def _text(name: str) -> str:
+    """A name that is Unicode, as JSON wants it, with question marks where it is not."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _summary(results: "list[Result]", output: Path) -> str:
