@@ -6,7 +6,19 @@ weights, said before any work; 130 interrupted.
 Whatever imports torch is imported inside the commands, so that help appears at once.
 """
 
-from mrda.cli import ablate, convert, data, degrade, evaluate, figures_pictures, figures_tsne, info, train, upscale
+from mrda.cli import (
+    ablate,
+    convert,
+    data,
+    degrade,
+    evaluate,
+    figures_pictures,
+    figures_tsne,
+    info,
+    page,
+    train,
+    upscale,
+)
 from mrda.cli.app import app
 from mrda.memory import keep_freed_memory
 
@@ -21,6 +33,7 @@ __all__ = [
     "figures_tsne",
     "info",
     "main",
+    "page",
     "train",
     "upscale",
 ]

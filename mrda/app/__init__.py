@@ -1,0 +1,1 @@
+"""The web page of `mrda app`: a photo is dropped, and comes back larger."""

@@ -1,0 +1,126 @@
+"""What the page does with a photo: upscale it into a file, and make what is shown of that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mrda.images import ImageArray, read_image, to_eight_bits, to_tensor
+from mrda.inference import Upscaler
+from mrda.jobs import Job
+from mrda.networks import MRDAStudent
+from mrda.photos import read_photo
+from mrda.probe import BlurEstimate, estimate_blur
+from mrda.upscaling import upscale_photos
+
+SHOWN_PIXELS = 16_000_000
+"""Of a result beyond which the page shows it reduced, as browsers refuse or crawl."""
+LOOKED_AT = 512
+"""Largest side, in pixels of the photo, of the part that the blur is estimated from and the modulation is drawn of."""
+
+
+@dataclass(frozen=True)
+class Enlarged:
+    """An upscaled photo, and what the page shows of it.
+
+    Attributes:
+        file: the result, PNG.
+        size: its width and height.
+        before: the photo enlarged by bicubic interpolation, RGB of the size of `after`.
+        after: the result in 8 bits, reduced where it has more than `SHOWN_PIXELS`.
+        modulation: the mean of the masks of all RDA convs (Eq. 9), (H, W) in [0, 1] on the grid of the photo's centre;
+            None of a network that has no masks.
+        blur: estimated from the photo's centre; None of one too small for that.
+        notices: what could not be kept and what else is to be told, in a few words each.
+    """
+
+    file: Path
+    size: tuple[int, int]
+    before: Image.Image
+    after: Image.Image
+    modulation: npt.NDArray[np.float32] | None
+    blur: BlurEstimate | None
+    notices: tuple[str, ...]
+
+
+def enlarge(
+    upscaler: Upscaler,
+    source: Path,
+    folder: Path,
+    *,
+    scale: float,
+    max_pixels: int,
+    progress: Callable[[float], None] | None = None,
+) -> Enlarged:
+    """Upscale a photo into ``folder``.
+
+    Args:
+        upscaler: what upscales; what it has to tell becomes a notice.
+        source: the photo.
+        folder: for the result, which is named after photo and scale.
+        scale: how much larger the result is.
+        max_pixels: of the largest photo.
+        progress: told the share that is done, tile by tile.
+
+    Raises:
+        ValueError: the photo can't be read, has too many pixels, needs too much memory, or its result can't be written.
+    """
+    told: list[str] = []
+    upscaler.notify = told.append
+    job = Job(source, folder, Path(f"{source.stem}_x{scale:g}.png"), "png")
+    (result,) = upscale_photos(upscaler, [job], scale=scale, workers=1, max_pixels=max_pixels, progress=progress)
+    if result.reason is not None:
+        # The photo lies where the server has put it, which tells nobody anything.
+        raise ValueError(result.reason.replace(str(source), source.name).replace(str(job.target), job.target.name))
+    photo = read_photo(source, max_pixels)
+    lr = _shown(photo.pixels, photo.icc)
+    after = _shown(np.asarray(read_image(job.target)), photo.icc)
+    size = after.size
+    after = _reduced(after)
+    centre = _centre(to_tensor(np.asarray(lr)))
+    return Enlarged(
+        file=job.target,
+        size=size,
+        before=lr.resize(after.size, Image.Resampling.BICUBIC),
+        after=after,
+        modulation=_modulation(upscaler.network, centre),
+        blur=estimate_blur(upscaler.network, centre),
+        notices=(*result.notices, *told),
+    )
+
+
+def _shown(pixels: ImageArray, icc: bytes | None) -> Image.Image:
+    """8-bit RGB, with the colour profile that a browser goes by where it is one of RGB."""
+    image = Image.fromarray(to_eight_bits(pixels)).convert("RGB")
+    if icc is not None and icc[16:20] == b"RGB ":
+        image.info["icc_profile"] = icc
+    return image
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    ratio = math.sqrt(SHOWN_PIXELS / (image.width * image.height))
+    if ratio >= 1:
+        return image
+    return image.resize((round(ratio * image.width), round(ratio * image.height)), Image.Resampling.BICUBIC)
+
+
+def _centre(lr: Tensor) -> Tensor:
+    """The middle `LOOKED_AT` pixels of (1, 3, H, W), or as many as there are."""
+    top, left = (max(0, side - LOOKED_AT) // 2 for side in lr.shape[2:])
+    return lr[:, :, top : top + LOOKED_AT, left : left + LOOKED_AT]
+
+
+@torch.no_grad()
+def _modulation(network: MRDAStudent, lr: Tensor) -> npt.NDArray[np.float32] | None:
+    if network.rdan.hyperparameters["conv_type"] != "rda":
+        return None
+    inputs = lr.to(next(network.parameters()))
+    return network.rdan.modulation_map(inputs, network.degradation(inputs))[0, 0].float().cpu().numpy()

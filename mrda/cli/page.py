@@ -1,0 +1,84 @@
+"""`mrda app`."""
+
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mrda.cli.app import app
+from mrda.cli.common import NO_WEIGHTS, refuse, refusing
+from mrda.cli.upscale import load_upscaler, without_pillows_limit
+
+if TYPE_CHECKING:
+    from mrda.app.page import Weights
+
+
+@app.command(
+    "app",
+    epilog="Example: mrda app -w runs/demo/student/weights.safetensors",
+    short_help="Upscale photos on a web page of this machine.",
+)
+@without_pillows_limit()
+def serve(
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option("-w", "--weights", help="Weights to choose from: .safetensors, or the authors' .pth; repeatable."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets the network in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at.", min=1, max=65535)] = 7860,
+    dtype: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Precision of the network.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; a GPU where there is one.")] = None,
+    max_pixels: Annotated[int, typer.Option(help="Pixels of the largest photo.", min=1)] = 25_000_000,
+) -> None:
+    """Serve a web page that upscales photos: before and after, the blur as it is estimated, the whole result to keep.
+
+    Only this machine can open it, unless --host says otherwise. Photos and results are deleted when it ends.
+    """
+    if not weights:
+        refuse(NO_WEIGHTS)
+    from mrda.packages import require_package
+
+    try:
+        require_package("gradio", name="gradio", user="the web page", extra="app")
+    except ModuleNotFoundError as error:
+        refuse(str(error))
+    with tempfile.TemporaryDirectory(prefix="mrda-app-") as folder:
+        os.environ |= {
+            "GRADIO_TEMP_DIR": folder,
+            "GRADIO_ANALYTICS_ENABLED": "False",
+        }  # gradio reads them at its import
+        from mrda.app.page import build_page, launch
+
+        with refusing():
+            choices = _choices(weights, dtype, device)
+        page = build_page(choices, max_pixels=max_pixels)
+        try:
+            address = launch(page, host=host, port=port, max_pixels=max_pixels)
+        except OSError:  # gradio's own, which says nothing else
+            refuse(f"--host {host} --port {port} can't be listened at: it is taken or not of this machine, give others")
+        typer.echo(f"mrda: the page is at {address} until Ctrl-C", err=True)
+        try:
+            threading.Event().wait()
+        finally:
+            page.close(verbose=False)
+
+
+def _choices(weights: list[Path], dtype: str, device: str | None) -> "dict[str, Weights]":
+    """Weights by name, the file's, or its whole path where two have the same.
+
+    Raises:
+        ValueError: one can't be loaded, or does not upscale.
+    """
+    from mrda.app.page import Weights
+    from mrda.probe import trained_on
+
+    names = [path.stem for path in weights]
+    return {
+        str(path) if names.count(path.stem) > 1 else path.stem: Weights(
+            load_upscaler(path, "auto", None, dtype, device), trained_on(path)
+        )
+        for path in weights
+    }

@@ -1,0 +1,115 @@
+"""The page as a person sees it, in a headless Chromium of the system."""
+
+import os
+import shutil
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrda.photos import read_photo
+
+pytest.importorskip("gradio", reason="gradio is not installed: pip install 'mrda-kernels[app]'")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is found (Debian: apt-get install chromium)"),
+]
+
+
+@pytest.fixture
+def browser():
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(
+            executable_path=CHROMIUM, chromium_sandbox=os.geteuid() != 0, args=["--no-proxy-server"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def address(upscaler, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    (tmp_path / "gradio").mkdir()
+    from mrda.app.page import Weights, build_page, launch
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+    page = build_page({"tiny": Weights(upscaler, "nothing")}, max_pixels=4000)
+    yield launch(page, host="127.0.0.1", port=port, max_pixels=4000)
+    page.close(verbose=False)
+
+
+def test_a_person_drops_photos_good_and_bad_and_keeps_the_result(browser, address, upscaler, photo, rgb, tmp_path):
+    bad = {"empty.png": b"", "cut.png": photo.read_bytes()[:900]}
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+    tab = browser.new_page()
+    requests = []
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.goto(address)
+
+    def upscale(path):
+        if tab.get_by_label("Clear").count():
+            tab.get_by_label("Clear").first.click()
+        tab.set_input_files("input[type=file]", path)
+        tab.get_by_text(path.name, exact=False).first.wait_for()
+        tab.get_by_role("button", name="Upscale", exact=True).click()
+
+    for name, reason in (("empty.png", "the file is empty"), ("cut.png", "cannot read cut.png")):
+        upscale(tmp_path / name)
+        tab.get_by_text(reason, exact=False).wait_for()
+        assert not tab.get_by_text("Download").count()
+    upscale(photo)
+    tab.get_by_text("estimated blur").wait_for()
+    before, after = tab.locator("img[src*='gradio_api/file=']").all()[:2]
+    assert before.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [96, 72]
+    assert after.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [96, 72]
+    with tab.expect_download() as download:
+        tab.get_by_text("Download photo_x2.png").click()
+    assert download.value.suggested_filename == "photo_x2.png"
+    download.value.save_as(tmp_path / "kept.png")
+    np.testing.assert_array_equal(read_photo(tmp_path / "kept.png").pixels, upscaler(rgb))
+
+    # another photo takes the results of the last one away
+    Image.fromarray(rgb).save(tmp_path / "other.png")
+    tab.get_by_label("Clear").first.click()
+    tab.get_by_text("estimated blur").wait_for(state="hidden")
+    assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
+
+
+def test_the_work_ends_where_nobody_wants_it_any_more(browser, address, photo, monkeypatch):
+    ended = threading.Semaphore(0)
+
+    def endless(*_, progress, **__):
+        try:
+            while True:
+                progress(0.5)
+                time.sleep(0.01)
+        finally:
+            ended.release()
+
+    monkeypatch.setattr("mrda.app.page.enlarge", endless)
+    tab = browser.new_page()
+    tab.goto(address)
+    tab.set_input_files("input[type=file]", photo)
+    tab.get_by_text("photo.png").first.wait_for()
+    for _ in range(2):
+        tab.get_by_role("button", name="Upscale", exact=True).click()
+        tab.get_by_text("upscaling - 50.0%").wait_for()
+        if ended.acquire(blocking=False):
+            raise AssertionError("it ended by itself")
+        tab.get_by_role("button", name="Stop", exact=True).click()
+        tab.get_by_text("stopped", exact=True).last.wait_for()
+        assert ended.acquire(timeout=60)
+    tab.get_by_role("button", name="Upscale", exact=True).click()
+    tab.get_by_text("upscaling - 50.0%").wait_for()
+    tab.close()
+    assert ended.acquire(timeout=60)

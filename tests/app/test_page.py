@@ -1,0 +1,102 @@
+"""The page by gradio's client, in one process and without a browser."""
+
+import re
+import socket
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrda.photos import read_photo
+
+pytest.importorskip("gradio", reason="gradio is not installed: pip install 'mrda-kernels[app]'")
+gradio_client = pytest.importorskip("gradio_client")
+httpx = pytest.importorskip("httpx")
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+@pytest.fixture
+def address(upscaler, tmp_path, monkeypatch):
+    folder = tmp_path / "gradio"
+    folder.mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
+    from mrda.app.page import Weights, build_page, launch
+
+    page = build_page({"tiny": Weights(upscaler, "nothing")}, max_pixels=4000)
+    yield launch(page, host="127.0.0.1", port=free_port(), max_pixels=4000)
+    page.close(verbose=False)
+
+
+@pytest.fixture
+def upscale(address, tmp_path):
+    client = gradio_client.Client(address, verbose=False, download_files=str(tmp_path / "downloads"))
+
+    def ask(photo, scale=2.0, name="tiny"):
+        file = None if photo is None else gradio_client.handle_file(photo)
+        return client.predict(file, name, scale, api_name="/upscale")
+
+    return ask
+
+
+def test_a_photo_comes_back_whole_with_what_is_shown_of_it(upscale, upscaler, photo, rgb):
+    slider, download, said, modulation = upscale(photo)
+    before, after = (Image.open(path) for path in slider["value"])
+    np.testing.assert_array_equal(np.asarray(after), upscaler(rgb))
+    assert before.size == after.size
+    assert download["label"] == "Download photo_x2.png (96 x 72)"
+    np.testing.assert_array_equal(read_photo(download["value"]).pixels, upscaler(rgb))
+    assert re.search(r"estimated blur: a Gaussian of \d\.\d px.*It is an estimate\.", said["value"])
+    assert "the weights were trained on nothing" in said["value"]
+    with Image.open(modulation["value"]) as map:
+        assert map.size == (48, 36)
+        assert np.asarray(map).min() == 0
+        assert np.asarray(map).max() == 255
+    assert re.search(r"from 0\.\d\d \(black\) to 0\.\d\d \(white\)", modulation["label"])
+
+
+def test_bad_photos_get_a_message_and_the_page_lives_on(upscale, photo, tmp_path):
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "cut.png").write_bytes(photo.read_bytes()[:900])
+    Image.new("L", (80, 51)).save(tmp_path / "large.png")
+    for name, reason in (
+        ("empty.png", r"cannot read empty\.png: the file is empty"),
+        ("cut.png", r"cannot read cut\.png: "),
+        ("large.png", "it has 80 x 51 = 4,080 pixels, more than the 4,000 that are allowed"),
+    ):
+        with pytest.raises(gradio_client.exceptions.AppError, match=reason):
+            upscale(tmp_path / name)
+    assert upscale(photo)[1]["label"].startswith("Download photo_x2.png")
+
+
+def test_no_photo_other_weights_and_other_scales_are_refused(upscale, photo):
+    with pytest.raises(gradio_client.exceptions.AppError, match="choose a photo first"):
+        upscale(None)
+    with pytest.raises(gradio_client.exceptions.AppError, match="/etc/passwd"):
+        upscale(photo, name="/etc/passwd")
+    with pytest.raises(gradio_client.exceptions.AppError):
+        upscale(photo, scale=1000.0)
+
+
+def test_too_little_memory_is_told(upscale, photo, monkeypatch):
+    def short(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("mrda.app.page.enlarge", short)
+    with pytest.raises(gradio_client.exceptions.AppError, match="there is not enough memory for a photo of its size"):
+        upscale(photo)
+
+
+def test_a_file_that_is_too_large_for_any_photo_is_not_taken(address):
+    for size, status in ((8 * 4000 + 2**24, 200), (8 * 4000 + 2**24 + 1, 413)):
+        answer = httpx.post(f"{address}gradio_api/upload", files={"files": ("huge.png", bytes(size))})
+        assert answer.status_code == status
+
+
+def test_nothing_is_told_to_others(address):
+    assert httpx.get(f"{address}config").json()["analytics_enabled"] is False
+    assert re.findall(r'(?:src|href)="(?:https?:)?//', httpx.get(address).text) == []

@@ -1,0 +1,138 @@
+import errno
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+import mrda.app.work
+from mrda.app.work import enlarge
+from mrda.images import to_tensor
+from mrda.inference import Upscaler
+from mrda.lanczos import resample
+from mrda.networks import MRDAStudent
+from mrda.photos import Photo, read_photo, write_photo
+
+
+@pytest.fixture
+def out(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+def enlarged(upscaler, photo, out, scale=2, max_pixels=10**6, **options):
+    return enlarge(upscaler, photo, out, scale=scale, max_pixels=max_pixels, **options)
+
+
+def test_the_file_is_what_the_upscaler_gives_and_the_page_shows_it(upscaler, photo, rgb, out):
+    result = enlarged(upscaler, photo, out)
+    assert result.file == out / "photo_x2.png"
+    assert result.size == result.before.size == result.after.size == (96, 72)
+    np.testing.assert_array_equal(read_photo(result.file).pixels, upscaler(rgb))
+    np.testing.assert_array_equal(np.asarray(result.after), upscaler(rgb))
+    assert result.notices == ()
+    assert [path.name for path in out.iterdir()] == ["photo_x2.png"]
+
+
+def test_another_scale_is_resampled(upscaler, photo, rgb, out):
+    result = enlarged(upscaler, photo, out, scale=1.5)
+    assert result.file.name == "photo_x1.5.png"
+    expected = np.concatenate(list(resample([upscaler(rgb)], (72, 96), (54, 72))))
+    np.testing.assert_array_equal(read_photo(result.file).pixels, expected)
+    assert result.before.size == (72, 54)
+
+
+def test_sixteen_bits_and_metadata_are_kept(upscaler, rgb, tmp_path, out):
+    exif = Image.Exif()
+    exif[0x010F] = "camera"
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    gray = rgb[..., 0].astype(np.uint16) * 257 + 1
+    like = Photo(gray, exif=exif.tobytes(), dpi=(300.0, 300.0), xmp=b"<x:xmpmeta/>")
+    write_photo(tmp_path / "deep.png", [gray], 36, like, format="png")
+    result = enlarged(upscaler, tmp_path / "deep.png", out)
+    kept, before = read_photo(result.file), read_photo(tmp_path / "deep.png")
+    assert kept.pixels.dtype == np.uint16
+    np.testing.assert_array_equal(kept.pixels, upscaler(gray))
+    assert (kept.exif, kept.xmp) == (before.exif, before.xmp)
+    assert kept.exif is not None
+    assert kept.dpi == pytest.approx((300, 300), abs=0.1)
+    assert result.after.mode == "RGB"
+    write_photo(tmp_path / "wide.png", [rgb], 36, Photo(rgb, icc=icc), format="png")
+    shown = enlarged(upscaler, tmp_path / "wide.png", out)
+    assert read_photo(shown.file).icc == shown.before.info["icc_profile"] == shown.after.info["icc_profile"] == icc
+
+
+def test_what_cannot_be_kept_and_what_the_upscaler_tells_is_noticed(upscaler, tmp_path, out):
+    Image.new("CMYK", (48, 36)).save(tmp_path / "print.jpg")
+    upscaler.tile, upscaler.tile_pad = 16, 0
+    notices = enlarged(upscaler, tmp_path / "print.jpg", out).notices
+    assert notices[0] == "CMYK became RGB"
+    assert "only approximate the whole image" in notices[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "cannot read bad.png: the file is empty"),
+        (b"milk, bread", "cannot read bad.png: it is not an image of a known format"),
+        (None, "cannot read bad.png: there is no such file"),
+    ],
+)
+def test_a_photo_that_cannot_be_read_is_named_without_its_folder(upscaler, tmp_path, out, content, reason):
+    if content is not None:
+        (tmp_path / "bad.png").write_bytes(content)
+    with pytest.raises(ValueError, match=reason):
+        enlarged(upscaler, tmp_path / "bad.png", out)
+    assert not list(out.iterdir())
+
+
+def test_half_a_photo_is_refused(upscaler, photo, out):
+    photo.write_bytes(photo.read_bytes()[:900])
+    with pytest.raises(ValueError, match=r"^cannot read photo\.png: "):
+        enlarged(upscaler, photo, out)
+
+
+def test_a_photo_of_too_many_pixels_is_refused(upscaler, photo, out):
+    with pytest.raises(ValueError, match="it has 48 x 36 = 1,728 pixels, more than the 1,727 that are allowed"):
+        enlarged(upscaler, photo, out, max_pixels=1727)
+    assert enlarged(upscaler, photo, out, max_pixels=1728)
+
+
+def test_a_full_disk_is_told(upscaler, photo, out, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mrda.upscaling.write_photo", full)
+    with pytest.raises(ValueError, match=r"^cannot write photo_x2\.png: No space left on device$"):
+        enlarged(upscaler, photo, out)
+
+
+def test_progress_is_told_tile_by_tile(upscaler, photo, out):
+    upscaler.tile = 16
+    shares = []
+    enlarged(upscaler, photo, out, progress=shares.append)
+    assert len(shares) == 9
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+
+
+def test_a_large_result_is_shown_reduced_and_kept_whole(upscaler, photo, out, monkeypatch):
+    monkeypatch.setattr(mrda.app.work, "SHOWN_PIXELS", 48 * 36)
+    result = enlarged(upscaler, photo, out)
+    assert result.before.size == result.after.size == (48, 36)
+    assert result.size == (96, 72)
+    assert read_photo(result.file).pixels.shape == (72, 96, 3)
+
+
+def test_the_modulation_map_is_that_of_the_centre(upscaler, photo, rgb, out, monkeypatch):
+    monkeypatch.setattr(mrda.app.work, "LOOKED_AT", 40)
+    with torch.no_grad():
+        lr = to_tensor(rgb[:, 4:44])
+        expected = upscaler.network.rdan.modulation_map(lr, upscaler.network.degradation(lr))
+    np.testing.assert_array_equal(enlarged(upscaler, photo, out).modulation, expected[0, 0])
+
+
+def test_a_network_without_masks_has_no_modulation_map(photo, out):
+    network = MRDAStudent(scale=2, num_feat=8, num_blocks=1, den_width=4, conv_type="static")
+    assert enlarged(Upscaler(network), photo, out).modulation is None
