@@ -33,8 +33,9 @@ from mrda.networks import MLN, save_network
 from mrda.training import STAGES as STAGE_CLASSES
 from mrda.training.loop import train_step
 from mrda.training.processes import Processes
-from mrda.training.stage import Stage, build_teacher, mln_options
+from mrda.training.stage import Stage, mln_options
 from mrda.training.state import TrainingState
+from mrda.training.teacher import TeacherStage
 
 BACKENDS = (None, "reference")
 SECONDS = 40.0
@@ -98,7 +99,7 @@ def measure(
 
 def random_weights(config: TrainConfig, folder: Path) -> dict[str, Path]:
     """What stages start from, by the names they know it under."""
-    networks = {"mln": MLN(**mln_options(config)), "teacher": build_teacher(config)}
+    networks = {"mln": MLN(**mln_options(config)), "teacher": TeacherStage.build(config)}
     paths = {key: folder / f"{key}.safetensors" for key in networks}
     for key, network in networks.items():
         save_network(network, paths[key])

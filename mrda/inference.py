@@ -17,6 +17,7 @@ from mrda.images import canonical, decoded, to_array, to_tensor
 from mrda.memory import free_memory
 from mrda.networks import MRDAStudent, Network, load_network, load_official
 from mrda.networks.layers import to_channels_last
+from mrda.running import TrunkRunner
 from mrda.tiling import Tile, tiles
 
 Part = TypeVar("Part")
@@ -117,6 +118,7 @@ class Upscaler:
         self.tile = tile
         self.tile_pad = network.rdan.reach if tile_pad is None else tile_pad
         self.dtype = _best_dtype(self.device) if dtype is None else dtype
+        self._run_trunk = TrunkRunner(self.network.rdan, self.dtype)
         self.notify = notify or warn
         self._told: set[str] = set()
 
@@ -300,15 +302,11 @@ class Upscaler:
         return sr.clamp(0, 1)
 
     def _network(self, lr: torch.Tensor, degradation: torch.Tensor) -> torch.Tensor:
-        rdan = self.network.rdan
-        if self.dtype == torch.float32 or degradation.dtype != torch.float32:
-            return rdan(lr, degradation)
-        with torch.autocast(lr.device.type, self.dtype):
-            sr = rdan(lr, degradation).float()
-        if sr.isfinite().all():
+        sr = self._run_trunk(lr, degradation)
+        if self.dtype == torch.float32 or sr.isfinite().all():
             return sr
         self._tell("finite", f"{self.dtype} gave values that are not finite: computing these parts in float32")
-        return rdan(lr, degradation)
+        return self.network.rdan(lr, degradation)
 
     def _side(self, batch: int, height: int, width: int) -> int:
         """The largest side of a tile, in LR pixels."""

@@ -7,11 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Asked once, for torch.compile of torch 2.11 cannot see through the question.
+_AUTOCASTING = frozenset(filter(torch.amp.is_autocast_available, ("cpu", "cuda", "xpu", "mps", "hpu", "xla")))
+
 
 def autocast(*tensors: Tensor | None) -> Any:
     """Cast the tensors as autocast does for ``conv2d``: floating point ones, float64 excepted; None stays None."""
     device_type = next(t.device.type for t in tensors if t is not None)
-    if not (torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)):
+    if device_type not in _AUTOCASTING or not torch.is_autocast_enabled(device_type):
         return tensors
     dtype = torch.get_autocast_dtype(device_type)
     return tuple(

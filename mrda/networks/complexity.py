@@ -76,9 +76,11 @@ def complexity(network: Network | RDAN | DEN, height: int = LR_HEIGHT, width: in
             upscaler.collapse = False
             upscaler.register_forward_pre_hook(lambda *_: chains.append(-counts["static_conv"]))
             upscaler.register_forward_hook(lambda *_: chains.append(counts["static_conv"]))
-        masks = {module.mask for module in copy.modules() if isinstance(module, RDAConv)}
+        convs = [module for module in copy.modules() if isinstance(module, RDAConv | DASRConv)]
+        masks = {conv.mask for conv in convs if isinstance(conv, RDAConv)}
+        predictors = {layer for conv in convs for layer in conv.kernel}
         for module in copy.modules():
-            if module not in masks:  # counted with their RDA conv, into whose operator they are fused
+            if module not in masks | predictors:  # counted with their conv: fused into it, or run for all at once
                 module.register_forward_hook(_counter(counts))
         copy(*_inputs(copy, height, width))
         executed = sum(counts.values())
@@ -109,9 +111,11 @@ def _counter(counts: dict[str, int]) -> Callable[[nn.Module, tuple[Any, ...], Te
         elif isinstance(module, nn.Linear):
             counts["linear"] += output.numel() * module.in_features
         elif isinstance(module, RDAConv | DASRConv):
+            batch = len(output)
             counts["dynamic_conv"] += output.numel() * module.kernel_size**2
+            counts["linear"] += batch * sum(weight.numel() for weight in module.kernel.parameters())
             if isinstance(module, RDAConv):
-                batch, _, height, width = output.shape
+                height, width = output.shape[2:]
                 counts["static_conv"] += batch * height * width * module.mask.weight.numel()
 
     return count

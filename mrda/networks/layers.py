@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 NEGATIVE_SLOPE = 0.1  # of every LeakyReLU in the published networks
 
@@ -21,6 +22,16 @@ def to_channels_last(module: Module) -> Module:
 def freeze(module: Module) -> Module:
     """Switch off gradients for good; returns ``module``."""
     return module.requires_grad_(False).eval()
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Where operations run in the dtype of their arguments; the meta device knows no autocast."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def add(first: Tensor, second: Tensor) -> Tensor:
+    """Return ``first + second``, in the memory of ``first`` where no gradient is recorded; it is of no use after."""
+    return first + second if torch.is_grad_enabled() else first.add_(second)
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:

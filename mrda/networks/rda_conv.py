@@ -5,6 +5,10 @@ All take features and the compressed IDR, and return features of the same shape;
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -66,6 +70,7 @@ class RDAConv(nn.Module):
         features: Tensor,
         idr: Tensor,
         *,
+        kernels: Tensor | None = None,
         output_negative_slope: float | None = None,
         masks: list[Tensor] | None = None,
     ) -> Tensor:
@@ -74,6 +79,7 @@ class RDAConv(nn.Module):
         Args:
             features: F (B, C, H, W).
             idr: Compressed IDR (B, C).
+            kernels: The kernels (B, C, K, K) of ``idr``, where :func:`predict_all` has predicted them already.
             output_negative_slope: Slope of a LeakyReLU on the result, which the operator fuses; None for
                 none.
             masks: A list to append the mask (B, mask_channels, H, W) to; costs one more convolution.
@@ -82,7 +88,8 @@ class RDAConv(nn.Module):
             ValueError: ``idr`` has another shape.
         """
         _check_idr(idr, features, self.num_feat)
-        kernels = self.predict_kernels(idr)
+        if kernels is None:
+            kernels = self.predict_kernels(idr)
         if self.mask_input == "F" and masks is None:
             return rda_conv2d(
                 features,
@@ -118,23 +125,31 @@ class _ChannelAttentionConv(nn.Module):
             nn.Sigmoid(),
         )
 
-    def convolve(self, features: Tensor, idr: Tensor) -> Tensor:
+    def convolve(self, features: Tensor, idr: Tensor, kernels: Tensor | None) -> Tensor:
         """The spatial convolution, (B, C, H, W) to the same shape."""
         raise NotImplementedError
 
-    def forward(self, features: Tensor, idr: Tensor, *, output_negative_slope: float | None = None) -> Tensor:
+    def forward(
+        self,
+        features: Tensor,
+        idr: Tensor,
+        *,
+        kernels: Tensor | None = None,
+        output_negative_slope: float | None = None,
+    ) -> Tensor:
         """Return the modulated features (B, C, H, W).
 
         Args:
             features: F (B, C, H, W).
             idr: Compressed IDR (B, C).
+            kernels: The kernels (B, C, K, K) of ``idr``, where :func:`predict_all` has predicted them already.
             output_negative_slope: Slope of a LeakyReLU on the result; None for none.
 
         Raises:
             ValueError: ``idr`` has another shape.
         """
         _check_idr(idr, features, self.num_feat)
-        convolved = F.leaky_relu(self.convolve(features, idr), self.dynamic_slope)
+        convolved = F.leaky_relu(self.convolve(features, idr, kernels), self.dynamic_slope)
         out = self.project(convolved) + features * self.attention(idr)[:, :, None, None]
         return out if output_negative_slope is None else F.leaky_relu(out, output_negative_slope)
 
@@ -164,9 +179,14 @@ class DASRConv(_ChannelAttentionConv):
         self.kernel_size = kernel_size
         self.backend = check_name(backend)
 
-    def convolve(self, features: Tensor, idr: Tensor) -> Tensor:
+    def predict_kernels(self, idr: Tensor) -> Tensor:
+        """Return the depthwise kernels (B, C, K, K) for compressed IDRs (B, C)."""
+        return self.kernel(idr).reshape(-1, self.num_feat, self.kernel_size, self.kernel_size)
+
+    def convolve(self, features: Tensor, idr: Tensor, kernels: Tensor | None) -> Tensor:
         """Convolve each channel of each sample with the kernel that its IDR asks for."""
-        kernels = self.kernel(idr).reshape(-1, self.num_feat, self.kernel_size, self.kernel_size)
+        if kernels is None:
+            kernels = self.predict_kernels(idr)
         return dynamic_depthwise_conv2d(features, kernels, backend=self.backend)
 
 
@@ -195,12 +215,39 @@ class StaticConv(_ChannelAttentionConv):
         groups = num_feat if static_groups == "C" else 1
         self.conv = nn.Conv2d(num_feat, num_feat, kernel_size, padding=kernel_size // 2, groups=groups, bias=False)
 
-    def convolve(self, features: Tensor, idr: Tensor) -> Tensor:
+    def convolve(self, features: Tensor, idr: Tensor, kernels: Tensor | None) -> Tensor:
         """Convolve with the learned kernels, whatever the IDR."""
         return self.conv(features)
 
 
 SteeredConv = RDAConv | DASRConv | StaticConv
+PredictingConv = RDAConv | DASRConv
+
+
+class KernelWeights(NamedTuple):
+    """The weights of the kernel predictors of N convolutions, stacked.
+
+    Attributes:
+        squeeze: (N, C, C).
+        expand: (N, C*K*K, C).
+    """
+
+    squeeze: Tensor
+    expand: Tensor
+
+    @classmethod
+    def of(cls, convs: Sequence[PredictingConv]) -> KernelWeights:
+        """Stack them; differentiable."""
+        squeeze, expand = zip(*(conv.kernel.parameters() for conv in convs), strict=True)
+        return cls(torch.stack(squeeze), torch.stack(expand))
+
+
+def predict_all(weights: KernelWeights, idr: Tensor) -> Tensor:
+    """Return the kernels (N, B, C, K, K) of N convolutions for compressed IDRs (B, C), by two batched products."""
+    hidden = F.leaky_relu(idr @ weights.squeeze.mT, NEGATIVE_SLOPE)
+    kernels = hidden @ weights.expand.mT
+    size = math.isqrt(kernels.shape[-1] // idr.shape[-1])
+    return kernels.reshape(*kernels.shape[:2], idr.shape[-1], size, size)
 
 
 def build_conv(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from mrda.checks import check_image, check_int, check_like, check_number, check_positive, check_tensor
 from mrda.networks import upscaler
-from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3
-from mrda.networks.rda_conv import DASRConv, RDAConv, build_conv
+from mrda.networks.kept import Kept
+from mrda.networks.layers import NEGATIVE_SLOPE, add, conv3x3, without_autocast
+from mrda.networks.rda_conv import DASRConv, KernelWeights, PredictingConv, RDAConv, build_conv, predict_all
 from mrda.networks.upscaler import PixelShuffleUpscaler
 from mrda_kernels.dispatch import check_name
 
@@ -34,17 +36,26 @@ class RDAB(nn.Module):
         self.rda_conv2 = build_conv(num_feat, **rda_conv)
         self.conv2 = conv3x3(num_feat, num_feat)
 
-    def forward(self, features: Tensor, idr: Tensor, *, masks: list[Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        features: Tensor,
+        idr: Tensor,
+        *,
+        kernels: Sequence[Tensor | None] = (None, None),
+        masks: list[Tensor] | None = None,
+    ) -> Tensor:
         """Return features (B, C, H, W) for features (B, C, H, W) and compressed IDR (B, C).
 
-        The masks of both RDA convs are appended to ``masks`` where it is given; convolutions of other types have none
-        and refuse it.
+        ``kernels`` are those of the two steered convolutions, where they have been predicted already. The masks of both
+        RDA convs are appended to ``masks`` where it is given; convolutions of other types have none and refuse it.
         """
-        collect: dict[str, Any] = {} if masks is None else {"masks": masks}
-        out = self.rda_conv1(features, idr, output_negative_slope=NEGATIVE_SLOPE, **collect)
-        out = F.leaky_relu(self.conv1(out), NEGATIVE_SLOPE)
-        out = self.rda_conv2(out, idr, output_negative_slope=NEGATIVE_SLOPE, **collect)
-        return self.conv2(out) + features
+        options: dict[str, Any] = {"output_negative_slope": NEGATIVE_SLOPE}
+        if masks is not None:
+            options["masks"] = masks
+        out = self.rda_conv1(features, idr, kernels=kernels[0], **options)
+        out = F.leaky_relu(self.conv1(out), NEGATIVE_SLOPE, inplace=True)
+        out = self.rda_conv2(out, idr, kernels=kernels[1], **options)
+        return add(self.conv2(out), features)
 
 
 class RDAN(nn.Module):
@@ -136,6 +147,7 @@ class RDAN(nn.Module):
         )
         self.body_tail = conv3x3(num_feat, num_feat)
         self.upscaler = PixelShuffleUpscaler(num_feat, scale)
+        self._kernel_weights: Kept[KernelWeights] = Kept()
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -155,6 +167,22 @@ class RDAN(nn.Module):
             if isinstance(module, RDAConv | DASRConv):
                 module.backend = backend
 
+    def with_features_in(self, dtype: torch.dtype) -> RDAN:
+        """Return a frozen copy for inference whose features, and all that makes them, are in half precision.
+
+        What they depend on most stays as it is: the IDR, the prediction of the kernels, and the last convolution.
+
+        Args:
+            dtype: bfloat16 or float16.
+        """
+        copied = copy.deepcopy(self).requires_grad_(False)
+        predictors = {layer for conv in copied._predicting_convs() for layer in conv.kernel}
+        for part in (copied.head, copied.blocks, copied.body_tail):
+            for module in part.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear) and module not in predictors:
+                    module.to(dtype)
+        return copied
+
     def forward(self, lr: Tensor, degradation: Tensor) -> Tensor:
         """Return SR (B, 3, scale*H, scale*W), not clamped.
 
@@ -167,7 +195,7 @@ class RDAN(nn.Module):
             ValueError: An argument has another shape or device.
         """
         shallow, deep = self._trunk(lr, degradation)
-        return self.upscaler(self.body_tail(deep) + shallow) + self.mean
+        return self.upscaler(add(self.body_tail(deep), shallow)) + self.mean
 
     @torch.no_grad()
     def modulation_map(self, lr: Tensor, degradation: Tensor) -> Tensor:
@@ -185,16 +213,35 @@ class RDAN(nn.Module):
 
     def _trunk(self, lr: Tensor, degradation: Tensor, masks: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Return the head's features and those after the last block."""
-        check_image("lr", lr, like=self.head.weight)
+        check_image("lr", lr, like=self.compress.weight)
         check_tensor("degradation", degradation)
         if degradation.shape != (lr.shape[0], self.idr_dim):
             raise ValueError(
                 f"degradation has shape {tuple(degradation.shape)}, but must be {(lr.shape[0], self.idr_dim)}"
             )
-        check_like("degradation", degradation, self.head.weight)
-        idr = F.leaky_relu(self.compress(degradation), NEGATIVE_SLOPE)
-        shallow = self.head(lr - self.mean)
+        check_like("degradation", degradation, self.compress.weight)
+        shallow = self.head((lr - self.mean).to(self.head.weight.dtype))
+        # A few numbers that all features depend on: in the weights' own precision, whatever the features are in.
+        with without_autocast(lr.device):
+            idr = F.leaky_relu(self.compress(degradation.to(self.compress.weight.dtype)), NEGATIVE_SLOPE)
+            kernels = self._predict_kernels(idr, shallow.dtype)
+        idr = idr.to(shallow.dtype)
         deep = shallow
-        for block in self.blocks:
-            deep = block(deep, idr, masks=masks)
+        for block, pair in zip(self.blocks, kernels, strict=True):
+            deep = block(deep, idr, kernels=pair, masks=masks)
         return shallow, deep
+
+    def _predict_kernels(self, idr: Tensor, dtype: torch.dtype) -> list[tuple[Tensor | None, Tensor | None]]:
+        """The kernels of each block's two convolutions, all in one go; None where a convolution predicts none."""
+        predicting = self._predicting_convs()
+        if not predicting:
+            return [(None, None)] * len(self.blocks)
+        weights: list[Tensor] = [weight for conv in predicting for weight in conv.kernel.parameters()]
+        kernels = predict_all(self._kernel_weights(weights, lambda: KernelWeights.of(predicting)), idr)
+        of_each = kernels.to(dtype).unbind()
+        return list(zip(of_each[::2], of_each[1::2], strict=True))
+
+    def _predicting_convs(self) -> list[PredictingConv]:
+        """The convolutions whose kernels are predicted, from first to last: two in each block, or none."""
+        convs = [conv for block in self.blocks for conv in (block.rda_conv1, block.rda_conv2)]
+        return [conv for conv in convs if isinstance(conv, PredictingConv)]

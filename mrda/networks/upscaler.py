@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mrda.checks import check_scale
-from mrda.networks.layers import conv3x3
-from mrda_kernels.transforms import functorch_is_active
+from mrda.networks.kept import Kept, is_traced
+from mrda.networks.layers import conv3x3, without_autocast
 
 _SIZE = 5  # of the collapsed kernels: the chain's maps reach two LR pixels far
 REACH = _SIZE // 2
@@ -72,38 +72,26 @@ class PixelShuffleUpscaler(nn.Module):
         self.last = conv3x3(num_feat, 3)
         self.scale = scale
         self.collapse: bool | None = None
-        self._kept: tuple[object, Collapsed] | None = None
+        self._kept: Kept[Collapsed] = Kept()
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the image of ``features``."""
         if min(features.shape[2:]) < 2 or not self._collapses():
             return self._chain(features)
         # Cheap enough for the weights' own precision, which the image's last bits need.
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features.device):
             return F.pixel_shuffle(self._collapsed()(features.to(self.last.weight.dtype)), self.scale)
 
     def _chain(self, features: Tensor) -> Tensor:
         return self.last(self.expand(features))
 
     def _collapses(self) -> bool:
-        return not self._is_traced() if self.collapse is None else self.collapse
-
-    def _is_traced(self) -> bool:
-        """Whether autograd, torch.compile or torch.func has to see what is done to the weights."""
-        is_trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
-        return is_trained or torch.compiler.is_compiling() or functorch_is_active()
+        return not is_traced(self.parameters()) if self.collapse is None else self.collapse
 
     def _collapsed(self) -> Collapsed:
-        """The collapsed chain, kept until a weight changes, moves or is converted."""
-        weights = list(self.parameters())
-        if self._is_traced() or any(weight.is_inference() for weight in weights):  # whose changes can't be seen
-            return self.collapsed()
-        now = [(weight.data_ptr(), weight._version, weight.dtype, weight.device) for weight in weights]
-        if self._kept is None or self._kept[0] != now:
-            with torch.inference_mode(False), torch.no_grad(), torch.autocast(weights[0].device.type, enabled=False):
-                collapsed = self.collapsed(dtype=torch.float64)
-            self._kept = now, collapsed
-        return self._kept[1]
+        """The collapsed chain, kept where nothing traces it; then once is worth the highest precision."""
+        weights: list[Tensor] = list(self.parameters())
+        return self._kept(weights, lambda: self.collapsed(None if is_traced(weights) else torch.float64))
 
     def collapsed_mult_adds(self, height: int, width: int) -> int:
         """Multiply-adds of one image of LR size where the chain is collapsed, the ring at the border included."""

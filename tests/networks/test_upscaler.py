@@ -38,7 +38,7 @@ def test_the_published_width_in_float32(scale):
     upscaler = PixelShuffleUpscaler(64, scale).requires_grad_(False)
     features = torch.randn(1, 64, 9, 7)
     torch.testing.assert_close(upscaler(features), chain(upscaler, features), rtol=0, atol=1e-5)
-    assert upscaler._kept is not None  # or nothing was collapsed
+    assert upscaler._kept._kept is not None  # or nothing was collapsed
 
 
 def test_it_is_collapsed_once_until_a_weight_changes():
@@ -46,9 +46,9 @@ def test_it_is_collapsed_once_until_a_weight_changes():
     features = torch.randn(1, 4, 5, 5)
     with torch.no_grad():
         upscaler(features)
-        kept = upscaler._kept[1]
+        kept = upscaler._kept._kept[1]
         upscaler(features)
-        assert upscaler._kept[1] is kept
+        assert upscaler._kept._kept[1] is kept
 
         upscaler.expand[0].weight.mul_(2)
         torch.testing.assert_close(upscaler(features), chain(upscaler, features))
@@ -87,7 +87,7 @@ def test_weights_that_are_trained_go_the_long_way_unless_asked():
     upscaler = PixelShuffleUpscaler(4, 2).double()
     features = torch.randn(1, 4, 3, 3, dtype=torch.float64, requires_grad=True)
     assert torch.equal(upscaler(features), chain(upscaler, features))
-    assert upscaler._kept is None
+    assert upscaler._kept._kept is None
 
     wanted = torch.autograd.grad(upscaler(features).square().sum(), [features, *upscaler.parameters()])
     upscaler.collapse = True
@@ -107,7 +107,7 @@ def test_an_mln_with_a_frozen_upscaler_adapts_through_the_collapsed_one():
         return torch.autograd.grad(functional_call(mln, fast, (lr, lr_up)).abs().mean(), list(fast.values()))
 
     got = gradients()
-    assert mln.upscaler._kept is not None
+    assert mln.upscaler._kept._kept is not None
     mln.upscaler.collapse = False
     torch.testing.assert_close(got, gradients())
 

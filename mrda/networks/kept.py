@@ -1,0 +1,44 @@
+"""What is worked out from weights and kept as long as they stay the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from mrda.networks.layers import without_autocast
+from mrda_kernels.transforms import functorch_is_active
+
+Value = TypeVar("Value")
+
+
+def is_traced(weights: Iterable[Tensor]) -> bool:
+    """Whether autograd, torch.compile or torch.func has to see what is done to the weights."""
+    is_trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
+    return is_trained or torch.compiler.is_compiling() or functorch_is_active()
+
+
+class Kept(Generic[Value]):
+    """A value that is computed from weights once, until one of them is seen to change, move or be converted.
+
+    A change in place through ``.data`` is not seen.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[object, Value] | None = None
+
+    def __call__(self, weights: list[Tensor], compute: Callable[[], Value]) -> Value:
+        """Return what ``compute`` makes of ``weights``; it records no gradients where its result is kept."""
+        if is_traced(weights) or any(weight.is_inference() for weight in weights):  # whose changes can't be seen
+            return compute()
+        now = [(weight.data_ptr(), weight._version, weight.dtype, weight.device) for weight in weights]
+        if self._kept is None or self._kept[0] != now:
+            with torch.inference_mode(False), torch.no_grad(), without_autocast(weights[0].device):
+                self._kept = now, compute()
+        return self._kept[1]
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Kept[Value]:
+        """Return a fresh one: the copy of a network has weights of its own."""
+        return Kept()

@@ -1,0 +1,121 @@
+"""Running the trunk for inference: in half precision, and on a GPU by graphs of what comes again and again."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mrda.networks.kept import Kept
+from mrda.networks.rdan import RDAN
+
+GRAPHS = 8
+"""CUDA graphs that are kept at a time, those of the sizes that came last."""
+GRAPH_PIXELS = 2**17
+"""LR pixels beyond which launching the kernels takes no time that counts, and a graph only memory."""
+
+Size = tuple[int, ...]
+
+
+class _Graph(NamedTuple):
+    graph: torch.cuda.CUDAGraph
+    lr: Tensor
+    degradation: Tensor
+    sr: Tensor
+
+
+class TrunkRunner:
+    """Calls an RDAN without recording gradients, from any number of threads.
+
+    On a GPU the whole of its kernels is captured as a CUDA graph once a size of LR comes a second time, and replayed
+    from then on: one launch in the place of some five hundred. Changed weights are noticed as by
+    :class:`~mrda.networks.kept.Kept`.
+
+    Args:
+        rdan: The trunk, in float32; where it lies it is run.
+        dtype: What its features are computed in, see :meth:`~mrda.networks.rdan.RDAN.with_features_in`; float32 is the
+            trunk as it is.
+    """
+
+    def __init__(self, rdan: RDAN, dtype: torch.dtype) -> None:
+        self.rdan = rdan
+        self.dtype = dtype
+        self._copy: Kept[RDAN] = Kept()
+        self._graphs: Kept[OrderedDict[Size, _Graph | None]] = Kept()
+        self._lock = threading.Lock()
+        self._last_use: torch.cuda.Event | None = None
+
+    @torch.no_grad()
+    def __call__(self, lr: Tensor, degradation: Tensor) -> Tensor:
+        """Return SR in float32, not clamped; arguments are those of :meth:`~mrda.networks.rdan.RDAN.forward`."""
+        weights: list[Tensor] = list(self.rdan.parameters())
+        with self._lock:
+            rdan = self.rdan
+            if self.dtype != torch.float32 == degradation.dtype:
+                rdan = self._copy(weights, lambda: self.rdan.with_features_in(self.dtype))
+            if _pays_a_graph(lr):
+                graph = self._graph(self._graphs(weights, OrderedDict), rdan, lr, degradation)
+                if graph is not None:
+                    return self._replay(graph, lr, degradation)
+        return rdan(lr, degradation)
+
+    def _graph(
+        self, graphs: OrderedDict[Size, _Graph | None], rdan: RDAN, lr: Tensor, degradation: Tensor
+    ) -> _Graph | None:
+        """The graph of this size; None the first time."""
+        size = tuple(lr.shape)
+        if size not in graphs:
+            graphs[size] = None
+        elif graphs[size] is None:
+            graphs[size] = _capture(rdan, lr, degradation)
+        graphs.move_to_end(size)
+        while len(graphs) > GRAPHS:
+            graphs.popitem(last=False)
+        return graphs[size]
+
+    def _replay(self, graph: _Graph, lr: Tensor, degradation: Tensor) -> Tensor:
+        with torch.cuda.device(lr.device):
+            if self._last_use is not None:  # by another stream, whose result may still be on its way out
+                self._last_use.wait()
+            graph.lr.copy_(lr)
+            graph.degradation.copy_(degradation)
+            graph.graph.replay()
+            sr = graph.sr.clone()
+            self._last_use = torch.cuda.Event()
+            self._last_use.record()
+        return sr
+
+
+def _pays_a_graph(lr: Tensor) -> bool:
+    pixels = lr.shape[0] * lr.shape[2] * lr.shape[3]
+    return lr.device.type == "cuda" and 0 < pixels <= GRAPH_PIXELS
+
+
+def _capture(rdan: RDAN, lr: Tensor, degradation: Tensor) -> _Graph:
+    lr, degradation = lr.clone(), degradation.clone()
+    with torch.cuda.device(lr.device), _fastest_convolutions():
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):  # what is set up on first use, and cuDNN's choice of algorithms, is not to be captured
+                rdan(lr, degradation)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            sr = rdan(lr, degradation)
+    return _Graph(graph, lr, degradation, sr)
+
+
+@contextmanager
+def _fastest_convolutions() -> Iterator[None]:
+    """Let cuDNN try its algorithms, which pays where one is to be replayed."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -1,0 +1,116 @@
+import copy
+import threading
+
+import pytest
+import torch
+
+from mrda.networks import RDAN
+from mrda.running import GRAPHS, TrunkRunner
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+HALF = [torch.bfloat16, torch.float16]
+
+
+def random_rdan(device="cpu", **options):
+    torch.manual_seed(0)
+    rdan = RDAN(**{"scale": 2, "num_feat": 16, "num_blocks": 2, "idr_dim": 8} | options).eval().to(device)
+    return rdan.to(memory_format=torch.channels_last)
+
+
+def random_inputs(device="cpu", size=(2, 3, 9, 11), seed=0):
+    draws = torch.Generator().manual_seed(seed)
+    return (
+        torch.rand(size, generator=draws).to(device),
+        torch.randn(size[0], 8, generator=draws).to(device),
+    )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_float32_is_the_trunk_as_it_is(device):
+    rdan, inputs = random_rdan(device), random_inputs(device)
+    runner = TrunkRunner(rdan, torch.float32)
+    for _ in range(4):
+        sr = runner(*inputs)
+        torch.testing.assert_close(sr, rdan(*inputs), rtol=1e-6, atol=1e-6)
+        assert not sr.requires_grad
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("conv_type", ["rda", "dasr_da", "static"])
+def test_half_precision_is_as_near_as_autocast(device, dtype, conv_type):
+    rdan, inputs = random_rdan(device, conv_type=conv_type), random_inputs(device)
+    with torch.no_grad():
+        exact = copy.deepcopy(rdan).double()(*(tensor.double() for tensor in inputs))
+        with torch.autocast(device, dtype):
+            autocast = rdan(*inputs)
+    sr = TrunkRunner(rdan, dtype)(*inputs)
+    assert sr.dtype == torch.float32
+    error, of_autocast = ((result.double() - exact).square().mean() for result in (sr, autocast))
+    assert 0 < error <= 2 * of_autocast
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_changed_weights_are_noticed(device, dtype):
+    rdan, inputs = random_rdan(device), random_inputs(device)
+    runner = TrunkRunner(rdan, dtype)
+    for _ in range(3):
+        before = runner(*inputs)
+    with torch.no_grad():
+        for parameter in rdan.parameters():
+            parameter.mul_(1.25)
+    fresh = TrunkRunner(rdan, dtype)
+    assert not torch.equal(runner(*inputs), before)
+    for _ in range(3):
+        torch.testing.assert_close(runner(*inputs), fresh(*inputs), rtol=1e-6, atol=1e-6)
+
+
+def test_the_features_copy_keeps_what_all_depends_on_in_float32():
+    half = random_rdan().with_features_in(torch.bfloat16)
+    in_float32 = {name for name, weight in half.named_parameters() if weight.dtype == torch.float32}
+    assert in_float32 == {
+        name
+        for name in dict(half.named_parameters())
+        if name.startswith(("compress", "upscaler")) or ".kernel." in name
+    }
+
+
+@pytest.mark.gpu
+def test_a_size_that_comes_again_is_a_graph_and_new_inputs_are_seen():
+    rdan = random_rdan("cuda")
+    runner = TrunkRunner(rdan, torch.float32)
+    for seed in range(4):
+        inputs = random_inputs("cuda", seed=seed)
+        torch.testing.assert_close(runner(*inputs), rdan(*inputs).detach(), rtol=1e-5, atol=1e-5)
+    (graph,) = runner._graphs._kept[1].values()
+    assert graph is not None
+    for side in range(2, GRAPHS + 4):
+        inputs = random_inputs("cuda", (1, 3, side, 7))
+        for _ in range(3):
+            torch.testing.assert_close(runner(*inputs), rdan(*inputs).detach(), rtol=1e-5, atol=1e-5)
+    assert len(runner._graphs._kept[1]) == GRAPHS
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_threads_do_not_mix_up_their_images(device):
+    rdan = random_rdan(device)
+    runner = TrunkRunner(rdan, torch.float32)
+    wrong = []
+
+    def work(seed):
+        inputs = random_inputs(device, seed=seed)
+        with torch.no_grad():
+            expected = rdan(*inputs)
+        stream = torch.cuda.Stream() if device == "cuda" else None
+        with torch.cuda.stream(stream):
+            for _ in range(20):
+                if not torch.allclose(runner(*inputs), expected, rtol=1e-5, atol=1e-5):
+                    wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
