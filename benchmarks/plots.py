@@ -32,10 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not folder.is_dir():
             command.error(f"{option} is {folder}, but must be a folder")
     for path in sorted(options.results.glob("*.json")):
-        if path.stem == TRAINING:
+        rows = [row for row in best_layouts(load(path)) if row.ms(OURS)] if holds_records(path) else []
+        if rows:
+            figure = speed(rows)
+        elif path.stem == TRAINING:
             figure = training(json.loads(path.read_text(encoding="utf-8")))
-        elif holds_records(path):
-            figure = speed(best_layouts(load(path)))
         else:
             continue
         picture = options.output / f"speed-{path.stem}.svg"
@@ -44,8 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def speed(rows: Sequence[Row]) -> "Figure":
-    """How many times as long as ours each provider takes, in the better of its layouts; a panel for each mode."""
-    rows = [row for row in rows if row.ms(OURS) is not None]
+    """How many times as long as ours each provider takes, in the better of its layouts; a panel for each mode.
+
+    Each row has a time of ours.
+    """
     modes = [mode for mode in MODES if any(row.mode == mode for row in rows)]
     figure = new_figure(9, 3.2 * len(modes))
     for axes, mode in zip(figure.subplots(len(modes), squeeze=False)[:, 0], modes, strict=True):

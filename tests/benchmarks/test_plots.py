@@ -16,6 +16,7 @@ def results(tmp_path, records):
     stage = {"stage": "teacher", "fused_images_per_second": 3.0, "reference_images_per_second": 2.0}
     (folder / "training_cpu.json").write_text(json.dumps([stage]))
     (folder / "jpeg.json").write_text("{}")
+    save(folder / "others_alone.json", [record("released", 1.0), absent(record("mrda_kernels", 1.0))])
     return folder
 
 
