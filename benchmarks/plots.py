@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TRAINING = "training_cpu"
-"""The stem of the file that benchmarks/training.py writes."""
+THIS = "this package"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,11 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not folder.is_dir():
             command.error(f"{option} is {folder}, but must be a folder")
     for path in sorted(options.results.glob("*.json")):
-        rows = [row for row in best_layouts(load(path)) if row.ms(OURS)] if holds_records(path) else []
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows = [row for row in best_layouts(load(path)) if ours(row)] if holds_records(path) else []
         if rows:
             figure = speed(rows)
-        elif path.stem == TRAINING:
-            figure = training(json.loads(path.read_text(encoding="utf-8")))
+        elif isinstance(content, list) and all("way" in record for record in content):
+            figure = training(content)
         else:
             continue
         picture = options.output / f"speed-{path.stem}.svg"
@@ -59,22 +59,20 @@ def speed(rows: Sequence[Row]) -> "Figure":
             "best torch.compile": [_times_ours(row, *COMPILED) for row in chosen],
             f"{floor} alone": [_times_ours(row, floor) for row in chosen],
         }
-        axes.axhline(1, color=COLOURS[3], linewidth=1.5, label=OURS)
+        axes.axhline(1, color=COLOURS[3], linewidth=1.5, label=THIS)
         draw(axes, [_group(row) for row in chosen], bars)
-        axes.set_ylabel(f"times as long as\n{OURS}")
+        axes.set_ylabel(f"times as long as\n{THIS}")
         axes.set_title(mode.replace("_", " + "), loc="left")
     return figure
 
 
 def training(records: Sequence[dict[str, Any]]) -> "Figure":
-    """Images per second of each stage, with the reference and with the fastest backend."""
+    """Images per second of each stage, by each way to take a step."""
     figure = new_figure(9, 3.2)
     axes = figure.subplots()
-    bars = {
-        name: [record[f"{key}_images_per_second"] for record in records]
-        for name, key in (("reference", "reference"), (OURS, "fused"))
-    }
-    draw(axes, [record["stage"] for record in records], bars)
+    speeds = {(record["way"], record["stage"]): record["images_per_second"] for record in records}
+    ways, stages = (list(dict.fromkeys(record[key] for record in records)) for key in ("way", "stage"))
+    draw(axes, stages, {way: [speeds.get((way, stage)) for stage in stages] for way in ways})
     axes.set_ylabel("images per second, more is better")
     return figure
 
@@ -95,9 +93,14 @@ def draw(axes: "Axes", groups: Sequence[str], bars: Mapping[str, Sequence[float 
     axes.legend(fontsize=8, ncols=len(bars) + 1, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))
 
 
+def ours(row: Row) -> float | None:
+    """The milliseconds of this package: of its operator, or of its whole network."""
+    return row.ms(OURS, "mrda")
+
+
 def _times_ours(row: Row, *providers: str) -> float | None:
-    ms, ours = row.ms(*providers), row.ms(OURS)
-    return None if ms is None or ours is None else ms / ours
+    theirs, mine = row.ms(*providers), ours(row)
+    return None if theirs is None or mine is None else theirs / mine
 
 
 def _group(row: Row) -> str:

@@ -13,8 +13,8 @@ def results(tmp_path, records):
     folder = tmp_path / "results"
     folder.mkdir()
     save(folder / "cpu.json", [*records, record("mrda_kernels", 8.0, mode="forward_backward")])
-    stage = {"stage": "teacher", "fused_images_per_second": 3.0, "reference_images_per_second": 2.0}
-    (folder / "training_cpu.json").write_text(json.dumps([stage]))
+    steps = [{"stage": "teacher", "way": way, "images_per_second": 3.0} for way in ("released", "mrda")]
+    (folder / "training_cpu.json").write_text(json.dumps(steps))
     (folder / "jpeg.json").write_text("{}")
     save(folder / "others_alone.json", [record("released", 1.0), absent(record("mrda_kernels", 1.0))])
     return folder
@@ -37,6 +37,15 @@ def test_bars_are_times_of_ours_and_what_is_absent_has_none(records):
     (axes,) = plots.speed(plots.best_layouts(broken)).axes
     heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers}
     assert heights == {"released": [10.0], "best torch.compile": [], "copy alone": [0.5]}
+
+
+def test_a_stage_that_was_not_timed_in_a_way_has_no_bar():
+    steps = [("teacher", "released", 2.0), ("teacher", "mrda", 3.0), ("student", "mrda", 4.0)]
+    (axes,) = plots.training(
+        [dict(zip(("stage", "way", "images_per_second"), step, strict=True)) for step in steps]
+    ).axes
+    heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers}
+    assert heights == {"released": [2.0], "mrda": [3.0, 4.0]}
 
 
 @pytest.mark.parametrize("option", ["--results", "--output"])
