@@ -48,7 +48,7 @@ def read_deep(source: Source, image: Image.Image) -> tuple[ImageArray | None, st
         RuntimeError,
         LookupError,
     ) as error:
-        raise ImageError(f"cannot read {source}: {error}") from error
+        raise ImageError(f"its 16-bit colours are damaged: {error}") from error
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] not in (2, 3, 4):
         return None, _UNUSUAL
     return pixels, ""

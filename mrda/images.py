@@ -1,6 +1,7 @@
 """Reading and writing photographs: the one way in and the one way out."""
 
 import importlib.util
+import io
 import os
 import struct
 from collections.abc import Iterable, Iterator
@@ -34,10 +35,13 @@ _DECODING_ERRORS = (
     ValueError,
     RuntimeError,
     TypeError,
+    AttributeError,
+    ArithmeticError,
+    LookupError,
     struct.error,
     Image.DecompressionBombError,
 )
-EXIF_ERRORS = (SyntaxError, struct.error, TypeError, ValueError, KeyError, OverflowError)
+EXIF_ERRORS = (SyntaxError, struct.error, TypeError, AttributeError, ValueError, LookupError, OverflowError)
 """What Pillow raises on a damaged EXIF block."""
 
 ORIENTATION = 0x0112
@@ -260,13 +264,25 @@ def opened(source: Source) -> Iterator[Image.Image]:
         raise ImageError(f"cannot read {source}: the file is empty")
     try:
         # By an open file: of a named one Pillow maps the uncompressed pixels, and scrambles those of a turned TIFF.
-        with path.open("rb") as file, Image.open(file) as image:
+        with _BoundedReader(path) as file, Image.open(file) as image:
             _refuse_what_is_misread(image)
             yield image
     except Image.UnidentifiedImageError:
         raise ImageError(f"cannot read {source}: it is not an image of a known format") from None
     except _DECODING_ERRORS as error:
         raise ImageError(f"cannot read {source}: {error}") from error
+
+
+class _BoundedReader(io.BufferedReader):
+    """Reads no more than there is: Python has the memory ready for as many bytes as a damaged header asks for."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        rest = max(0, self._size - self.tell())
+        return super().read(rest if size is None or size < 0 else min(size, rest))
 
 
 def _refuse_what_is_misread(image: Image.Image) -> None:

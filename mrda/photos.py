@@ -194,7 +194,7 @@ def _with_pixels(photo: Photo, image: Image.Image) -> Photo:
     elif image.mode == "P" or image.mode == "PA":
         notices.append("the palette became RGB")
     elif image.mode in ("LAB", "HSV"):
-        notices.append(f"{image.mode} became RGB")
+        notices.append(f"{image.mode} became RGB" + ", without its colour profile" * (icc is not None))
         icc = None
     return replace(photo, pixels=np.asarray(canonical(image)), icc=icc, notices=tuple(notices))
 

@@ -143,6 +143,26 @@ def test_cmyk_goes_by_its_profile_and_drops_it(tmp_path):
     assert photo.pixels.shape == (4, 5, 3)
 
 
+def test_a_profile_of_lab_is_dropped_and_said(tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    Image.new("LAB", (5, 4)).save(tmp_path / "photo.tif", icc_profile=profile)
+    photo = read_photo(tmp_path / "photo.tif")
+    assert photo.icc is None
+    assert photo.notices == ("LAB became RGB, without its colour profile",)
+    Image.new("LAB", (5, 4)).save(tmp_path / "photo.tif")
+    assert read_photo(tmp_path / "photo.tif").notices == ("LAB became RGB",)
+
+
+def test_an_animation_that_is_damaged_after_its_first_frame_is_read(tmp_path):
+    frames = [Image.fromarray(picture(1, np.uint8)) for _ in range(2)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=[frames[1].rotate(180)])
+    content = (tmp_path / "a.gif").read_bytes()
+    second = content.rindex(b"\x2c\0\0\0\0")
+    (tmp_path / "cut.gif").write_bytes(content[: second + 10])
+    photo = read_photo(tmp_path / "cut.gif")
+    np.testing.assert_array_equal(photo.pixels, read_photo(tmp_path / "a.gif").pixels)
+
+
 def test_what_a_format_can_not_hold_is_said(tmp_path):
     pixels = picture(4, np.uint16)
     pixels[..., 3] = 0
