@@ -10,9 +10,8 @@ RESULTS = "benchmarks/results"
 
 def on_files(files: Files, config: Any) -> Files:
     """Publish the records beside the pages."""
-    for path in sorted(Path(config.config_file_path).with_name("benchmarks").joinpath("results").iterdir()):
-        if path.suffix in (".json", ".svg"):
-            files.append(File.generated(config, f"{RESULTS}/{path.name}", abs_src_path=str(path)))
+    for path in sorted((Path(config.config_file_path).parent / RESULTS).glob("*.json")):
+        files.append(File.generated(config, f"{RESULTS}/{path.name}", abs_src_path=str(path)))
     return files
 
 

@@ -4,7 +4,15 @@ import sys
 import pytest
 from blocks import PAGES, REPOSITORY
 
+import mrda.config
+
 pytest.importorskip("mkdocs", reason="needs the extra docs")
+
+
+def test_every_section_of_the_configuration_has_its_place():
+    page = (REPOSITORY / "docs" / "api" / "configuration.md").read_text()
+    sections = {name for name in mrda.config.__all__ if name.endswith("Config")}
+    assert {name for name in sections if f"::: mrda.config.{name}\n" not in page} == set()
 
 
 @pytest.fixture(scope="module")
