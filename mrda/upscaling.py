@@ -79,7 +79,7 @@ class Manifest:
                 entry = json.loads(line)
                 if {key: entry[key] for key in self._how} == self._how:
                     self._done.add((entry["source"], entry["target"]))
-                self._targets.add(os.path.realpath(entry["target"]))
+                self._targets.add(os.fspath(entry["target"]))
             except (ValueError, TypeError, KeyError):
                 continue  # a killed process may have left half a line
         if "\n" in text and not self._targets:
@@ -90,7 +90,8 @@ class Manifest:
     @property
     def targets(self) -> Collection[str]:
         """Real paths of what is done, with whatever weights and scale."""
-        return self._targets
+        folders = {folder: os.path.realpath(folder) for folder in map(os.path.dirname, self._targets)}
+        return {os.path.join(folders[os.path.dirname(target)], os.path.basename(target)) for target in self._targets}
 
     def has(self, job: Job) -> bool:
         """Whether a job is done, and its result still there."""

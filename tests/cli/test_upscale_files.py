@@ -49,6 +49,17 @@ def test_photos_may_be_upscaled_into_their_own_folder_again_and_again(folder, tm
     assert tree(folder) == sorted(["a.png", "deep/b.png", *results])
 
 
+def test_a_manifest_tells_results_of_any_suffix(folder, tmp_path, weights):
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    options = ["-o", link, "-r", "-w", weights, "--manifest", tmp_path / "m.jsonl", "--json"]
+    for suffix in ("big", "bigger", ""):
+        result = run("upscale", folder, *options, "--suffix", suffix, "--ext", "webp")
+        assert summary(result)["done"] == 2
+        assert result.stderr == ""
+    assert summary(run("upscale", folder, *options, "--suffix", "", "--ext", "webp"))["skipped"] == 2
+
+
 def test_results_whose_photos_are_gone_are_no_photos_unless_they_are_named(folder, weights):
     (folder / "a.png").rename(folder / "c_x2.png")
     command = ["upscale", folder, "-o", folder, "-w", weights]
