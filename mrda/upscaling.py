@@ -20,7 +20,6 @@ from typing import Literal
 import numpy as np
 import torch
 
-from mrda.files import remove_leftovers
 from mrda.images import ImageArray, ImageError
 from mrda.inference import Upscaler, is_out_of_memory
 from mrda.jobs import Job, result_names
@@ -120,19 +119,22 @@ def is_done(job: Job, skip_existing: bool, manifest: Manifest | None) -> bool:
 
 
 def sweep(jobs: Iterable[Job], suffix: str) -> None:
-    """Remove what killed processes have left in the folders of the results, for whatever photos.
+    """Remove the temporary files that killed processes have left in the folders of the results.
 
-    That is, the temporary files of results of that ``suffix`` that nobody has written to for a day. A job's own are
-    removed when it is written.
+    That is, those of these jobs, which nobody else must be doing now, and of whatever other results of that ``suffix``
+    if nobody has written to them for a day.
     """
+    targets = {job.target for job in jobs}
     names = result_names(suffix)
-    for folder in {job.target.parent for job in jobs}:
+    for folder in {target.parent for target in targets}:
         for path in folder.glob(".*"):
             match = _TEMPORARY.fullmatch(path.name)
-            if match is None or names.fullmatch(match[1]) is None or match[2] not in FORMATS.values():
+            if match is None:
                 continue
             with suppress(OSError):
-                if path.lstat().st_mtime < time.time() - _ABANDONED:
+                ours = names.fullmatch(match[1]) is not None and match[2] in FORMATS.values()
+                abandoned = ours and path.lstat().st_mtime < time.time() - _ABANDONED
+                if abandoned or folder / (match[1] + match[2]) in targets:
                     path.unlink()
 
 
@@ -239,7 +241,6 @@ def _written(
         return Result(job, "failed", f"cannot write {job.target}: {folder} leads out of the output folder by a symlink")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(job.target)  # of a process that was killed
         notices = write_photo(job.target, bands, height, photo, format=job.format, quality=quality)
     except OSError as error:
         return Result(job, "failed", f"cannot write {job.target}: {error.strerror or error}")

@@ -101,7 +101,7 @@ def upscale(
             ext=ext,
             recursive=recursive,
             earlier=() if done is None else done.targets,
-            notify=lambda message: typer.echo(f"mrda: {message}", err=True),
+            notify=_say,
         )
     if dry_run:
         _echo(_future([job for job in every if not is_done(job, skip_existing, done)], as_json))
@@ -168,6 +168,12 @@ def _make_folder(output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"the output folder {output} can't be made: {error.strerror}") from None
+
+
+def _say(message: str) -> None:
+    """Tell what all processes of a launcher find alike, once."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(f"mrda: {message}", err=True)
 
 
 def _echo(text: str) -> None:

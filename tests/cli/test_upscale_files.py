@@ -114,7 +114,7 @@ def test_patterns_take_hidden_files_only_where_they_say_so(folder, tmp_path, wei
 
 
 @pytest.mark.parametrize("name", ["in", "in/**/*.png"])
-def test_symlinks_to_folders_are_not_followed_which_is_said_once(folder, tmp_path, weights, name):
+def test_symlinks_to_folders_are_not_followed_which_is_said_once(folder, tmp_path, weights, name, monkeypatch):
     (tmp_path / "other").mkdir()
     Image.new("RGB", (5, 4)).save(tmp_path / "other" / "c.png")
     (folder / "deep" / "link").symlink_to(tmp_path / "other")
@@ -125,6 +125,10 @@ def test_symlinks_to_folders_are_not_followed_which_is_said_once(folder, tmp_pat
     assert "2 of 2 photos" in result.stdout
     if name == "in":
         assert one_sentence(result.stderr)
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert run("upscale", folder, "-r", "-o", tmp_path / "out", "-w", weights, "--dry-run").stderr == ""
+        monkeypatch.undo()
         assert result.stderr.startswith("mrda: symlinks to folders, and not followed unless named themselves: ")
         assert {str(folder / link) in result.stderr for link in ("deep/link", "x", "y")} == {True}
     assert "1 of 1 photos" in run("upscale", folder / "deep/link", "-o", tmp_path / "2", "-w", weights).stdout
@@ -284,15 +288,17 @@ def test_a_result_that_is_a_symlink_is_replaced_and_what_it_leads_to_is_left_alo
 
 def test_what_killed_processes_have_left_is_removed_and_nothing_else(folder, tmp_path, weights):
     out, yesterday = tmp_path / "out", time.time() - 25 * 60 * 60
-    left = [".gone_x2.0123abcd.png", "deep/.gone_x4.0123abcd.tif", ".a_x2.01234567.png"]
+    left = [".gone_x2.0123abcd.png", "deep/.gone_x4.0123abcd.tif"]
+    own = ".a_x2.01234567.png"
     kept = [".other.0123abcd.png", ".gone_x2.0123abc.png", ".gone_x2.0123abcd.txt", "gone_x2.0123abcd.png"]
     new = ".new_x2.0123abcd.png"  # of another process, perhaps, that is writing it
-    for name in (*left, *kept, new):
+    for name in (*left, *kept, own, new):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).touch()
-        if name != new:
+        if name not in (own, new):
             os.utime(out / name, (yesterday, yesterday))
-    assert run("upscale", folder, "-r", "-o", out, "-w", weights).exit_code == 0
+    (out / "a_x2.png").touch()
+    assert run("upscale", folder, "-r", "-o", out, "-w", weights, "--skip-existing").exit_code == 0
     assert tree(out) == sorted([*kept, new, "a_x2.png", "deep/b_x2.png"])
 
 
