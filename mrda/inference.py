@@ -39,6 +39,24 @@ def load_weights(path: str | Path) -> Network:
     return load_official(path) if path.suffix in (".pth", ".pt") else load_network(path)
 
 
+def load_student(path: str | Path) -> MRDAStudent:
+    """Load a student, the network that upscales.
+
+    Args:
+        path: as for `load_weights`.
+
+    Raises:
+        ValueError: as there, or the weights are those of another network.
+    """
+    network = load_weights(path)
+    if not isinstance(network, MRDAStudent):
+        raise ValueError(
+            f"{path} holds the network {type(network).__name__}, but upscaling needs an MRDAStudent, "
+            "the only one that does without the HR image"
+        )
+    return network
+
+
 def default_device() -> str:
     """CUDA where there is such a device."""
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -136,13 +154,7 @@ class Upscaler:
         Raises:
             ValueError: there is no such file, it does not hold weights, or those of another network.
         """
-        network = load_weights(path)
-        if not isinstance(network, MRDAStudent):
-            raise ValueError(
-                f"{path} holds the network {type(network).__name__}, but upscaling needs an MRDAStudent, "
-                "the only one that does without the HR image"
-            )
-        return cls(network, device=device or default_device(), **options)
+        return cls(load_student(path), device=device or default_device(), **options)
 
     @property
     def scale(self) -> int:

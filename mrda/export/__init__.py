@@ -1,0 +1,174 @@
+"""A student as graphs that run without this package: ONNX, or torch.export's .pt2.
+
+There are two of them, so that the tiles of an image can share its degradation: ``den`` takes LR (B, 3, H, W) to the
+raw IDR (B, D), ``rdan`` takes LR and the raw IDR to SR (B, 3, scale*H, scale*W), not clamped. Batch, height and width
+are free.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config
+
+from mrda.files import atomic_write
+from mrda.networks import DEN, MRDAStudent
+from mrda.packages import require_package
+
+SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
+"""The formats, and how their files end."""
+GRAPHS = {"den": (("lr",), "degradation"), "rdan": (("lr", "degradation"), "sr")}
+"""The graphs by the names of their files: inputs and output."""
+LIMIT = 0.5 / 65535
+"""Error that no image file can show: half a level of 16 bits."""
+
+_CHECKED = ((1, 1, 1), (2, 5, 12), (3, 24, 17))  # batch, height and width
+
+
+class ExportError(RuntimeError):
+    """What was exported does not compute what the network does."""
+
+
+class Format(NamedTuple):
+    """What a module of this package does for its format."""
+
+    write: Callable[[ExportedProgram, Path, tuple[str, ...], str, Mapping[str, str]], None]
+    """Write a graph, given the names of inputs and output and the metadata."""
+    load: Callable[[Path], Callable[..., Tensor]]
+    """Make a function of tensors of a file."""
+
+
+def files(folder: Path, format: str) -> list[Path]:
+    """The files that :func:`export_student` writes.
+
+    Raises:
+        ValueError: ``format`` is none of :data:`SUFFIXES`.
+    """
+    if format not in SUFFIXES:
+        raise ValueError(f"format is {format!r}, but must be one of {', '.join(SUFFIXES)}")
+    return [folder / f"{graph}{SUFFIXES[format]}" for graph in GRAPHS]
+
+
+def require_packages(format: str) -> None:
+    """Raise ModuleNotFoundError where a package is missing that ``format`` needs; the message names the extra."""
+    for module in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ():
+        require_package(module, name=module, user="the ONNX export", extra="export")
+
+
+def export_student(
+    network: MRDAStudent,
+    folder: str | Path,
+    format: str = "onnx",
+    *,
+    progress: Callable[[float], None] | None = None,
+) -> float:
+    """Write ``den`` and ``rdan``, both or none, once they have computed what the network does.
+
+    Args:
+        network: The student; it stays as it is.
+        folder: Where to write; it must exist. Files of these names there are replaced.
+        format: "onnx" or "torch-export".
+        progress: Told the share, up to 1, that is done.
+
+    Returns:
+        The largest error of SR against the network, float32 both, on random images of several sizes.
+
+    Raises:
+        TypeError: ``network`` is another one.
+        ValueError: Another format.
+        ModuleNotFoundError: A package is missing; the message names the extra.
+        ExportError: The error is above :data:`LIMIT`, relative to the largest value (at least 1).
+    """
+    if not isinstance(network, MRDAStudent):
+        raise TypeError(f"network is {type(network).__name__}, but must be an MRDAStudent")
+    targets = files(Path(folder), format)
+    require_packages(format)
+    write, load = _format(format)
+    network = copy.deepcopy(network).to("cpu", torch.float32).eval()
+    traced = copy.deepcopy(network)
+    # Not as one convolution, which takes no images of a single row or column.
+    chain = nn.Sequential(traced.rdan.upscaler.expand, traced.rdan.upscaler.last)
+    traced.rdan.add_module("upscaler", chain)
+    tell = progress or (lambda _: None)
+    with ExitStack() as stack, torch.no_grad(), _quiet():
+        written = [stack.enter_context(atomic_write(target)) for target in targets]
+        for done, (graph, path) in enumerate(zip(GRAPHS, written, strict=True)):
+            inputs, output = GRAPHS[graph]
+            program = _trace(getattr(traced, graph), network.rdan.idr_dim, len(inputs))
+            tell(done / 2 + 0.2)
+            write(program, path, inputs, output, _metadata(network, graph))
+            tell(done / 2 + 0.4)
+        return _check(network, *(load(path) for path in written))
+
+
+def _format(name: str) -> Format:
+    if name == "onnx":
+        from mrda.export import onnx_format
+
+        return Format(onnx_format.write, onnx_format.load)
+    from mrda.export import torch_format
+
+    return Format(torch_format.write, torch_format.load)
+
+
+def _trace(graph: nn.Module, idr_dim: int, inputs: int) -> ExportedProgram:
+    batch, height, width = Dim("batch", min=1), Dim("height", min=1), Dim("width", min=1)
+    lr, idr = torch.zeros(2, 3, 12, 14), torch.zeros(2, idr_dim)
+    free = ({0: batch, 2: height, 3: width}, {0: batch})
+    # Else a DEN would refuse images of which an inner map is a single pixel high or wide; but an RDAN would refuse
+    # single images if so.
+    with _config.patch(backed_size_oblivious=isinstance(graph, DEN)):  # type: ignore[attr-defined]
+        program = torch.export.export(graph, (lr, idr)[:inputs], dynamic_shapes=free[:inputs])
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # of no use to others, and it names folders of this machine
+    return program
+
+
+def _metadata(network: MRDAStudent, graph: str) -> dict[str, str]:
+    return {
+        "graph": graph,
+        "architecture": type(network).__name__,
+        "scale": str(network.scale),
+        "reach": str(network.rdan.reach),
+        "hyperparameters": json.dumps(network.hyperparameters),
+    }
+
+
+def _check(network: MRDAStudent, den: Callable[..., Tensor], rdan: Callable[..., Tensor]) -> float:
+    """The largest error of all; raises ExportError."""
+    generator = torch.Generator().manual_seed(0)
+    largest = 0.0
+    for batch, height, width in _CHECKED:
+        lr = torch.rand(batch, 3, height, width, generator=generator)
+        expected, found = network(lr), rdan(lr, den(lr))
+        if found.shape != expected.shape:
+            raise ExportError(f"the graphs give {tuple(found.shape)} for {tuple(lr.shape)}: nothing is written")
+        error = (found - expected).abs().max().item()
+        if not error <= LIMIT * max(1.0, expected.abs().max().item()):  # NaN too
+            raise ExportError(f"the graphs differ from the network by {error:.2g}: nothing is written")
+        largest = max(largest, error)
+    return largest
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what torch's exporters say of themselves: that torchvision is missing, or that they use an old name."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)

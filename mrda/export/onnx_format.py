@@ -1,0 +1,87 @@
+"""ONNX files. Each conv of ONNX has a fixed number of groups, so kernels per sample are shifts, products and sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from onnxscript import opset18
+from torch import Tensor
+from torch.export import ExportedProgram
+
+import mrda_kernels  # noqa: F401  # makes the operators
+
+OPSET = 18
+op: Any = opset18  # its types do not know of graphs that are being built
+_END = 2**31 - 1  # of a slice that goes on to the end
+
+
+def write(
+    program: ExportedProgram, path: Path, inputs: tuple[str, ...], output: str, metadata: Mapping[str, str]
+) -> None:
+    """Write a graph, with the names of its inputs and its output, and metadata as the file's properties."""
+    exported = torch.onnx.export(
+        program,
+        dynamo=True,
+        verbose=False,
+        optimize=False,
+        opset_version=OPSET,
+        input_names=list(inputs),
+        output_names=[output],
+        dynamic_shapes=({0: "batch", 2: "height", 3: "width"}, {})[: len(inputs)],  # names, of the first alone
+        custom_translation_table={
+            torch.ops.mrda_kernels.rda_conv2d.default: _rda_conv2d,
+            torch.ops.mrda_kernels.dynamic_depthwise_conv2d.default: _dynamic_depthwise_conv2d,
+        },
+    )
+    assert exported is not None  # as it is where no file is named
+    for node in exported.model.graph:
+        node.metadata_props.clear()  # where in PyTorch each comes from: a tenth of the file
+    exported.model.metadata_props.update(metadata)
+    exported.save(str(path))
+
+
+def load(path: Path) -> Callable[..., Tensor]:
+    """Make a function of tensors of a file, on the CPU."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+
+    def run(*tensors: Tensor) -> Tensor:
+        feed = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+        return torch.from_numpy(session.run(None, feed)[0])
+
+    return run
+
+
+def _dynamic_depthwise_conv2d(input: Any, weight: Any, backend: str | None = None) -> Any:
+    size = weight.shape[-1]
+    pad = size // 2
+    padded = op.Pad(input, op.Constant(value_ints=[0, 0, pad, pad, 0, 0, pad, pad]))
+    # (B, C, K, K) to K*K times (B, C, 1, 1)
+    taps = op.Split(op.Reshape(weight, op.Constant(value_ints=[0, 0, -1, 1])), axis=2, num_outputs=size * size)
+    total = None
+    for place, tap in enumerate(taps if size > 1 else [taps]):
+        start = place // size, place % size
+        end = [first - 2 * pad or _END for first in start]
+        axes = op.Constant(value_ints=[2, 3])
+        shifted = op.Slice(padded, op.Constant(value_ints=list(start)), op.Constant(value_ints=end), axes)
+        product = op.Mul(shifted, tap)
+        total = product if total is None else op.Add(total, product)
+    return total
+
+
+def _rda_conv2d(
+    input: Any,
+    weight: Any,
+    mask_weight: Any,
+    mask_bias: Any = None,
+    negative_slope: float = 0.1,
+    output_negative_slope: float | None = None,
+    backend: str | None = None,
+) -> Any:
+    features = op.LeakyRelu(_dynamic_depthwise_conv2d(input, weight), alpha=negative_slope)
+    out = op.Add(op.Mul(features, op.Sigmoid(op.Conv(input, mask_weight, mask_bias))), input)
+    return out if output_negative_slope is None else op.LeakyRelu(out, alpha=output_negative_slope)

@@ -1,0 +1,167 @@
+import copy
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from graphs import exactly, onnx_graphs, student
+
+from mrda.export import ExportError, export_student, onnx_format
+from mrda.export.torch_format import METADATA
+from mrda.networks import MRDATeacher
+
+
+@pytest.fixture(scope="module")
+def network():
+    return student()
+
+
+@pytest.fixture(scope="module")
+def onnx_folder(tmp_path_factory, network):
+    folder = tmp_path_factory.mktemp("onnx")
+    export_student(network, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def torch_folder(tmp_path_factory, network):
+    folder = tmp_path_factory.mktemp("torch")
+    export_student(network, folder, "torch-export")
+    return folder
+
+
+def random_images():
+    """Images of 1 to 40 pixels a side in batches of 1 to 3; the last ones are thin."""
+    generator = np.random.default_rng(0)
+    sizes = [(1 + n % 3, *generator.integers(1, 41, 2)) for n in range(9)]
+    for batch, height, width in [*sizes, (1, 1, 1), (2, 1, 9), (3, 30, 1), (1, 2, 2), (2, 4, 5)]:
+        yield generator.random((batch, 3, height, width), np.float32)
+
+
+def test_onnx_computes_what_the_network_does_at_any_size(network, onnx_folder):
+    den, rdan = onnx_graphs(onnx_folder)
+    for lr in random_images():
+        expected, budget = exactly(network, lr)
+        sr = rdan(lr=lr, degradation=den(lr=lr))
+        assert sr.dtype == np.float32
+        assert sr.shape == expected.shape
+        assert abs(sr - expected).max() <= budget, lr.shape
+
+
+def test_torch_export_computes_what_the_network_does_at_any_size(network, torch_folder):
+    den, rdan = (torch.export.load(torch_folder / f"{name}.pt2").module() for name in ("den", "rdan"))
+    for array in random_images():
+        expected, budget = exactly(network, array)
+        lr = torch.from_numpy(array)
+        with torch.no_grad():
+            sr = rdan(lr, den(lr)).numpy()
+        assert sr.shape == expected.shape
+        assert abs(sr - expected).max() <= budget, array.shape
+
+
+def test_tiles_share_the_degradation(network, onnx_folder):
+    den, rdan = onnx_graphs(onnx_folder)
+    lr = np.random.default_rng(1).random((1, 3, 20, 60), np.float32)
+    expected, budget = exactly(network, lr)
+    reach = network.rdan.reach
+    tile = rdan(lr=np.ascontiguousarray(lr[..., 30 - reach :]), degradation=den(lr=lr))
+    assert abs(tile[..., 4 * reach :] - expected[..., 4 * 30 :]).max() <= budget
+
+
+def test_onnx_files_say_what_they_hold(onnx_folder):
+    session = onnxruntime.InferenceSession(onnx_folder / "rdan.onnx")
+    assert [(entry.name, entry.shape) for entry in session.get_inputs()] == [
+        ("lr", ["batch", 3, "height", "width"]),
+        ("degradation", ["batch", 16]),
+    ]
+    (output,) = session.get_outputs()
+    assert (output.name, output.shape) == ("sr", ["batch", 3, "4*height", "4*width"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata["graph"] == "rdan"
+    assert metadata["architecture"] == "MRDAStudent"
+    assert metadata["scale"] == "4"
+    assert metadata["reach"] == "12"
+    assert json.loads(metadata["hyperparameters"])["num_blocks"] == 2
+
+
+@pytest.mark.parametrize("graph", ["den", "rdan"])
+def test_onnx_files_are_of_standard_operators_and_tell_nothing_of_this_machine(onnx_folder, graph):
+    model = onnx.load(onnx_folder / f"{graph}.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert {(opset.domain, opset.version) for opset in model.opset_import} == {("", onnx_format.OPSET)}
+    assert {node.domain for node in model.graph.node} == {""}
+    assert not model.functions
+    assert str(sys.prefix).encode() not in (onnx_folder / f"{graph}.onnx").read_bytes()
+
+
+def test_torch_export_files_need_torch_alone(torch_folder):
+    script = (
+        "import sys\n"
+        "sys.modules['mrda'] = sys.modules['mrda_kernels'] = None\n"
+        "import json, torch\n"
+        "extra = {'" + METADATA + "': ''}\n"
+        "den, rdan = (torch.export.load(f'{name}.pt2', extra_files=extra).module() for name in ('den', 'rdan'))\n"
+        "lr = torch.rand(2, 3, 9, 7)\n"
+        "print(tuple(rdan(lr, den(lr)).shape), json.loads(extra['" + METADATA + "'])['reach'])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], cwd=torch_folder, capture_output=True, text=True, check=False)
+    assert run.stdout == "(2, 3, 36, 28) 12\n", run.stderr
+    for path in torch_folder.iterdir():
+        assert str(sys.prefix).encode() not in path.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "torch-export"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scale": 2, "kernel_size": 5, "mask_channels": 8, "dyn_act": "none"},
+        {"scale": 3, "kernel_size": 1, "mask_input": "F1"},
+        {"conv_type": "dasr_da", "rgb_mean": (0.0, 0.0, 0.0)},
+        {"conv_type": "static", "static_groups": "dense"},
+    ],
+)
+def test_every_kind_of_student(tmp_path, options, format):
+    network = student(**options)
+    _, budget = exactly(network, np.random.default_rng(0).random((3, 3, 24, 17), np.float32))
+    assert export_student(network, tmp_path, format) <= 2 * budget  # PyTorch may err to the other side
+
+
+def test_the_network_stays_as_it_is(tmp_path):
+    network = student().train().double()
+    state = copy.deepcopy(network.state_dict())
+    export_student(network, tmp_path, "torch-export")
+    assert network.training
+    assert all(torch.equal(state[key], tensor) for key, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda sr: sr[..., :-1], "the graphs give"),
+        (lambda sr: sr + 1e-4, "differ from the network by 0.0001"),
+        (lambda sr: sr * torch.nan, "differ from the network by nan"),
+    ],
+)
+def test_graphs_that_differ_are_not_written(tmp_path, network, monkeypatch, spoil, words):
+    graphs = {"den": network.den, "rdan": lambda lr, degradation: spoil(network.rdan(lr, degradation))}
+    monkeypatch.setattr(onnx_format, "write", lambda program, path, *_: path.write_text(path.name))
+    monkeypatch.setattr(onnx_format, "load", lambda path: graphs[path.read_text().split(".")[1]])
+    with pytest.raises(ExportError, match=words):
+        export_student(network, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_refused(tmp_path, network, monkeypatch):
+    with pytest.raises(TypeError, match="network is MRDATeacher, but must be an MRDAStudent"):
+        export_student(MRDATeacher(num_feat=4, num_blocks=1, den_width=2, mln_feat=2), tmp_path)
+    with pytest.raises(ValueError, match="format is 'tflite', but must be one of onnx, torch-export"):
+        export_student(network, tmp_path, "tflite")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ModuleNotFoundError, match=r"needs onnxruntime: pip install 'mrda-kernels\[export\]'"):
+        export_student(network, tmp_path)
+    assert not list(tmp_path.iterdir())
