@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -70,18 +70,15 @@ class Manifest:
         self.failed = False
         """Whether a job that is done could not be noted."""
         self._how = {"weights": _digest(upscaler.network), "scale": upscaler.scale if scale is None else scale}
-        self._done: set[tuple[str, str]] = set()
-        self._targets: set[str] = set()
+        self._done: dict[str, dict[str, Any]] = {}  # by targets, of which the last line tells
         text = _content(path)
         for line in text.splitlines():
             try:
                 entry = json.loads(line)
-                if {key: entry[key] for key in self._how} == self._how:
-                    self._done.add((entry["source"], entry["target"]))
-                self._targets.add(os.fspath(entry["target"]))
+                self._done[os.fspath(entry["target"])] = {key: entry[key] for key in ("source", "target", *self._how)}
             except (ValueError, TypeError, KeyError):
                 continue  # a killed process may have left half a line
-        if "\n" in text and not self._targets:
+        if "\n" in text and not self._done:
             raise ValueError(f"{path} is not a manifest of an upscaling: name another file")
         self._cut = bool(text) and not text.endswith("\n")
         self._writing = threading.Lock()
@@ -89,17 +86,17 @@ class Manifest:
     @property
     def targets(self) -> Collection[str]:
         """Real paths of what is done, with whatever weights and scale."""
-        folders = {folder: os.path.realpath(folder) for folder in map(os.path.dirname, self._targets)}
-        return {os.path.join(folders[os.path.dirname(target)], os.path.basename(target)) for target in self._targets}
+        folders = {folder: os.path.realpath(folder) for folder in map(os.path.dirname, self._done)}
+        return {os.path.join(folders[os.path.dirname(target)], os.path.basename(target)) for target in self._done}
 
     def has(self, job: Job) -> bool:
         """Whether a job is done, and its result still there."""
-        return _key(job) in self._done and os.path.isfile(job.target)
+        entry = self._entry(job)
+        return self._done.get(entry["target"]) == entry and os.path.isfile(job.target)
 
     def add(self, job: Job) -> str | None:
         """Note that a job is done; the first time that this fails, return why."""
-        source, target = _key(job)
-        line = json.dumps({"source": source, "target": target, **self._how}) + "\n"
+        line = json.dumps(self._entry(job)) + "\n"
         with self._writing:
             try:
                 with self.path.open("a", encoding="utf-8") as file:
@@ -111,6 +108,9 @@ class Manifest:
                     self.failed = True
                     return f"{self.path} can't be written, so what is done is not noted: {error.strerror}"
         return None
+
+    def _entry(self, job: Job) -> dict[str, Any]:
+        return {"source": str(Path(job.source).absolute()), "target": str(job.target.absolute()), **self._how}
 
 
 def is_done(job: Job, skip_existing: bool, manifest: Manifest | None) -> bool:
@@ -286,7 +286,3 @@ def _done(result: Result | Future[Result]) -> Future[Result]:
 
 def _no_memory(job: Job) -> str:
     return f"cannot upscale {job.source}: there is not enough memory for a photo of its size"
-
-
-def _key(job: Job) -> tuple[str, str]:
-    return str(Path(job.source).absolute()), str(job.target.absolute())

@@ -247,6 +247,8 @@ def test_other_weights_and_another_scale_do_the_work_again(folder, tmp_path, wei
         (weights, "3", 1),
         (other, "3", 1),
         (other, "3", 0),
+        (weights, "2", 1),  # which was done once, but has been overwritten
+        (other, "3", 1),
     ):
         counts = summary(run(*command, "-w", weights_file, "-s", scale))
         assert (counts["done"], counts["skipped"]) == (count, 1 - count)
