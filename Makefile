@@ -21,7 +21,7 @@ $(STAMP): $(SOURCES)
 	@cxx="$${CXX:-$$(command -v g++ || command -v clang++ || command -v c++)}"; test "$(MRDA_KERNELS_NATIVE)" = 0 || command -v "$${cxx%% *}" >/dev/null || { echo "setup: no C++ compiler$${CXX:+ $$CXX} found; install g++ or clang++ (Debian: apt-get install g++), or go without the fast kernels: make setup MRDA_KERNELS_NATIVE=0"; exit 1; }
 	@"$(PYTHON)" -c 'import os, sysconfig; raise SystemExit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || test "$(MRDA_KERNELS_NATIVE)" = 0 || { echo "setup: Python.h is missing; install Python's headers (Debian: apt-get install python3-dev)"; exit 1; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	MRDA_KERNELS_EMULATION=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[app,dev,deep,demo,docs,figures,triton]'
+	MRDA_KERNELS_EMULATION=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[app,dev,deep,demo,docs,export,figures,triton]'
 	@touch $@
 
 demo: setup  ## train a small MRDA on real photos, upscale others blind, print the gain, save a picture (a few minutes)
