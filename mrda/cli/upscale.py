@@ -184,7 +184,9 @@ def _echo(text: str) -> None:
 
 def _future(jobs: "list[Job]", as_json: bool) -> str:
     if as_json:
-        return json.dumps({"planned": [_names(job) for job in jobs]})
+        planned = [_names(job) for job in jobs if job.fault is None]
+        failed = [{**_names(job), "reason": _text(job.fault)} for job in jobs if job.fault is not None]
+        return json.dumps({"planned": planned, "failed": failed})
     return "\n".join(f"{job.source} -> {job.target}" if job.fault is None else job.fault for job in jobs)
 
 

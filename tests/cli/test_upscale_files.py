@@ -149,7 +149,22 @@ def test_a_folder_that_can_t_be_read_fails_alone(folder, tmp_path, weights, monk
     assert result.stderr == f"mrda: cannot read the folder {folder / 'deep'}: Permission denied\n"
     assert tree(tmp_path / "out") == ["a_x2.png"]
     assert "cannot read the folder" in run(*command, "--dry-run").stdout.splitlines()[1]
-    assert "Permission denied" in json.loads(run(*command, "--json").stdout)["failed"][0]["reason"]
+    for more in ([], ["--dry-run"]):
+        assert "Permission denied" in json.loads(run(*command, "--json", *more).stdout)["failed"][0]["reason"]
+
+
+def test_processes_share_photos_wherever_these_are_mounted(folder, tmp_path, weights, monkeypatch):
+    for number in range(8):
+        Image.new("RGB", (5, 4)).save(folder / f"{number}.png")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    done = []
+    for rank in range(3):
+        mount = tmp_path / f"mount{rank}"
+        mount.symlink_to(tmp_path)
+        monkeypatch.setenv("RANK", str(rank))
+        result = run("upscale", mount / "in", "-r", "-o", mount / "out", "-w", weights, "--json")
+        done += [Path(entry["target"]).name for entry in json.loads(result.stdout)["done"]]
+    assert sorted(done) == sorted([*(f"{number}_x2.png" for number in range(8)), "a_x2.png", "b_x2.png"])
 
 
 # Names
@@ -187,11 +202,11 @@ def test_the_future_as_json_leaves_out_what_is_done(folder, tmp_path, weights):
     command = ["upscale", folder, "-r", "-o", out, "-w", weights, "--skip-existing"]
     planned = [{"source": str(folder / name), "target": str(out / name.replace(".", "_x2."))} for name in
                ("a.png", "deep/b.png")]  # fmt: skip
-    assert json.loads(run(*command, "--dry-run", "--json").stdout) == {"planned": planned}
+    assert json.loads(run(*command, "--dry-run", "--json").stdout) == {"planned": planned, "failed": []}
     assert not out.exists()
     out.mkdir()
     (out / "a_x2.png").touch()
-    assert json.loads(run(*command, "--dry-run", "--json").stdout) == {"planned": planned[1:]}
+    assert json.loads(run(*command, "--dry-run", "--json").stdout) == {"planned": planned[1:], "failed": []}
     assert run(*command, "--dry-run").stdout == f"{folder / 'deep/b.png'} -> {out / 'deep/b_x2.png'}\n"
 
 
