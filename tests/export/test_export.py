@@ -42,6 +42,7 @@ def random_images():
         yield generator.random((batch, 3, height, width), np.float32)
 
 
+@pytest.mark.slow
 def test_onnx_computes_what_the_network_does_at_any_size(network, onnx_folder):
     den, rdan = onnx_graphs(onnx_folder)
     for lr in random_images():
@@ -52,6 +53,7 @@ def test_onnx_computes_what_the_network_does_at_any_size(network, onnx_folder):
         assert abs(sr - expected).max() <= budget, lr.shape
 
 
+@pytest.mark.slow
 def test_torch_export_computes_what_the_network_does_at_any_size(network, torch_folder):
     den, rdan = (torch.export.load(torch_folder / f"{name}.pt2").module() for name in ("den", "rdan"))
     for array in random_images():
@@ -63,6 +65,7 @@ def test_torch_export_computes_what_the_network_does_at_any_size(network, torch_
         assert abs(sr - expected).max() <= budget, array.shape
 
 
+@pytest.mark.slow
 def test_tiles_share_the_degradation(network, onnx_folder):
     den, rdan = onnx_graphs(onnx_folder)
     lr = np.random.default_rng(1).random((1, 3, 20, 60), np.float32)
@@ -72,6 +75,7 @@ def test_tiles_share_the_degradation(network, onnx_folder):
     assert abs(tile[..., 4 * reach :] - expected[..., 4 * 30 :]).max() <= budget
 
 
+@pytest.mark.slow
 def test_onnx_files_say_what_they_hold(onnx_folder):
     session = onnxruntime.InferenceSession(onnx_folder / "rdan.onnx")
     assert [(entry.name, entry.shape) for entry in session.get_inputs()] == [
@@ -88,6 +92,7 @@ def test_onnx_files_say_what_they_hold(onnx_folder):
     assert json.loads(metadata["hyperparameters"])["num_blocks"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", ["den", "rdan"])
 def test_onnx_files_are_of_standard_operators_and_tell_nothing_of_this_machine(onnx_folder, graph):
     model = onnx.load(onnx_folder / f"{graph}.onnx")
@@ -98,6 +103,7 @@ def test_onnx_files_are_of_standard_operators_and_tell_nothing_of_this_machine(o
     assert str(sys.prefix).encode() not in (onnx_folder / f"{graph}.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_torch_export_files_need_torch_alone(torch_folder):
     script = (
         "import sys\n"
@@ -131,6 +137,7 @@ def test_every_kind_of_student(tmp_path, options, format):
     assert export_student(network, tmp_path, format) <= 2 * budget  # PyTorch may err to the other side
 
 
+@pytest.mark.slow
 def test_the_network_stays_as_it_is(tmp_path):
     network = student().train().double()
     state = copy.deepcopy(network.state_dict())

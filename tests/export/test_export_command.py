@@ -19,6 +19,7 @@ def run(*arguments):
     return CliRunner().invoke(app, ["export", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_it_writes_two_graphs_and_says_the_error(tmp_path, weights):
     out = tmp_path / "new" / "folder"
     result = run("-w", weights, "-o", out)
@@ -34,6 +35,7 @@ def test_it_writes_two_graphs_and_says_the_error(tmp_path, weights):
     assert run("-w", weights, "-o", out, "--overwrite").exit_code == 0
 
 
+@pytest.mark.slow
 def test_torch_export(tmp_path, weights):
     result = run("-w", weights, "-o", tmp_path / "out", "--format", "torch-export")
     assert result.exit_code == 0, result.stderr
