@@ -18,7 +18,7 @@ from mrda.inference import Upscaler
 from mrda.jobs import Job
 from mrda.networks import MRDAStudent
 from mrda.photos import read_photo
-from mrda.probe import BlurEstimate, estimate_blur
+from mrda.probe import BlurProbe
 from mrda.upscaling import upscale_photos
 
 SHOWN_PIXELS = 16_000_000
@@ -38,7 +38,8 @@ class Enlarged:
         after: the result in 8 bits, reduced where it has more than `SHOWN_PIXELS`.
         modulation: the mean of the masks of all RDA convs (Eq. 9), (H, W) in [0, 1] on the grid of the photo's centre;
             None of a network that has no masks.
-        blur: estimated from the photo's centre; None of one too small for that.
+        blur: of the photo's centre: the estimated standard deviation of a Gaussian, in pixels of the photo enlarged by
+            the network's scale; None of a network whose probe is no good.
         notices: what could not be kept and what else is to be told, in a few words each.
     """
 
@@ -47,7 +48,7 @@ class Enlarged:
     before: Image.Image
     after: Image.Image
     modulation: npt.NDArray[np.float32] | None
-    blur: BlurEstimate | None
+    blur: float | None
     notices: tuple[str, ...]
 
 
@@ -58,6 +59,7 @@ def enlarge(
     *,
     scale: float,
     max_pixels: int,
+    probe: BlurProbe,
     progress: Callable[[float], None] | None = None,
 ) -> Enlarged:
     """Upscale a photo into ``folder``.
@@ -68,6 +70,7 @@ def enlarge(
         folder: for the result, which is named after photo and scale.
         scale: how much larger the result is.
         max_pixels: of the largest photo.
+        probe: that of the upscaler's network.
         progress: told the share that is done, tile by tile.
 
     Raises:
@@ -85,14 +88,16 @@ def enlarge(
     after = _shown(np.asarray(read_image(job.target)), photo.icc)
     size = after.size
     after = _reduced(after)
-    centre = _centre(to_tensor(np.asarray(lr)))
+    centre = _centre(to_tensor(np.asarray(lr))).to(next(upscaler.network.parameters()))
+    with torch.no_grad():
+        idr = upscaler.network.degradation(centre)
     return Enlarged(
         file=job.target,
         size=size,
         before=lr.resize(after.size, Image.Resampling.BICUBIC),
         after=after,
-        modulation=_modulation(upscaler.network, centre),
-        blur=estimate_blur(upscaler.network, centre),
+        modulation=_modulation(upscaler.network, centre, idr),
+        blur=float(probe(idr)) if probe.useful else None,
         notices=(*result.notices, *told),
     )
 
@@ -118,9 +123,7 @@ def _centre(lr: Tensor) -> Tensor:
     return lr[:, :, top : top + LOOKED_AT, left : left + LOOKED_AT]
 
 
-@torch.no_grad()
-def _modulation(network: MRDAStudent, lr: Tensor) -> npt.NDArray[np.float32] | None:
+def _modulation(network: MRDAStudent, lr: Tensor, idr: Tensor) -> npt.NDArray[np.float32] | None:
     if network.rdan.hyperparameters["conv_type"] != "rda":
         return None
-    inputs = lr.to(next(network.parameters()))
-    return network.rdan.modulation_map(inputs, network.degradation(inputs))[0, 0].float().cpu().numpy()
+    return network.rdan.modulation_map(lr, idr)[0, 0].cpu().numpy()

@@ -1,6 +1,7 @@
 """`mrda app`."""
 
 import os
+import signal
 import tempfile
 import threading
 from pathlib import Path
@@ -59,6 +60,7 @@ def serve(
             address = launch(page, host=host, port=port, max_pixels=max_pixels)
         except OSError:  # gradio's own, which says nothing else
             refuse(f"--host {host} --port {port} can't be listened at: it is taken or not of this machine, give others")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder goes then, too
         typer.echo(f"mrda: the page is at {address} until Ctrl-C", err=True)
         try:
             threading.Event().wait()

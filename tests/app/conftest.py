@@ -1,3 +1,5 @@
+import socket
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from PIL import Image
 
 from mrda.inference import Upscaler
 from mrda.networks import MRDAStudent
+from mrda.probe import BlurProbe
 
 
 @pytest.fixture
@@ -23,3 +26,26 @@ def photo(tmp_path, rgb):
     path = tmp_path / "photo.png"
     Image.fromarray(rgb).save(path)
     return path
+
+
+@pytest.fixture
+def probe():
+    """What says 1 px of an IDR of zeros, and something else of others."""
+    return BlurProbe(torch.zeros(16, dtype=torch.float64), torch.ones(16, dtype=torch.float64), (0.0, 2.0), 0.1)
+
+
+@pytest.fixture
+def address(upscaler, probe, tmp_path, monkeypatch):
+    """Where the page is served, for photos of up to 4,000 pixels."""
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'mrda-kernels[app]'")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    (tmp_path / "gradio").mkdir()
+    monkeypatch.setattr("mrda.app.page.make_probe", lambda network: probe)
+    from mrda.app.page import Weights, build_page, launch
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+    page = build_page({"tiny": Weights(upscaler, "nothing")}, max_pixels=4000)
+    yield launch(page, host="127.0.0.1", port=port, max_pixels=4000)
+    page.close(verbose=False)

@@ -1,50 +1,27 @@
 """The page as a person sees it, in a headless Chromium of the system."""
 
-import os
-import shutil
-import socket
 import threading
 import time
 
+import chromium
 import numpy as np
 import pytest
 from PIL import Image
 
 from mrda.photos import read_photo
 
-pytest.importorskip("gradio", reason="gradio is not installed: pip install 'mrda-kernels[app]'")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytest.importorskip("playwright", reason="playwright is not installed")
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is found (Debian: apt-get install chromium)"),
+    pytest.mark.skipif(chromium.CHROMIUM is None, reason="no Chromium is found (Debian: apt-get install chromium)"),
 ]
 
 
 @pytest.fixture
 def browser():
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(
-            executable_path=CHROMIUM, chromium_sandbox=os.geteuid() != 0, args=["--no-proxy-server"]
-        )
+    with chromium.opened() as browser:
         yield browser
-        browser.close()
-
-
-@pytest.fixture
-def address(upscaler, tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
-    (tmp_path / "gradio").mkdir()
-    from mrda.app.page import Weights, build_page, launch
-
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
-    page = build_page({"tiny": Weights(upscaler, "nothing")}, max_pixels=4000)
-    yield launch(page, host="127.0.0.1", port=port, max_pixels=4000)
-    page.close(verbose=False)
 
 
 def test_a_person_drops_photos_good_and_bad_and_keeps_the_result(browser, address, upscaler, photo, rgb, tmp_path):

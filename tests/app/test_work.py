@@ -1,4 +1,5 @@
 import errno
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,12 +22,16 @@ def out(tmp_path):
     return folder
 
 
-def enlarged(upscaler, photo, out, scale=2, max_pixels=10**6, **options):
-    return enlarge(upscaler, photo, out, scale=scale, max_pixels=max_pixels, **options)
+@pytest.fixture
+def enlarged(probe, out):
+    def call(upscaler, photo, **options):
+        return enlarge(upscaler, photo, out, **{"scale": 2, "max_pixels": 10**6, "probe": probe, **options})
+
+    return call
 
 
-def test_the_file_is_what_the_upscaler_gives_and_the_page_shows_it(upscaler, photo, rgb, out):
-    result = enlarged(upscaler, photo, out)
+def test_the_file_is_what_the_upscaler_gives_and_the_page_shows_it(upscaler, photo, rgb, out, enlarged):
+    result = enlarged(upscaler, photo)
     assert result.file == out / "photo_x2.png"
     assert result.size == result.before.size == result.after.size == (96, 72)
     np.testing.assert_array_equal(read_photo(result.file).pixels, upscaler(rgb))
@@ -35,22 +40,22 @@ def test_the_file_is_what_the_upscaler_gives_and_the_page_shows_it(upscaler, pho
     assert [path.name for path in out.iterdir()] == ["photo_x2.png"]
 
 
-def test_another_scale_is_resampled(upscaler, photo, rgb, out):
-    result = enlarged(upscaler, photo, out, scale=1.5)
+def test_another_scale_is_resampled(upscaler, photo, rgb, enlarged):
+    result = enlarged(upscaler, photo, scale=1.5)
     assert result.file.name == "photo_x1.5.png"
     expected = np.concatenate(list(resample([upscaler(rgb)], (72, 96), (54, 72))))
     np.testing.assert_array_equal(read_photo(result.file).pixels, expected)
     assert result.before.size == (72, 54)
 
 
-def test_sixteen_bits_and_metadata_are_kept(upscaler, rgb, tmp_path, out):
+def test_sixteen_bits_and_metadata_are_kept(upscaler, rgb, tmp_path, enlarged):
     exif = Image.Exif()
     exif[0x010F] = "camera"
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     gray = rgb[..., 0].astype(np.uint16) * 257 + 1
     like = Photo(gray, exif=exif.tobytes(), dpi=(300.0, 300.0), xmp=b"<x:xmpmeta/>")
     write_photo(tmp_path / "deep.png", [gray], 36, like, format="png")
-    result = enlarged(upscaler, tmp_path / "deep.png", out)
+    result = enlarged(upscaler, tmp_path / "deep.png")
     kept, before = read_photo(result.file), read_photo(tmp_path / "deep.png")
     assert kept.pixels.dtype == np.uint16
     np.testing.assert_array_equal(kept.pixels, upscaler(gray))
@@ -59,14 +64,14 @@ def test_sixteen_bits_and_metadata_are_kept(upscaler, rgb, tmp_path, out):
     assert kept.dpi == pytest.approx((300, 300), abs=0.1)
     assert result.after.mode == "RGB"
     write_photo(tmp_path / "wide.png", [rgb], 36, Photo(rgb, icc=icc), format="png")
-    shown = enlarged(upscaler, tmp_path / "wide.png", out)
+    shown = enlarged(upscaler, tmp_path / "wide.png")
     assert read_photo(shown.file).icc == shown.before.info["icc_profile"] == shown.after.info["icc_profile"] == icc
 
 
-def test_what_cannot_be_kept_and_what_the_upscaler_tells_is_noticed(upscaler, tmp_path, out):
+def test_what_cannot_be_kept_and_what_the_upscaler_tells_is_noticed(upscaler, tmp_path, enlarged):
     Image.new("CMYK", (48, 36)).save(tmp_path / "print.jpg")
     upscaler.tile, upscaler.tile_pad = 16, 0
-    notices = enlarged(upscaler, tmp_path / "print.jpg", out).notices
+    notices = enlarged(upscaler, tmp_path / "print.jpg").notices
     assert notices[0] == "CMYK became RGB"
     assert "only approximate the whole image" in notices[1]
 
@@ -79,60 +84,67 @@ def test_what_cannot_be_kept_and_what_the_upscaler_tells_is_noticed(upscaler, tm
         (None, "cannot read bad.png: there is no such file"),
     ],
 )
-def test_a_photo_that_cannot_be_read_is_named_without_its_folder(upscaler, tmp_path, out, content, reason):
+def test_a_photo_that_cannot_be_read_is_named_without_its_folder(upscaler, tmp_path, out, content, reason, enlarged):
     if content is not None:
         (tmp_path / "bad.png").write_bytes(content)
     with pytest.raises(ValueError, match=reason):
-        enlarged(upscaler, tmp_path / "bad.png", out)
+        enlarged(upscaler, tmp_path / "bad.png")
     assert not list(out.iterdir())
 
 
-def test_half_a_photo_is_refused(upscaler, photo, out):
+def test_half_a_photo_is_refused(upscaler, photo, enlarged):
     photo.write_bytes(photo.read_bytes()[:900])
     with pytest.raises(ValueError, match=r"^cannot read photo\.png: "):
-        enlarged(upscaler, photo, out)
+        enlarged(upscaler, photo)
 
 
-def test_a_photo_of_too_many_pixels_is_refused(upscaler, photo, out):
+def test_a_photo_of_too_many_pixels_is_refused(upscaler, photo, enlarged):
     with pytest.raises(ValueError, match="it has 48 x 36 = 1,728 pixels, more than the 1,727 that are allowed"):
-        enlarged(upscaler, photo, out, max_pixels=1727)
-    assert enlarged(upscaler, photo, out, max_pixels=1728)
+        enlarged(upscaler, photo, max_pixels=1727)
+    assert enlarged(upscaler, photo, max_pixels=1728)
 
 
-def test_a_full_disk_is_told(upscaler, photo, out, monkeypatch):
+def test_a_full_disk_is_told(upscaler, photo, monkeypatch, enlarged):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("mrda.upscaling.write_photo", full)
     with pytest.raises(ValueError, match=r"^cannot write photo_x2\.png: No space left on device$"):
-        enlarged(upscaler, photo, out)
+        enlarged(upscaler, photo)
 
 
-def test_progress_is_told_tile_by_tile(upscaler, photo, out):
+def test_progress_is_told_tile_by_tile(upscaler, photo, enlarged):
     upscaler.tile = 16
     shares = []
-    enlarged(upscaler, photo, out, progress=shares.append)
+    enlarged(upscaler, photo, progress=shares.append)
     assert len(shares) == 9
     assert shares == sorted(shares)
     assert shares[-1] == 1
 
 
-def test_a_large_result_is_shown_reduced_and_kept_whole(upscaler, photo, out, monkeypatch):
+def test_a_large_result_is_shown_reduced_and_kept_whole(upscaler, photo, monkeypatch, enlarged):
     monkeypatch.setattr(mrda.app.work, "SHOWN_PIXELS", 48 * 36)
-    result = enlarged(upscaler, photo, out)
+    result = enlarged(upscaler, photo)
     assert result.before.size == result.after.size == (48, 36)
     assert result.size == (96, 72)
     assert read_photo(result.file).pixels.shape == (72, 96, 3)
 
 
-def test_the_modulation_map_is_that_of_the_centre(upscaler, photo, rgb, out, monkeypatch):
+def test_blur_and_modulation_map_are_those_of_the_centre(upscaler, photo, rgb, probe, monkeypatch, enlarged):
     monkeypatch.setattr(mrda.app.work, "LOOKED_AT", 40)
     with torch.no_grad():
         lr = to_tensor(rgb[:, 4:44])
-        expected = upscaler.network.rdan.modulation_map(lr, upscaler.network.degradation(lr))
-    np.testing.assert_array_equal(enlarged(upscaler, photo, out).modulation, expected[0, 0])
+        idr = upscaler.network.degradation(lr)
+        expected = upscaler.network.rdan.modulation_map(lr, idr)
+    result = enlarged(upscaler, photo)
+    np.testing.assert_array_equal(result.modulation, expected[0, 0])
+    assert result.blur == float(probe(idr)) != 1
 
 
-def test_a_network_without_masks_has_no_modulation_map(photo, out):
+def test_a_probe_that_is_no_good_estimates_nothing(upscaler, photo, probe, enlarged):
+    assert enlarged(upscaler, photo, probe=replace(probe, error=1.0)).blur is None
+
+
+def test_a_network_without_masks_has_no_modulation_map(photo, enlarged):
     network = MRDAStudent(scale=2, num_feat=8, num_blocks=1, den_width=4, conv_type="static")
-    assert enlarged(Upscaler(network), photo, out).modulation is None
+    assert enlarged(Upscaler(network), photo).modulation is None

@@ -35,6 +35,7 @@ def test_bad_weights_and_devices_are_refused(tmp_path, weights, monkeypatch):
     refused(run("app", "-w", weights, "--device", "abacus"), out, "--device abacus can't be used")
 
 
+@pytest.mark.slow
 def test_the_page_is_served_until_ctrl_c_and_nothing_is_left(tmp_path, weights, port):
     pytest.importorskip("gradio", reason=INSTALLED)
     env = {**os.environ, "TMPDIR": str(tmp_path)}

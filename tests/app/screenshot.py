@@ -1,0 +1,32 @@
+"""Take the picture of docs/app.md anew: python tests/app/screenshot.py ADDRESS PHOTO docs/images/app.png
+
+ADDRESS is where `mrda app` serves the page.
+"""
+
+import io
+import sys
+from pathlib import Path
+
+from chromium import CHROMIUM, opened
+from PIL import Image
+
+from mrda.images import write_image
+
+
+def main(address, photo, picture):
+    if CHROMIUM is None:
+        sys.exit("no Chromium is found (Debian: apt-get install chromium)")
+    with opened() as browser:
+        tab = browser.new_page(viewport={"width": 1080, "height": 800})
+        tab.goto(address)
+        tab.set_input_files("input[type=file]", photo)
+        tab.get_by_text(Path(photo).name).first.wait_for()
+        tab.get_by_role("button", name="Upscale", exact=True).click()
+        tab.get_by_text("the weights were trained on").wait_for(timeout=600_000)
+        tab.wait_for_timeout(1000)  # the images fade in
+        screen = Image.open(io.BytesIO(tab.screenshot(full_page=True)))
+        write_image(picture, screen.convert("RGB").quantize(256))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
