@@ -17,6 +17,8 @@ from mrda.networks.discriminator import UNetDiscriminator
 from mrda.networks.reading import read_safetensors, reason
 from mrda.networks.registry import ARCHITECTURES, DISCRIMINATORS, Network, build, check_network, check_tensors
 
+_OWN_KEYS = ("architecture", "hyperparameters", "scale")
+
 
 def save_network(network: Network | UNetDiscriminator, path: str | os.PathLike[str], **metadata: str) -> None:
     """Write the parameters of ``network`` as a flat safetensors file, whole or not at all.
@@ -28,20 +30,22 @@ def save_network(network: Network | UNetDiscriminator, path: str | os.PathLike[s
 
     Raises:
         TypeError: ``network`` is none of the method's, or a metadata value is not a string.
-        ValueError: A metadata key is taken (``architecture``, ``hyperparameters``).
+        ValueError: A metadata key is taken (``architecture``, ``hyperparameters``, ``scale``).
     """
     check_network(network, discriminators=True)
     for key, value in metadata.items():
-        if key in ("architecture", "hyperparameters"):
+        if key in _OWN_KEYS:
             raise ValueError(f"metadata key {key!r} is written by save_network itself")
         if not isinstance(value, str):
             raise TypeError(f"metadata {key!r} is {value!r}, but must be a string")
     from safetensors.torch import save
 
+    options = network.hyperparameters
     entries = {
         **metadata,
         "architecture": type(network).__name__,
-        "hyperparameters": json.dumps(network.hyperparameters),
+        "hyperparameters": json.dumps(options),
+        **({"scale": str(options["scale"])} if "scale" in options else {}),
     }
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     with atomic_write(Path(path)) as temporary:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -52,6 +52,7 @@ def run_stage(
     config: TrainConfig,
     patches: PatchSampler,
     folder: Path,
+    provenance: Mapping[str, str],
     checkpoints: Checkpoints,
     processes: Processes,
     bars: Bars,
@@ -65,6 +66,7 @@ def run_stage(
         config: the run's configuration.
         patches: source of HR patches.
         folder: the stage's folder, for its log and its best weights.
+        provenance: metadata of the best weights.
         checkpoints: where checkpoints are looked for and saved.
         processes: the processes that share the work.
         bars: progress bars.
@@ -139,7 +141,7 @@ def run_stage(
                 record = log.record(done, lr=rate, skipped_steps=float(state.skipped))
                 bars.record(stage.name, done, section.steps, record)
             if validation is not None and (done % config.validation.every == 0 or last):
-                _validate(stage, state, validation, folder, log, processes)
+                _validate(stage, state, validation, folder, provenance, log, processes)
             advance(f"loss {outcome.scalars['loss']:.4f}, waits {(batches.waited - waited) / seconds:.0%}")
             if processes.is_main and (outcome.interrupted or done % engine.checkpoint_every == 0):
                 saved = checkpoints.save(state)
@@ -238,7 +240,13 @@ def _read(stage: Stage, config: TrainConfig, patches: PatchSampler, place: Place
 
 
 def _validate(
-    stage: Stage, state: TrainingState, validation: Validation, folder: Path, log: ScalarLog, processes: Processes
+    stage: Stage,
+    state: TrainingState,
+    validation: Validation,
+    folder: Path,
+    provenance: Mapping[str, str],
+    log: ScalarLog,
+    processes: Processes,
 ) -> None:
     """Measure; keep the weights if none before were better."""
     network = state.published()
@@ -251,4 +259,5 @@ def _validate(
             step=str(state.step),
             psnr_y=f"{found.psnr_y:.4f}",
             ssim_y=f"{found.ssim_y:.5f}",
+            **provenance,
         )

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from mrda.config import StageName, TrainConfig
 from mrda.data import load_patches
 from mrda.files import remove_leftovers, write_text
+from mrda.networks import save_network
 from mrda.training.environment import environment
 from mrda.training.errors import refusing
 from mrda.training.interrupt import deferred_interrupt
@@ -26,8 +27,8 @@ from mrda.training.state import (
     check_folder,
     check_recipe,
     discard,
+    provenance,
     recipe_of,
-    save_weights,
     tidy,
     write_recipe,
 )
@@ -135,15 +136,16 @@ def train(
                 processes.wait()
                 if processes.is_main:
                     write_recipe(folder, recipe)
+                facts = provenance(name, recipe)
                 stage = STAGES[name](config, inputs[name])
                 if "network" in inputs[name]:
                     stage.network.load_state_dict(load_like(stage.network, inputs[name]["network"]).state_dict())
                 checkpoints = Checkpoints(folder / "checkpoints", keep=config.train.keep_checkpoints)
                 network = run_stage(
-                    stage, config, patches, folder, checkpoints, processes, bars, validation, interrupted
+                    stage, config, patches, folder, facts, checkpoints, processes, bars, validation, interrupted
                 )
                 if processes.is_main:
-                    save_weights(weights, network, recipe)
+                    save_network(network, weights, step=str(config.stage(name).steps), **facts)
             processes.wait()
             _stop_between_stages(interrupted, processes, bars)
     return {name: weights_path(run_dir, name) for name in chosen}

@@ -123,9 +123,15 @@ def discard(folder: Path) -> None:
         shutil.rmtree(_trash(folder))
 
 
-def save_weights(path: Path, network: Network, recipe: Recipe) -> None:
-    """Write the final weights of a stage, atomically; how they were made is in the file's metadata."""
-    save_network(network, path, recipe=json.dumps(recipe), torch_version=str(torch.__version__))
+def provenance(stage: str, recipe: Recipe) -> dict[str, str]:
+    """How weights are made, for the metadata of their files; photos by their names alone, without folders."""
+    return {
+        "stage": stage,
+        "data": ", ".join(Path(source).name for source in recipe["data.sources"]),
+        "recipe": json.dumps(recipe),
+        "config_hash": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest(),
+        "torch_version": str(torch.__version__),
+    }
 
 
 class TrainingState:

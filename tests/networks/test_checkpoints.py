@@ -65,6 +65,7 @@ def test_saved_networks_come_back(tmp_path, network):
         assert torch.equal(loaded.rdan.mean, network.rdan.mean)
     metadata = read_metadata(path)
     assert metadata["architecture"] == type(network).__name__
+    assert metadata["scale"] == str(network.scale)
     assert metadata["stage"] == "test"
     assert os.listdir(tmp_path) == ["weights.safetensors"]
 

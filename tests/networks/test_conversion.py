@@ -47,7 +47,7 @@ def test_from_ours_and_back(tmp_path, network):
     loaded = load_network(back)
     assert type(loaded) is type(network)
     assert loaded.hyperparameters == network.hyperparameters
-    assert set(read_metadata(back)) == {"architecture", "hyperparameters"}
+    assert set(read_metadata(back)) == {"architecture", "hyperparameters", "scale"}
 
 
 def test_the_same_weights_give_the_same_file_whatever_its_name(tmp_path):

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,14 @@ def test_the_best_weights_are_kept(config: TrainConfig, tmp_path: Path, changed:
     assert best != 6
     metadata = read_metadata(weights.parent / "best.safetensors")
     assert (metadata["step"], metadata["psnr_y"]) == (str(best), f"{psnr[best]:.4f}")
+    final = read_metadata(weights)
+    assert final["step"] == "6"
+    for known in (metadata, final):
+        assert (known["architecture"], known["scale"], known["stage"]) == ("MLN", str(worse.scale), "bicubic")
+        assert known["data"] == "waves.png"
+        assert json.loads(known["recipe"])["bicubic.lr"] == 1.0
+        recipe = json.dumps(json.loads(known["recipe"]), sort_keys=True)
+        assert known["config_hash"] == hashlib.sha256(recipe.encode()).hexdigest()
     saved = load_file(weights.parent / "checkpoints" / f"step-{best:08d}" / "network.safetensors")
     torch.testing.assert_close(load_file(weights.parent / "best.safetensors"), saved, rtol=0, atol=0)
 
