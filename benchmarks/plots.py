@@ -49,45 +49,51 @@ def speed(rows: Sequence[Row]) -> "Figure":
 
     Each row has a time of ours.
     """
-    modes = [mode for mode in MODES if any(row.mode == mode for row in rows)]
-    figure = new_figure(9, 3.2 * len(modes))
-    for axes, mode in zip(figure.subplots(len(modes), squeeze=False)[:, 0], modes, strict=True):
-        chosen = [row for row in rows if row.mode == mode]
+    panels = {mode: [row for row in rows if row.mode == mode] for mode in MODES}
+    panels = {mode: chosen for mode, chosen in panels.items() if chosen}
+    figure, axes = _panels([len(chosen) for chosen in panels.values()])
+    for panel, (mode, chosen) in zip(axes, panels.items(), strict=True):
         floor = FLOORS[chosen[0].op]
         bars = {
             "released": [_times_ours(row, "released") for row in chosen],
             "best torch.compile": [_times_ours(row, *COMPILED) for row in chosen],
             f"{floor} alone": [_times_ours(row, floor) for row in chosen],
         }
-        axes.axhline(1, color=COLOURS[3], linewidth=1.5, label=THIS)
-        draw(axes, [_group(row) for row in chosen], bars)
-        axes.set_ylabel(f"times as long as\n{THIS}")
-        axes.set_title(mode.replace("_", " + "), loc="left")
+        panel.axvline(1, color=COLOURS[3], linewidth=1.5, label=THIS)
+        draw(panel, [_group(row) for row in chosen], bars)
+        panel.set_xlabel(f"times as long as {THIS}")
+        panel.set_title(mode.replace("_", " + "), loc="left")
     return figure
 
 
 def training(records: Sequence[dict[str, Any]]) -> "Figure":
     """Images per second of each stage, by each way to take a step."""
-    figure = new_figure(9, 3.2)
-    axes = figure.subplots()
     speeds = {(record["way"], record["stage"]): record["images_per_second"] for record in records}
     ways, stages = (list(dict.fromkeys(record[key] for record in records)) for key in ("way", "stage"))
-    draw(axes, stages, {way: [speeds.get((way, stage)) for stage in stages] for way in ways})
-    axes.set_ylabel("images per second, more is better")
+    figure, (panel,) = _panels([len(stages)])
+    draw(panel, stages, {way: [speeds.get((way, stage)) for stage in stages] for way in ways})
+    panel.set_xlabel("images per second, more is better")
     return figure
 
 
+def _panels(groups: Sequence[int]) -> tuple["Figure", Sequence["Axes"]]:
+    """A figure with a panel for each number of groups, as high as they need."""
+    heights = [0.9 + 0.4 * number for number in groups]
+    figure = new_figure(9, sum(heights))
+    return figure, figure.subplots(len(groups), squeeze=False, height_ratios=heights)[:, 0]
+
+
 def draw(axes: "Axes", groups: Sequence[str], bars: Mapping[str, Sequence[float | None]]) -> None:
-    """Bars of each name side by side in each group; none for what was not measured."""
+    """Bars of each name, one below the other, in each group from top to bottom; none for what was not measured."""
     width = 0.8 / len(bars)
-    for number, (name, heights) in enumerate(bars.items()):
-        places = [(group + width * (number - (len(bars) - 1) / 2), height) for group, height in enumerate(heights)]
-        there = [(place, height) for place, height in places if height is not None]
-        axes.bar(
-            [place for place, _ in there], [height for _, height in there], width, label=name, color=COLOURS[number]
-        )
-    axes.set_xticks(range(len(groups)), groups, fontsize=7)
-    axes.grid(axis="y", alpha=0.3)
+    for number, (name, lengths) in enumerate(bars.items()):
+        places = [(group + width * (number - (len(bars) - 1) / 2), length) for group, length in enumerate(lengths)]
+        there = [(place, length) for place, length in places if length is not None]
+        if there:
+            axes.barh(*zip(*there, strict=True), width, label=name, color=COLOURS[number])
+    axes.set_yticks(range(len(groups)), groups, fontsize=8)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, ncols=len(bars) + 1, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))
@@ -104,9 +110,8 @@ def _times_ours(row: Row, *providers: str) -> float | None:
 
 
 def _group(row: Row) -> str:
-    launch = "" if row.launch == "eager" else f"\n{row.launch}"
-    name = "" if row.op == "rda_conv2d" else f"{row.op}\n"
-    return f"{name}{'x'.join(map(str, row.shape))}\n{row.dtype}{launch}"
+    words = ("" if row.op == "rda_conv2d" else row.op, "x".join(map(str, row.shape)), row.dtype)
+    return " ".join((*filter(None, words), *(() if row.launch == "eager" else (row.launch,))))
 
 
 def save(figure: "Figure", path: Path) -> None:
