@@ -1,15 +1,18 @@
 """Everything that needs an NVIDIA GPU, in nine minutes: build for it, test on it, measure it (`make gpu`).
 
-Needs torch, triton, numpy, pytest, hypothesis, pybind11, ninja and nvcc; makes no environment and downloads nothing.
+Needs torch, triton, numpy, pillow, safetensors, pytest, hypothesis, pybind11, ninja and nvcc; with pytest-xdist the
+tests run side by side. Makes no environment and downloads nothing.
 Results appear as soon as each part is ready, so that a run that is cut off leaves what it has:
 
     RESULTS/GPU.json            records of benchmarks/rda_conv.py
     RESULTS/GPU_rda_block.json  records of benchmarks/rda_block.py
-    RESULTS/GPU.md              tables of both
+    RESULTS/GPU_model.json      records of benchmarks/model.py
+    RESULTS/GPU.md              tables of all of them
     mrda_kernels/preferences.json  the order in which backends are tried, from all results in the folder
 """
 
 import argparse
+import importlib.util
 import os
 import re
 import signal
@@ -62,23 +65,26 @@ def steps(results: Path, name: str) -> list[Step]:
         command = (f"benchmarks/{script}.py", "--device", "cuda", "--json", str(path))
         return Step(f"benchmarks/{script}.py", command, seconds, reserve, takes_time_limit=True)
 
-    operator, block = result_files(results, name)
+    operator, block, model = result_files(results, name)
     pytest = ("-m", "pytest", "-q", "--tb=short", "--maxfail=20", "-m")
-    suite = ("tests/kernels", "--ignore=tests/kernels/test_gpu.py")
+    side_by_side = ("-n", "8") if importlib.util.find_spec("xdist") else ()
+    own = ("tests/kernels/test_gpu.py", "tests/test_running.py")
+    suite = (*side_by_side, "tests/kernels", "--ignore=tests/kernels/test_gpu.py")
     return [
-        Step("the build", ("setup.py", "in_place"), seconds=120, reserve=260),
+        Step("the build", ("setup.py", "in_place"), seconds=90, reserve=330),
         # what only a GPU can show comes first, and the vendor's checkers last: they may take long
-        Step("the GPU's own tests", (*pytest, "gpu and not sanitizer", "tests/kernels/test_gpu.py"), 80, reserve=240),
-        Step("the tests", (*pytest, "gpu and not sanitizer", *suite), seconds=130, reserve=230),
-        benchmark("rda_conv", operator, seconds=210, reserve=120),
-        benchmark("rda_block", block, seconds=80, reserve=60),
+        Step("the GPU's own tests", (*pytest, "gpu and not sanitizer", *own), 70, reserve=270),
+        Step("the tests", (*pytest, "gpu and not sanitizer", *suite), seconds=130, reserve=210),
+        benchmark("model", model, seconds=60, reserve=160),
+        benchmark("rda_conv", operator, seconds=150, reserve=100),
+        benchmark("rda_block", block, seconds=70, reserve=45),
         Step("compute-sanitizer", (*pytest, "sanitizer", "tests/kernels/test_gpu.py"), seconds=60, reserve=0),
     ]
 
 
-def result_files(results: Path, name: str) -> tuple[Path, Path]:
-    """Where the records of the operator and of the blocks go."""
-    return results / f"{name}.json", results / f"{name}_rda_block.json"
+def result_files(results: Path, name: str) -> tuple[Path, Path, Path]:
+    """Where the records of the operator, of the blocks and of the whole network go."""
+    return results / f"{name}.json", results / f"{name}_rda_block.json", results / f"{name}_model.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -22,8 +22,8 @@ Record = dict[str, Any]
 MODES = ("forward", "forward_backward")
 TENSORS_MOVED = {"forward": 2, "forward_backward": 5}
 MEMORY_FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-OPS = ("rda_conv2d", "rdab", "trunk")
-FLOORS = {"rda_conv2d": "copy", "rdab": "convolutions", "trunk": "convolutions"}
+OPS = ("rda_conv2d", "rdab", "trunk", "model")
+FLOORS = {"rda_conv2d": "copy", "rdab": "convolutions", "trunk": "convolutions", "model": "static_convs"}
 """For each op, the provider that does only what no way to compute the op can do without."""
 
 OURS = "mrda_kernels"
@@ -84,7 +84,7 @@ def load(path: Path) -> list[Record]:
     """
     records = json.loads(path.read_text(encoding="utf-8"))
     if not (isinstance(records, list) and records and all(map(_is_record, records))):
-        raise ValueError(f"{path} is not a list of records of benchmarks/rda_conv.py or benchmarks/rda_block.py")
+        raise ValueError(f"{path} is not a list of records of benchmarks/rda_conv.py, rda_block.py or model.py")
     return records
 
 

@@ -1,9 +1,9 @@
 """Markdown tables of the benchmarks' results.
 
-To bring the README up to date::
+To bring a page up to date::
 
-python -m benchmarks.table benchmarks/results/rda_conv_cpu.json --update README.md
-python -m benchmarks.table --gpus benchmarks/results --update README.md --section speed-gpu
+python -m benchmarks.table benchmarks/results/rda_conv_cpu.json --update docs/performance.md
+python -m benchmarks.table --gpus benchmarks/results --update docs/performance.md --section speed-gpu
 """
 
 import argparse
@@ -16,6 +16,8 @@ from mrda.files import write_text
 
 SECTION = "speed"
 NOT_MEASURED = "On a GPU: not yet measured."
+HEADLINES = {"rda_conv2d": ((16, 64, 360, 640), (1, 64, 180, 320)), "model": ((1, 3, 180, 320),)}
+"""What of the results on GPUs is shown where all GPUs are: ops and shapes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def gpus(folder: Path) -> str:
-    """The tables of all results on GPUs in a folder, each after its processor's name; ends in a newline.
+    """The headlines of all results on GPUs in a folder, each after its processor's name; ends in a newline.
 
     Raises:
         ValueError: there is no such folder.
@@ -55,12 +57,18 @@ def gpus(folder: Path) -> str:
     if not folder.is_dir():
         raise ValueError(f"--gpus is {folder}, but must be a folder of results")
     results = [load(path) for path in sorted(folder.glob("*.json")) if holds_records(path)]
-    return "\n".join(map(titled, filter(on_gpu, results))) or f"{NOT_MEASURED}\n"
+    shown = [headlines(records) for records in filter(on_gpu, results)]
+    return "\n".join(map(titled, filter(None, shown))) or f"{NOT_MEASURED}\n"
+
+
+def headlines(records: Sequence[Record]) -> list[Record]:
+    """The records of those shapes that tell most."""
+    return [r for r in records if tuple(r["shape"]) in HEADLINES.get(r["op"], ())]
 
 
 def titled(records: Sequence[Record]) -> str:
     """A document that begins with what was measured where."""
-    what = {"rda_conv2d": "The operator"}.get(records[0]["op"], "RDA blocks")
+    what = {"rda_conv2d": "The operator", "model": "The whole network"}.get(records[0]["op"], "RDA blocks")
     return f"{what} on {records[0]['processor']}:\n\n{document(records)}"
 
 

@@ -97,6 +97,8 @@ def best_layouts(records: Iterable[Record]) -> list[Row]:
 def summary(records: Sequence[Record]) -> Table:
     """The better of the two layouts for each provider."""
     rows = best_layouts(records)
+    if records[0]["op"] == "model":
+        return _model_summary(records)
     if records[0]["op"] != "rda_conv2d":
         return _block_summary(rows)
     return _cpu_summary(rows) if records[0]["device"] == "cpu" else _gpu_summary(rows)
@@ -118,6 +120,8 @@ def details(records: Sequence[Record]) -> Table:
 
 def notes(records: Sequence[Record]) -> list[str]:
     """What the numbers mean and what they were measured on, in sentences."""
+    if records[0]["op"] == "model":
+        return [_measured_on(records), *_model_notes(records), *_absent(records)]
     if records[0]["op"] != "rda_conv2d":
         return [_measured_on(records), *_block_notes(records), *_absent(records)]
     if records[0]["device"] == "cpu":
@@ -184,6 +188,38 @@ def _block_summary(rows: Iterable[Row]) -> Table:
         memory = (MISSING if peak is None else f"{peak / 2**20:.1f}" for peak in peaks)
         cells.append((row.op, *row.label, row.launch, row.best_peer_in_words, *times, *ratios, *memory))
     return Table(headings, cells, texts=6)
+
+
+def _model_summary(records: Sequence[Record]) -> Table:
+    headings = (
+        *("Shape", "provider", "dtype", "launch", "ms", "faster than released in float32"),
+        *("than it compiled, same dtype", "parameters (M)", "mult-adds (G)", "peak memory (MiB)"),
+    )
+    times = {(tuple(r["shape"]), launch(r), r["provider"], r["dtype"]): r["ms"] for r in records if is_measured(r)}
+    cells = []
+    for r in records:
+        if not is_measured(r):
+            continue
+        where = tuple(r["shape"]), launch(r)
+        released = times.get((*where, "released", "float32"))
+        compiled = times.get((*where, "released_compiled", r["dtype"]))
+        peak = MISSING if "peak_bytes" not in r else f"{r['peak_bytes'] / 2**20:.0f}"
+        costs = (f"{r['parameters'] / 1e6:.2f}", f"{r['mult_adds'] / 1e9:.1f}", peak)
+        ratios = (_ratio(released, r["ms"]), _ratio(compiled, r["ms"]))
+        cells.append((_shape(where[0]), r["provider"], r["dtype"], where[1], _ms(r["ms"]), *ratios, *costs))
+    return Table(headings, cells, texts=4)
+
+
+def _model_notes(records: Sequence[Record]) -> list[str]:
+    notes = [
+        "All networks take LR (B, 3, H, W) in channels_last to SR; static_convs is the published network's 3x3 "
+        "convolutions and pixel shuffles, and nothing else. Mult-adds are those that are executed for the batch.",
+    ]
+    for r in records:
+        if "parts" in r:
+            parts = ", ".join(f"{part} {100 * share:.0f} %" for part, share in r["parts"].items())
+            notes.append(f"Of the time of {r['provider']} in {r['dtype']} at {_shape(r['shape'])}: {parts}.")
+    return notes
 
 
 def _measured_on(records: Sequence[Record]) -> str:

@@ -1,14 +1,24 @@
-"""Time a training step of each stage with the fused operator, against the same step on the eager reference.
+"""Time a training step of each stage, against the same step built the released code's way.
 
     python benchmarks/training.py --json benchmarks/results/training_cpu.json
 
-Both take the same step of the same stage in turn: patches, degradation, adaptation of the MLN, forward, backward and
-Adam, with random weights of the configuration's sizes. A step of the student is one of its joint phase.
+All ways take the same step of the same stage in turn: patches, degradation, adaptation of the MLN, forward, backward
+and Adam, with random weights of the configuration's sizes. A step of the student is one of its joint phase.
+
+    released           the operator's eager reference, one convolution after the other in the upscalers
+    released_compiled  the same, with the trained network under torch.compile
+    mrda               as `mrda train` takes it
+
+A record holds a step's time, images per second, the most memory that a step holds on top of networks and optimizer
+(`benchmarks.memory.peak_bytes` says how it is measured), and of ours the share of its time by part. Without --set
+the sizes are small ones, for CPUs; --official takes batches and patches as published.
 """
 
 import json
+import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
@@ -17,19 +27,22 @@ from typing import Any
 
 if not __package__:  # run as a script: import from the root, as `python -m benchmarks.training` does
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else torch's profiler writes to the terminal; read by torch's import
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks import commands
+from benchmarks.memory import peak_bytes
 from benchmarks.records import environment
-from benchmarks.timing import host_clock, interleaved
+from benchmarks.timing import clock_for, interleaved
 from mrda.config import STAGES, StageName, TrainConfig
 from mrda.configs import load_config
 from mrda.files import write_text
 from mrda.memory import keep_freed_memory
 from mrda.networks import MLN, save_network
+from mrda.networks.upscaler import PixelShuffleUpscaler
 from mrda.training import STAGES as STAGE_CLASSES
 from mrda.training.loop import train_step
 from mrda.training.processes import Processes
@@ -37,9 +50,11 @@ from mrda.training.stage import Stage, mln_options
 from mrda.training.state import TrainingState
 from mrda.training.teacher import TeacherStage
 
-BACKENDS = (None, "reference")
+OURS = "mrda"
+WAYS = ("released", "released_compiled", OURS)
 SECONDS = 40.0
 MIN_ROUNDS = 3
+PARTS_STEPS = 3
 SIZES = ("data.patch_size=32", *(f"{name}.batch=8" for name in STAGES), "meta.tasks=1")
 
 
@@ -48,53 +63,127 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = commands.parser(__doc__)
     command.add_argument("--config", default="classic-iso-x4", help="configuration (default: classic-iso-x4)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change an option")
+    command.add_argument("--official", action="store_true", help="batches and patches of the configuration itself")
     command.add_argument("--stage", action="append", choices=STAGES, help="stages to time (default: all)")
+    command.add_argument("--way", action="append", choices=WAYS, help="ways to time (default: all)")
+    command.add_argument("--seconds", type=float, default=SECONDS, help=f"for each stage (default: {SECONDS:.0f})")
     options = command.parse_args(arguments)
     commands.check_json(command, options.json)
     try:
-        config = load_config(options.config, [*SIZES, *options.set])
+        config = load_config(options.config, [*(() if options.official else SIZES), *options.set])
     except ValueError as error:
         command.error(str(error))
 
     keep_freed_memory()
     names = options.stage or list(STAGES)
     progress = commands.Progress(len(names))
-    results = []
+    results: list[dict[str, Any]] = []
     for index, name in enumerate(names):
         progress.show(index, name)
-        results.append(measure(config, name))
+        results += measure(config, name, options.way or WAYS, seconds=options.seconds)
+        if options.json is not None:
+            write_text(options.json, json.dumps(results, indent=1) + "\n")
     progress.end()
-    if options.json is not None:
-        write_text(options.json, json.dumps(results, indent=1) + "\n")
-    for r in results:
-        print(
-            f"{r['stage']}: {r['fused_images_per_second']:.2f} images/s, on the reference "
-            f"{r['reference_images_per_second']:.2f}: {r['speedup']:.2f} times as fast ({r['rounds']} rounds, batch "
-            f"{r['batch']}, LR {r['patch_size']}x{r['patch_size']})"
-        )
+    print(summary(results))
 
 
 def measure(
-    config: TrainConfig, name: StageName, seconds: float = SECONDS, min_rounds: int = MIN_ROUNDS
-) -> dict[str, Any]:
-    """Images per second of a stage's step on the backend that dispatch picks, and on the reference."""
+    config: TrainConfig,
+    name: StageName,
+    ways: Sequence[str] = WAYS,
+    seconds: float = SECONDS,
+    min_rounds: int = MIN_ROUNDS,
+) -> list[dict[str, Any]]:
+    """A record for each way to take a step of a stage."""
     processes = Processes(Accelerator(mixed_precision="no"), None)
+    device = processes.device.type
     with tempfile.TemporaryDirectory() as folder:
         inputs = random_weights(config, Path(folder))
-        runs = {str(backend): step_of(config, name, inputs, backend, processes) for backend in BACKENDS}
-    timings = interleaved(runs, host_clock, seconds=seconds, min_rounds=min_rounds)
-    batch = config.stage(name).batch
-    fused, reference = (1000 * batch / timings[str(backend)].ms for backend in BACKENDS)
-    return {
-        "stage": name,
-        "batch": batch,
-        "patch_size": config.data.patch_size,
-        "scale": config.scale,
-        "fused_images_per_second": fused,
-        "reference_images_per_second": reference,
-        "speedup": fused / reference,
-        "rounds": timings["None"].rounds,
-    } | environment(processes.device.type)
+        steps = {way: step_of(config, name, inputs, way, processes) for way in ways}
+    runs = {way: take for way, (take, _) in steps.items()}
+    timings = interleaved(runs, clock_for(device), seconds=seconds, min_rounds=min_rounds)
+    records = []
+    for way, (take, stage) in steps.items():
+        record = {
+            "stage": name,
+            "way": way,
+            "batch": config.stage(name).batch,
+            "patch_size": config.data.patch_size,
+            "scale": config.scale,
+            "mixed_precision": config.train.mixed_precision,
+            "ms": timings[way].ms,
+            "images_per_second": 1000 * config.stage(name).batch / timings[way].ms,
+            "rounds": timings[way].rounds,
+            "peak_bytes": peak_bytes(take, device),
+        }
+        if way == OURS:
+            record["parts"] = shares(take, stage)
+        records.append(record | environment(device))
+    return records
+
+
+def summary(records: Sequence[dict[str, Any]]) -> str:
+    """Sentences on each stage."""
+    times = {(r["stage"], r["way"]): r["ms"] for r in records}
+    lines = []
+    for r in records:
+        line = (
+            f"{r['stage']} {r['way']}: {r['ms']:.1f} ms, {r['images_per_second']:.2f} images/s, peak memory "
+            f"{r['peak_bytes'] / 2**20:.0f} MiB ({r['rounds']} rounds, batch {r['batch']}, LR "
+            f"{r['patch_size']}x{r['patch_size']}, mixed precision {r['mixed_precision']})"
+        )
+        if r["way"] == OURS:
+            others = [way for way in WAYS[:2] if (r["stage"], way) in times]
+            line += "".join(f"; {times[r['stage'], way] / r['ms']:.2f} times as fast as {way}" for way in others)
+            line += "; " + ", ".join(f"{part} {100 * share:.0f} %" for part, share in r["parts"].items())
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def shares(take: Callable[[], object], stage: Stage) -> dict[str, float]:
+    """Shares of a step's time by part, each waited for."""
+    spent: dict[str, float] = {}
+    parts: list[tuple[Any, str, str]] = [(stage.network, "forward", "forward"), (Tensor, "backward", "backward")]
+    parts += [(torch.optim.Optimizer, "zero_grad", "optimizer"), (torch.optim.Adam, "step", "optimizer")]
+    if stage.degradation is not None:
+        parts.append((stage, "degradation", "degradation"))
+    if stage.adapter is not None:
+        parts.append((stage.adapter, "features", "adaptation"))
+    originals = [(owner, name, vars(owner).get(name), getattr(owner, name)) for owner, name, _ in parts]
+    for (owner, name, part), (*_, function) in zip(parts, originals, strict=True):
+        setattr(owner, name, _timed(function, part, spent))
+    try:
+        for turn in range(PARTS_STEPS + 1):
+            if turn == 1:
+                spent.clear()  # what the first one sets up does not count
+            start = _now()
+            take()
+            spent["all"] = spent.get("all", 0.0) + _now() - start
+    finally:
+        for owner, name, own, _ in originals:
+            if own is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, own)
+    total = spent.pop("all")
+    spent["the rest"] = total - sum(spent.values())
+    return {part: seconds / total for part, seconds in spent.items()}
+
+
+def _timed(function: Callable[..., Any], part: str, spent: dict[str, float]) -> Callable[..., Any]:
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        start = _now()
+        result = function(*args, **kwargs)
+        spent[part] = spent.get(part, 0.0) + _now() - start
+        return result
+
+    return timed
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def random_weights(config: TrainConfig, folder: Path) -> dict[str, Path]:
@@ -107,20 +196,31 @@ def random_weights(config: TrainConfig, folder: Path) -> dict[str, Path]:
 
 
 def step_of(
-    config: TrainConfig, name: StageName, inputs: dict[str, Path], backend: str | None, processes: Processes
-) -> Callable[[], float]:
-    """A function that takes one step more of a stage of its own."""
+    config: TrainConfig, name: StageName, inputs: dict[str, Path], way: str, processes: Processes
+) -> tuple[Callable[[], float], Stage]:
+    """A function that takes one step more of a stage of its own, and the stage."""
     stage: Stage = STAGE_CLASSES[name](config, inputs)
-    for network in (stage.network, *stage.frozen):
-        if hasattr(network, "rdan"):
-            network.rdan.set_backend(backend)
+    if way != OURS:
+        for network in (stage.network, *stage.frozen):
+            release(network)
     stage.to(processes.device)
+    if way == "released_compiled":
+        stage.compile()
     state = TrainingState(stage, config.stage(name).lr, config.train)
     first = config.student.encoder_steps if name == "student" else 0
     steps, patches = count(first), random_patches(config, name)
     take = partial(train_step, config=config, state=state, batches=patches, processes=processes)
     # The loss comes from the device, so the step has been done when it is there.
-    return lambda: take(stage, next(steps)).scalars["loss"]
+    return lambda: take(stage, next(steps)).scalars["loss"], stage
+
+
+def release(network: nn.Module) -> None:
+    """Let a network compute as the released code does."""
+    for module in network.modules():
+        if isinstance(module, PixelShuffleUpscaler):
+            module.collapse = False
+        if hasattr(module, "set_backend"):
+            module.set_backend("reference")
 
 
 def random_patches(config: TrainConfig, name: StageName) -> Iterator[Tensor]:

@@ -93,7 +93,7 @@ class TrunkRunner:
 
 def _pays_a_graph(lr: Tensor) -> bool:
     pixels = lr.shape[0] * lr.shape[2] * lr.shape[3]
-    return lr.device.type == "cuda" and 0 < pixels <= GRAPH_PIXELS
+    return lr.device.type == "cuda" and 0 < pixels <= GRAPH_PIXELS and not torch.cuda.is_current_stream_capturing()
 
 
 def _capture(rdan: RDAN, lr: Tensor, degradation: Tensor) -> _Graph:

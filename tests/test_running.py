@@ -11,6 +11,11 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 HALF = [torch.bfloat16, torch.float16]
 
 
+@pytest.fixture(autouse=True)
+def no_tf32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 def random_rdan(device="cpu", **options):
     torch.manual_seed(0)
     rdan = RDAN(**{"scale": 2, "num_feat": 16, "num_blocks": 2, "idr_dim": 8} | options).eval().to(device)
@@ -31,7 +36,7 @@ def test_float32_is_the_trunk_as_it_is(device):
     runner = TrunkRunner(rdan, torch.float32)
     for _ in range(4):
         sr = runner(*inputs)
-        torch.testing.assert_close(sr, rdan(*inputs), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(sr, rdan(*inputs), rtol=1e-5, atol=1e-5)
         assert not sr.requires_grad
 
 
@@ -68,12 +73,9 @@ def test_changed_weights_are_noticed(device, dtype):
 
 def test_the_features_copy_keeps_what_all_depends_on_in_float32():
     half = random_rdan().with_features_in(torch.bfloat16)
-    in_float32 = {name for name, weight in half.named_parameters() if weight.dtype == torch.float32}
-    assert in_float32 == {
-        name
-        for name in dict(half.named_parameters())
-        if name.startswith(("compress", "upscaler")) or ".kernel." in name
-    }
+    for name, weight in half.named_parameters():
+        stays = name.startswith(("compress", "upscaler")) or ".kernel." in name
+        assert weight.dtype == (torch.float32 if stays else torch.bfloat16), name
 
 
 @pytest.mark.gpu

@@ -133,12 +133,13 @@ def test_a_gpu_is_not_yet_measured_until_there_is_a_result_of_one(records, tmp_p
     write(tmp_path / "cpu.json", records)
     (tmp_path / "demo.json").write_text("{}")
     assert table.gpus(tmp_path) == "On a GPU: not yet measured.\n"
-    write(tmp_path / "x1.json", gpu_records())
+    write(tmp_path / "x1.json", [*gpu_records(), *({**r, "shape": [64, 64, 64, 64]} for r in gpu_records())])
     write(tmp_path / "x1_rda_block.json", [gpu_record("mrda_kernels", 1.0, op="rdab")])
     text = table.gpus(tmp_path)
     assert "not yet measured" not in text
     assert text.startswith("The operator on NVIDIA X1:\n\n| Shape")
-    assert "\n\nRDA blocks on NVIDIA X1:\n\n| Op" in text
+    assert "(64, 64, 64, 64)" not in text  # no headline
+    assert "RDA blocks" not in text
     assert "a processor" not in text
 
 
@@ -148,11 +149,17 @@ def test_folder_of_gpu_results_that_is_none_is_refused(tmp_path, capsys):
     assert "must be a folder of results" in capsys.readouterr().err
 
 
-def test_readme_of_the_repository_is_what_its_results_give():
-    readme = (ROOT / "README.md").read_text()
-    for section, name in (("speed", "rda_conv_cpu"), ("speed-kept-memory", "rda_conv_cpu_kept_memory")):
-        content = tables.document(load(ROOT / "benchmarks" / "results" / f"{name}.json"))
-        assert table.insert(readme, content, section) == readme
+def test_pages_of_the_repository_are_what_its_results_give():
+    results = ROOT / "benchmarks" / "results"
+    pages = {
+        ("docs/performance.md", "speed"): tables.document(load(results / "rda_conv_cpu.json")),
+        ("docs/performance.md", "speed-kept-memory"): tables.document(load(results / "rda_conv_cpu_kept_memory.json")),
+        ("docs/performance.md", "speed-gpu"): table.gpus(results),
+        ("README.md", "speed-model"): tables.document(load(results / "model_cpu.json")),
+    }
+    for (page, section), content in pages.items():
+        text = (ROOT / page).read_text()
+        assert table.insert(text, content, section) == text, (page, section)
 
 
 def test_summary_of_a_cpu_has_no_place_for_the_reference(records):

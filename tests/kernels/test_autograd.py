@@ -81,7 +81,10 @@ def test_grad_output_of_any_strides(backend, layout, grad_layout):
         tensors = leaves(call)
         output = rda_conv2d(*tensors, backend=backend)
         grads.append(torch.autograd.grad(output, tensors, call.grad_output()))
-    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+    # On a GPU the reference is cuDNN's, whose algorithms differ from layout to layout.
+    rounding = 1e-5 if backend == "reference" and tensors[0].is_cuda else 0.0
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=rounding, atol=rounding)
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
