@@ -1,7 +1,6 @@
 """Upscaling a photograph with a trained student: an image in, an image of the same kind out."""
 
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from mrda.networks import MRDAStudent, Network, load_network, load_official
 from mrda.networks.layers import to_channels_last
 from mrda.running import TrunkRunner
 from mrda.tiling import Tile, tiles
+from mrda.weights import find_weights, save_pretrained
 
 Part = TypeVar("Part")
 ImageT = TypeVar("ImageT", Image.Image, np.ndarray, torch.Tensor)
@@ -28,14 +28,13 @@ def load_weights(path: str | Path) -> Network:
     """Load a network of the method, whichever it is.
 
     Args:
-        path: our safetensors, or a state dict of the authors (.pth or .pt).
+        path: our safetensors, or a state dict of the authors (.pth or .pt): a file, or what else
+            `mrda.weights.find_weights` finds.
 
     Raises:
-        ValueError: there is no such file, or it does not hold such weights.
+        ValueError: there are no such weights, or the file does not hold any.
     """
-    path = Path(path)
-    if not os.path.isfile(path):
-        raise ValueError(f"there is no weights file {path}")
+    path = find_weights(path)
     return load_official(path) if path.suffix in (".pth", ".pt") else load_network(path)
 
 
@@ -147,14 +146,19 @@ class Upscaler:
         """Load a student.
 
         Args:
-            path: as for `load_weights`.
+            path: a file, a folder of `save_pretrained`, the name of weights that come with the package, or
+                "user/repository" on the Hugging Face Hub.
             device: where to compute; None chooses CUDA where there is such a device.
             **options: the other arguments of `Upscaler`.
 
         Raises:
-            ValueError: there is no such file, it does not hold weights, or those of another network.
+            ValueError: there are no such weights, or they are those of another network.
         """
         return cls(load_student(path), device=device or default_device(), **options)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder for `from_pretrained`, which can be uploaded to the Hugging Face Hub; made if missing."""
+        save_pretrained(self.network, folder)
 
     @property
     def scale(self) -> int:

@@ -20,7 +20,11 @@ NO_WEIGHTS = (
 
 Weights = Annotated[
     Path | None,
-    typer.Option("-w", "--weights", help="A network's weights: .safetensors, or the authors' .pth."),
+    typer.Option(
+        "-w",
+        "--weights",
+        help="A network's weights: .safetensors, the authors' .pth, or user/repository on the Hugging Face Hub.",
+    ),
 ]
 
 
@@ -28,6 +32,18 @@ def refuse(message: str) -> NoReturn:
     """End with exit code 2: wrong usage, configuration or weights, said before any work."""
     typer.echo(f"mrda: {message}", err=True)
     raise typer.Exit(2)
+
+
+def chosen_weights(weights: Path | None) -> Path:
+    """The weights that were asked for, else the default of the package; refuses where it has none."""
+    from mrda.weights import default_weights
+
+    if weights is None:
+        name = default_weights()
+        if name is None:
+            refuse(NO_WEIGHTS)
+        return Path(name)
+    return weights
 
 
 @contextmanager

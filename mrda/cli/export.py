@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from mrda.cli.app import app
-from mrda.cli.common import NO_WEIGHTS, Weights, progress, refuse, refusing
+from mrda.cli.common import Weights, chosen_weights, progress, refuse, refusing
 
 
 @app.command(
@@ -27,8 +27,6 @@ def export(
     den takes LR (B, 3, H, W) in [0, 1] to the degradation (B, D); rdan takes LR and the degradation to SR (B, 3,
     scale H, scale W), which is to be clipped to [0, 1]. Tiles of an image share its degradation.
     """
-    if weights is None:
-        refuse(NO_WEIGHTS)
     from mrda.export import ExportError, export_student, files, require_packages
     from mrda.inference import load_student
 
@@ -40,7 +38,7 @@ def export(
     except ModuleNotFoundError as error:
         refuse(str(error))
     with refusing():
-        network = load_student(weights)
+        network = load_student(chosen_weights(weights))
     try:
         output.mkdir(parents=True, exist_ok=True)
         with progress("exporting", 1) as bar:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mrda.cli.app import app
-from mrda.cli.common import NO_WEIGHTS, Weights, check_output_file, progress, refuse, refusing, report
+from mrda.cli.common import Weights, check_output_file, chosen_weights, progress, refuse, refusing, report
 
 if TYPE_CHECKING:
     from mrda.inference import Upscaler
@@ -79,8 +79,7 @@ def upscale(
     16 bits, gray, transparency, colour profile, EXIF and resolution are kept as far as the format holds them. Several
     processes that torchrun or accelerate launch has started share the photos.
     """
-    if weights is None:
-        refuse(NO_WEIGHTS)
+    weights = chosen_weights(weights)
     if scale is not None and not 0.1 <= scale <= 16:
         refuse(f"--scale is {scale:g}, but must be from 0.1 to 16")
     check_output_file("--manifest", manifest)
