@@ -71,6 +71,23 @@ def test_changed_weights_are_noticed(device, dtype):
         torch.testing.assert_close(runner(*inputs), fresh(*inputs), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_no_map_of_features_is_converted_or_copied(dtype):
+    """But the last one, in half precision: the last convolution is float32."""
+    rdan, inputs = random_rdan(), random_inputs(size=(2, 3, 24, 20))
+    inputs = inputs[0].contiguous(memory_format=torch.channels_last), inputs[1]
+    runner = TrunkRunner(rdan, dtype)
+    runner(*inputs)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
+        runner(*inputs)
+    copies = [event for event in profile.events() if event.name == "aten::copy_" and event.input_shapes]
+    assert copies  # small ones there are
+    maps = [event for event in copies if event.input_shapes[0] == [2, 16, 24, 20]]
+    assert len(maps) == (0 if dtype == torch.float32 else 1)
+    kernels = [event for event in copies if event.input_shapes[0][-2:] == [5, 5] and event.input_shapes[0][0] == 12]
+    assert kernels == []  # the last convolution's, of which there are nine
+
+
 def test_the_features_copy_keeps_what_all_depends_on_in_float32():
     half = random_rdan().with_features_in(torch.bfloat16)
     for name, weight in half.named_parameters():

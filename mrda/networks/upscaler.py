@@ -17,6 +17,7 @@ from mrda.checks import check_scale
 from mrda.networks.kept import Kept, is_traced
 from mrda.networks.layers import conv3x3, without_autocast
 
+_Padding = tuple[int, int]
 _SIZE = 5  # of the collapsed kernels: the chain's maps reach two LR pixels far
 REACH = _SIZE // 2
 """LR pixels around it that a pixel of the image sees, at any scale."""
@@ -35,17 +36,35 @@ class Collapsed(NamedTuple):
 
     def __call__(self, features: Tensor) -> Tensor:
         """Return (B, 3 scale^2, H, W), to be shuffled, of features (B, C, H, W) with H and W at least 2."""
-        padded = F.pad(features, (REACH,) * 4)
-        bands = padded[:, :, :_SIZE], padded, padded[:, :, -_SIZE:]
-        first, inner, last = (self._row(kind, band) for kind, band in enumerate(bands))
+        first, inner, last = (
+            self._row(kind, features[:, :, cut], padding)
+            for kind, (cut, padding) in enumerate(_kinds(features.shape[2]))
+        )
         return torch.cat([first, inner[:, :, 1:-1], last], dim=2)
 
-    def _row(self, kind: int, padded: Tensor) -> Tensor:
-        parts = padded[..., :_SIZE], padded, padded[..., -_SIZE:]
+    def _row(self, kind: int, rows: Tensor, padding: _Padding) -> Tensor:
         first, inner, last = (
-            F.conv2d(part, self.weight[kind, place], self.bias[kind, place]) for place, part in enumerate(parts)
+            self._part(kind, place, rows[..., cut], (*sides, *padding))
+            for place, (cut, sides) in enumerate(_kinds(rows.shape[3]))
         )
         return torch.cat([first, inner[..., 1:-1], last], dim=3)
+
+    def _part(self, row: int, column: int, part: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
+        weight, bias = self.weight[row, column], self.bias[row, column]
+        if row == column == 1:  # the whole map, which is not to be copied
+            return F.conv2d(part, weight, bias, padding=REACH)
+        return F.conv2d(F.pad(part, padding), weight, bias)
+
+
+def _kinds(length: int) -> list[tuple[slice, _Padding]]:
+    """What the first, all, and the last of so many rows or columns see: a cut, and zeros before and after it."""
+    seen = min(REACH + 1, length)
+    missing = REACH + 1 - seen
+    return [
+        (slice(seen), (REACH, missing)),
+        (slice(None), (REACH, REACH)),
+        (slice(length - seen, None), (missing, REACH)),
+    ]
 
 
 class PixelShuffleUpscaler(nn.Module):
@@ -136,7 +155,9 @@ class PixelShuffleUpscaler(nn.Module):
         for conv, bias in zip(weights[:-1], biases[:-1], strict=True):
             zeros = F.pixel_shuffle(F.conv2d(zeros, conv, bias, padding=1), step)
         bias = F.pixel_unshuffle(F.conv2d(zeros, weights[-1], biases[-1], padding=1), self.scale)[0]
-        return Collapsed(weight.to(own), bias.permute(1, 2, 0).to(own))
+        # Each kind's kernel in channels_last, as the features are.
+        weight = weight.to(own).permute(0, 1, 2, 4, 5, 3).contiguous().permute(0, 1, 2, 5, 3, 4)
+        return Collapsed(weight, bias.permute(1, 2, 0).to(own))
 
 
 def _around(kernel: Tensor, down: int, right: int) -> Tensor:
