@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from gradio.utils import get_upload_folder
 from PIL import Image
 
 from mrda.app.work import LOOKED_AT, Enlarged, enlarge
@@ -57,9 +56,10 @@ def build_page(choices: Mapping[str, Weights], *, max_pixels: int) -> gr.Blocks:
 
     def upscale(
         source: str | None, name: str, scale: float, request: gr.Request, progress: gr.Progress = tracker
-    ) -> tuple[Any, ...]:
+    ) -> Iterator[tuple[Any, ...]]:
         if source is None:
             raise _refusal("choose a photo first")
+        weights = choices[name]
         stop = stops[request.session_hash] = threading.Event()
 
         def tell(share: float) -> None:
@@ -67,18 +67,21 @@ def build_page(choices: Mapping[str, Weights], *, max_pixels: int) -> gr.Blocks:
                 raise _StoppedError
             progress(share, desc="upscaling")
 
-        weights, folder = choices[name], Path(tempfile.mkdtemp(dir=get_upload_folder()))
         try:
             progress(0, desc="reading known blurs")
-            result = enlarge(
-                weights.upscaler,
-                Path(source),
-                folder,
-                scale=scale,
-                max_pixels=max_pixels,
-                probe=weights.probe,
-                progress=tell,
-            )
+            probe = weights.probe
+            # When it goes on after the yield, gradio has a copy of its own.
+            with tempfile.TemporaryDirectory() as folder:
+                result = enlarge(
+                    weights.upscaler,
+                    Path(source),
+                    Path(folder),
+                    scale=scale,
+                    max_pixels=max_pixels,
+                    probe=probe,
+                    progress=tell,
+                )
+                yield _shown(result, weights)
         except _StoppedError:
             raise _refusal("stopped") from None
         except ValueError as error:
@@ -89,7 +92,6 @@ def build_page(choices: Mapping[str, Weights], *, max_pixels: int) -> gr.Blocks:
             raise _refusal("there is not enough memory for a photo of its size") from None
         finally:
             del stops[request.session_hash]
-        return _shown(result, weights)
 
     def stop(request: gr.Request) -> None:
         if event := stops.get(request.session_hash):
@@ -114,7 +116,9 @@ def build_page(choices: Mapping[str, Weights], *, max_pixels: int) -> gr.Blocks:
                 said = gr.Markdown(visible=False)
                 modulation = gr.Image(format="png", interactive=False, visible=False, buttons=[])
         results = [slider, download, said, modulation]
-        start_button.click(upscale, [photo, name, scale], results, api_name="upscale", show_progress_on=slider)
+        start_button.click(
+            upscale, [photo, name, scale], results, api_name="upscale", show_progress_on=slider, concurrency_limit=1
+        )
         quietly: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
         stop_button.click(stop, **quietly)
         photo.change(_nothing, outputs=results, **quietly)

@@ -85,15 +85,14 @@ def enlarge(
         raise ValueError(result.reason.replace(str(source), source.name).replace(str(job.target), job.target.name))
     photo = read_photo(source, max_pixels)
     lr = _shown(photo.pixels, photo.icc)
-    after = _shown(np.asarray(read_image(job.target)), photo.icc)
-    size = after.size
-    after = _reduced(after)
-    centre = _centre(to_tensor(np.asarray(lr))).to(next(upscaler.network.parameters()))
+    sr = read_image(job.target)
+    after = _shown(np.asarray(_reduced(sr)), photo.icc)
+    centre = to_tensor(_centre(np.asarray(lr))).to(next(upscaler.network.parameters()))
     with torch.no_grad():
         idr = upscaler.network.degradation(centre)
     return Enlarged(
         file=job.target,
-        size=size,
+        size=sr.size,
         before=lr.resize(after.size, Image.Resampling.BICUBIC),
         after=after,
         modulation=_modulation(upscaler.network, centre, idr),
@@ -114,13 +113,14 @@ def _reduced(image: Image.Image) -> Image.Image:
     ratio = math.sqrt(SHOWN_PIXELS / (image.width * image.height))
     if ratio >= 1:
         return image
-    return image.resize((round(ratio * image.width), round(ratio * image.height)), Image.Resampling.BICUBIC)
+    width, height = (max(1, round(ratio * side)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _centre(lr: Tensor) -> Tensor:
-    """The middle `LOOKED_AT` pixels of (1, 3, H, W), or as many as there are."""
-    top, left = (max(0, side - LOOKED_AT) // 2 for side in lr.shape[2:])
-    return lr[:, :, top : top + LOOKED_AT, left : left + LOOKED_AT]
+def _centre(pixels: ImageArray) -> ImageArray:
+    """The middle `LOOKED_AT` rows and columns, or as many as there are."""
+    top, left = (max(0, side - LOOKED_AT) // 2 for side in pixels.shape[:2])
+    return pixels[top : top + LOOKED_AT, left : left + LOOKED_AT]
 
 
 def _modulation(network: MRDAStudent, lr: Tensor, idr: Tensor) -> npt.NDArray[np.float32] | None:

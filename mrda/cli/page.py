@@ -47,10 +47,8 @@ def serve(
     except ModuleNotFoundError as error:
         refuse(str(error))
     with tempfile.TemporaryDirectory(prefix="mrda-app-") as folder:
-        os.environ |= {
-            "GRADIO_TEMP_DIR": folder,
-            "GRADIO_ANALYTICS_ENABLED": "False",
-        }  # gradio reads them at its import
+        # Before gradio's import, which reads them. It asks itself whether it is there, through a proxy if one is named.
+        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "no_proxy": "*"}
         from mrda.app.page import build_page, launch
 
         with refusing():

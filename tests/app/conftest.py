@@ -46,6 +46,8 @@ def address(upscaler, probe, tmp_path, monkeypatch):
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-    page = build_page({"tiny": Weights(upscaler, "nothing")}, max_pixels=4000)
+    other = Upscaler(MRDAStudent(scale=3, num_feat=8, num_blocks=1, den_width=4))
+    choices = {"tiny": Weights(upscaler, "nothing"), "other": Weights(other, "nothing else")}
+    page = build_page(choices, max_pixels=4000)
     yield launch(page, host="127.0.0.1", port=port, max_pixels=4000)
     page.close(verbose=False)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mrda.photos import read_photo
 
-pytest.importorskip("playwright", reason="playwright is not installed")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,6 +54,10 @@ def test_a_person_drops_photos_good_and_bad_and_keeps_the_result(browser, addres
     assert download.value.suggested_filename == "photo_x2.png"
     download.value.save_as(tmp_path / "kept.png")
     np.testing.assert_array_equal(read_photo(tmp_path / "kept.png").pixels, upscaler(rgb))
+
+    tab.get_by_label("Weights").click()
+    tab.get_by_role("option", name="other").click()
+    playwright.expect(tab.get_by_label("number input for How much larger")).to_have_value("3")
 
     # another photo takes the results of the last one away
     Image.fromarray(rgb).save(tmp_path / "other.png")

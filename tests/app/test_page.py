@@ -45,6 +45,24 @@ def test_a_photo_comes_back_whole_with_what_is_shown_of_it(upscale, upscaler, ph
     assert np.corrcoef(shown.ravel(), masks.ravel())[0, 1] > 0.9
 
 
+def test_weights_and_scale_can_be_chosen(upscale, photo):
+    download, said = upscale(photo, name="other", scale=3.0)[1:3]
+    assert download["label"] == "Download photo_x3.png (144 x 108)"
+    assert "the weights were trained on nothing else" in said["value"]
+    assert upscale(photo, scale=1.5)[1]["label"] == "Download photo_x1.5.png (72 x 54)"
+
+
+def test_only_what_gradio_watches_over_is_left(upscale, photo, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    upscale(photo)
+    assert list((tmp_path / "gradio").glob("*/photo_x2.png"))
+    photo.write_bytes(b"")
+    with pytest.raises(gradio_client.exceptions.AppError):
+        upscale(photo)
+    assert not list((tmp_path / "temporary").glob("tmp*"))
+
+
 def test_bad_photos_get_a_message_and_the_page_lives_on(upscale, photo, tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "cut.png").write_bytes(photo.read_bytes()[:900])

@@ -38,12 +38,12 @@ def test_bad_weights_and_devices_are_refused(tmp_path, weights, monkeypatch):
 @pytest.mark.slow
 def test_the_page_is_served_until_ctrl_c_and_nothing_is_left(tmp_path, weights, port):
     pytest.importorskip("gradio", reason=INSTALLED)
-    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    env = {**os.environ, "TMPDIR": str(tmp_path), "HTTP_PROXY": "http://127.0.0.1:1"}  # where nobody listens
     # In a session of its own, or the test run would see the signal too.
     process = start("app", "-w", weights, "--port", port, env=env, start_new_session=True)
     told = process.stderr.readline()
     assert re.fullmatch(rf"mrda: the page is at http://127\.0\.0\.1:{port}/ until Ctrl-C\n", told), told
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}") as answer:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"http://127.0.0.1:{port}") as answer:
         assert answer.status == 200
     assert list(tmp_path.glob("mrda-app-*"))
     other = start("app", "-w", weights, "--port", port, env=env)
