@@ -117,11 +117,18 @@ def to_official(network: Network) -> dict[str, Tensor]:
     own = network.state_dict()
     state = {theirs: own[ours] for ours, theirs in _official_keys(network).items()}
     if not isinstance(network, MLN):
-        mean = network.rdan.mean.flatten()
-        identity = torch.eye(3, dtype=mean.dtype, device=mean.device).reshape(3, 3, 1, 1)
-        state |= {"G.sub_mean.weight": identity, "G.sub_mean.bias": -mean}
-        state |= {"G.add_mean.weight": identity.clone(), "G.add_mean.bias": mean.clone()}
+        state |= _mean_shift(network.rdan.mean.flatten())
     return state
+
+
+def unlabelled_to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a student's state dict that has lost its metadata under the published key names.
+
+    :func:`load_official` then finds out scale and sizes. What keys and shapes do not tell, the mean colour among it, is
+    taken as released.
+    """
+    official = {_official_key(key, MRDAStudent): tensor for key, tensor in state.items()}
+    return official | _mean_shift(torch.tensor(DIV2K_RGB_MEAN))
 
 
 def _name(source: str | os.PathLike[str] | Mapping[str, Any]) -> str:
@@ -147,18 +154,29 @@ def _unwrap(name: str, loaded: Any) -> dict[str, Any]:
 
 def _official_keys(network: Network) -> dict[str, str]:
     """Map our names of the parameters of ``network`` to the published ones."""
-    if isinstance(network, MLN):
+    return {ours: _official_key(ours, type(network)) for ours in network.state_dict()}
+
+
+def _official_key(ours: str, architecture: NetworkClass) -> str:
+    if architecture is MLN:
         names: tuple[tuple[str, str], ...] = _MLN_NAMES
     else:
-        prefix = _DEN_PREFIX[type(network)]
+        prefix = _DEN_PREFIX[architecture]
         names = (*_RDAN_NAMES, ("den.convs.", f"{prefix}E."), ("den.mlp.", f"{prefix}mlp."))
-    keys = {}
-    for ours in network.state_dict():
-        theirs = ours
-        for old, new in names:
-            theirs = theirs.replace(old, new, 1)
-        keys[ours] = theirs
-    return keys
+    for old, new in names:
+        ours = ours.replace(old, new, 1)
+    return ours
+
+
+def _mean_shift(mean: Tensor) -> dict[str, Tensor]:
+    """The fixed 1x1 convolutions that subtract and add a mean colour (3,), by their published keys."""
+    identity = torch.eye(3, dtype=mean.dtype, device=mean.device).reshape(3, 3, 1, 1)
+    return {
+        "G.sub_mean.weight": identity,
+        "G.sub_mean.bias": -mean,
+        "G.add_mean.weight": identity.clone(),
+        "G.add_mean.bias": mean.clone(),
+    }
 
 
 def _recognise(name: str, state: Mapping[str, Tensor]) -> NetworkClass:
