@@ -102,10 +102,10 @@ def _downloaded(repository: str) -> Path:
         return Path(huggingface_hub.hf_hub_download(repository, WEIGHTS_FILE))
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         why, cause = "there is no such repository, or it is not open to you", error
-    except errors.RemoteEntryNotFoundError as error:
-        why, cause = f"that repository holds no {WEIGHTS_FILE}", error
     except errors.LocalEntryNotFoundError as error:
         why, cause = "the Hub can't be reached, and they were not downloaded before", error
+    except errors.EntryNotFoundError as error:
+        why, cause = f"that repository holds no {WEIGHTS_FILE}", error
     except OSError as error:
         why, cause = reason(error), error
     raise ValueError(
