@@ -55,6 +55,15 @@ def test_half_precision_is_as_near_as_autocast(device, dtype, conv_type):
     assert 0 < error <= 2 * of_autocast
 
 
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_images_of_a_single_row_or_column_are_run_in_half_precision_too(dtype):
+    rdan = random_rdan()
+    for size in ((1, 3, 1, 5), (1, 3, 5, 1), (1, 3, 1, 1)):
+        inputs = random_inputs(size=size)
+        sr = TrunkRunner(rdan, dtype)(*inputs)
+        torch.testing.assert_close(sr, rdan(*inputs).detach(), rtol=0, atol=0.02)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_changed_weights_are_noticed(device, dtype):

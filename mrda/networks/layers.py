@@ -29,6 +29,11 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
+def is_autocast(device: torch.device) -> bool:
+    """Whether autocast chooses the dtype of operations there; the meta device knows none."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
 def add(first: Tensor, second: Tensor) -> Tensor:
     """Return ``first + second``, in the memory of ``first`` where no gradient is recorded; it is of no use after."""
     return first + second if torch.is_grad_enabled() else first.add_(second)

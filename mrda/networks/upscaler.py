@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mrda.checks import check_scale
 from mrda.networks.kept import Kept, is_traced
-from mrda.networks.layers import conv3x3, without_autocast
+from mrda.networks.layers import conv3x3, is_autocast, without_autocast
 
 _Padding = tuple[int, int]
 _SIZE = 5  # of the collapsed kernels: the chain's maps reach two LR pixels far
@@ -102,6 +102,8 @@ class PixelShuffleUpscaler(nn.Module):
             return F.pixel_shuffle(self._collapsed()(features.to(self.last.weight.dtype)), self.scale)
 
     def _chain(self, features: Tensor) -> Tensor:
+        if not is_autocast(features.device):
+            features = features.to(self.last.weight.dtype)  # they may come in half precision
         return self.last(self.expand(features))
 
     def _collapses(self) -> bool:
