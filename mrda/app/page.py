@@ -5,8 +5,6 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +12,14 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from mrda.app.work import LOOKED_AT, Enlarged, enlarge
-from mrda.inference import Upscaler, is_out_of_memory
-from mrda.probe import BlurProbe, make_probe
+from mrda.app.work import LOOKED_AT, Enlarged, Weights, enlarge
+from mrda.inference import is_out_of_memory
 
 LARGEST_SCALE = 4
 """Of the results; with the limit of the photos' pixels it limits those of the results."""
 FILE_OVERHEAD = 16 * 2**20
 """Bytes that a file may have beside its pixels."""
 _FONT = ("system-ui", "sans-serif")  # of the machine: gradio's own come from the network
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Weights to choose.
-
-    Attributes:
-        upscaler: with these weights.
-        trained_on: what the file says of that, in a few words.
-    """
-
-    upscaler: Upscaler
-    trained_on: str
-
-    @cached_property
-    def probe(self) -> BlurProbe:
-        """Made for the first photo, as it takes seconds."""
-        return make_probe(self.upscaler.network)
 
 
 def build_page(choices: Mapping[str, Weights], *, max_pixels: int) -> gr.Blocks:
@@ -137,7 +116,7 @@ def launch(page: gr.Blocks, *, host: str, port: int, max_pixels: int) -> str:
         OSError: nothing can listen there.
     """
     _, address, _ = page.launch(
-        server_name=host,
+        server_name=f"[{host}]" if ":" in host else host,
         server_port=port,
         theme=gr.themes.Default(font=_FONT, font_mono=("monospace",)),
         max_file_size=8 * max_pixels + FILE_OVERHEAD,

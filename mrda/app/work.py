@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,31 @@ from mrda.inference import Upscaler
 from mrda.jobs import Job
 from mrda.networks import MRDAStudent
 from mrda.photos import read_photo
-from mrda.probe import BlurProbe
+from mrda.probe import BlurProbe, make_probe
 from mrda.upscaling import upscale_photos
 
 SHOWN_PIXELS = 16_000_000
 """Of a result beyond which the page shows it reduced, as browsers refuse or crawl."""
 LOOKED_AT = 512
 """Largest side, in pixels of the photo, of the part that the blur is estimated from and the modulation is drawn of."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights to choose.
+
+    Attributes:
+        upscaler: with these weights.
+        trained_on: what the file says of that, in a few words.
+    """
+
+    upscaler: Upscaler
+    trained_on: str
+
+    @cached_property
+    def probe(self) -> BlurProbe:
+        """Made for the first photo, as it takes seconds."""
+        return make_probe(self.upscaler.network)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from mrda.cli.common import NO_WEIGHTS, refuse, refusing
 from mrda.cli.upscale import load_upscaler, without_pillows_limit
 
 if TYPE_CHECKING:
-    from mrda.app.page import Weights
+    from mrda.app.work import Weights
 
 
 @app.command(
@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 def serve(
     weights: Annotated[
         list[Path] | None,
-        typer.Option("-w", "--weights", help="Weights to choose from: .safetensors, or the authors' .pth; repeatable."),
+        typer.Option(
+            "-w",
+            "--weights",
+            help="Weights to choose from, beside those of the package: .safetensors, the authors' .pth, or "
+            "user/repository on the Hugging Face Hub; may be repeated.",
+        ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets the network in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at.", min=1, max=65535)] = 7860,
@@ -38,21 +43,23 @@ def serve(
 
     Only this machine can open it, unless --host says otherwise. Photos and results are deleted when it ends.
     """
-    if not weights:
-        refuse(NO_WEIGHTS)
     from mrda.packages import require_package
+    from mrda.weights import BUNDLED
 
+    every = list(dict.fromkeys([*(weights or ()), *map(Path, BUNDLED)]))
+    if not every:
+        refuse(NO_WEIGHTS)
     try:
         require_package("gradio", name="gradio", user="the web page", extra="app")
     except ModuleNotFoundError as error:
         refuse(str(error))
+    with refusing():
+        choices = _choices(every, dtype, device)
     with tempfile.TemporaryDirectory(prefix="mrda-app-") as folder:
         # Before gradio's import, which reads them. It asks itself whether it is there, through a proxy if one is named.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "no_proxy": "*"}
         from mrda.app.page import build_page, launch
 
-        with refusing():
-            choices = _choices(weights, dtype, device)
         page = build_page(choices, max_pixels=max_pixels)
         try:
             address = launch(page, host=host, port=port, max_pixels=max_pixels)
@@ -67,18 +74,19 @@ def serve(
 
 
 def _choices(weights: list[Path], dtype: str, device: str | None) -> "dict[str, Weights]":
-    """Weights by name, the file's, or its whole path where two have the same.
+    """Weights by what the page calls them: a file's name, or its whole path where two have the same.
 
     Raises:
         ValueError: one can't be loaded, or does not upscale.
     """
-    from mrda.app.page import Weights
+    from mrda.app.work import Weights
     from mrda.probe import trained_on
+    from mrda.weights import find_weights
 
-    names = [path.stem for path in weights]
+    names = [path.stem if os.path.isfile(path) else str(path) for path in weights]
     return {
-        str(path) if names.count(path.stem) > 1 else path.stem: Weights(
-            load_upscaler(path, "auto", None, dtype, device), trained_on(path)
+        str(path) if names.count(name) > 1 else name: Weights(
+            load_upscaler(path, "auto", None, dtype, device), trained_on(find_weights(path))
         )
-        for path in weights
+        for name, path in zip(names, weights, strict=True)
     }

@@ -40,8 +40,9 @@ def address(upscaler, probe, tmp_path, monkeypatch):
     pytest.importorskip("gradio", reason="gradio is not installed: pip install 'mrda-kernels[app]'")
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     (tmp_path / "gradio").mkdir()
-    monkeypatch.setattr("mrda.app.page.make_probe", lambda network: probe)
-    from mrda.app.page import Weights, build_page, launch
+    monkeypatch.setattr("mrda.app.work.make_probe", lambda network: probe)
+    from mrda.app.page import build_page, launch
+    from mrda.app.work import Weights
 
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))

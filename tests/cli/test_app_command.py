@@ -1,5 +1,6 @@
 """`mrda app`."""
 
+import hashlib
 import os
 import re
 import signal
@@ -9,6 +10,8 @@ import urllib.request
 
 import pytest
 from commands import refused, run, start
+
+from mrda.weights import BUNDLED
 
 INSTALLED = "gradio is not installed: pip install 'mrda-kernels[app]'"
 
@@ -22,6 +25,8 @@ def port():
 
 def test_without_weights_or_gradio_it_says_what_to_do(tmp_path, weights, monkeypatch):
     out = tmp_path / "out"
+    for name in list(BUNDLED):
+        monkeypatch.delitem(BUNDLED, name)
     refused(run("app"), out, "-w WEIGHTS", "mrda train --config demo")
     monkeypatch.setitem(sys.modules, "gradio", None)
     refused(run("app", "-w", weights), out, "the web page needs gradio: pip install 'mrda-kernels[app]'")
@@ -33,6 +38,27 @@ def test_bad_weights_and_devices_are_refused(tmp_path, weights, monkeypatch):
     out = tmp_path / "out"
     refused(run("app", "-w", tmp_path / "none.safetensors"), out, "there is no weights file")
     refused(run("app", "-w", weights, "--device", "abacus"), out, "--device abacus can't be used")
+
+
+def test_weights_of_the_package_can_be_chosen_beside_others(tmp_path, weights, monkeypatch):
+    pytest.importorskip("gradio", reason=INSTALLED)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    (tmp_path / "bundled").mkdir()
+    (tmp_path / "bundled" / "our-x2.safetensors").write_bytes(weights.read_bytes())
+    (tmp_path / weights.name).write_bytes(weights.read_bytes())
+    monkeypatch.setattr("mrda.weights.BUNDLED_FOLDER", tmp_path / "bundled")
+    monkeypatch.setitem(BUNDLED, "our-x2", hashlib.sha256(weights.read_bytes()).hexdigest())
+    shown = []
+
+    def show(page, **_):
+        shown.append(list(page))
+        raise OSError
+
+    monkeypatch.setattr("mrda.app.page.build_page", lambda choices, max_pixels: choices)
+    monkeypatch.setattr("mrda.app.page.launch", show)
+    for given in ((), (weights,), (weights, tmp_path / weights.name, "our-x2")):
+        refused(run("app", *(word for path in given for word in ("-w", path))), tmp_path / "out", "--host 127.0.0.1")
+    assert shown == [["our-x2"], ["student", "our-x2"], [str(weights), str(tmp_path / weights.name), "our-x2"]]
 
 
 @pytest.mark.slow
