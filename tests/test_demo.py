@@ -59,6 +59,22 @@ def test_scores_are_those_of_the_student_on_the_blurred_photo(demo, upscaler, ph
     )
 
 
+def test_the_weights_of_the_package_are_shown_first(demo, photo, tmp_path, monkeypatch, upscaler):
+    monkeypatch.setattr(demo.Upscaler, "from_pretrained", lambda name: upscaler)
+    monkeypatch.setattr(demo, "default_weights", lambda: "our-x2")
+    console = Console(width=200)
+    with console.capture() as capture:
+        shown = demo.show_shipped([photo], tmp_path / "out", console)
+    row = demo.compare(upscaler, photo, demo.PICTURED_SIGMA)
+    assert shown == {
+        "weights": "our-x2",
+        "sigma": demo.PICTURED_SIGMA,
+        "gain_db": {"noise": pytest.approx(row.psnr_sr - row.psnr_bicubic)},
+    }
+    assert "The weights our-x2" in capture.get()
+    assert (tmp_path / "out" / "shipped.png").is_file()
+
+
 def test_table_shows_losses_as_well_as_gains(demo):
     rows = [demo.Score("cat", 0.8, 30.0, 29.5, 0.9, 0.8), demo.Score("cat", 1.6, 28.0, 29.0, 0.7, 0.75)]
     console = Console(width=100)

@@ -13,10 +13,7 @@ from rich.progress import Progress
 
 from mrda.progress import progress_bar
 
-NO_WEIGHTS = (
-    "no weights: none come with the package yet, so give some with -w WEIGHTS; "
-    "`mrda train --config demo` or `make demo` makes them in minutes"
-)
+NO_WEIGHTS = "no weights: name some with -w WEIGHTS, such as mrda-x4-iso, which come with the package"
 
 Weights = Annotated[
     Path | None,
@@ -35,15 +32,10 @@ def refuse(message: str) -> NoReturn:
 
 
 def chosen_weights(weights: Path | None) -> Path:
-    """The weights that were asked for, else the default of the package; refuses where it has none."""
+    """The weights that were asked for, else the default of the package."""
     from mrda.weights import default_weights
 
-    if weights is None:
-        name = default_weights()
-        if name is None:
-            refuse(NO_WEIGHTS)
-        return Path(name)
-    return weights
+    return Path(default_weights()) if weights is None else weights
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mrda.cli.app import app
-from mrda.cli.common import NO_WEIGHTS, refuse, refusing
+from mrda.cli.common import refuse, refusing
 from mrda.cli.upscale import load_upscaler, without_pillows_limit
 
 if TYPE_CHECKING:
@@ -47,8 +47,6 @@ def serve(
     from mrda.weights import BUNDLED
 
     every = list(dict.fromkeys([*(weights or ()), *map(Path, BUNDLED)]))
-    if not every:
-        refuse(NO_WEIGHTS)
     try:
         require_package("gradio", name="gradio", user="the web page", extra="app")
     except ModuleNotFoundError as error:

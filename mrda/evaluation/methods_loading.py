@@ -17,6 +17,7 @@ from mrda.evaluation.samples import Method
 from mrda.inference import Upscaler, load_weights
 from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, Network, read_metadata
 from mrda.networks.layers import freeze, to_channels_last
+from mrda.weights import find_weights
 
 METHOD_NAMES: dict[type, str] = {MRDAStudent: "mrda_s", MRDATeacher: "mrda_t", MRDAOracle: "mrda_t3", MLN: "mln"}
 """What a network's results are called."""
@@ -97,7 +98,7 @@ def recorded_adaptation(weights: str | Path, network: Network) -> Adaptation:
     """
     recipe: object = {}
     if Path(weights).suffix not in (".pth", ".pt"):  # published state dicts say nothing of it
-        text = read_metadata(weights).get("recipe", "{}")
+        text = read_metadata(find_weights(weights)).get("recipe", "{}")
         try:
             recipe = json.loads(text)
         except ValueError:

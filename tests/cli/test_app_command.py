@@ -23,11 +23,8 @@ def port():
         return listening.getsockname()[1]
 
 
-def test_without_weights_or_gradio_it_says_what_to_do(tmp_path, weights, monkeypatch):
+def test_without_gradio_it_says_what_to_do(tmp_path, weights, monkeypatch):
     out = tmp_path / "out"
-    for name in list(BUNDLED):
-        monkeypatch.delitem(BUNDLED, name)
-    refused(run("app"), out, "-w WEIGHTS", "mrda train --config demo")
     monkeypatch.setitem(sys.modules, "gradio", None)
     refused(run("app", "-w", weights), out, "the web page needs gradio: pip install 'mrda-kernels[app]'")
 

@@ -9,6 +9,7 @@ from mrda.evaluation.methods import mln_method, oracle_method, student_method, t
 from mrda.evaluation.methods_loading import load_method, recorded_adaptation
 from mrda.evaluation.samples import Condition, make_sample
 from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, save_network, to_official
+from mrda.weights import save_pretrained
 
 SIZES = {"scale": 2, "num_feat": 8, "num_blocks": 1, "den_width": 4}
 RECIPE = {
@@ -75,6 +76,12 @@ def test_an_mln_with_the_recorded_settings_but_for_the_steps_that_are_asked_for(
         frozen = mln_method(network, steps=steps, inner_lr=[0.04])(sample)
         assert (expected - frozen).abs().max() > 1e-4
     close(load_method(path, steps=0).method(sample), network(sample.lr, sample.lr_up))
+
+
+def test_an_mln_in_a_folder_is_adapted_as_its_file_says(tmp_path):
+    network = MLN(scale=2, num_feat=6, num_body=2)
+    save_pretrained(network, tmp_path, recipe=json.dumps(RECIPE))
+    assert recorded_adaptation(tmp_path, network) == (3, (0.04,), False)
 
 
 def test_a_teacher_with_its_mln(store, sample):

@@ -1,0 +1,120 @@
+"""Make the files of released weights: what the package ships, their learning curve, and the table of their scores.
+
+    python -m benchmarks.release pack runs/iso/student/weights.safetensors --name mrda-x4-iso --step 3300 --data A B
+    python -m benchmarks.release curve 64:leg1.jsonl 8:leg2.jsonl --name mrda-x4-iso
+    python -m benchmarks.release table docs/weights/mrda-x4-iso.json --update README.md docs/weights/mrda-x4-iso.md
+
+`pack` writes mrda/weights_data/NAME.safetensors in float16 and prints its SHA-256 for `mrda.weights.BUNDLED`; `curve`
+writes docs/weights/NAME.jsonl, the legs' logs one after the other, and the picture NAME.png; `table` takes what
+`mrda evaluate --json` writes.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.table import Page
+from mrda.evaluation.figures.canvas import new_figure
+from mrda.evaluation.paper import paper_rows
+from mrda.evaluation.tables_markdown import table
+from mrda.files import atomic_write, write_text
+from mrda.networks import load_network, save_network
+from mrda.weights import BUNDLED_FOLDER
+
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "weights"
+SECTION = "weights"
+PAPER = ("MRDA_S", "DASR", "RCAN")
+WINDOW = 9  # records that the curve is smoothed over
+_COUNTS = ("step", "leg", "images")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the files of released weights."""
+    command = argparse.ArgumentParser(description=main.__doc__, allow_abbrev=False)
+    parts = command.add_subparsers(dest="part", required=True)
+    packing = parts.add_parser("pack", help="the file that the package ships")
+    packing.add_argument("weights", type=Path, help="a trained student")
+    packing.add_argument("--step", type=int, required=True, help="optimizer steps of its last stage")
+    packing.add_argument("--data", nargs="+", required=True, metavar="SET", help="names of the photo sets it has seen")
+    curving = parts.add_parser("curve", help="the log and its picture")
+    curving.add_argument("legs", nargs="+", metavar="BATCH:LOG", help="the legs' log.jsonl files in order")
+    for part in (packing, curving):
+        part.add_argument("--name", required=True, help="of the weights")
+    scoring = parts.add_parser("table", help="scores beside the paper's")
+    scoring.add_argument("scores", type=Path, help="written by `mrda evaluate --json`")
+    scoring.add_argument("--update", nargs="+", type=Path, default=[], metavar="FILE", help="pages to put it into")
+    options = command.parse_args(arguments)
+    try:
+        if options.part == "pack":
+            pack(options.weights, options.name, options.step, options.data)
+        elif options.part == "curve":
+            curve(
+                [(int(batch), Path(log)) for batch, _, log in (leg.partition(":") for leg in options.legs)],
+                options.name,
+            )
+        else:
+            content = document(json.loads(options.scores.read_text(encoding="utf-8"))["datasets"])
+            print(content, end="")
+            for page in [Page(path, SECTION) for path in options.update]:
+                page.update(content)
+    except (OSError, ValueError) as error:
+        command.error(str(error))
+
+
+def pack(weights: Path, name: str, step: int, data: Sequence[str]) -> None:
+    """Write the weights in float16, without the paths of the machine that has trained them."""
+    target = BUNDLED_FOLDER / f"{name}.safetensors"
+    target.parent.mkdir(exist_ok=True)
+    network = load_network(weights).half()
+    save_network(network, target, stage="student", step=str(step), data=", ".join(data), license="CC-BY-NC-4.0")
+    print(f'"{name}": "{hashlib.sha256(target.read_bytes()).hexdigest()}",')
+
+
+def curve(legs: Sequence[tuple[int, Path]], name: str) -> None:
+    """Write the legs' logs one after the other, and draw the loss over the images seen."""
+    records: list[dict[str, Any]] = []
+    images = 0
+    for number, (batch, path) in enumerate(legs, start=1):
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        records += [{"leg": number, "images": images + batch * line["step"], **line} for line in lines]
+        images += batch * max(line["step"] for line in lines)
+    write_text(DOCS / f"{name}.jsonl", "".join(f"{json.dumps(record)}\n" for record in records))
+    figure = new_figure(7, 3.5)
+    axes = figure.subplots()
+    for number in range(1, len(legs) + 1):
+        points = [(r["images"], r["l1"]) for r in records if r["leg"] == number and "l1" in r]
+        axes.plot(
+            [x / 1000 for x, _ in points],
+            _smoothed([y for _, y in points]),
+            label=f"leg {number}, batch {legs[number - 1][0]}",
+        )
+    axes.set_xlabel("thousand patches seen by the student")
+    axes.set_ylabel("L1")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    with atomic_write(DOCS / f"{name}.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=120, facecolor="white", metadata={"Software": None})
+
+
+def document(datasets: dict[str, Any]) -> str:
+    """Scores of each set, ours and bicubic's measured, the paper's printed; Markdown that ends in a newline."""
+    rows = []
+    for name, methods in datasets.items():
+        printed = [row for row in paper_rows(name, "gaussian8", 4) if row.method in PAPER]
+        rows += [[name, method, f"{s['psnr_y']:.2f}", f"{s['ssim_y']:.4f}"] for method, s in methods.items()]
+        rows += [[name, f"{row.method} (paper)", f"{row.psnr_y:.2f}", f"{row.ssim_y:.4f}"] for row in printed]
+    return table(["Data set", "Method", "PSNR-Y (dB)", "SSIM-Y"], rows, left=2)
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Means over the records around each."""
+    around = [values[max(0, i - WINDOW // 2) : i + WINDOW // 2 + 1] for i in range(len(values))]
+    return [sum(part) / len(part) for part in around]
+
+
+if __name__ == "__main__":
+    main()
