@@ -14,16 +14,18 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 """What folders and repositories of the Hub hold, as `huggingface_hub.PyTorchModelHubMixin` has it."""
 
-BUNDLED: dict[str, str] = {}
+BUNDLED: dict[str, str] = {
+    "mrda-x4-iso": "4b62a7ed735757e96153f7ad731d33743909d81e453a7c4bdfdbc3fa2487b703",
+}
 """Weights that come with the package, the default first: name to SHA-256 of `weights_data/NAME.safetensors`."""
 BUNDLED_FOLDER = Path(__file__).with_name("weights_data")
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
-def default_weights() -> str | None:
-    """The name of the weights to use where none are asked for; None if none come with the package."""
-    return next(iter(BUNDLED), None)
+def default_weights() -> str:
+    """The name of the weights to use where none are asked for."""
+    return next(iter(BUNDLED))
 
 
 def find_weights(name: str | os.PathLike[str]) -> Path:
@@ -48,8 +50,7 @@ def find_weights(name: str | os.PathLike[str]) -> Path:
         return _downloaded(path.as_posix())
     if os.path.isdir(path):
         raise ValueError(f"the folder {path} holds no {WEIGHTS_FILE}: name the weights file itself")
-    known = f"; known by name are {', '.join(BUNDLED)}" if BUNDLED else ""
-    raise ValueError(f"there is no weights file {path}{known}")
+    raise ValueError(f"there is no weights file {path}; known by name are {', '.join(BUNDLED)}")
 
 
 def save_pretrained(network: Network, folder: str | os.PathLike[str], **metadata: str) -> None:

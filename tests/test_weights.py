@@ -201,14 +201,3 @@ def test_the_command_takes_the_default(bundled, tmp_path):
     assert result.exit_code == 0, result.stderr
     with Image.open(tmp_path / "out" / "photo_x2.png") as image:
         assert image.size == (16, 12)
-
-
-def test_the_command_without_weights_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(mrda.weights, "BUNDLED", {})
-    for command in (["upscale", "photo.png"], ["export"]):
-        result = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "out")])
-        assert result.exit_code == 2
-        assert result.stderr.startswith(
-            "mrda: no weights: none come with the package yet, so give some with -w WEIGHTS"
-        )
-        assert not (tmp_path / "out").exists()
