@@ -19,7 +19,7 @@ LARGEST_SCALE = 4
 """Of the results; with the limit of the photos' pixels it limits those of the results."""
 FILE_OVERHEAD = 16 * 2**20
 """Bytes that a file may have beside its pixels."""
-_FONT = ("system-ui", "sans-serif")  # of the machine: gradio's own come from the network
+_FONT = ("system-ui", "sans-serif")  # of the machine: gradio's own gives headings letters of two fonts
 
 
 def build_page(choices: Mapping[str, Weights], *, max_pixels: int) -> gr.Blocks:

@@ -44,6 +44,8 @@ def test_weights_of_the_package_can_be_chosen_beside_others(tmp_path, weights, m
     (tmp_path / "bundled" / "our-x2.safetensors").write_bytes(weights.read_bytes())
     (tmp_path / weights.name).write_bytes(weights.read_bytes())
     monkeypatch.setattr("mrda.weights.BUNDLED_FOLDER", tmp_path / "bundled")
+    for name in list(BUNDLED):
+        monkeypatch.delitem(BUNDLED, name)
     monkeypatch.setitem(BUNDLED, "our-x2", hashlib.sha256(weights.read_bytes()).hexdigest())
     shown = []
 
