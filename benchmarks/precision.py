@@ -1,13 +1,13 @@
 """What half precision costs in PSNR-Y: of the features at inference, and of the weights in their file.
 
-    python benchmarks/precision.py --weights WEIGHTS --data Set5 --json benchmarks/results/precision.json
+    python benchmarks/precision.py --weights WEIGHTS --data Set5 --update docs/performance.md
 
 Gaussian8 as in `mrda evaluate`. Each way upscales the same LR; those of dtypes keep the weights in float32.
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,6 +18,8 @@ if not __package__:  # run as a script: import from the root, as `python -m benc
 import torch
 
 from benchmarks import commands
+from benchmarks.table import Page
+from benchmarks.tables import Table
 from mrda.evaluation.methods import blind_method
 from mrda.evaluation.protocols import conditions, evaluate
 from mrda.evaluation.samples import Method
@@ -27,8 +29,9 @@ from mrda.inference import Upscaler, load_weights
 from mrda.memory import keep_freed_memory
 from mrda.networks import MRDAStudent
 
+SECTION = "precision"
 PROTOCOL = "gaussian8"
-EXACT = "float32"
+EXACT = "nothing"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,21 +39,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = commands.parser(__doc__)
     command.add_argument("--weights", type=Path, required=True, metavar="FILE", help="a student's weights, in float32")
     command.add_argument("--data", nargs="+", type=Path, required=True, metavar="DIR", help="folders of HR photos")
+    command.add_argument("--update", type=Path, metavar="FILE", help="put the table into this file, at its markers")
     options = command.parse_args(arguments)
     commands.check_json(command, options.json)
     keep_freed_memory()
     try:
+        page = None if options.update is None else Page(options.update, SECTION)
         student = load_weights(options.weights)
         if not isinstance(student, MRDAStudent):
             raise ValueError(f"--weights is {options.weights}, but must hold an MRDAStudent")
         results = {folder.name: measure(student, folder) for folder in options.data}
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         command.error(str(error))
     if options.json is not None:
         write_text(options.json, json.dumps(results, indent=1) + "\n")
-    for name, result in results.items():
-        losses = ", ".join(f"{way} {result['loss'][way]:+.4f} dB" for way in result["loss"])
-        print(f"{name}: {result['psnr_y'][EXACT]:.3f} dB in float32; lost by {losses}")
+    print(document(results))
+    if page is not None:
+        page.update(document(results))
+
+
+def document(results: Mapping[str, Any]) -> str:
+    """The scores and what is lost, as Markdown that ends in a newline."""
+    rows = [
+        (name, way, f"{psnr:.4f}", "" if way == EXACT else f"{result['loss'][way]:+.4f}")
+        for name, result in results.items()
+        for way, psnr in result["psnr_y"].items()
+    ]
+    return Table(("Data set", "in half precision", "PSNR-Y (dB)", "lost (dB)"), rows, texts=2).markdown()
 
 
 def ways(student: MRDAStudent) -> dict[str, Method]:

@@ -213,12 +213,14 @@ def _model_summary(records: Sequence[Record]) -> Table:
 def _model_notes(records: Sequence[Record]) -> list[str]:
     notes = [
         "All networks take LR (B, 3, H, W) in channels_last to SR; static_convs is the published network's 3x3 "
-        "convolutions and pixel shuffles, and nothing else. Mult-adds are those that are executed for the batch.",
+        "convolutions and pixel shuffles, and nothing else. Mult-adds are those that are executed for the batch. On a "
+        "GPU a plain call of mrda replays a graph of its trunk.",
     ]
     for r in records:
         if "parts" in r:
             parts = ", ".join(f"{part} {100 * share:.0f} %" for part, share in r["parts"].items())
-            notes.append(f"Of the time of {r['provider']} in {r['dtype']} at {_shape(r['shape'])}: {parts}.")
+            where = f"{r['provider']} in {r['dtype']} at {_shape(r['shape'])}"
+            notes.append(f"Of the time of {where}, launched one by one and each waited for: {parts}.")
     return notes
 
 

@@ -1,11 +1,12 @@
 """Time a training step of each stage, against the same step built the released code's way.
 
-    python benchmarks/training.py --json benchmarks/results/training_cpu.json
+    python benchmarks/training.py --json benchmarks/results/training_cpu.json --update docs/performance.md
 
 All ways take the same step of the same stage in turn: patches, degradation, adaptation of the MLN, forward, backward
 and Adam, with random weights of the configuration's sizes. A step of the student is one of its joint phase.
 
-    released           the operator's eager reference, one convolution after the other in the upscalers
+    released           the RDA convs as in benchmarks/peers.py, kernels predicted block by block, one convolution after
+                       the other in the upscalers; eager
     released_compiled  the same, with the trained network under torch.compile
     mrda               as `mrda train` takes it
 
@@ -30,18 +31,25 @@ if not __package__:  # run as a script: import from the root, as `python -m benc
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else torch's profiler writes to the terminal; read by torch's import
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from benchmarks import commands
 from benchmarks.memory import peak_bytes
+from benchmarks.peers import released
 from benchmarks.records import environment
+from benchmarks.table import Page
+from benchmarks.tables import MISSING, Table
 from benchmarks.timing import clock_for, interleaved
 from mrda.config import STAGES, StageName, TrainConfig
 from mrda.configs import load_config
 from mrda.files import write_text
 from mrda.memory import keep_freed_memory
 from mrda.networks import MLN, save_network
+from mrda.networks.layers import is_autocast
+from mrda.networks.rda_conv import RDAConv
+from mrda.networks.rdan import RDAN
 from mrda.networks.upscaler import PixelShuffleUpscaler
 from mrda.training import STAGES as STAGE_CLASSES
 from mrda.training.loop import train_step
@@ -51,6 +59,7 @@ from mrda.training.state import TrainingState
 from mrda.training.teacher import TeacherStage
 
 OURS = "mrda"
+SECTION = "training"
 WAYS = ("released", "released_compiled", OURS)
 SECONDS = 40.0
 MIN_ROUNDS = 3
@@ -67,24 +76,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--stage", action="append", choices=STAGES, help="stages to time (default: all)")
     command.add_argument("--way", action="append", choices=WAYS, help="ways to time (default: all)")
     command.add_argument("--seconds", type=float, default=SECONDS, help=f"for each stage (default: {SECONDS:.0f})")
+    command.add_argument("--results", type=Path, metavar="FILE", help="take records from here, and measure nothing")
+    command.add_argument("--update", type=Path, metavar="FILE", help="put the table into this file, at its markers")
+    command.add_argument("--section", default=SECTION, help=f"the markers' name (default: {SECTION})")
     options = command.parse_args(arguments)
     commands.check_json(command, options.json)
     try:
+        page = None if options.update is None else Page(options.update, options.section)
+        if options.results is not None:
+            results = json.loads(options.results.read_text(encoding="utf-8"))
+            print(document(results))
+            if page is not None:
+                page.update(document(results))
+            return
         config = load_config(options.config, [*(() if options.official else SIZES), *options.set])
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         command.error(str(error))
 
     keep_freed_memory()
     names = options.stage or list(STAGES)
     progress = commands.Progress(len(names))
-    results: list[dict[str, Any]] = []
+    results = []
     for index, name in enumerate(names):
         progress.show(index, name)
         results += measure(config, name, options.way or WAYS, seconds=options.seconds)
         if options.json is not None:
             write_text(options.json, json.dumps(results, indent=1) + "\n")
     progress.end()
-    print(summary(results))
+    print(document(results))
+    if page is not None:
+        page.update(document(results))
 
 
 def measure(
@@ -122,22 +143,26 @@ def measure(
     return records
 
 
-def summary(records: Sequence[dict[str, Any]]) -> str:
-    """Sentences on each stage."""
+def document(records: Sequence[dict[str, Any]]) -> str:
+    """A table of the steps and where they were measured, as Markdown that ends in a newline."""
     times = {(r["stage"], r["way"]): r["ms"] for r in records}
-    lines = []
+    peer = next((r["way"] for r in records if r["way"] != OURS), OURS)
+    headings = ("Stage", "way", "ms", "images/s", "peak memory (MiB)", f"times as fast as {peer}", "of ours, by part")
+    rows = []
     for r in records:
-        line = (
-            f"{r['stage']} {r['way']}: {r['ms']:.1f} ms, {r['images_per_second']:.2f} images/s, peak memory "
-            f"{r['peak_bytes'] / 2**20:.0f} MiB ({r['rounds']} rounds, batch {r['batch']}, LR "
-            f"{r['patch_size']}x{r['patch_size']}, mixed precision {r['mixed_precision']})"
-        )
-        if r["way"] == OURS:
-            others = [way for way in WAYS[:2] if (r["stage"], way) in times]
-            line += "".join(f"; {times[r['stage'], way] / r['ms']:.2f} times as fast as {way}" for way in others)
-            line += "; " + ", ".join(f"{part} {100 * share:.0f} %" for part, share in r["parts"].items())
-        lines.append(line)
-    return "\n".join(lines)
+        slow = times.get((r["stage"], peer))
+        ratio = MISSING if slow is None else f"{slow / r['ms']:.2f}x"
+        parts = ", ".join(f"{part} {100 * share:.0f} %" for part, share in r.get("parts", {}).items())
+        peak = f"{r['peak_bytes'] / 2**20:.0f}"
+        rows.append((r["stage"], r["way"], f"{r['ms']:.0f}", f"{r['images_per_second']:.1f}", peak, ratio, parts))
+    first = records[0]
+    sizes = ", ".join(dict.fromkeys(f"{r['stage']} {r['batch']}" for r in records))
+    return (
+        f"{Table(headings, rows, texts=2).markdown()}\n"
+        f"One optimizer step at LR {first['patch_size']}x{first['patch_size']}, x{first['scale']}, mixed precision "
+        f"{first['mixed_precision']}; images a step: {sizes}. Measured on {first['processor']} with {first['threads']} "
+        f"threads, torch {first['torch']}: medians of interleaved rounds. Parts are waited for one by one.\n"
+    )
 
 
 def shares(take: Callable[[], object], stage: Stage) -> dict[str, float]:
@@ -219,8 +244,21 @@ def release(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, PixelShuffleUpscaler):
             module.collapse = False
-        if hasattr(module, "set_backend"):
-            module.set_backend("reference")
+        if isinstance(module, RDAN):
+            pairs: list[tuple[None, None]] = [(None, None)] * len(module.blocks)
+            module._predict_kernels = lambda idr, dtype, pairs=pairs: pairs  # type: ignore[method-assign]
+        if isinstance(module, RDAConv):
+            module.forward = partial(_released_conv, module)  # type: ignore[method-assign]
+
+
+def _released_conv(
+    conv: RDAConv, features: Tensor, idr: Tensor, *, kernels: None, output_negative_slope: float
+) -> Tensor:
+    weights = [conv.predict_kernels(idr), conv.mask.weight, conv.mask.bias]
+    if is_autocast(features.device):
+        weights = [weight.to(features.dtype) for weight in weights]
+    out = released(features, *weights, negative_slope=conv.dynamic_slope)
+    return F.leaky_relu(out, output_negative_slope)
 
 
 def random_patches(config: TrainConfig, name: StageName) -> Iterator[Tensor]:

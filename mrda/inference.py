@@ -134,8 +134,7 @@ class Upscaler:
         self.network = to_channels_last(network.eval().to(device))
         self.tile = tile
         self.tile_pad = network.rdan.reach if tile_pad is None else tile_pad
-        self.dtype = _best_dtype(self.device) if dtype is None else dtype
-        self._run_trunk = TrunkRunner(self.network.rdan, self.dtype)
+        self._run_trunk = TrunkRunner(self.network.rdan, _best_dtype(self.device) if dtype is None else dtype)
         self.notify = notify or warn
         self._told: set[str] = set()
 
@@ -164,6 +163,11 @@ class Upscaler:
     def scale(self) -> int:
         """The factor by which height and width grow."""
         return self.network.scale
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the trunk computes in."""
+        return self._run_trunk.dtype
 
     @property
     def device(self) -> torch.device:
@@ -319,7 +323,7 @@ class Upscaler:
 
     def _network(self, lr: torch.Tensor, degradation: torch.Tensor) -> torch.Tensor:
         sr = self._run_trunk(lr, degradation)
-        if self.dtype == torch.float32 or sr.isfinite().all():
+        if self.dtype == torch.float32 or lr.dtype != torch.float32 or sr.isfinite().all():
             return sr
         self._tell("finite", f"{self.dtype} gave values that are not finite: computing these parts in float32")
         return self.network.rdan(lr, degradation)
@@ -347,6 +351,7 @@ class Upscaler:
     def _less(self, side: int) -> int:
         """Half a side, for another try when memory ran out; what the failed one has left on a GPU is freed."""
         if self.device.type == "cuda":
+            self._run_trunk.free()
             torch.cuda.empty_cache()
         return max(SMALLEST_TILE, side // 2)
 

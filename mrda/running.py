@@ -12,14 +12,17 @@ import torch
 from torch import Tensor
 
 from mrda.networks.kept import Kept
+from mrda.networks.layers import without_autocast
 from mrda.networks.rdan import RDAN
 
-GRAPHS = 8
+GRAPHS = 4
 """CUDA graphs that are kept at a time, those of the sizes that came last."""
 GRAPH_PIXELS = 2**17
 """LR pixels beyond which launching the kernels takes no time that counts, and a graph only memory."""
 
 Size = tuple[int, ...]
+
+_CAPTURING = threading.Lock()
 
 
 class _Graph(NamedTuple):
@@ -34,12 +37,13 @@ class TrunkRunner:
 
     On a GPU the whole of its kernels is captured as a CUDA graph once a size of LR comes a second time, and replayed
     from then on: one launch in the place of some five hundred. Changed weights are noticed as by
-    :class:`~mrda.networks.kept.Kept`.
+    :class:`~mrda.networks.kept.Kept`; hooks, backends and options of the upscaler that change after a first call are
+    not, in half precision and in graphs.
 
     Args:
-        rdan: The trunk, in float32; where it lies it is run.
+        rdan: The trunk; where it lies it is run.
         dtype: What its features are computed in, see :meth:`~mrda.networks.rdan.RDAN.with_features_in`; float32 is the
-            trunk as it is.
+            trunk as it is, and so is any, where it is not in float32 itself.
     """
 
     def __init__(self, rdan: RDAN, dtype: torch.dtype) -> None:
@@ -47,32 +51,50 @@ class TrunkRunner:
         self.dtype = dtype
         self._copy: Kept[RDAN] = Kept()
         self._graphs: Kept[OrderedDict[Size, _Graph | None]] = Kept()
+        self._without: set[Size] = set()
         self._lock = threading.Lock()
         self._last_use: torch.cuda.Event | None = None
 
     @torch.no_grad()
     def __call__(self, lr: Tensor, degradation: Tensor) -> Tensor:
-        """Return SR in float32, not clamped; arguments are those of :meth:`~mrda.networks.rdan.RDAN.forward`."""
+        """Return SR in the dtype of LR, not clamped; arguments and errors are those of `RDAN.forward`."""
+        self.rdan.check(lr, degradation)
         weights: list[Tensor] = list(self.rdan.parameters())
+        with without_autocast(lr.device):  # `dtype` says what to compute in
+            with self._lock:
+                rdan = self.rdan
+                if self.dtype != torch.float32 == degradation.dtype:
+                    rdan = self._copy(weights, lambda: self.rdan.with_features_in(self.dtype))
+                if _pays_a_graph(lr):
+                    graph = self._graph(self._graphs(weights, OrderedDict), rdan, lr, degradation)
+                    if graph is not None:
+                        return self._replay(graph, lr, degradation)
+            return rdan(lr, degradation)
+
+    def free(self) -> None:
+        """Let go of the graphs, and of the memory they hold."""
         with self._lock:
-            rdan = self.rdan
-            if self.dtype != torch.float32 == degradation.dtype:
-                rdan = self._copy(weights, lambda: self.rdan.with_features_in(self.dtype))
-            if _pays_a_graph(lr):
-                graph = self._graph(self._graphs(weights, OrderedDict), rdan, lr, degradation)
-                if graph is not None:
-                    return self._replay(graph, lr, degradation)
-        return rdan(lr, degradation)
+            self._graphs = Kept()
+
+    def __reduce__(self) -> tuple[type[TrunkRunner], tuple[RDAN, torch.dtype]]:
+        """Copy and pickle what it was made of: neither locks nor graphs can be."""
+        return type(self), (self.rdan, self.dtype)
 
     def _graph(
         self, graphs: OrderedDict[Size, _Graph | None], rdan: RDAN, lr: Tensor, degradation: Tensor
     ) -> _Graph | None:
         """The graph of this size; None the first time."""
         size = tuple(lr.shape)
+        if size in self._without:
+            return None
         if size not in graphs:
             graphs[size] = None
         elif graphs[size] is None:
-            graphs[size] = _capture(rdan, lr, degradation)
+            try:
+                graphs[size] = _capture(rdan, lr, degradation)
+            except RuntimeError:  # out of memory, or a hook that a graph can't hold: plain calls do
+                self._without.add(size)
+                return None
         graphs.move_to_end(size)
         while len(graphs) > GRAPHS:
             graphs.popitem(last=False)
@@ -97,8 +119,15 @@ def _pays_a_graph(lr: Tensor) -> bool:
 
 
 def _capture(rdan: RDAN, lr: Tensor, degradation: Tensor) -> _Graph:
-    lr, degradation = lr.clone(), degradation.clone()
-    with torch.cuda.device(lr.device), _fastest_convolutions():
+    # One at a time, as torch wants it; and what serves later calls must not be of the caller's inference mode.
+    with (
+        _CAPTURING,
+        _fastest_convolutions(),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.cuda.device(lr.device),
+    ):
+        lr, degradation = lr.clone(), degradation.clone()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -106,7 +135,7 @@ def _capture(rdan: RDAN, lr: Tensor, degradation: Tensor) -> _Graph:
                 rdan(lr, degradation)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             sr = rdan(lr, degradation)
     return _Graph(graph, lr, degradation, sr)
 

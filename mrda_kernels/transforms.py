@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Asked once, for torch.compile of torch 2.11 cannot see through the question.
-_AUTOCASTING = frozenset(filter(torch.amp.is_autocast_available, ("cpu", "cuda", "xpu", "mps", "hpu", "xla")))
+# Asked once, for torch.compile of torch 2.11 cannot see through the question; a PrivateUse1 device is not among them.
+_DEVICES = ("cpu", "cuda", "xpu", "mps", "hpu", "xla", "mtia", "maia", "ipu")
+_AUTOCASTING = frozenset(filter(torch.amp.is_autocast_available, _DEVICES))
 
 
 def autocast(*tensors: Tensor | None) -> Any:

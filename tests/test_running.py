@@ -1,4 +1,5 @@
 import copy
+import pickle
 import threading
 
 import pytest
@@ -97,6 +98,38 @@ def test_no_map_of_features_is_converted_or_copied(dtype):
     assert kernels == []  # the last convolution's, of which there are nine
 
 
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda runner: pickle.loads(pickle.dumps(runner))])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_it_can_be_copied_and_pickled_after_a_call(dtype, again):
+    runner, inputs = TrunkRunner(random_rdan(), dtype), random_inputs()
+    expected = runner(*inputs)
+    size = len(pickle.dumps(TrunkRunner(random_rdan(), dtype)))
+    assert len(pickle.dumps(runner)) == size  # what was kept for later calls stays out
+    assert torch.equal(again(runner)(*inputs), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_autocast_around_it_has_no_say(dtype):
+    runner, inputs = TrunkRunner(random_rdan(), dtype), random_inputs()
+    expected = runner(*inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(runner(*inputs), expected)
+
+
+def test_wrong_arguments_are_refused_as_by_the_trunk():
+    runner, (lr, degradation) = TrunkRunner(random_rdan(), torch.bfloat16), random_inputs()
+    runner(lr, degradation)
+    for wrong, error in (((lr, degradation[:1]), ValueError), ((lr.double(), degradation), TypeError)):
+        with pytest.raises(error):
+            runner(*wrong)
+
+
+def test_a_network_in_float64_is_run_as_it_is():
+    rdan, inputs = random_rdan().double(), [tensor.double() for tensor in random_inputs()]
+    with torch.no_grad():
+        assert torch.equal(TrunkRunner(rdan, torch.bfloat16)(*inputs), rdan(*inputs))
+
+
 def test_the_features_copy_keeps_what_all_depends_on_in_float32():
     half = random_rdan().with_features_in(torch.bfloat16)
     for name, weight in half.named_parameters():
@@ -131,6 +164,8 @@ def test_threads_do_not_mix_up_their_images(device):
         with torch.no_grad():
             expected = rdan(*inputs)
         stream = torch.cuda.Stream() if device == "cuda" else None
+        if stream is not None:
+            stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(20):
                 if not torch.allclose(runner(*inputs), expected, rtol=1e-5, atol=1e-5):

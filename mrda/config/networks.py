@@ -24,6 +24,9 @@ class NetworksConfig(Section):
     """Side of the dynamic depthwise kernels."""
     den_width: PositiveInt = 64
     """Base width of both DENs; the raw IDR has four times as many elements."""
+    den_init: Literal["torch", "he"] = "torch"
+    """How DENs start: by torch's default, as published, whose eight layers let a 30,000th of what distinguishes two
+    images through, so that the first thousands of steps learn without any IDR; or by He's rule, which keeps it."""
     mask_channels: Annotated[Literal[1, "C"], NoBool] = 1
     """Channels of the modulation mask: 1 as published, or C as Eq. 9 reads."""
     mask_input: Literal["F", "F1"] = "F"

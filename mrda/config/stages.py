@@ -35,8 +35,8 @@ class StageConfig(Section):
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """Adam's decay rates."""
     init_network: Path | None = None
-    """Weights that another run of this very stage has left, to start from; Adam's averages start anew, so that a few
-    `warmup_steps` are advisable."""
+    """Weights to start from, which another run of this very stage has left; of a network of another kind the RDAN alone
+    is taken. Adam's averages start anew, so that a few `warmup_steps` are advisable."""
 
 
 class BicubicConfig(StageConfig):

@@ -55,6 +55,15 @@ class DEN(nn.Module):
             nn.Linear(channels, channels), nn.LeakyReLU(NEGATIVE_SLOPE), nn.Linear(channels, channels)
         )
 
+    def initialize_he(self) -> DEN:
+        """Draw the weights anew by He's rule, for signals that stay of one size through all layers; returns itself."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, a=NEGATIVE_SLOPE)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        return self
+
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """The keyword arguments, fit for JSON, that build this network again."""

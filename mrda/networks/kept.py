@@ -23,22 +23,33 @@ def is_traced(weights: Iterable[Tensor]) -> bool:
 class Kept(Generic[Value]):
     """A value that is computed from weights once, until one of them is seen to change, move or be converted.
 
-    A change in place through ``.data`` is not seen.
+    A change in place through ``.data`` is not seen. Of weights that were loaded in inference mode no change would be:
+    of those, and while a CUDA graph is being captured, the value is computed in every call. Copies and pickles of it
+    are empty.
     """
 
     def __init__(self) -> None:
         self._kept: tuple[object, Value] | None = None
+        self._seen: list[Tensor] = []  # holds their memory, lest other weights come to lie there unnoticed
 
     def __call__(self, weights: list[Tensor], compute: Callable[[], Value]) -> Value:
         """Return what ``compute`` makes of ``weights``; it records no gradients where its result is kept."""
-        if is_traced(weights) or any(weight.is_inference() for weight in weights):  # whose changes can't be seen
+        if is_traced(weights) or any(weight.is_inference() for weight in weights) or _is_capturing(weights[0]):
             return compute()
         now = [(weight.data_ptr(), weight._version, weight.dtype, weight.device) for weight in weights]
         if self._kept is None or self._kept[0] != now:
             with torch.inference_mode(False), torch.no_grad(), without_autocast(weights[0].device):
-                self._kept = now, compute()
+                value = compute()
+            if weights[0].is_cuda:  # other streams are to find it whole
+                torch.cuda.current_stream(weights[0].device).synchronize()
+            self._seen = [weight.detach() for weight in weights]
+            self._kept = now, value
         return self._kept[1]
 
-    def __deepcopy__(self, memo: dict[int, object]) -> Kept[Value]:
-        """Return a fresh one: the copy of a network has weights of its own."""
-        return Kept()
+    def __reduce__(self) -> tuple[type[Kept[Value]], tuple[()]]:
+        """Copy and pickle as a fresh one: the copy of a network has weights of its own."""
+        return type(self), ()
+
+
+def _is_capturing(weight: Tensor) -> bool:
+    return weight.is_cuda and torch.cuda.is_current_stream_capturing()

@@ -238,8 +238,13 @@ class KernelWeights(NamedTuple):
     @classmethod
     def of(cls, convs: Sequence[PredictingConv]) -> KernelWeights:
         """Stack them; differentiable."""
-        squeeze, expand = zip(*(conv.kernel.parameters() for conv in convs), strict=True)
+        squeeze, expand = zip(*(kernel_weights(conv) for conv in convs), strict=True)
         return cls(torch.stack(squeeze), torch.stack(expand))
+
+
+def kernel_weights(conv: PredictingConv) -> list[Tensor]:
+    """The weights of both layers that predict a convolution's kernels."""
+    return [layer.weight for layer in conv.kernel if isinstance(layer, nn.Linear)]
 
 
 def predict_all(weights: KernelWeights, idr: Tensor) -> Tensor:

@@ -14,7 +14,15 @@ from mrda.checks import check_image, check_int, check_like, check_number, check_
 from mrda.networks import upscaler
 from mrda.networks.kept import Kept
 from mrda.networks.layers import NEGATIVE_SLOPE, add, conv3x3, without_autocast
-from mrda.networks.rda_conv import DASRConv, KernelWeights, PredictingConv, RDAConv, build_conv, predict_all
+from mrda.networks.rda_conv import (
+    DASRConv,
+    KernelWeights,
+    PredictingConv,
+    RDAConv,
+    build_conv,
+    kernel_weights,
+    predict_all,
+)
 from mrda.networks.upscaler import PixelShuffleUpscaler
 from mrda_kernels.dispatch import check_name
 
@@ -48,6 +56,7 @@ class RDAB(nn.Module):
 
         ``kernels`` are those of the two steered convolutions, where they have been predicted already. The masks of both
         RDA convs are appended to ``masks`` where it is given; convolutions of other types have none and refuse it.
+        What the two 3x3 convolutions return is changed in place after a hook has seen it.
         """
         options: dict[str, Any] = {"output_negative_slope": NEGATIVE_SLOPE}
         if masks is not None:
@@ -197,6 +206,16 @@ class RDAN(nn.Module):
         shallow, deep = self._trunk(lr, degradation)
         return self.upscaler(add(self.body_tail(deep), shallow)) + self.mean
 
+    def check(self, lr: Tensor, degradation: Tensor) -> None:
+        """Raise what :meth:`forward` raises for these arguments."""
+        check_image("lr", lr, like=self.compress.weight)
+        check_tensor("degradation", degradation)
+        if degradation.shape != (lr.shape[0], self.idr_dim):
+            raise ValueError(
+                f"degradation has shape {tuple(degradation.shape)}, but must be {(lr.shape[0], self.idr_dim)}"
+            )
+        check_like("degradation", degradation, self.compress.weight)
+
     @torch.no_grad()
     def modulation_map(self, lr: Tensor, degradation: Tensor) -> Tensor:
         """Return (B, 1, H, W) in (0, 1): the mean of the masks of all RDA convs, as drawn in Fig. 10.
@@ -213,13 +232,7 @@ class RDAN(nn.Module):
 
     def _trunk(self, lr: Tensor, degradation: Tensor, masks: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Return the head's features and those after the last block."""
-        check_image("lr", lr, like=self.compress.weight)
-        check_tensor("degradation", degradation)
-        if degradation.shape != (lr.shape[0], self.idr_dim):
-            raise ValueError(
-                f"degradation has shape {tuple(degradation.shape)}, but must be {(lr.shape[0], self.idr_dim)}"
-            )
-        check_like("degradation", degradation, self.compress.weight)
+        self.check(lr, degradation)
         shallow = self.head((lr - self.mean).to(self.head.weight.dtype))
         # A few numbers that all features depend on: in the weights' own precision, whatever the features are in.
         with without_autocast(lr.device):
@@ -236,7 +249,7 @@ class RDAN(nn.Module):
         predicting = self._predicting_convs()
         if not predicting:
             return [(None, None)] * len(self.blocks)
-        weights: list[Tensor] = [weight for conv in predicting for weight in conv.kernel.parameters()]
+        weights = [weight for conv in predicting for weight in kernel_weights(conv)]
         kernels = predict_all(self._kernel_weights(weights, lambda: KernelWeights.of(predicting)), idr)
         of_each = kernels.to(dtype).unbind()
         return list(zip(of_each[::2], of_each[1::2], strict=True))

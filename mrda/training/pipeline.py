@@ -21,7 +21,7 @@ from mrda.training.mln import BicubicStage, MetaStage
 from mrda.training.plan import StagePlan, plan_stage
 from mrda.training.processes import Processes
 from mrda.training.report import Bars, check_log
-from mrda.training.stage import INPUTS, Stage, load_like
+from mrda.training.stage import INPUTS, Stage, start_from
 from mrda.training.state import (
     Checkpoints,
     check_folder,
@@ -139,7 +139,7 @@ def train(
                 facts = provenance(name, recipe)
                 stage = STAGES[name](config, inputs[name])
                 if "network" in inputs[name]:
-                    stage.network.load_state_dict(load_like(stage.network, inputs[name]["network"]).state_dict())
+                    start_from(stage.network, inputs[name]["network"])
                 checkpoints = Checkpoints(folder / "checkpoints", keep=config.train.keep_checkpoints)
                 network = run_stage(
                     stage, config, patches, folder, facts, checkpoints, processes, bars, validation, interrupted
@@ -235,8 +235,12 @@ def _check_inputs(inputs: Mapping[StageName, Mapping[str, Path]], config: TrainC
     """Load all weights that are there from the start, so that an unusable file costs no training."""
     for name, paths in inputs.items():
         for key, path in paths.items():
+            if key == "network" and path.resolve().parent in {made.parent for made in made_here}:
+                raise ValueError(
+                    f"{name}.init_network is {path}, where this run writes its own: use another run directory"
+                )
             if key == "network":
-                load_like(STAGES[name].build(config), path)
+                start_from(STAGES[name].build(config), path)
             elif path.resolve() not in made_here:
                 INPUTS[key](config, path)
 

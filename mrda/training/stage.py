@@ -14,7 +14,7 @@ from mrda.config import StageName, TrainConfig
 from mrda.degradations import ClassicDegradation, Degraded
 from mrda.degradations.pool import ShufflePool
 from mrda.evaluation.samples import Condition, Method, Sample
-from mrda.networks import MLN, MRDATeacher, Network, load_network
+from mrda.networks import MLN, RDAN, MRDAStudent, MRDATeacher, Network, load_network
 from mrda.networks.layers import to_channels_last
 from mrda.training.adapter import Adapter, Mean
 from mrda.training.real import PooledDegradation, build_real_degradation
@@ -23,7 +23,8 @@ from mrda.training.visual import ImageLoss
 Degradation = Callable[[Tensor, torch.Generator], Degraded]
 """HR (B, 3, H, W) in [0, 1] and a source of random draws -> a degraded batch."""
 
-AnyNetwork = TypeVar("AnyNetwork", bound=Network)
+AnyNetwork = TypeVar("AnyNetwork", MLN, MRDATeacher)
+AnyMRDA = TypeVar("AnyMRDA", MRDATeacher, MRDAStudent)
 
 
 class Stage(ABC):
@@ -176,6 +177,13 @@ def mrda_options(config: TrainConfig) -> dict[str, Any]:
     }
 
 
+def with_den_init(network: AnyMRDA, config: TrainConfig) -> AnyMRDA:
+    """The network, its DEN drawn as `networks.den_init` says."""
+    if config.networks.den_init == "he":
+        network.den.initialize_he()
+    return network
+
+
 def build_degradation(config: TrainConfig) -> Degradation:
     """The degradation that the config describes."""
     options = config.degradation
@@ -215,13 +223,24 @@ def load_teacher(config: TrainConfig, path: Path) -> MRDATeacher:
     return _load(path, MRDATeacher, {**mrda_options(config), "mln_feat": config.networks.mln_feat})
 
 
-def load_like(network: AnyNetwork, path: Path) -> AnyNetwork:
-    """Load what another run of a stage has made of such a network as ``network``.
+def start_from(network: Network, path: Path) -> None:
+    """Give ``network`` the weights of a file; of a network of another kind, those of its RDAN alone.
 
     Raises:
-        ValueError: the file is unreadable, or holds another architecture or other sizes than ``network``.
+        ValueError: the file is unreadable, has other sizes than ``network``, or they have no part in common.
     """
-    return _load(path, type(network), network.hyperparameters)
+    made = load_network(path)
+    ours: Network | RDAN = network
+    theirs: Network | RDAN = made
+    if type(made) is not type(network):
+        if isinstance(made, MLN) or isinstance(network, MLN):
+            raise ValueError(
+                f"{path} holds the network {type(made).__name__}, but a {type(network).__name__} is to start from it: "
+                "name the weights of one"
+            )
+        ours, theirs = network.rdan, made.rdan
+    _check_options(path, theirs.hyperparameters, ours.hyperparameters)
+    ours.load_state_dict(theirs.state_dict())
 
 
 INPUTS: Mapping[str, Callable[[TrainConfig, Path], Network]] = {"mln": load_mln, "teacher": load_teacher}
@@ -230,8 +249,11 @@ INPUTS: Mapping[str, Callable[[TrainConfig, Path], Network]] = {"mln": load_mln,
 
 def _load(path: Path, expect: type[AnyNetwork], options: Mapping[str, Any]) -> AnyNetwork:
     network = cast(AnyNetwork, load_network(path, expect=expect))
-    made_with = network.hyperparameters
+    _check_options(path, network.hyperparameters, options)
+    return network
+
+
+def _check_options(path: Path, made_with: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     for key, value in options.items():
         if made_with[key] != value:
             raise ValueError(f"the weights {path} were made with {key}={made_with[key]}, the config says {value}")
-    return network

@@ -25,6 +25,7 @@ from mrda.training.stage import (
     load_teacher,
     mrda_options,
     upscaler_is_frozen,
+    with_den_init,
 )
 from mrda.training.visual import ImageLoss
 
@@ -57,7 +58,7 @@ class StudentStage(Stage):
     @classmethod
     def build(cls, config: TrainConfig) -> MRDAStudent:
         """A student."""
-        return MRDAStudent(**mrda_options(config))
+        return with_den_init(MRDAStudent(**mrda_options(config)), config)
 
     @classmethod
     def inputs(cls, config: TrainConfig) -> Mapping[str, StageName]:

@@ -23,6 +23,7 @@ from mrda.training.stage import (
     load_mln,
     mrda_options,
     upscaler_is_frozen,
+    with_den_init,
 )
 from mrda.training.visual import ImageLoss
 
@@ -52,10 +53,10 @@ class TeacherStage(Stage):
     def build(cls, config: TrainConfig) -> MRDATeacher | MRDAStudent | MRDAOracle:
         """The network, by what its degradation is read from."""
         if config.teacher.den_input == "lr":
-            return MRDAStudent(**mrda_options(config))
+            return with_den_init(MRDAStudent(**mrda_options(config)), config)
         if config.teacher.den_input == "kernel":
             return MRDAOracle(blur_size=config.degradation.kernel_size, **mrda_options(config))
-        return MRDATeacher(mln_feat=config.networks.mln_feat, **mrda_options(config))
+        return with_den_init(MRDATeacher(mln_feat=config.networks.mln_feat, **mrda_options(config)), config)
 
     @classmethod
     def inputs(cls, config: TrainConfig) -> Mapping[str, StageName]:

@@ -18,6 +18,9 @@ RECORD = {
     "images_per_second": 4.0,
     "rounds": 4,
     "peak_bytes": 3 * 2**20,
+    "processor": "a processor",
+    "threads": 2,
+    "torch": "2",
     "parts": {"adaptation": 0.5, "the rest": 0.5},
 }
 
@@ -55,8 +58,8 @@ def test_the_released_way_is_the_same_step(monkeypatch):
         losses = {}
         for way in ("released", "mrda"):
             take, stage = training.step_of(config, "teacher", inputs, way, processes)
-            backends = {module.backend for module in stage.network.modules() if hasattr(module, "backend")}
-            assert backends == {"reference" if way == "released" else None}
+            forwards = {"forward" in vars(module) for module in stage.network.modules() if hasattr(module, "mask")}
+            assert forwards == {way == "released"}
             losses[way] = [take() for _ in range(2)]
     assert losses["released"] == pytest.approx(losses["mrda"], rel=1e-4)
 
@@ -65,11 +68,18 @@ def test_the_command_writes_its_results(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     released = {**RECORD, "way": "released", "ms": 750.0}
     monkeypatch.setattr(training, "measure", lambda *_, **__: [released, RECORD])
-    training.main(["--config", "toy", "--stage", "student", "--json", str(tmp_path / "out.json")])
+    page = tmp_path / "page.md"
+    page.write_text("<!-- training:begin -->\n<!-- training:end -->\n")
+    file = str(tmp_path / "out.json")
+    training.main(["--config", "toy", "--stage", "student", "--json", file, "--update", str(page)])
     assert json.loads((tmp_path / "out.json").read_text()) == [released, RECORD]
     printed = capsys.readouterr().out
-    assert "student mrda: 500.0 ms, 4.00 images/s, peak memory 3 MiB" in printed
-    assert "1.50 times as fast as released; adaptation 50 %" in printed
+    assert "| student | mrda | 500 | 4.0 | 3 | 1.50x | adaptation 50 %, the rest 50 % |" in printed
+    content = page.read_text()
+    assert printed.rstrip() in content
+    page.write_text("<!-- training:begin -->\n<!-- training:end -->\n")
+    training.main(["--results", file, "--update", str(page)])
+    assert page.read_text() == content
 
 
 def test_a_wrong_option_is_one_sentence(capsys):

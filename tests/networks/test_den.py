@@ -53,3 +53,19 @@ def test_bad_input(x, error, match):
 def test_bad_options(name):
     with pytest.raises(ValueError, match=f"{name} is 0, but must be at least 1"):
         DEN(**{name: 0})
+
+
+def test_by_hes_rule_the_idr_tells_images_apart_from_the_start():
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)) ** torch.arange(1, 9).reshape(
+        8, 1, 1, 1
+    )
+
+    def spread(den):
+        with torch.no_grad():
+            idr = den(images)
+        return float(idr.std(dim=0).mean() / idr.abs().mean())
+
+    torch.manual_seed(0)
+    den = DEN(in_channels=3, width=16)
+    assert spread(den) < 0.01
+    assert spread(den.initialize_he()) > 0.1

@@ -18,6 +18,7 @@ from mrda.training.interrupt import deferred_interrupt
 from mrda.training.mln import BicubicStage
 from mrda.training.stage import Stage
 from mrda.training.state import Checkpoints, TrainingState
+from mrda.training.teacher import TeacherStage
 
 Changed = Callable[..., TrainConfig]
 Loss = dict[str, Tensor]
@@ -266,11 +267,37 @@ def test_another_run_goes_on_from_the_weights_of_a_stage(
     assert all(torch.equal(before[key], tensor) for key, tensor in after.items())
 
 
+@pytest.mark.parametrize("file", ["weights.safetensors", "best.safetensors"])
+def test_weights_to_start_from_are_not_those_that_the_run_is_to_replace(
+    file: str, toy: TrainConfig, finished: Path, tmp_path: Path, changed: Changed
+) -> None:
+    path = tmp_path / "bicubic" / file
+    path.parent.mkdir()
+    shutil.copy(finished / "bicubic" / "weights.safetensors", path)
+    config = changed(toy, bicubic={"init_network": str(path)})
+    with pytest.raises(RunRefusedError, match=r"bicubic.init_network is .*, where this run writes its own"):
+        train(config, tmp_path, stages=["bicubic"], resume=False, progress=False)
+    assert path.is_file()
+
+
+def test_of_another_kind_of_network_the_rdan_alone_is_taken(
+    toy: TrainConfig, finished: Path, tmp_path: Path, changed: Changed
+) -> None:
+    student = load_file(finished / "student" / "weights.safetensors")
+    fresh = TeacherStage.build(toy).state_dict()
+    start = {"init_network": str(finished / "student" / "weights.safetensors"), "steps": 1, "lr": 1e-30}
+    config = changed(toy, teacher=start | {"init_mln": str(finished / "meta" / "weights.safetensors")})
+    made = load_file(train(config, tmp_path, stages=["teacher"], progress=False)["teacher"])
+    assert all(torch.equal(student[key], tensor) for key, tensor in made.items() if key.startswith("rdan."))
+    assert made["den.mlp.0.weight"].shape == fresh["den.mlp.0.weight"].shape
+    assert not torch.equal(made["den.mlp.0.weight"], student["den.mlp.0.weight"])
+
+
 def test_weights_of_another_kind_are_no_start_for_a_stage(
     toy: TrainConfig, finished: Path, tmp_path: Path, changed: Changed
 ) -> None:
     for path, reason in (
-        (finished / "teacher" / "weights.safetensors", "MRDATeacher"),
+        (finished / "meta" / "weights.safetensors", "holds the network MLN, but a MRDAStudent is to start from it"),
         (finished / "none.safetensors", "no such file"),
     ):
         with pytest.raises(RunRefusedError, match=reason):

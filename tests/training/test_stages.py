@@ -560,3 +560,17 @@ def crop(toy: TrainConfig, folder: Path) -> str:
     path = folder / "patch.png"
     Image.open(toy.data.sources[0]).crop((0, 0, 32, 32)).save(path)
     return str(path)
+
+
+@pytest.mark.parametrize("stage", [TeacherStage, StudentStage])
+def test_dens_start_as_the_configuration_says(stage: type[Stage], toy: TrainConfig, changed: Changed) -> None:
+    def weight(config: TrainConfig) -> Tensor:
+        torch.manual_seed(0)
+        return stage.build(config).den.convs[0].weight
+
+    he = changed(toy, networks={"den_init": "he"})
+    fan_in = 27  # 3 channels, 3 x 3
+    if stage is TeacherStage:
+        fan_in = 9 * toy.networks.mln_feat
+    assert float(weight(toy).detach().abs().max()) <= fan_in**-0.5
+    assert float(weight(he).detach().abs().max()) > 1.5 * fan_in**-0.5
