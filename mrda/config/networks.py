@@ -25,8 +25,8 @@ class NetworksConfig(Section):
     den_width: PositiveInt = 64
     """Base width of both DENs; the raw IDR has four times as many elements."""
     den_init: Literal["torch", "he"] = "torch"
-    """How DENs start: by torch's default, as published, whose eight layers let a 30,000th of what distinguishes two
-    images through, so that the first thousands of steps learn without any IDR; or by He's rule, which keeps it."""
+    """How DENs start: by torch's default, as published, whose eight layers leave so little of what distinguishes two
+    images that thousands of steps learn without any IDR; or by He's rule, for shorter trainings."""
     mask_channels: Annotated[Literal[1, "C"], NoBool] = 1
     """Channels of the modulation mask: 1 as published, or C as Eq. 9 reads."""
     mask_input: Literal["F", "F1"] = "F"
