@@ -99,8 +99,8 @@ class Upscaler:
         tile_pad: LR pixels that a tile sees around itself; None is the network's reach (`network.rdan.reach`), and less
             only approximates the whole.
         dtype: what the trunk computes in: float32, bfloat16 or float16; the degradation and the last convolution are
-            float32 always. None is float32 on a CPU, and bfloat16 on a GPU that has it. What is not finite in half
-            precision is done again in float32.
+            float32 always. None is bfloat16 where the processor computes in it (GPUs; CPUs with AVX512-BF16 or AMX),
+            else float32. What is not finite in half precision is done again in float32.
         notify: told, in a sentence, what one would like to know: once that tiles are approximate, that memory ran out
             or that half precision did not do. None gives warnings.
 
@@ -401,8 +401,14 @@ def _surroundings(weighted: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _best_dtype(device: torch.device) -> torch.dtype:
-    half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if half else torch.float32
+    """What the processor computes fastest in, of what loses nothing that can be seen."""
+    if device.type == "cuda":
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bfloat16 = device.type == "cpu" and (
+            torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        )
+    return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
 def _inside(cut: slice, seen: slice, scale: int) -> slice:

@@ -14,6 +14,12 @@ if not torch.cuda.is_available():
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms want on a GPU
 
 
+@pytest.fixture(autouse=True)
+def float32_upscalers(monkeypatch):
+    """Upscalers compute in float32 where a test does not say otherwise, whatever is fastest on the machine."""
+    monkeypatch.setattr("mrda.inference._best_dtype", lambda device: torch.float32)
+
+
 def pytest_collection_modifyitems(items):
     """Skip what is marked `gpu` where there is none."""
     if torch.cuda.is_available():

@@ -7,6 +7,7 @@ from PIL import Image
 import mrda
 from mrda.degradations.resample import bicubic
 from mrda.inference import Upscaler, fill_transparent, is_out_of_memory, load_weights
+from mrda.inference import _best_dtype as best_dtype  # as it is, before the tests' own takes its place
 from mrda.networks import MLN, MRDAStudent, MRDATeacher, save_network, to_official
 
 TINY = {"num_feat": 8, "num_blocks": 2, "den_width": 4}
@@ -130,6 +131,15 @@ def test_it_is_the_package_s_front_door():
 def test_16_bit_is_finer_than_8_bit(upscaler):
     ramp = np.linspace(0, 65535, 8 * 9 * 3).reshape(8, 9, 3).astype(np.uint16)
     assert (upscaler(ramp) % 257 != 0).any()
+
+
+@pytest.mark.parametrize("instructions", ["_is_avx512_bf16_supported", "_is_amx_tile_supported"])
+def test_a_cpu_computes_in_bfloat16_where_it_can(instructions, monkeypatch):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    assert best_dtype(torch.device("cpu")) == torch.float32
+    monkeypatch.setattr(torch.cpu, instructions, lambda: True)
+    assert best_dtype(torch.device("cpu")) == torch.bfloat16
 
 
 def test_network_is_set_to_evaluation_and_no_graph_is_kept(upscaler):
