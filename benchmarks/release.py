@@ -1,6 +1,6 @@
 """Make the files of released weights: what the package ships, their learning curve, and the table of their scores.
 
-    python -m benchmarks.release pack runs/iso/student/weights.safetensors --name mrda-x4-iso --step 3300 --data A B
+    python -m benchmarks.release pack runs/iso/student/weights.safetensors --name mrda-x4-iso
     python -m benchmarks.release curve 64:leg1.jsonl 8:leg2.jsonl --name mrda-x4-iso
     python -m benchmarks.release table docs/weights/mrda-x4-iso.json --update README.md docs/weights/mrda-x4-iso.md
 
@@ -21,14 +21,16 @@ from mrda.evaluation.figures.canvas import new_figure
 from mrda.evaluation.paper import paper_rows
 from mrda.evaluation.tables_markdown import table
 from mrda.files import atomic_write, write_text
-from mrda.networks import load_network, save_network
+from mrda.networks import load_network, read_metadata, save_network
 from mrda.weights import BUNDLED_FOLDER
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "weights"
 SECTION = "weights"
+LICENSE = "CC-BY-NC-4.0"
+KEPT = ("stage", "step", "data", "recipe", "config_hash", "torch_version")
+"""Metadata of a run's weights that go with them."""
 PAPER = ("MRDA_S", "DASR", "RCAN")
 WINDOW = 9  # records that the curve is smoothed over
-_COUNTS = ("step", "leg", "images")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,8 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = command.add_subparsers(dest="part", required=True)
     packing = parts.add_parser("pack", help="the file that the package ships")
     packing.add_argument("weights", type=Path, help="a trained student")
-    packing.add_argument("--step", type=int, required=True, help="optimizer steps of its last stage")
-    packing.add_argument("--data", nargs="+", required=True, metavar="SET", help="names of the photo sets it has seen")
     curving = parts.add_parser("curve", help="the log and its picture")
     curving.add_argument("legs", nargs="+", metavar="BATCH:LOG", help="the legs' log.jsonl files in order")
     for part in (packing, curving):
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = command.parse_args(arguments)
     try:
         if options.part == "pack":
-            pack(options.weights, options.name, options.step, options.data)
+            pack(options.weights, options.name)
         elif options.part == "curve":
             curve(
                 [(int(batch), Path(log)) for batch, _, log in (leg.partition(":") for leg in options.legs)],
@@ -64,12 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.error(str(error))
 
 
-def pack(weights: Path, name: str, step: int, data: Sequence[str]) -> None:
-    """Write the weights in float16, without the paths of the machine that has trained them."""
+def pack(weights: Path, name: str) -> None:
+    """Write the weights in float16 with what their file says of them, but for paths of the machine they come from."""
     target = BUNDLED_FOLDER / f"{name}.safetensors"
     target.parent.mkdir(exist_ok=True)
-    network = load_network(weights).half()
-    save_network(network, target, stage="student", step=str(step), data=", ".join(data), license="CC-BY-NC-4.0")
+    said = {key: value for key, value in read_metadata(weights).items() if key in KEPT}
+    recipe = json.loads(said["recipe"])
+    recipe["data.sources"] = [Path(source).name for source in recipe["data.sources"]]
+    said["recipe"] = json.dumps(recipe)
+    save_network(load_network(weights).half(), target, license=LICENSE, **said)
     print(f'"{name}": "{hashlib.sha256(target.read_bytes()).hexdigest()}",')
 
 

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 TILE = 256  # pixels; less takes less memory
 
@@ -16,7 +16,7 @@ den, rdan = (onnxruntime.InferenceSession(f"{folder}/{graph}.onnx") for graph in
 facts = rdan.get_modelmeta().custom_metadata_map
 scale, reach = int(facts["scale"]), int(facts["reach"])
 
-lr = np.asarray(Image.open(photo).convert("RGB"), np.float32).transpose(2, 0, 1)[None] / 255
+lr = np.asarray(ImageOps.exif_transpose(Image.open(photo)).convert("RGB"), np.float32).transpose(2, 0, 1)[None] / 255
 (degradation,) = den.run(None, {"lr": lr})  # of the whole photo, for all tiles
 
 height, width = lr.shape[2:]

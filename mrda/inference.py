@@ -18,7 +18,7 @@ from mrda.networks import MRDAStudent, Network, load_network, load_official
 from mrda.networks.layers import to_channels_last
 from mrda.running import TrunkRunner
 from mrda.tiling import Tile, tiles
-from mrda.weights import find_weights, save_pretrained
+from mrda.weights import find_weights, further_metadata, save_pretrained
 
 Part = TypeVar("Part")
 ImageT = TypeVar("ImageT", Image.Image, np.ndarray, torch.Tensor)
@@ -137,6 +137,7 @@ class Upscaler:
         self._run_trunk = TrunkRunner(self.network.rdan, _best_dtype(self.device) if dtype is None else dtype)
         self.notify = notify or warn
         self._told: set[str] = set()
+        self._metadata: dict[str, str] = {}
 
     @classmethod
     def from_pretrained(
@@ -153,11 +154,17 @@ class Upscaler:
         Raises:
             ValueError: there are no such weights, or they are those of another network.
         """
-        return cls(load_student(path), device=device or default_device(), **options)
+        file = find_weights(path)
+        upscaler = cls(load_student(file), device=device or default_device(), **options)
+        upscaler._metadata = further_metadata(file)
+        return upscaler
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder for `from_pretrained`, which can be uploaded to the Hugging Face Hub; made if missing."""
-        save_pretrained(self.network, folder)
+        """Write a folder for `from_pretrained`, which can be uploaded to the Hugging Face Hub; made if missing.
+
+        What the file that the weights came from says of them, such as their licence, goes with them.
+        """
+        save_pretrained(self.network, folder, **self._metadata)
 
     @property
     def scale(self) -> int:

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 from mrda.files import write_text
-from mrda.networks import Network, save_network
+from mrda.networks import Network, read_metadata, save_network
+from mrda.networks.checkpoints import OWN_KEYS
 from mrda.networks.reading import reason
 
 WEIGHTS_FILE = "model.safetensors"
@@ -51,6 +52,17 @@ def find_weights(name: str | os.PathLike[str]) -> Path:
     if os.path.isdir(path):
         raise ValueError(f"the folder {path} holds no {WEIGHTS_FILE}: name the weights file itself")
     raise ValueError(f"there is no weights file {path}; known by name are {', '.join(BUNDLED)}")
+
+
+def further_metadata(path: Path) -> dict[str, str]:
+    """What a weights file says besides the network itself, such as a licence; of the authors' files nothing is known.
+
+    Raises:
+        ValueError: The file can't be read.
+    """
+    if path.suffix in (".pth", ".pt"):
+        return {}
+    return {key: value for key, value in read_metadata(path).items() if key not in OWN_KEYS}
 
 
 def save_pretrained(network: Network, folder: str | os.PathLike[str], **metadata: str) -> None:

@@ -85,6 +85,15 @@ def test_folders_are_what_hugging_faces_mixin_reads(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text()) == student().hyperparameters
 
 
+def test_what_is_said_of_weights_goes_with_them(tmp_path):
+    save_pretrained(student(), tmp_path / "first", stage="student", license="free")
+    upscaler = Upscaler.from_pretrained(tmp_path / "first", device="cpu")
+    upscaler.save_pretrained(tmp_path / "second")
+    first, second = (read_metadata(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    assert first == second
+    assert second["license"] == "free"
+
+
 def test_bundled_weights_are_found_by_name(bundled, tmp_path, monkeypatch):
     assert find_weights("small-x2") == bundled
     (tmp_path / "small-x2").mkdir()

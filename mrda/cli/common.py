@@ -20,7 +20,8 @@ Weights = Annotated[
     typer.Option(
         "-w",
         "--weights",
-        help="A network's weights: .safetensors, the authors' .pth, or user/repository on the Hugging Face Hub.",
+        help="A network's weights: .safetensors, the authors' .pth, a folder, the name of weights of the package, "
+        "or user/repository on the Hugging Face Hub.",
     ),
 ]
 

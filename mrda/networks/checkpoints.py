@@ -17,7 +17,7 @@ from mrda.networks.discriminator import UNetDiscriminator
 from mrda.networks.reading import read_safetensors, reason
 from mrda.networks.registry import ARCHITECTURES, DISCRIMINATORS, Network, build, check_network, check_tensors
 
-_OWN_KEYS = ("architecture", "hyperparameters", "scale")
+OWN_KEYS = ("architecture", "hyperparameters", "scale")
 
 
 def save_network(network: Network | UNetDiscriminator, path: str | os.PathLike[str], **metadata: str) -> None:
@@ -34,7 +34,7 @@ def save_network(network: Network | UNetDiscriminator, path: str | os.PathLike[s
     """
     check_network(network, discriminators=True)
     for key, value in metadata.items():
-        if key in _OWN_KEYS:
+        if key in OWN_KEYS:
             raise ValueError(f"metadata key {key!r} is written by save_network itself")
         if not isinstance(value, str):
             raise TypeError(f"metadata {key!r} is {value!r}, but must be a string")
