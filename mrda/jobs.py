@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -88,7 +88,8 @@ def plan(
 
     Raises:
         ImageError: a folder holds no image, nothing matches a pattern, or there are only results of earlier runs.
-        ValueError: two photos would be written to one file, or one over a photo or outside of the output folder.
+        ValueError: two photos would be written to one file, or one over a photo or outside of the output folder, or a
+            folder can't be written to.
     """
     jobs: dict[Path, Job] = {}
     inputs: set[str] = set()
@@ -108,7 +109,10 @@ def plan(
         inputs.add(real)
         job = _job(source, inside, output, suffix, ext, fault)
         if job.target in jobs:
-            raise ValueError(f"{jobs[job.target].source} and {source} would both be written to {job.target}")
+            raise ValueError(
+                f"{jobs[job.target].source} and {source} would both be written to {job.target}: "
+                "give their common folder with -r, or separate output folders"
+            )
         jobs[job.target] = job
     for target in jobs:
         real = os.path.realpath(target)
@@ -117,6 +121,7 @@ def plan(
             raise ValueError(f"{target} is one of the photos to upscale, and would be overwritten")
     if not jobs:
         raise ImageError("there is nothing to upscale: all that was found are results of an earlier run")
+    _check_writable(jobs.values())
     if guessed := [source for real, source in by_name.items() if real not in inputs]:
         notify(f"by their names results of an earlier run, and left out unless named themselves: {_some(guessed)}")
     if links:
@@ -143,6 +148,16 @@ def result_names(suffix: str) -> re.Pattern[str]:
     """What the names of results look like, without the format's suffix: with ``suffix``, or the scale as by default."""
     scale = r"x\d+(\.\d+)?"
     return re.compile(rf".+_({scale}|{re.escape(suffix)})" if suffix else f".+_{scale}", re.DOTALL)
+
+
+def _check_writable(jobs: Iterable[Job]) -> None:
+    """Raise ValueError where a folder, or what it would be made in, is not to be written to."""
+    for folder in sorted({job.target.parent for job in jobs if job.fault is None}):
+        present = next((place for place in (folder, *folder.parents) if os.path.isdir(place)), folder)
+        if not os.access(present, os.W_OK | os.X_OK):
+            raise ValueError(
+                f"the folder {present} can't be written to: change its permissions, or name another with -o"
+            )
 
 
 def _job(source: Source, inside: Path, output: Path, suffix: str, ext: str, fault: str | None) -> Job:

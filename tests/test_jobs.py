@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -39,13 +40,34 @@ def test_patterns_and_photos_that_are_named_twice(folder, tmp_path):
 
 
 def test_two_results_of_one_name_and_a_result_over_a_photo_are_refused(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"a\.png and .*a\.tif would both be written to .*a_x\.png"):
+    with pytest.raises(
+        ValueError, match=r"a\.png and .*a\.tif would both be written to .*a_x\.png: give their common folder"
+    ):
         plan([folder / "a.png", folder / "deep/er/a.tif"], tmp_path, suffix="x", ext="png")
     with pytest.raises(ValueError, match=r"a\.png is one of the photos to upscale, and would be overwritten"):
         plan([folder / "a.png"], folder, suffix="")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageError, match="holds no image"):
         plan([tmp_path / "empty"], tmp_path, suffix="x")
+
+
+@pytest.mark.parametrize(
+    ("locked", "refused"), [("out", True), ("out/deep", True), ("out/other", False), ("out/deep/er", False)]
+)
+def test_folders_that_can_t_be_written_to_are_refused(folder, tmp_path, monkeypatch, locked, refused):
+    for name in ("other", "deep"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+
+    def access(path, mode):
+        return not (Path(path) == tmp_path / locked and mode & os.W_OK and mode & os.X_OK)
+
+    monkeypatch.setattr("os.access", access)  # root may write anywhere
+    out = tmp_path / "out"
+    if not refused:
+        assert plan([folder], out, suffix="x", recursive=True)
+        return
+    with pytest.raises(ValueError, match=f"the folder {tmp_path / locked} can't be written to: "):
+        plan([folder], out, suffix="x", recursive=True)
 
 
 def test_processes_share_the_jobs(folder, tmp_path, monkeypatch):

@@ -290,6 +290,17 @@ def test_nothing_is_written_through_a_symlink_out_of_the_output_folder(folder, t
     assert not elsewhere.exists() or not list(elsewhere.iterdir())
 
 
+def test_an_output_folder_that_can_t_be_written_to_is_told_before_any_work(folder, tmp_path, weights, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: mode == os.R_OK or Path(path) != out)  # root may write anywhere
+    monkeypatch.setattr("mrda.inference.Upscaler.bands", None)
+    result = run("upscale", folder, "-o", out, "-w", weights)
+    assert result.exit_code == 2
+    assert one_sentence(result.stderr)
+    assert f"the folder {out} can't be written to" in result.stderr
+
+
 def test_a_result_that_is_a_symlink_is_replaced_and_what_it_leads_to_is_left_alone(folder, tmp_path, weights):
     out, precious = tmp_path / "out", tmp_path / "precious.txt"
     precious.write_text("mine")
