@@ -1,0 +1,66 @@
+import hashlib
+import json
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from benchmarks import release
+from mrda.networks import MRDAStudent, load_network, read_metadata, save_network
+
+TINY = {"scale": 4, "num_feat": 8, "num_blocks": 1, "den_width": 4}
+
+
+def test_weights_are_packed_without_the_paths_of_the_machine(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(release, "BUNDLED_FOLDER", tmp_path / "data")
+    torch.manual_seed(0)
+    student = MRDAStudent(**TINY)
+    recipe = json.dumps({"data.sources": ["/secret/place/A", "B"], "student.steps": 7})
+    weights = tmp_path / "weights.safetensors"
+    save_network(student, weights, stage="student", step="7", data="A, B", recipe=recipe, config_hash="x", other="gone")
+    release.main(["pack", str(weights), "--name", "ours"])
+    packed = tmp_path / "data" / "ours.safetensors"
+    said = read_metadata(packed)
+    assert said["license"] == release.LICENSE
+    assert json.loads(said["recipe"])["data.sources"] == ["A", "B"]
+    assert (said["stage"], said["step"], said["data"], said["config_hash"]) == ("student", "7", "A, B", "x")
+    assert "secret" not in str(said)
+    assert "other" not in said
+    assert {tensor.dtype for tensor in load_file(packed).values()} == {torch.float16}
+    for ours, theirs in zip(load_network(packed).parameters(), student.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+    assert capsys.readouterr().out == f'"ours": "{hashlib.sha256(packed.read_bytes()).hexdigest()}",\n'
+
+
+def test_legs_are_joined_and_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(release, "DOCS", tmp_path)
+    logs = []
+    for number, records in enumerate(([{"step": 10, "l1": 0.5}, {"step": 20}], [{"step": 5, "l1": 0.25}])):
+        logs.append(tmp_path / f"{number}.jsonl")
+        logs[-1].write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    release.main(["curve", f"8:{logs[0]}", f"2:{logs[1]}", "--name", "ours"])
+    joined = [json.loads(line) for line in (tmp_path / "ours.jsonl").read_text().splitlines()]
+    assert [(r["leg"], r["step"], r["images"]) for r in joined] == [(1, 10, 80), (1, 20, 160), (2, 5, 170)]
+    with Image.open(tmp_path / "ours.png") as picture:
+        assert picture.width > 500
+
+
+def test_the_table_has_the_papers_rows(tmp_path, capsys):
+    scores = tmp_path / "scores.json"
+    scores.write_text(json.dumps({"datasets": {"Set5": {"mrda_s": {"psnr_y": 29.5, "ssim_y": 0.8}}}}))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- weights:begin -->\n<!-- weights:end -->\n")
+    release.main(["table", str(scores), "--update", str(page)])
+    text = page.read_text()
+    assert "| Set5 | mrda_s | 29.50 | 0.8000 |" in text
+    assert "| Set5 | MRDA_S (paper) | 31.98 | 0.8872 |" in text
+    assert "DASR (paper)" in text
+    assert "IKC" not in text
+    assert capsys.readouterr().out in text
+
+
+def test_a_missing_file_is_one_sentence(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        release.main(["table", str(tmp_path / "none.json")])
+    assert "No such file" in capsys.readouterr().err
