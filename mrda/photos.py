@@ -43,6 +43,7 @@ _SRGB = (0.45455, 0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # PNG's gamm
 _STRIP_ROWS = 64
 _SIDES = {"jpg": 65500, "webp": 16383}
 _NAMES = {"jpg": "JPEG", "webp": "WebP"}
+_FULL_CHROMA = 90  # quality of JPEG from which on the chroma keeps its resolution
 _MARKER = 65533  # bytes that one marker of a JPEG holds
 _EXIF_PREFIX, _XMP_PREFIX = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _DAMAGED = "damaged EXIF was left out"
@@ -171,6 +172,8 @@ def write_photo(
     }
     if format == "jpg":
         options["dpi"] = like.dpi
+        if quality >= _FULL_CHROMA:
+            options["subsampling"] = 0  # Pillow's number for 4:4:4
         for name, prefix in (("exif", b""), ("xmp", _XMP_PREFIX)):
             if len(prefix) + len(options[name] or b"") > _MARKER:
                 options[name] = None

@@ -7,7 +7,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, JpegImagePlugin
 
 from mrda.images import ImageError, read_image
 from mrda.photos import FORMATS, Photo, read_photo, write_photo
@@ -180,6 +180,15 @@ def test_quality(tmp_path):
         write_photo(tmp_path / "photo.jpg", [pixels], 64, Photo(pixels), format="jpg", quality=quality)
         sizes.append((tmp_path / "photo.jpg").stat().st_size)
     assert sizes[0] < sizes[1] / 2
+
+
+@pytest.mark.parametrize(("quality", "subsampling"), [(89, 2), (90, 0), (95, 0)])
+def test_the_chroma_of_good_jpegs_keeps_its_resolution(tmp_path, quality, subsampling):
+    for channels in (1, 3):
+        pixels = picture(channels, np.uint8)
+        write_photo(tmp_path / "a.jpg", [pixels], 9, Photo(pixels), format="jpg", quality=quality)
+        with Image.open(tmp_path / "a.jpg") as image:
+            assert JpegImagePlugin.get_sampling(image) == (subsampling if channels == 3 else -1)
 
 
 def test_too_many_pixels_are_refused_before_decoding(tmp_path):
