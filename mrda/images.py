@@ -270,7 +270,8 @@ def opened(source: Source) -> Iterator[Image.Image]:
     except Image.UnidentifiedImageError:
         raise ImageError(f"cannot read {source}: it is not an image of a known format") from None
     except _DECODING_ERRORS as error:
-        raise ImageError(f"cannot read {source}: {error}") from error
+        reason = getattr(error, "strerror", None) or error  # the system's errors name the file once more
+        raise ImageError(f"cannot read {source}: {reason}") from error
 
 
 class _BoundedReader(io.BufferedReader):

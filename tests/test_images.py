@@ -1,3 +1,5 @@
+import errno
+import os
 import struct
 import zlib
 
@@ -240,6 +242,18 @@ def test_unreadable_files_are_named_in_one_line(tmp_path, rgb, kind):
         read_rgb(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_fault_of_the_system_is_told_without_its_number(tmp_path, rgb, monkeypatch):
+    path = save(tmp_path, "a.png", Image.fromarray(rgb))
+
+    def locked(file):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), file)
+
+    monkeypatch.setattr("mrda.images.io.FileIO", locked)  # root may read anything
+    with pytest.raises(ImageError) as caught:
+        read_image(path)
+    assert str(caught.value) == f"cannot read {path}: Permission denied"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
