@@ -287,10 +287,16 @@ class _BoundedReader(io.BufferedReader):
 
 
 def _refuse_what_is_misread(image: Image.Image) -> None:
-    """Raise for the one layout that Pillow takes for 8 bits: uncompressed 16-bit TIFF, one plane per colour."""
+    """Raise for TIFFs of 32-bit integers, whose white is unknown, and for the layout that Pillow takes for 8 bits.
+
+    That is uncompressed 16-bit TIFF, one plane per colour.
+    """
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return
-    deep = max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8
+    bits = max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    if bits == 32 and image.mode.startswith("I"):
+        raise ImageError("its pixels are 32-bit integers of unknown range: convert it to 16 bits")
+    deep = bits > 8
     planar = image.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2
     uncompressed = image.tag_v2.get(TiffImagePlugin.COMPRESSION, 1) == 1
     if deep and planar and uncompressed and image.mode != "I;16":

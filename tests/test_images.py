@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image, features
 
@@ -213,6 +214,17 @@ def test_float_tiff_is_refused_with_its_name(tmp_path):
     path = save(tmp_path, "depth.tif", Image.fromarray(np.ones((4, 4), np.float32)))
     with pytest.raises(ImageError, match=r"depth\.tif.*floating-point"):
         read_rgb(path)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_tiffs_of_32_bit_integers_are_refused_whatever_their_values(tmp_path, dtype, compression):
+    path = tmp_path / "small.tif"
+    tifffile.imwrite(path, np.full((4, 4), 200, dtype), photometric="minisblack", compression=compression)
+    with pytest.raises(ImageError, match=r"small\.tif: its pixels are 32-bit integers of unknown range: convert it"):
+        read_image(path)
+    tifffile.imwrite(path, np.full((4, 4), 200, np.uint16), photometric="minisblack", compression=compression)
+    assert np.asarray(read_image(path)).max() == 200
 
 
 def damaged(kind, folder, rgb):
