@@ -18,6 +18,7 @@ from mrda.networks import MRDAStudent, Network, load_network, load_official
 from mrda.networks.layers import to_channels_last
 from mrda.running import TrunkRunner
 from mrda.tiling import Tile, tiles
+from mrda.transparency import fill_transparent
 from mrda.weights import find_weights, further_metadata, save_pretrained
 
 Part = TypeVar("Part")
@@ -379,32 +380,6 @@ class Upscaler:
         if what not in self._told:
             self._told.add(what)
             self.notify(message)
-
-
-def fill_transparent(colour: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-    """Give fully transparent pixels the colours around them, the nearest ones, so that no others bleed into the image.
-
-    Args:
-        colour: (B, C, H, W).
-        alpha: (B, 1, H, W) in [0, 1].
-
-    Returns:
-        ``colour``, changed only where alpha is 0; there it is 0 if the image is transparent everywhere.
-    """
-    hidden = alpha == 0
-    if not hidden.any():
-        return colour
-    return torch.where(hidden, _surroundings(colour * alpha, alpha), colour)
-
-
-def _surroundings(weighted: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Means of colours at the finest of ever coarser grids at which there are any."""
-    mean = weighted / weight.clamp(min=torch.finfo(weight.dtype).tiny)
-    if max(weight.shape[2:]) == 1 or not (weight == 0).any():
-        return mean
-    pooled = [torch.nn.functional.avg_pool2d(map, 2, ceil_mode=True) for map in (weighted, weight)]
-    coarse = _surroundings(*pooled).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    return torch.where(weight == 0, coarse[:, :, : weight.shape[2], : weight.shape[3]], mean)
 
 
 def _best_dtype(device: torch.device) -> torch.dtype:

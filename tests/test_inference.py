@@ -6,9 +6,10 @@ from PIL import Image
 
 import mrda
 from mrda.degradations.resample import bicubic
-from mrda.inference import Upscaler, fill_transparent, is_out_of_memory, load_weights
+from mrda.inference import Upscaler, is_out_of_memory, load_weights
 from mrda.inference import _best_dtype as best_dtype  # as it is, before the tests' own takes its place
 from mrda.networks import MLN, MRDAStudent, MRDATeacher, save_network, to_official
+from mrda.transparency import fill_transparent
 
 TINY = {"num_feat": 8, "num_blocks": 2, "den_width": 4}
 
