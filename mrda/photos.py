@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from PIL import Image, ImageCms, TiffImagePlugin
+from PIL import Image, ImageCms, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from mrda.deep import is_deep, read_deep
 from mrda.files import atomic_write
@@ -46,6 +46,9 @@ _NAMES = {"jpg": "JPEG", "webp": "WebP"}
 _FULL_CHROMA = 90  # quality of JPEG from which on the chroma keeps its resolution
 _MARKER = 65533  # bytes that one marker of a JPEG holds
 _EXIF_PREFIX, _XMP_PREFIX = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+_KEPT_TEXT = frozenset({"XML:com.adobe.xmp", "Raw profile type exif"})  # keywords in a PNG
+_IPTC, _PHOTOSHOP = 0x83BB, 0x8649  # tags of a TIFF
+_PHOTOSHOP_IPTC = 0x0404  # a resource in Photoshop's block of a JPEG
 _DAMAGED = "damaged EXIF was left out"
 
 
@@ -59,6 +62,7 @@ class Photo:
         exif: its EXIF block without orientation and thumbnail, from the byte order on.
         xmp: its XMP packet.
         dpi: pixels per inch, horizontally and vertically.
+        comment: what a JPEG or GIF says of itself.
         notices: what could not be kept, in a few words each.
     """
 
@@ -67,6 +71,7 @@ class Photo:
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
+    comment: bytes | None = None
     notices: tuple[str, ...] = ()
 
 
@@ -100,6 +105,7 @@ def read_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Photo:
             exif=exif,
             xmp=_xmp(image),
             dpi=_dpi(image),
+            comment=_comment(image),
             notices=(*notices, *_left_out(source, image)),
         )
         if is_deep(source, image):
@@ -132,7 +138,7 @@ def write_photo(
         path: the file.
         bands: (n, W) or (n, W, C) each, uint8 or uint16, from top to bottom; at least one.
         height: rows in all.
-        like: where colour profile, EXIF, XMP and resolution come from.
+        like: where colour profile, EXIF, XMP, resolution and comment come from.
         format: a key of `FORMATS`.
         quality: of JPEG and WebP, 1 to 100.
 
@@ -148,6 +154,8 @@ def write_photo(
     width, channels = first.shape[1], first.shape[2] if first.ndim == 3 else 1
     check_size(format, height, width)
     exif, notices = _sized(like.exif, width, height)
+    if like.comment and format != "jpg":
+        notices.append(f"the comment was left out, as {format} holds none")
     if format in ("png", "tiff"):
         if format == "tiff" and exif:
             notices.append("EXIF was left out, as TIFF keeps it in another way")
@@ -171,13 +179,17 @@ def write_photo(
         "xmp": like.xmp,
     }
     if format == "jpg":
-        options["dpi"] = like.dpi
+        options["dpi"], options["comment"] = like.dpi, like.comment
         if quality >= _FULL_CHROMA:
             options["subsampling"] = 0  # Pillow's number for 4:4:4
-        for name, prefix in (("exif", b""), ("xmp", _XMP_PREFIX)):
+        for name, title, prefix in (
+            ("exif", "EXIF", b""),
+            ("xmp", "XMP", _XMP_PREFIX),
+            ("comment", "the comment", b""),
+        ):
             if len(prefix) + len(options[name] or b"") > _MARKER:
                 options[name] = None
-                notices.append(f"{name.upper()} was left out, as a JPEG's holds 64 KB")
+                notices.append(f"{title} was left out, as a JPEG's holds 64 KB")
     elif like.icc is not None and like.icc[16:20] != b"RGB ":
         options["icc_profile"] = None
         notices.append("the colour profile was left out, as WebP keeps gray as RGB")
@@ -283,16 +295,39 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
     return float(dpi[0]), float(dpi[1])
 
 
+def _comment(image: Image.Image) -> bytes | None:
+    comment = image.info.get("comment")
+    return comment if isinstance(comment, bytes) else None  # a PNG's text may be called so too
+
+
 def _left_out(source: Source, image: Image.Image) -> Iterator[str]:
     """What else the file has, and the photo not."""
     frames = _frames(source)
     if frames > 1:
         yield f"only the first of {frames} pages or frames was kept"
+    if blocks := list(_blocks(image)):
+        yield f"left out: {', '.join(blocks)}"
     if image.format != "PNG" or image.info.keys() & {"icc_profile", "srgb"}:
         return
     colours = (image.info.get("gamma", _SRGB[0]), *image.info.get("chromaticity", _SRGB[1:]))
     if max(abs(own - other) for own, other in zip(colours, _SRGB, strict=True)) > 0.001:
         yield "the PNG's gamma and chromaticities were left out"
+
+
+def _blocks(image: Image.Image) -> Iterator[str]:
+    """Names of what the file says of the photo in ways that no result does."""
+    if isinstance(image, PngImagePlugin.PngImageFile) and image.text.keys() - _KEPT_TEXT:
+        yield "the PNG's text"
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        if sum(name == "COM" for name, _ in image.applist) > 1:
+            yield "all comments but the last"
+        if "photoshop" in image.info:
+            yield "Photoshop's block" + " with IPTC" * (_PHOTOSHOP_IPTC in image.info["photoshop"])
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        if _IPTC in image.tag_v2:
+            yield "IPTC"
+        if _PHOTOSHOP in image.tag_v2:
+            yield "Photoshop's block"
 
 
 def _frames(source: Source) -> int:

@@ -368,19 +368,19 @@ def test_descriptive_tags_of_a_tiff_become_exif(tmp_path):
     assert read_photo(tmp_path / "b.tif").exif is None  # nothing of how it is stored
 
 
-@pytest.mark.parametrize("name", ["xmp", "exif"])
+@pytest.mark.parametrize(("name", "title"), [("xmp", "XMP"), ("exif", "EXIF"), ("comment", "the comment")])
 @pytest.mark.parametrize("over", [0, 1])
-def test_blocks_too_large_for_jpeg_are_left_out(tmp_path, name, over):
+def test_blocks_too_large_for_jpeg_are_left_out(tmp_path, name, title, over):
     pixels = picture(3, np.uint8)
-    if name == "xmp":
-        block = b"x" * (65533 - 29 + over)
+    if name != "exif":
+        block = b"x" * (65533 - 29 * (name == "xmp") + over)
     else:
         exif = Image.Exif()
         exif[0x010E] = "d" * (60000 + 10000 * over)
         block = exif.tobytes().removeprefix(b"Exif\0\0")
     path = tmp_path / "a.jpg"
     notices = write_photo(path, [pixels], 9, Photo(pixels, **{name: block}), format="jpg")
-    assert notices == ((f"{name.upper()} was left out, as a JPEG's holds 64 KB",) if over else ())
+    assert notices == ((f"{title} was left out, as a JPEG's holds 64 KB",) if over else ())
     assert (getattr(read_photo(path), name) is None) == bool(over)
 
 
@@ -427,3 +427,94 @@ def test_a_gamma_that_is_dropped_is_said(tmp_path, gamma, said):
     Image.new("RGB", (5, 4)).save(path)
     with_chunk(path, b"gAMA", struct.pack(">I", gamma))
     assert read_photo(path).notices == (("the PNG's gamma and chromaticities were left out",) if said else ())
+
+
+def text(keyword, value=b"a cat"):
+    return b"tEXt", keyword + b"\0" + value
+
+
+@pytest.mark.parametrize(
+    ("chunk", "said"),
+    [
+        (text(b"Author"), True),
+        (text(b"photoshop"), True),
+        (text(b"comment"), True),
+        ((b"zTXt", b"Title\0\0" + zlib.compress(b"a cat")), True),
+        ((b"iTXt", b"Title\0\0\0\0\0a cat"), True),
+        ((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x:xmpmeta/>"), False),
+        (
+            text(b"Raw profile type exif", b"\nexif\n20\n" + b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0".hex().encode()),
+            False,
+        ),
+    ],
+)
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_pngs_text_is_said_to_be_left_out(tmp_path, chunk, said, behind):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (5, 4)).save(path)
+    end = path.read_bytes()[-12:]
+    if behind:
+        path.write_bytes(path.read_bytes()[:-12])
+    with_chunk(path, *chunk)
+    if behind:
+        whole, length = path.read_bytes(), 12 + len(chunk[1])
+        path.write_bytes(whole[:33] + whole[33 + length :] + whole[33 : 33 + length] + end)
+    photo = read_photo(path)
+    assert photo.notices == (("left out: the PNG's text",) if said else ())
+    assert photo.comment is None
+
+
+def resource(code, content):
+    return b"8BIM" + struct.pack(">HHI", code, 0, len(content)) + content + b"\0" * (len(content) % 2)
+
+
+@pytest.mark.parametrize(
+    ("resources", "said"),
+    [
+        (resource(0x0404, b"\x1c\x02\x05\0\1a"), "left out: Photoshop's block with IPTC"),
+        (resource(0x0408, b"abc"), "left out: Photoshop's block"),
+    ],
+    ids=["iptc", "other"],
+)
+def test_a_jpegs_photoshop_block_is_said_to_be_left_out(tmp_path, resources, said):
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (5, 4)).save(path)
+    whole, content = path.read_bytes(), b"Photoshop 3.0\0" + resources
+    path.write_bytes(whole[:2] + b"\xff\xed" + struct.pack(">H", 2 + len(content)) + content + whole[2:])
+    assert read_photo(path).notices == (said,)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_tiffs_iptc_is_said_to_be_left_out(tmp_path, compression):
+    blocks = [(33723, 7, 4, b"\x1c\x02\x05a", True), (34377, 7, 6, b"8BIM\0\0", True)]
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        picture(3, np.uint8),
+        photometric="rgb",
+        compression=compression,
+        extratags=blocks,
+        metadata=None,
+    )
+    assert read_photo(tmp_path / "a.tif").notices == ("left out: IPTC, Photoshop's block",)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_comment_is_kept_in_jpeg_and_else_said(tmp_path, format):
+    Image.new("RGB", (12, 8)).save(tmp_path / "a.jpg", comment=b"a cat")
+    photo = read_photo(tmp_path / "a.jpg")
+    path = tmp_path / f"b{FORMATS[format]}"
+    notices = write_photo(path, [photo.pixels], 8, photo, format=format)
+    assert (*photo.notices, *notices) == (
+        () if format == "jpg" else (f"the comment was left out, as {format} holds none",)
+    )
+    assert read_photo(path).comment == (b"a cat" if format == "jpg" else None)
+
+
+def test_all_comments_but_the_last_are_said_to_be_left_out(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (12, 8)).save(path, comment=b"a cat")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:2] + b"\xff\xfe\0\5dog" + whole[2:])
+    photo = read_photo(path)
+    assert photo.comment == b"a cat"
+    assert photo.notices == ("left out: all comments but the last",)
