@@ -1,7 +1,7 @@
 """Make the files of released weights: what the package ships, their learning curve, and the table of their scores.
 
     python -m benchmarks.release pack runs/iso/student/weights.safetensors --name mrda-x4-iso
-    python -m benchmarks.release curve 64:leg1.jsonl 8:leg2.jsonl --name mrda-x4-iso
+    python -m benchmarks.release curve '1, teacher:64:log.jsonl' '1, student:64:log.jsonl' --name mrda-x4-iso
     python -m benchmarks.release table docs/weights/mrda-x4-iso.json --update README.md docs/weights/mrda-x4-iso.md
 
 `pack` writes mrda/weights_data/NAME.safetensors in float16 and prints its SHA-256 for `mrda.weights.BUNDLED`; `curve`
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     packing = parts.add_parser("pack", help="the file that the package ships")
     packing.add_argument("weights", type=Path, help="a trained student")
     curving = parts.add_parser("curve", help="the log and its picture")
-    curving.add_argument("legs", nargs="+", metavar="BATCH:LOG", help="the legs' log.jsonl files in order")
+    curving.add_argument("legs", nargs="+", metavar="LEG:BATCH:LOG", help="log.jsonl files in order")
     for part in (packing, curving):
         part.add_argument("--name", required=True, help="of the weights")
     scoring = parts.add_parser("table", help="scores beside the paper's")
@@ -51,10 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.part == "pack":
             pack(options.weights, options.name)
         elif options.part == "curve":
-            curve(
-                [(int(batch), Path(log)) for batch, _, log in (leg.partition(":") for leg in options.legs)],
-                options.name,
-            )
+            curve([leg.split(":", maxsplit=2) for leg in options.legs], options.name)
         else:
             content = document(json.loads(options.scores.read_text(encoding="utf-8"))["datasets"])
             print(content, end="")
@@ -76,28 +73,30 @@ def pack(weights: Path, name: str) -> None:
     print(f'"{name}": "{hashlib.sha256(target.read_bytes()).hexdigest()}",')
 
 
-def curve(legs: Sequence[tuple[int, Path]], name: str) -> None:
-    """Write the legs' logs one after the other, and draw the loss over the images seen."""
+def curve(legs: Sequence[Sequence[str]], name: str) -> None:
+    """Write the legs' logs one after the other, and draw the loss over the images seen.
+
+    Args:
+        legs: of each its name, the batch and the log.
+        name: of the weights.
+    """
     records: list[dict[str, Any]] = []
     images = 0
-    for number, (batch, path) in enumerate(legs, start=1):
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        records += [{"leg": number, "images": images + batch * line["step"], **line} for line in lines]
-        images += batch * max(line["step"] for line in lines)
+    for leg, batch, path in legs:
+        lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        records += [{"leg": leg, "images": images + int(batch) * line["step"], **line} for line in lines]
+        images += int(batch) * max(line["step"] for line in lines)
     write_text(DOCS / f"{name}.jsonl", "".join(f"{json.dumps(record)}\n" for record in records))
     figure = new_figure(7, 3.5)
     axes = figure.subplots()
-    for number in range(1, len(legs) + 1):
-        points = [(r["images"], r["l1"]) for r in records if r["leg"] == number and "l1" in r]
-        axes.plot(
-            [x / 1000 for x, _ in points],
-            _smoothed([y for _, y in points]),
-            label=f"leg {number}, batch {legs[number - 1][0]}",
-        )
-    axes.set_xlabel("thousand patches seen by the student")
+    for leg, batch, _ in legs:
+        points = [(r["images"], r["l1"]) for r in records if r["leg"] == leg and "l1" in r]
+        losses = _smoothed([y for _, y in points])
+        axes.plot([x / 1000 for x, _ in points], losses, label=f"{leg} (batch {batch})")
+    axes.set_xlabel("thousand patches")
     axes.set_ylabel("L1")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, title="leg", title_fontsize=8)
     figure.tight_layout()
     with atomic_write(DOCS / f"{name}.png") as temporary:
         figure.savefig(temporary, format="png", dpi=120, facecolor="white", metadata={"Software": None})

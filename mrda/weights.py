@@ -16,7 +16,7 @@ CONFIG_FILE = "config.json"
 """What folders and repositories of the Hub hold, as `huggingface_hub.PyTorchModelHubMixin` has it."""
 
 BUNDLED: dict[str, str] = {
-    "mrda-x4-iso": "4b62a7ed735757e96153f7ad731d33743909d81e453a7c4bdfdbc3fa2487b703",
+    "mrda-x4-iso": "a69312f0885c0d58287a623d5db7beeaca652d08456817779781ace4dda2d517",
 }
 """Weights that come with the package, the default first: name to SHA-256 of `weights_data/NAME.safetensors`."""
 BUNDLED_FOLDER = Path(__file__).with_name("weights_data")

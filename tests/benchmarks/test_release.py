@@ -39,9 +39,13 @@ def test_legs_are_joined_and_drawn(tmp_path, monkeypatch):
     for number, records in enumerate(([{"step": 10, "l1": 0.5}, {"step": 20}], [{"step": 5, "l1": 0.25}])):
         logs.append(tmp_path / f"{number}.jsonl")
         logs[-1].write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    release.main(["curve", f"8:{logs[0]}", f"2:{logs[1]}", "--name", "ours"])
+    release.main(["curve", f"first:8:{logs[0]}", f"second:2:{logs[1]}", "--name", "ours"])
     joined = [json.loads(line) for line in (tmp_path / "ours.jsonl").read_text().splitlines()]
-    assert [(r["leg"], r["step"], r["images"]) for r in joined] == [(1, 10, 80), (1, 20, 160), (2, 5, 170)]
+    assert [(r["leg"], r["step"], r["images"]) for r in joined] == [
+        ("first", 10, 80),
+        ("first", 20, 160),
+        ("second", 5, 170),
+    ]
     with Image.open(tmp_path / "ours.png") as picture:
         assert picture.width > 500
 
