@@ -24,7 +24,7 @@ $(STAMP): $(SOURCES)
 	MRDA_KERNELS_EMULATION=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[app,dev,deep,demo,docs,export,figures,triton]'
 	@touch $@
 
-demo: setup  ## train a small MRDA on real photos, upscale others blind, print the gain, save a picture (a few minutes)
+demo: setup  ## upscale photos by the shipped weights, then train a small MRDA and do it again: gains, pictures (a few minutes)
 	$(BIN)/python examples/demo.py
 
 test: setup  ## run the whole test suite
