@@ -45,6 +45,7 @@ _SIDES = {"jpg": 65500, "webp": 16383}
 _NAMES = {"jpg": "JPEG", "webp": "WebP"}
 _FULL_CHROMA = 90  # quality of JPEG from which on the chroma keeps its resolution
 _MARKER = 65533  # bytes that one marker of a JPEG holds
+_COMMENT = 2**15  # bytes of a comment; for one near 64 KB Pillow 12's buffer is too small
 _EXIF_PREFIX, _XMP_PREFIX = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _KEPT_TEXT = frozenset({"XML:com.adobe.xmp", "Raw profile type exif"})  # keywords in a PNG
 _IPTC, _PHOTOSHOP = 0x83BB, 0x8649  # tags of a TIFF
@@ -182,14 +183,14 @@ def write_photo(
         options["dpi"], options["comment"] = like.dpi, like.comment
         if quality >= _FULL_CHROMA:
             options["subsampling"] = 0  # Pillow's number for 4:4:4
-        for name, title, prefix in (
-            ("exif", "EXIF", b""),
-            ("xmp", "XMP", _XMP_PREFIX),
-            ("comment", "the comment", b""),
+        for name, title, prefix, limit in (
+            ("exif", "EXIF", b"", _MARKER),
+            ("xmp", "XMP", _XMP_PREFIX, _MARKER),
+            ("comment", "the comment", b"", _COMMENT),
         ):
-            if len(prefix) + len(options[name] or b"") > _MARKER:
+            if len(prefix) + len(options[name] or b"") > limit:
                 options[name] = None
-                notices.append(f"{title} was left out, as a JPEG's holds 64 KB")
+                notices.append(f"{title} was left out, as a JPEG's may take {-(-limit // 1024)} KB")
     elif like.icc is not None and like.icc[16:20] != b"RGB ":
         options["icc_profile"] = None
         notices.append("the colour profile was left out, as WebP keeps gray as RGB")
