@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import commands
-from benchmarks.model import OneByOne, random_network
+from benchmarks.model import OneByOne, predict_block_by_block, random_network
 from benchmarks.records import dtype_name, environment
 from benchmarks.table import Page
 from benchmarks.tables import Table
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(network: MRDAStudent, device: str, size: tuple[int, int], dtype: torch.dtype) -> list[dict[str, Any]]:
     """A record for the network as it is, and for each change undone."""
     lr = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
-    runs = {name: _call(model, lr) for name, model in undone(network, dtype).items()}
+    runs = {name: partial(model, lr) for name, model in undone(network, dtype).items()}
     with torch.no_grad():
         timings = interleaved(runs, clock_for(device), seconds=SECONDS, min_rounds=MIN_ROUNDS)
     ours = timings[AS_IT_IS].ms
@@ -95,8 +96,7 @@ def undone(network: MRDAStudent, dtype: torch.dtype) -> dict[str, Model]:
     found["skips added into fresh memory"] = with_fresh_sums
     if dtype == torch.float32:
         one_by_one = copy.deepcopy(network)
-        pairs: list[tuple[None, None]] = [(None, None)] * len(network.rdan.blocks)
-        one_by_one.rdan._predict_kernels = lambda idr, dtype: pairs  # type: ignore[method-assign,assignment]
+        predict_block_by_block(one_by_one.rdan)
         found["kernels predicted block by block"] = _channels_last(OneByOne(one_by_one, dtype))
         return found
 
@@ -125,10 +125,6 @@ def document(records: Sequence[dict[str, Any]]) -> str:
 
 def _channels_last(model: Model) -> Model:
     return lambda lr: model(lr.contiguous(memory_format=torch.channels_last))
-
-
-def _call(model: Model, lr: Tensor) -> Callable[[], Tensor]:
-    return lambda: model(lr)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ from mrda.networks.complexity import complexity
 from mrda.networks.den import DEN
 from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3
 from mrda.networks.rda_conv import DASRConv, RDAConv
-from mrda.networks.rdan import RDAB
+from mrda.networks.rdan import RDAB, RDAN
 from mrda.networks.upscaler import PixelShuffleUpscaler
 from mrda.running import TrunkRunner
 
@@ -168,6 +168,12 @@ def released_way(
         return end(deep, shallow)
 
     return model
+
+
+def predict_block_by_block(rdan: RDAN) -> None:
+    """Let each convolution of a trunk predict its own kernels, as the released code does, and not all in one go."""
+    pairs: list[tuple[None, None]] = [(None, None)] * len(rdan.blocks)
+    rdan._predict_kernels = lambda idr, dtype: pairs  # type: ignore[method-assign,assignment]
 
 
 class DASRShaped(nn.Module):

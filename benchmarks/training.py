@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from benchmarks import commands
 from benchmarks.memory import peak_bytes
+from benchmarks.model import predict_block_by_block
 from benchmarks.peers import released
 from benchmarks.records import environment
 from benchmarks.table import Page
@@ -245,8 +246,7 @@ def release(network: nn.Module) -> None:
         if isinstance(module, PixelShuffleUpscaler):
             module.collapse = False
         if isinstance(module, RDAN):
-            pairs: list[tuple[None, None]] = [(None, None)] * len(module.blocks)
-            module._predict_kernels = lambda idr, dtype, pairs=pairs: pairs  # type: ignore[method-assign]
+            predict_block_by_block(module)
         if isinstance(module, RDAConv):
             module.forward = partial(_released_conv, module)  # type: ignore[method-assign]
 

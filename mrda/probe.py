@@ -17,8 +17,9 @@ from torch import Tensor
 
 from mrda.degradations.classic import SIGMA_RANGES, degrade
 from mrda.degradations.kernels import isotropic_gaussian
-from mrda.networks import MRDAStudent, read_metadata
+from mrda.networks import MRDAStudent
 from mrda.randomness import generator
+from mrda.weights import further_metadata
 
 SCENES, SIDE, LEAVES = 16, 192, 350
 """Scenes of dead leaves, their width and height in HR pixels, the leaves of each."""
@@ -119,10 +120,8 @@ def trained_on(weights: str | Path) -> str:
     `mrda.evaluation.methods_loading.recorded_adaptation`.
     """
     unknown = "degradations that their file does not name"
-    if Path(weights).suffix in (".pth", ".pt"):
-        return unknown
     try:
-        recipe = json.loads(read_metadata(weights).get("recipe", "{}"))
+        recipe = json.loads(further_metadata(Path(weights)).get("recipe", "{}"))
         if recipe.get("degradation.type") == "real":
             return "the degradations of real photos: blur, resizing, noise and JPEG, each twice"
         return _classic(recipe)

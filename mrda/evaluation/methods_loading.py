@@ -15,9 +15,9 @@ from mrda.checks import check_int
 from mrda.evaluation.methods import blind_method, mln_method, oracle_method, teacher_method
 from mrda.evaluation.samples import Method
 from mrda.inference import Upscaler, load_weights
-from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, Network, read_metadata
+from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, Network
 from mrda.networks.layers import freeze, to_channels_last
-from mrda.weights import find_weights
+from mrda.weights import find_weights, further_metadata
 
 METHOD_NAMES: dict[type, str] = {MRDAStudent: "mrda_s", MRDATeacher: "mrda_t", MRDAOracle: "mrda_t3", MLN: "mln"}
 """What a network's results are called."""
@@ -96,13 +96,12 @@ def recorded_adaptation(weights: str | Path, network: Network) -> Adaptation:
     Raises:
         ValueError: the file can't be read, or its recipe is not such an object.
     """
-    recipe: object = {}
-    if Path(weights).suffix not in (".pth", ".pt"):  # published state dicts say nothing of it
-        text = read_metadata(find_weights(weights)).get("recipe", "{}")
-        try:
-            recipe = json.loads(text)
-        except ValueError:
-            recipe = None
+    text = further_metadata(find_weights(weights)).get("recipe", "{}")  # published state dicts say nothing of it
+    recipe: object
+    try:
+        recipe = json.loads(text)
+    except ValueError:
+        recipe = None
     if not isinstance(recipe, dict):
         raise ValueError(f"{weights} has a recipe in its metadata that is not a JSON object")
     section = "meta" if isinstance(network, MLN) else "adaptation"
