@@ -53,6 +53,7 @@ from mrda.networks.rda_conv import RDAConv
 from mrda.networks.rdan import RDAN
 from mrda.networks.upscaler import PixelShuffleUpscaler
 from mrda.training import STAGES as STAGE_CLASSES
+from mrda.training.gradients import build_backward
 from mrda.training.loop import train_step
 from mrda.training.processes import Processes
 from mrda.training.stage import Stage, mln_options
@@ -235,7 +236,8 @@ def step_of(
     state = TrainingState(stage, config.stage(name).lr, config.train)
     first = config.student.encoder_steps if name == "student" else 0
     steps, patches = count(first), random_patches(config, name)
-    take = partial(train_step, config=config, state=state, batches=patches, processes=processes)
+    backward = build_backward(stage, config.train, state.scaler, processes.micro_batches, processes.device)
+    take = partial(train_step, config=config, state=state, batches=patches, processes=processes, backward=backward)
     # The loss comes from the device, so the step has been done when it is there.
     return lambda: take(stage, next(steps)).scalars["loss"], stage
 

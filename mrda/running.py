@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from mrda.cuda_graphs import beside, capture, fastest_convolutions
 from mrda.networks.kept import Kept
 from mrda.networks.layers import without_autocast
 from mrda.networks.rdan import RDAN
@@ -21,8 +20,6 @@ GRAPH_PIXELS = 2**17
 """LR pixels beyond which launching the kernels takes no time that counts, and a graph only memory."""
 
 Size = tuple[int, ...]
-
-_CAPTURING = threading.Lock()
 
 
 class _Graph(NamedTuple):
@@ -119,32 +116,12 @@ def _pays_a_graph(lr: Tensor) -> bool:
 
 
 def _capture(rdan: RDAN, lr: Tensor, degradation: Tensor) -> _Graph:
-    # One at a time, as torch wants it; and what serves later calls must not be of the caller's inference mode.
-    with (
-        _CAPTURING,
-        _fastest_convolutions(),
-        torch.inference_mode(False),
-        torch.no_grad(),
-        torch.cuda.device(lr.device),
-    ):
+    # What serves later calls must not be of the caller's inference mode.
+    with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(lr.device):
         lr, degradation = lr.clone(), degradation.clone()
         stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        with fastest_convolutions(), beside(stream):
             for _ in range(2):  # what is set up on first use, and cuDNN's choice of algorithms, is not to be captured
                 rdan(lr, degradation)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            sr = rdan(lr, degradation)
+        graph, sr = capture(lambda: rdan(lr, degradation), stream)
     return _Graph(graph, lr, degradation, sr)
-
-
-@contextmanager
-def _fastest_convolutions() -> Iterator[None]:
-    """Let cuDNN try its algorithms, which pays where one is to be replayed."""
-    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before

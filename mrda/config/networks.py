@@ -24,6 +24,9 @@ class NetworksConfig(Section):
     """Side of the dynamic depthwise kernels."""
     den_width: PositiveInt = 64
     """Base width of both DENs; the raw IDR has four times as many elements."""
+    mln_init: Literal["torch", "he"] = "torch"
+    """How the MLN starts: by torch's default, as published, which leaves it next to bicubic interpolation for some
+    thousand steps; or by He's rule and with a last convolution of zeros, which learns from the first step on."""
     den_init: Literal["torch", "he"] = "torch"
     """How DENs start: by torch's default, as published, whose eight layers leave so little of what distinguishes two
     images that thousands of steps learn without any IDR; or by He's rule, for shorter trainings."""

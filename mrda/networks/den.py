@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mrda.checks import check_image, check_int, check_like, check_odd, check_tensor
-from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3
+from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3, initialize_he
 from mrda.tiling import strips
 
 STRIDE = 4
@@ -59,9 +59,7 @@ class DEN(nn.Module):
         """Draw the weights anew by He's rule, for signals that stay of one size through all layers; returns itself."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(layer.weight, a=NEGATIVE_SLOPE)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+                initialize_he(layer)
         return self
 
     @property

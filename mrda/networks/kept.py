@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Generic, TypeVar
 
 import torch
@@ -12,6 +14,21 @@ from mrda.networks.layers import without_autocast
 from mrda_kernels.transforms import functorch_is_active
 
 Value = TypeVar("Value")
+
+_CAPTURED: ContextVar[bool] = ContextVar("whether a CUDA graph may read what is kept", default=False)
+
+
+@contextmanager
+def captured_as_kept() -> Iterator[None]:
+    """Let a CUDA graph that is captured in here read what is kept already, instead of computing it in every replay.
+
+    Only for weights that stay as they are, in networks that stay in memory, as long as the graph is replayed.
+    """
+    token = _CAPTURED.set(True)
+    try:
+        yield
+    finally:
+        _CAPTURED.reset(token)
 
 
 def is_traced(weights: Iterable[Tensor]) -> bool:
@@ -24,8 +41,8 @@ class Kept(Generic[Value]):
     """A value that is computed from weights once, until one of them is seen to change, move or be converted.
 
     A change in place through ``.data`` is not seen. Of weights that were loaded in inference mode no change would be:
-    of those, and while a CUDA graph is being captured, the value is computed in every call. Copies and pickles of it
-    are empty.
+    of those, and while a CUDA graph is being captured (but see `captured_as_kept`), the value is computed in every
+    call. Copies and pickles of it are empty.
     """
 
     def __init__(self) -> None:
@@ -34,10 +51,13 @@ class Kept(Generic[Value]):
 
     def __call__(self, weights: list[Tensor], compute: Callable[[], Value]) -> Value:
         """Return what ``compute`` makes of ``weights``; it records no gradients where its result is kept."""
-        if is_traced(weights) or any(weight.is_inference() for weight in weights) or _is_capturing(weights[0]):
+        if is_traced(weights) or any(weight.is_inference() for weight in weights):
             return compute()
         now = [(weight.data_ptr(), weight._version, weight.dtype, weight.device) for weight in weights]
-        if self._kept is None or self._kept[0] != now:
+        known = self._kept is not None and self._kept[0] == now
+        if _is_capturing(weights[0]) and not (known and _CAPTURED.get()):
+            return compute()
+        if self._kept is None or not known:
             with torch.inference_mode(False), torch.no_grad(), without_autocast(weights[0].device):
                 value = compute()
             if weights[0].is_cuda:  # other streams are to find it whole

@@ -42,3 +42,13 @@ def add(first: Tensor, second: Tensor) -> Tensor:
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     """The one static convolution of MRDA: 3x3, zero padding 1, with bias."""
     return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
+
+
+def initialize_he(layer: nn.Conv2d | nn.Linear, negative_slope: float = NEGATIVE_SLOPE) -> None:
+    """Draw a layer's weights by He's rule, so that signals keep their size: of an activation with this slope after it.
+
+    A slope of 1 is no activation. Biases become zero.
+    """
+    nn.init.kaiming_normal_(layer.weight, a=negative_slope)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

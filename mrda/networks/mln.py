@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mrda.checks import check_image, check_int
-from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3
+from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3, initialize_he
 from mrda.networks.upscaler import PixelShuffleUpscaler
 
 
@@ -38,6 +38,20 @@ class MLN(nn.Module):
             body += [conv3x3(num_feat, num_feat), nn.LeakyReLU(NEGATIVE_SLOPE)]
         self.body = nn.Sequential(*body)
         self.upscaler = PixelShuffleUpscaler(num_feat, scale)
+
+    def initialize_he(self) -> MLN:
+        """Draw the weights anew by He's rule, for features of one size through all layers; returns itself.
+
+        The last convolution starts at zero, and so the network as bicubic interpolation.
+        """
+        for part, slope in ((self.head, NEGATIVE_SLOPE), (self.body, NEGATIVE_SLOPE), (self.upscaler.expand, 1.0)):
+            for layer in part:
+                if isinstance(layer, nn.Conv2d):
+                    initialize_he(layer, slope)
+        nn.init.zeros_(self.upscaler.last.weight)
+        if self.upscaler.last.bias is not None:
+            nn.init.zeros_(self.upscaler.last.bias)
+        return self
 
     @property
     def hyperparameters(self) -> dict[str, Any]:

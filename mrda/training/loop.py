@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from mrda.data import PatchSampler
 from mrda.data.prefetch import Prefetcher
 from mrda.networks import Network, save_network
 from mrda.randomness import generator
+from mrda.training.gradients import Compute, build_backward
 from mrda.training.processes import Processes
 from mrda.training.report import Bars, ScalarLog
 from mrda.training.schedule import learning_rate
@@ -28,8 +28,6 @@ from mrda.training.work import work
 
 Place = tuple[int, int, int | None]
 """Where patches belong: step, micro-batch, and task where each task has its own."""
-
-AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,7 @@ def run_stage(
         bars.say(warning)
     if newest is not None:
         checkpoints.load(state, newest)
+    backward = build_backward(stage, engine, state.scaler, processes.micro_batches, processes.device)
     best = folder / "best.safetensors"
     if state.best is None and processes.is_main and best.exists():
         best.unlink()
@@ -115,7 +114,7 @@ def run_stage(
             rate = learning_rate(section, step)
             state.set_learning_rate(rate)
             began, waited = time.perf_counter(), batches.waited
-            outcome = train_step(stage, step, config, state, stream, processes, interrupted)
+            outcome = train_step(stage, step, config, state, stream, processes, interrupted, backward)
             seconds = time.perf_counter() - began
             done = state.step
 
@@ -161,6 +160,7 @@ def train_step(
     batches: Iterator[Tensor],
     processes: Processes,
     interrupted: Callable[[], bool] = bool,
+    backward: Compute | None = None,
 ) -> Outcome:
     """One optimizer step on the mean loss of all micro-batches.
 
@@ -172,8 +172,10 @@ def train_step(
         batches: HR patches (B, 3, H, W) uint8 for this process's micro-batches, in their order.
         processes: the processes that share the micro-batches.
         interrupted: asked once, at the end, whether this process is to stop.
+        backward: what computes the losses, if it is to last longer than this step.
     """
     device, engine = processes.device, config.train
+    backward = backward or build_backward(stage, engine, state.scaler, processes.micro_batches, device)
     sums: dict[str, Tensor] = {}
     state.optimizer.zero_grad()
     for micro_batch in processes.mine():
@@ -183,13 +185,8 @@ def train_step(
         for _ in range(stage.tasks):
             if hr is None or stage.hr_per_task:
                 hr = next(batches).to(device, non_blocking=True).float() / 255
-            with _autocast(engine.mixed_precision, device):
-                terms = stage.loss(step, hr, draws)
-            share = stage.loss_share / processes.micro_batches
-            # Not by Accelerator, which divides by the accumulation steps that its environment names.
-            state.scaler.scale(share * terms["loss"]).backward()
-            for name, value in terms.items():
-                part = value.detach().float() / (processes.micro_batches * stage.tasks)
+            for name, value in backward(step, stage.degrade(hr, draws)).items():
+                part = value.float() / (processes.micro_batches * stage.tasks)
                 sums[name] = sums[name] + part if name in sums else part
 
     gradients = processes.sum_gradients(stage.trainable())
@@ -216,11 +213,6 @@ def train_step(
         stage.discard_step()
     state.scaler.update()
     return Outcome(scalars, fault, stop > 0)
-
-
-def _autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    # Not Accelerator's own mixed precision, which is fixed for the life of the process.
-    return torch.autocast(device.type, AUTOCAST[precision], enabled=precision != "no")
 
 
 def _places(stage: Stage, steps: Iterable[int], micro_batches: range) -> Iterator[Place]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mrda import adaptation
 from mrda.config import StageName, TrainConfig
+from mrda.degradations import Degraded
 from mrda.degradations.classic import degrade
 from mrda.evaluation.methods import mln_method, mln_steps
 from mrda.evaluation.protocols import conditions
@@ -42,28 +43,31 @@ class BicubicStage(Stage):
 
     @classmethod
     def build(cls, config: TrainConfig) -> MLN:
-        """An MLN."""
-        return MLN(**mln_options(config))
+        """An MLN, drawn as `networks.mln_init` says."""
+        mln = MLN(**mln_options(config))
+        return mln.initialize_he() if config.networks.mln_init == "he" else mln
 
     @classmethod
     def depends_on(cls, config: TrainConfig) -> tuple[str, ...]:
         """See `Stage`."""
         plain = ("degradation.border", "degradation.lr_up_from")
         degradation = degradation_keys(config) if config.bicubic.blur else plain
-        return (*degradation, "networks.mln_feat", "networks.mln_body")
+        return (*degradation, "networks.mln_feat", "networks.mln_body", "networks.mln_init")
 
     @classmethod
     def hr_size(cls, config: TrainConfig) -> int:
         """The patches themselves, where nothing is cut out of a degraded crop."""
         return config.hr_size if config.bicubic.blur else config.scale * config.data.patch_size
 
-    def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """L1 between SR and HR; with plain bicubic downsampling nothing random is drawn."""
+    def degrade(self, hr: Tensor, generator: torch.Generator) -> Degraded:
+        """With plain bicubic downsampling nothing random is drawn."""
+        if self.degradation is not None:
+            return super().degrade(hr, generator)
         options = self.config.degradation
-        if self.degradation is None:
-            pair = degrade(hr, None, self.config.scale, border=options.border, lr_up_from=options.lr_up_from)
-        else:
-            pair = self.degradation(hr, generator)
+        return degrade(hr, None, self.config.scale, border=options.border, lr_up_from=options.lr_up_from)
+
+    def loss(self, step: int, pair: Degraded) -> dict[str, Tensor]:
+        """L1 between SR and HR."""
         return {"loss": reconstruction(self.network(pair.lr, pair.lr_up), pair.hr)}
 
     def method(self, network: Network) -> Method:
@@ -117,9 +121,8 @@ class MetaStage(Stage):
         """See `Stage`."""
         return *degradation_keys(config), "freeze_upscaler", "networks.mln_feat", "networks.mln_body"
 
-    def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(self, step: int, pair: Degraded) -> dict[str, Tensor]:
         """L1 of the MLN, adapted on the first half of the batch, on the second half: one task."""
-        pair = self.degradation(hr, generator)
         lr, lr_test = pair.lr.chunk(2)
         lr_up, lr_up_test = pair.lr_up.chunk(2)
         hr, hr_test = pair.hr.chunk(2)

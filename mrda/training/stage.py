@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -78,18 +78,31 @@ class Stage(ABC):
     def depends_on(cls, config: TrainConfig) -> tuple[str, ...]:
         """Config sections and keys, besides its own section and the common ones, that change what it computes."""
 
+    def degrade(self, hr: Tensor, generator: torch.Generator) -> Degraded:
+        """Make of HR patches (B, 3, H, W) in [0, 1] what `loss` takes; ``generator`` is the source of all chance."""
+        assert self.degradation is not None
+        return self.degradation(hr, generator)
+
     @abstractmethod
-    def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Compute one loss on a micro-batch.
+    def loss(self, step: int, pair: Degraded) -> dict[str, Tensor]:
+        """Compute one loss on a micro-batch, without any chance.
 
         Args:
             step: number of the step, from 0.
-            hr: (B, 3, H, W) HR patches in [0, 1].
-            generator: source of the degradation's random draws.
+            pair: LR, HR and what came between.
 
         Returns:
             Scalars by name: ``"loss"``, which is minimised, and its parts, which are logged.
         """
+
+    def phase(self, step: int) -> Hashable:
+        """What of a step's number `loss` depends on: in steps of one phase it computes the same."""
+        return None if self.image_loss is None else self.image_loss.is_visual(step)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether `loss` does nothing but compute, so that a recording of it serves as well."""
+        return self.inner_mean is None and (self.adapter is None or self.adapter.options.reset_mln)
 
     @abstractmethod
     def method(self, network: Network) -> Method:

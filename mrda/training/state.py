@@ -160,8 +160,8 @@ class TrainingState:
         if stage.image_loss is not None and stage.discriminator is not None:
             share = stage.image_loss.discriminator_share
             groups.append({"params": list(stage.discriminator.parameters()), "share": share})
-        self.optimizer = torch.optim.Adam(groups, lr=lr, betas=betas)
         device = stage.trainable()[0].device.type
+        self.optimizer = torch.optim.Adam(groups, lr=lr, betas=betas, fused=True)
         self.scaler = torch.amp.GradScaler(device, enabled=engine.mixed_precision == "fp16")
         self.average: AveragedModel | None = None
         if engine.ema_decay is not None:
@@ -182,6 +182,8 @@ class TrainingState:
 
     def applied(self) -> None:
         """The optimizer has moved the network."""
+        for group in self.optimizer.param_groups:  # `Kept` has to see what the fused optimizer does not tell
+            torch.autograd.graph.increment_version(group["params"])
         self.skipped_in_row = 0
         if self.average is not None:
             self.average.update_parameters(self.stage.network)

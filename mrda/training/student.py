@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mrda.config import StageName, TrainConfig
+from mrda.degradations import Degraded
 from mrda.evaluation.methods import student_method
 from mrda.evaluation.samples import Method
 from mrda.networks import MRDAStudent, Network
@@ -17,7 +18,6 @@ from mrda.randomness import seeded_weights
 from mrda.training.adapter import Adapter
 from mrda.training.losses import absolute_difference, kl_divergence
 from mrda.training.stage import (
-    Degradation,
     Stage,
     build_degradation,
     degradation_keys,
@@ -39,7 +39,6 @@ class StudentStage(Stage):
     """
 
     name = "student"
-    degradation: Degradation
     image_loss: ImageLoss
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
@@ -71,10 +70,13 @@ class StudentStage(Stage):
         visual = () if config.visual_step(cls.name) is None else ("visual",)
         return *degradation_keys(config), *visual, "networks", "adaptation", "freeze_upscaler"
 
-    def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def phase(self, step: int) -> Hashable:
+        """Whether only the DEN learns yet; then as ever."""
+        return step < self.config.student.encoder_steps, super().phase(step)
+
+    def loss(self, step: int, pair: Degraded) -> dict[str, Tensor]:
         """Distillation of the raw IDR, and after the encoder-only phase what the image loss says of SR too (Eq. 7)."""
         section = self.config.student
-        pair = self.degradation(hr, generator)
         with torch.no_grad():
             features = self.adapter.features(pair.lr, pair.lr_up, pair.hr, self.inner_mean)
             target = self.teacher.degradation(features).float()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mrda.config import StageName, TrainConfig
+from mrda.degradations import Degraded
 from mrda.evaluation.methods import oracle_method, student_method, teacher_method
 from mrda.evaluation.samples import Method
 from mrda.networks import MRDAOracle, MRDAStudent, MRDATeacher, Network
@@ -16,7 +16,6 @@ from mrda.networks.layers import freeze
 from mrda.randomness import seeded_weights
 from mrda.training.adapter import Adapter
 from mrda.training.stage import (
-    Degradation,
     Stage,
     build_degradation,
     degradation_keys,
@@ -35,7 +34,6 @@ class TeacherStage(Stage):
     """
 
     name = "teacher"
-    degradation: Degradation
     image_loss: ImageLoss
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
@@ -69,9 +67,8 @@ class TeacherStage(Stage):
         visual = () if config.visual_step(cls.name) is None else ("visual",)
         return *degradation_keys(config), *visual, "networks", "adaptation", "freeze_upscaler"
 
-    def loss(self, step: int, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(self, step: int, pair: Degraded) -> dict[str, Tensor]:
         """What the image loss says of SR: L1, or more."""
-        pair = self.degradation(hr, generator)
         if isinstance(self.network, MRDAStudent):
             sr = self.network(pair.lr)
         elif isinstance(self.network, MRDAOracle):

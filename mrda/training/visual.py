@@ -53,6 +53,10 @@ class ImageLoss:
         """VGG19 and the discriminator, where there are any."""
         return [network for network in (self.perceptual, self.discriminator) if network is not None]
 
+    def is_visual(self, step: int) -> bool:
+        """Whether a step is judged by more than L1."""
+        return self.first is not None and step >= self.first
+
     def __call__(self, step: int, sr: Tensor, pair: Degraded) -> Terms:
         """Judge SR (B, 3, sH, sW) against its HR.
 
@@ -62,7 +66,7 @@ class ImageLoss:
         """
         options = self.options
         l1 = reconstruction(sr, _target(pair, options.l1_gt_usm))
-        if self.first is None or step < self.first:
+        if not self.is_visual(step):
             return {"loss": l1, "l1": l1}
         terms, loss = {"l1": l1}, options.l1_weight * l1
         if self.perceptual is not None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mrda import adaptation
 from mrda.config import StageName, TrainConfig
 from mrda.data import PatchSampler, load_patches
+from mrda.degradations import Degraded
 from mrda.networks import MLN, MRDAOracle, MRDAStudent, load_network
 from mrda.randomness import derive_seed, generator
 from mrda.training import STAGES, train
@@ -111,7 +112,7 @@ def test_the_meta_gradient_is_the_gradient_at_the_adapted_weights(
     assert isinstance(stage, MetaStage)
     stage.network.upscaler.collapse = False  # or the order of its sums would differ
     hr = patches(config)
-    stage.loss(0, hr, generator(3))["loss"].backward()
+    stage.loss(0, stage.degrade(hr, generator(3)))["loss"].backward()
 
     pair = build_degradation(config)(hr, generator(3))
     frozen = freeze_upscaler == "all"
@@ -291,9 +292,9 @@ def test_tasks_of_other_hr_images_draw_them(
     seen: list[Tensor] = []
     loss = MetaStage.loss
 
-    def spy(self: MetaStage, number: int, hr: Tensor, draws: torch.Generator) -> dict[str, Tensor]:
-        seen.append(hr)
-        return loss(self, number, hr, draws)
+    def spy(self: MetaStage, number: int, pair: Degraded) -> dict[str, Tensor]:
+        seen.append(pair.hr)
+        return loss(self, number, pair)
 
     monkeypatch.setattr(MetaStage, "loss", spy)
     step(stage, config)
@@ -387,8 +388,9 @@ def test_float16_adapts_the_mln_as_float32_does(
 
     monkeypatch.setattr("mrda.adaptation.adapt", spy)
     for half in (False, True):
+        probe = build(name, config, weights)
         with torch.autocast("cpu", torch.float16, enabled=half):
-            build(name, config, weights).loss(0, hr, generator(1))
+            probe.loss(0, probe.degrade(hr, generator(1)))
     expected, found = moves
     # A dozen layers round to 11 bits, and take so many LeakyReLUs and pixels' errors over their kinks; each of these
     # is a term of a sum of random signs.
@@ -416,7 +418,7 @@ def test_micro_batches_are_averaged_and_differ(
     for parameter, gradient in zip(stage.network.parameters(), before.parameters(), strict=True):
         gradient.grad, parameter.grad = parameter.grad, None
     for hr in batches:
-        (0.5 * stage.loss(5, hr.float() / 255, generator(0))["loss"]).backward()
+        (0.5 * stage.loss(5, stage.degrade(hr.float() / 255, generator(0)))["loss"]).backward()
     for parameter, stepped in zip(stage.network.parameters(), before.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, stepped.grad, rtol=0, atol=0)
 
@@ -574,3 +576,30 @@ def test_dens_start_as_the_configuration_says(stage: type[Stage], toy: TrainConf
         fan_in = 9 * toy.networks.mln_feat
     assert float(weight(toy).detach().abs().max()) <= fan_in**-0.5
     assert float(weight(he).detach().abs().max()) > 1.5 * fan_in**-0.5
+
+
+def test_the_mln_starts_as_the_configuration_says(toy: TrainConfig, changed: Changed) -> None:
+    torch.manual_seed(0)
+    lr, lr_up = torch.rand(1, 3, 9, 8), torch.rand(1, 3, 9 * toy.scale, 8 * toy.scale)
+    published = BicubicStage.build(toy)
+    he = BicubicStage.build(changed(toy, networks={"mln_init": "he"}))
+    # Torch's rule keeps a third of the variance in each convolution, LeakyReLU half of that.
+    before, after = (float(mln.features(lr).detach().square().mean()) for mln in (published, he))
+    assert before < 0.3 * after
+    assert torch.equal(he(lr, lr_up), lr_up)
+    assert not torch.equal(published(lr, lr_up), lr_up)
+
+
+def test_what_is_kept_of_weights_sees_the_optimizer(toy: TrainConfig) -> None:
+    stage = BicubicStage(toy, {})
+    state = TrainingState(stage, 1e-2, toy.train)
+    upscaler, features = stage.network.upscaler, torch.ones(1, toy.networks.mln_feat, 4, 4)
+    with torch.no_grad():
+        before = upscaler(features)
+    upscaler(features).sum().backward()
+    state.optimizer.step()
+    state.applied()
+    with torch.no_grad():
+        after = upscaler(features)
+        assert torch.equal(after, copy.deepcopy(upscaler)(features))
+    assert not torch.equal(after, before)

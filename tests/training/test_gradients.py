@@ -1,0 +1,119 @@
+"""Losses and gradients, by plain calls and as CUDA graphs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mrda.config import STAGES, StageName, TrainConfig
+from mrda.degradations import Degraded
+from mrda.networks import save_network
+from mrda.training import STAGES as STAGE_CLASSES
+from mrda.training.gradients import PLAIN_CALLS, Backward, GraphedBackward, build_backward
+from mrda.training.stage import Stage
+
+Changed = Callable[..., TrainConfig]
+DEVICE = torch.device("cuda")
+
+
+@pytest.fixture(scope="module")
+def inputs(toy: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random weights for stages to start from."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    paths = {"mln": folder / "mln.safetensors", "teacher": folder / "teacher.safetensors"}
+    save_network(STAGE_CLASSES["meta"].build(toy), paths["mln"])
+    save_network(STAGE_CLASSES["teacher"].build(toy), paths["teacher"])
+    return paths
+
+
+def build(name: StageName, config: TrainConfig, inputs: dict[str, Path]) -> Stage:
+    stage: Stage = STAGE_CLASSES[name](config, {"mln": inputs["mln"], "teacher": inputs["teacher"]})
+    stage.to(DEVICE)
+    return stage
+
+
+def degraded(stage: Stage, config: TrainConfig, seed: int) -> Degraded:
+    draws = torch.Generator().manual_seed(seed)
+    size = stage.hr_size(config)
+    hr = torch.rand(config.stage(stage.name).batch, 3, size, size, generator=draws)
+    return stage.degrade(hr.to(DEVICE), torch.Generator(DEVICE).manual_seed(seed))
+
+
+def gradients(stage: Stage) -> Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in stage.trainable() if parameter.grad is not None])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+@pytest.mark.parametrize("name", STAGES)
+def test_graphs_compute_what_plain_calls_do(
+    name: StageName,
+    precision: str,
+    toy: TrainConfig,
+    inputs: dict[str, Path],
+    changed: Changed,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    config = changed(toy, student={"encoder_steps": 5})
+    stage = build(name, config, inputs)
+    plain = Backward(stage, precision, torch.amp.GradScaler("cuda", enabled=precision == "fp16"), 0.5)
+    graphed = GraphedBackward(plain, stage, DEVICE)
+    optimizer = torch.optim.Adam(stage.trainable(), lr=1e-3)
+    # Half precision rounds to 11 or 8 bits in each of a dozen layers, forward and backward, and cuDNN may sum in
+    # another order.
+    tolerance = {"no": 1e-4, "fp16": 24 * 2**-11, "bf16": 24 * 2**-8}[precision]
+    for step in range(2 * (PLAIN_CALLS + 2)):  # both of the student's phases come to a graph
+        found = []
+        for compute in (plain, graphed):
+            optimizer.zero_grad()
+            terms = [{key: float(value) for key, value in compute(step, degraded(stage, config, step)).items()}]
+            once = gradients(stage).clone()
+            terms.append(
+                {key: float(value) for key, value in compute(step, degraded(stage, config, -1 - step)).items()}
+            )
+            found.append((terms, once, gradients(stage).clone()))
+        (terms, *expected), (graph_terms, *result) = found
+        for own, other in zip(graph_terms, terms, strict=True):
+            assert own == pytest.approx(other, rel=tolerance, abs=1e-6)
+        for own, other in zip(result, expected, strict=True):
+            assert (own - other).norm() <= tolerance * other.norm()
+        assert not torch.equal(*result)
+        optimizer.step()
+    assert len(graphed._graphs) == 1
+
+
+@pytest.mark.gpu
+def test_what_has_effects_beyond_its_result_is_not_recorded(
+    toy: TrainConfig, inputs: dict[str, Path], changed: Changed
+) -> None:
+    def kind(config: TrainConfig, device: torch.device = DEVICE) -> type:
+        stage = build("teacher", config, inputs)
+        return type(build_backward(stage, config.train, torch.amp.GradScaler("cuda", enabled=False), 1, device))
+
+    assert kind(toy) is GraphedBackward
+    assert kind(toy, torch.device("cpu")) is Backward
+    for changes in ({"cuda_graphs": False}, {"compile": True}):
+        assert kind(changed(toy, train=changes)) is Backward
+    assert kind(changed(toy, adaptation={"reset_mln": False})) is Backward
+
+
+@pytest.mark.gpu
+def test_a_loss_that_waits_for_the_device_is_refused_with_advice(toy: TrainConfig, inputs: dict[str, Path]) -> None:
+    stage = build("bicubic", toy, inputs)
+    plain = Backward(stage, "no", torch.amp.GradScaler("cuda", enabled=False), 1.0)
+
+    def reads(step: int, pair: Degraded) -> dict[str, Tensor]:
+        terms = plain(step, pair)
+        float(terms["loss"])
+        return terms
+
+    graphed = GraphedBackward(reads, stage, DEVICE)
+    pair = degraded(stage, toy, 0)
+    for step in range(PLAIN_CALLS):
+        graphed(step, pair)
+    with pytest.raises(RuntimeError, match=r"try train\.cuda_graphs=false"):
+        graphed(PLAIN_CALLS, pair)
