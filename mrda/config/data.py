@@ -22,6 +22,8 @@ class DataConfig(Section):
     crop_size: PositiveInt | None = None
     """Side in HR pixels of the crops that the real degradation works on, before a patch is cut out of the result;
     smaller photos are reflected at their borders. null is that of the HR patches."""
+    draw: Literal["photos", "pixels"] = "photos"
+    """What patches are drawn from evenly: photos, each of which counts alike, or pixels, of which large have more."""
     use_hflip: bool = True
     """Flip half of the patches horizontally."""
     use_rot: bool = True

@@ -114,6 +114,11 @@ class PatchCache:
         """Number of tiles of a photo."""
         return int(self._first_tiles[photo + 1] - self._first_tiles[photo])
 
+    def pixels(self, photo: int) -> int:
+        """Number of pixels of a photo's tiles."""
+        start, stop = self._starts[self._first_tiles[photo : photo + 2]]
+        return int(stop - start) // 3
+
     def tile(self, photo: int, number: int) -> npt.NDArray[np.uint8]:
         """One tile of a photo: (height, width, 3), a read-only view of the file."""
         tile = self._first_tiles[photo] + number

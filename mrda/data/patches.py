@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mrda.checks import check_choice
 from mrda.config import DataConfig
 from mrda.data.cache import PatchCache, is_cache
 from mrda.images import Source, find_images, read_rgb, read_size, to_eight_bits
@@ -33,14 +34,15 @@ class PatchSampler:
 
     Each patch picks a photo and a place uniformly, then a horizontal flip, a vertical flip and a transposition, each
     with probability 1/2 and independently. Of a cached photo it picks one of the tiles uniformly, then a place in it;
-    so a photo counts once, however large it is. Photos that are smaller than what is asked for are reflected at
-    bottom and right, as Real-ESRGAN does.
+    so a photo counts once, however large it is, unless pixels are what it is to draw from. Photos that are smaller
+    than what is asked for are reflected at bottom and right, as Real-ESRGAN does.
 
     Args:
         images: photos (H, W, 3), uint8 or uint16; 16-bit ones are reduced to 8 bits. Kept in memory.
         size: side of the patches in HR pixels, which every photo must have.
         names: what to call the photos in an error message.
         caches: further photos, which stay on the disk.
+        draw: "photos", each of which is as probable, or "pixels": photos are in proportion to theirs.
         hflip: whether patches are flipped horizontally.
         rotate: whether they are flipped vertically and transposed.
 
@@ -55,9 +57,11 @@ class PatchSampler:
         names: Iterable[Source],
         caches: Iterable[PatchCache] = (),
         *,
+        draw: str = "photos",
         hflip: bool = True,
         rotate: bool = True,
     ) -> None:
+        check_choice("draw", draw, ("photos", "pixels"))
         self.size = size
         self.hflip, self.rotate = hflip, rotate
         self._images: list[npt.NDArray[np.uint8]] = []
@@ -76,6 +80,9 @@ class PatchSampler:
         self._ends = list(accumulate([len(self._images), *(len(cache) for cache in self._caches)]))
         if not self._ends[-1]:
             raise ValueError("data.sources must name at least one photo or folder of photos, it is empty")
+        pixels = [image.shape[0] * image.shape[1] for image in self._images]
+        pixels += [cache.pixels(photo) for cache in self._caches for photo in range(len(cache))]
+        self._pixel_ends = list(accumulate(pixels)) if draw == "pixels" else None
 
     def __len__(self) -> int:
         """Number of photos."""
@@ -95,7 +102,9 @@ class PatchSampler:
         def draw(limit: int) -> int:
             return int(torch.randint(limit, (), generator=generator))
 
-        photo = draw(len(self))
+        photo = (
+            draw(len(self)) if self._pixel_ends is None else bisect_right(self._pixel_ends, draw(self._pixel_ends[-1]))
+        )
         where = bisect_right(self._ends, photo)
         if where == 0:
             image = self._images[photo]
@@ -142,7 +151,7 @@ def load_patches(
     images = (read_rgb(source) for source in track(sources, len(sources)))
     # Of smaller photos than the crops the borders are reflected, which takes two pixels.
     size = scale * config.patch_size if config.crop_size is None else 2
-    return PatchSampler(images, size, sources, caches, hflip=config.use_hflip, rotate=config.use_rot)
+    return PatchSampler(images, size, sources, caches, draw=config.draw, hflip=config.use_hflip, rotate=config.use_rot)
 
 
 def memory_budget() -> int:

@@ -96,6 +96,21 @@ def test_patches_are_windows_in_all_eight_orientations() -> None:
     assert len(orientations) == 8
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_photos_count_alike_or_by_their_pixels(cached: bool, tmp_path: Path) -> None:
+    photos = [coordinates(8, 8), coordinates(24, 24, 1)]
+    prepare([save(tmp_path / "photos", *photos)], tmp_path / "cache", size=24, overlap=0)
+    kept = {"images": [], "caches": [PatchCache(tmp_path / "cache")]} if cached else {"images": photos}
+
+    def share(draw: str) -> float:
+        sampler = PatchSampler(size=8, names=[] if cached else ["a", "b"], draw=draw, **kept)
+        return sum(place(patch)[0] for patch in sampler.sample(1000, seeded(0))) / 1000
+
+    # Standard deviations are below 0.016.
+    assert share("photos") == pytest.approx(0.5, abs=0.08)
+    assert share("pixels") == pytest.approx(0.9, abs=0.08)
+
+
 def test_sixteen_bits_are_reduced_to_eight() -> None:
     deep = np.full((4, 4, 3), 65535, np.uint16)
     deep[..., 1] = 257 * 100
