@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def measure(
             "rounds": timings[way].rounds,
             "peak_bytes": peak_bytes(take, device),
         }
-        if way == OURS:
+        if way == OURS and device == "cpu":  # on a GPU most of them are one graph
             record["parts"] = shares(take, stage)
         records.append(record | environment(device))
     return records
@@ -227,16 +227,21 @@ def step_of(
 ) -> tuple[Callable[[], float], Stage]:
     """A function that takes one step more of a stage of its own, and the stage."""
     stage: Stage = STAGE_CLASSES[name](config, inputs)
+    engine = config.train
     if way != OURS:
+        engine = engine.model_copy(update={"cuda_graphs": False})
         for network in (stage.network, *stage.frozen):
             release(network)
     stage.to(processes.device)
     if way == "released_compiled":
         stage.compile()
-    state = TrainingState(stage, config.stage(name).lr, config.train)
+    state = TrainingState(stage, config.stage(name).lr, engine)
+    if way != OURS:
+        for group in state.optimizer.param_groups:
+            group["fused"] = None  # torch's own choice, as the released code leaves it
     first = config.student.encoder_steps if name == "student" else 0
     steps, patches = count(first), random_patches(config, name)
-    backward = build_backward(stage, config.train, state.scaler, processes.micro_batches, processes.device)
+    backward = build_backward(stage, engine, state.scaler, processes.micro_batches, processes.device)
     take = partial(train_step, config=config, state=state, batches=patches, processes=processes, backward=backward)
     # The loss comes from the device, so the step has been done when it is there.
     return lambda: take(stage, next(steps)).scalars["loss"], stage
@@ -267,8 +272,8 @@ def random_patches(config: TrainConfig, name: StageName) -> Iterator[Tensor]:
     """Noise in the place of photographs: what is in them costs no time."""
     size = config.scale * config.data.patch_size
     draws = torch.Generator().manual_seed(0)
-    while True:
-        yield torch.randint(256, (config.stage(name).batch, 3, size, size), generator=draws, dtype=torch.uint8)
+    shape = (config.stage(name).batch, 3, size, size)
+    return cycle([torch.randint(256, shape, generator=draws, dtype=torch.uint8) for _ in range(4)])
 
 
 if __name__ == "__main__":
