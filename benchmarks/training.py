@@ -11,8 +11,9 @@ and Adam, with random weights of the configuration's sizes. A step of the studen
     mrda               as `mrda train` takes it
 
 A record holds a step's time, images per second, the most memory that a step holds on top of networks and optimizer
-(`benchmarks.memory.peak_bytes` says how it is measured), and of ours the share of its time by part. Without --set
-the sizes are small ones, for CPUs; --official takes batches and patches as published.
+(`benchmarks.memory.peak_bytes` says how it is measured), and of ours the share of its time by part. Ours on a GPU has
+neither of them: a CUDA graph is most of the step. Without --set the sizes are small ones, for CPUs; --official takes
+batches and patches as published.
 """
 
 import json
@@ -137,10 +138,11 @@ def measure(
             "ms": timings[way].ms,
             "images_per_second": 1000 * config.stage(name).batch / timings[way].ms,
             "rounds": timings[way].rounds,
-            "peak_bytes": peak_bytes(take, device),
         }
-        if way == OURS and device == "cpu":  # on a GPU most of them are one graph
-            record["parts"] = shares(take, stage)
+        if way != OURS or device == "cpu":  # a graph holds its memory between the steps, and has no parts
+            record["peak_bytes"] = peak_bytes(take, device)
+            if way == OURS:
+                record["parts"] = shares(take, stage)
         records.append(record | environment(device))
     return records
 
@@ -155,7 +157,7 @@ def document(records: Sequence[dict[str, Any]]) -> str:
         slow = times.get((r["stage"], peer))
         ratio = MISSING if slow is None else f"{slow / r['ms']:.2f}x"
         parts = ", ".join(f"{part} {100 * share:.0f} %" for part, share in r.get("parts", {}).items())
-        peak = f"{r['peak_bytes'] / 2**20:.0f}"
+        peak = f"{r['peak_bytes'] / 2**20:.0f}" if "peak_bytes" in r else MISSING
         rows.append((r["stage"], r["way"], f"{r['ms']:.0f}", f"{r['images_per_second']:.1f}", peak, ratio, parts))
     first = records[0]
     sizes = ", ".join(dict.fromkeys(f"{r['stage']} {r['batch']}" for r in records))

@@ -11,7 +11,7 @@ from mrda.degradations.kernels import KERNEL_SIZE
 from mrda.training.schedule import learning_rate
 
 SETTINGS = [f"classic-{kind}-x{scale}" for kind in ("iso", "aniso-noise") for scale in (2, 3, 4)]
-RELEASE = [f"release/mrda-x4-iso{leg}" for leg in ("", "-leg2", "-leg3", "-leg4", "-leg5")]
+RELEASE = ["release/mrda-x4-iso", "release/mrda-x4-iso-leg2", "release/mrda-x4-aniso-noise", "release/evidence-x4"]
 ROWS = ["t1", "t2", "t3", "s1", "s2", "s3", "s4", "s5", "s6", "fixed_upscaler", "free_upscaler"]
 
 
