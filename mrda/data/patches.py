@@ -96,9 +96,14 @@ class PatchSampler:
             generator: source of the random draws.
             size: their side in HR pixels, which may be more than a photo has; None is that of the sampler.
         """
-        return torch.stack([self._patch(size or self.size, generator) for _ in range(batch)])
+        size = size or self.size
+        # In numpy, for torch would wake its threads for each small copy, beside a training step that has use for them.
+        patches = np.empty((batch, 3, size, size), np.uint8)
+        for patch in patches:
+            patch[...] = self._patch(size, generator)
+        return torch.from_numpy(patches)
 
-    def _patch(self, size: int, generator: torch.Generator) -> Tensor:
+    def _patch(self, size: int, generator: torch.Generator) -> npt.NDArray[np.uint8]:
         def draw(limit: int) -> int:
             return int(torch.randint(limit, (), generator=generator))
 
@@ -115,15 +120,14 @@ class PatchSampler:
         if any(after for _, after in missing):
             image = np.pad(image, (*missing, (0, 0)), mode="reflect")
         top, left = draw(image.shape[0] - size + 1), draw(image.shape[1] - size + 1)
-        window = image[top : top + size, left : left + size]
-        patch = torch.from_numpy(window.transpose(2, 0, 1).copy())  # the file's own pages are read-only
+        patch = image[top : top + size, left : left + size].transpose(2, 0, 1)
         if self.hflip and draw(2):
-            patch = patch.flip(2)
-        if not self.rotate:
-            return patch
-        if draw(2):
-            patch = patch.flip(1)
-        return patch.transpose(1, 2) if draw(2) else patch
+            patch = patch[:, :, ::-1]
+        if self.rotate and draw(2):
+            patch = patch[:, ::-1]
+        if self.rotate and draw(2):
+            patch = patch.transpose(0, 2, 1)
+        return patch
 
 
 def load_patches(
