@@ -3,6 +3,7 @@
     python -m benchmarks.release pack runs/iso/student/weights.safetensors --name mrda-x4-iso
     python -m benchmarks.release curve '1, teacher:64:log.jsonl' '1, student:64:log.jsonl' --name mrda-x4-iso
     python -m benchmarks.release table docs/weights/mrda-x4-iso.json --update README.md docs/weights/mrda-x4-iso.md
+    python -m benchmarks.release table mrda9.json --protocol mrda9 --section weights-mrda9 --update card.md
 
 `pack` writes mrda/weights_data/NAME.safetensors in float16 and prints its SHA-256 for `mrda.weights.BUNDLED`; `curve`
 writes docs/weights/NAME.jsonl, the legs' logs one after the other, and the picture NAME.png; `table` takes what
@@ -19,7 +20,7 @@ from typing import Any
 from benchmarks.table import Page
 from mrda.evaluation.figures.canvas import new_figure
 from mrda.evaluation.paper import paper_rows
-from mrda.evaluation.tables_markdown import table
+from mrda.evaluation.tables_markdown import markdown, table
 from mrda.files import atomic_write, write_text
 from mrda.networks import load_network, read_metadata, save_network
 from mrda.weights import BUNDLED_FOLDER
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         part.add_argument("--name", required=True, help="of the weights")
     scoring = parts.add_parser("table", help="scores beside the paper's")
     scoring.add_argument("scores", type=Path, help="written by `mrda evaluate --json`")
+    scoring.add_argument("--protocol", default="gaussian8", choices=["gaussian8", "mrda9", "dasr9"])
+    scoring.add_argument("--section", default=SECTION, help=f"the markers' name (default: {SECTION})")
     scoring.add_argument("--update", nargs="+", type=Path, default=[], metavar="FILE", help="pages to put it into")
     options = command.parse_args(arguments)
     try:
@@ -53,9 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif options.part == "curve":
             curve([leg.split(":", maxsplit=2) for leg in options.legs], options.name)
         else:
-            content = document(json.loads(options.scores.read_text(encoding="utf-8"))["datasets"])
+            datasets = json.loads(options.scores.read_text(encoding="utf-8"))["datasets"]
+            gaussian = options.protocol == "gaussian8"
+            content = document(datasets) if gaussian else markdown(datasets, options.protocol)
             print(content, end="")
-            for page in [Page(path, SECTION) for path in options.update]:
+            for page in [Page(path, options.section) for path in options.update]:
                 page.update(content)
     except (OSError, ValueError) as error:
         command.error(str(error))

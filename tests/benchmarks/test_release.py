@@ -7,6 +7,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from benchmarks import release
+from mrda.evaluation.protocols import nine_name
 from mrda.networks import MRDAStudent, load_network, read_metadata, save_network
 
 TINY = {"scale": 4, "num_feat": 8, "num_blocks": 1, "den_width": 4}
@@ -62,6 +63,18 @@ def test_the_table_has_the_papers_rows(tmp_path, capsys):
     assert "DASR (paper)" in text
     assert "IKC" not in text
     assert capsys.readouterr().out in text
+
+
+def test_the_noisy_protocols_have_a_row_for_each_level_in_a_section_of_their_own(tmp_path):
+    summary = {"psnr_y": 24.5, "ssim_y": 0.7}
+    conditions = {nine_name(number, level): summary for number in range(1, 10) for level in (0, 10, 20)}
+    scores = tmp_path / "scores.json"
+    scores.write_text(json.dumps({"datasets": {"Set14": {"mrda_s": {**summary, "per_condition": conditions}}}}))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- noisy:begin -->\n<!-- noisy:end -->\n")
+    release.main(["table", str(scores), "--protocol", "mrda9", "--section", "noisy", "--update", str(page)])
+    assert "| Set14 | mrda_s | 10 | 24.50 | 0.7000 |" in page.read_text()
+    assert "MRDA_S (paper)" in page.read_text()
 
 
 def test_a_missing_file_is_one_sentence(tmp_path, capsys):
