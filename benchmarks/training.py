@@ -239,8 +239,7 @@ def step_of(
         stage.compile()
     state = TrainingState(stage, config.stage(name).lr, engine)
     if way != OURS:
-        for group in state.optimizer.param_groups:
-            group["fused"] = None  # torch's own choice, as the released code leaves it
+        state.optimizer = torch.optim.Adam(stage.trainable(), lr=config.stage(name).lr)
     first = config.student.encoder_steps if name == "student" else 0
     steps, patches = count(first), random_patches(config, name)
     backward = build_backward(stage, engine, state.scaler, processes.micro_batches, processes.device)

@@ -11,7 +11,7 @@ import torch
 
 Result = TypeVar("Result")
 
-_CAPTURING = threading.Lock()  # torch wants one capture at a time
+_ALONE = threading.RLock()  # torch wants one capture at a time, and cuDNN's flag is one for all threads
 
 
 def capture(compute: Callable[[], Result], stream: torch.cuda.Stream) -> tuple[torch.cuda.CUDAGraph, Result]:
@@ -28,7 +28,6 @@ def capture(compute: Callable[[], Result], stream: torch.cuda.Stream) -> tuple[t
     graph = torch.cuda.CUDAGraph()
     # Other threads may go on to allocate: only what this one does has to fit into a graph.
     with (
-        _CAPTURING,
         fastest_convolutions(),
         torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
     ):
@@ -48,9 +47,10 @@ def beside(stream: torch.cuda.Stream) -> Iterator[None]:
 
 @contextmanager
 def fastest_convolutions() -> Iterator[None]:
-    """Let cuDNN try its algorithms, which pays where one is to be replayed."""
-    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+    """Let cuDNN try its algorithms, which pays where one is to be replayed; one thread at a time is in here."""
+    with _ALONE:
+        before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = before

@@ -120,8 +120,9 @@ def _capture(rdan: RDAN, lr: Tensor, degradation: Tensor) -> _Graph:
     with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(lr.device):
         lr, degradation = lr.clone(), degradation.clone()
         stream = torch.cuda.Stream()
-        with fastest_convolutions(), beside(stream):
-            for _ in range(2):  # what is set up on first use, and cuDNN's choice of algorithms, is not to be captured
-                rdan(lr, degradation)
-        graph, sr = capture(lambda: rdan(lr, degradation), stream)
+        with fastest_convolutions():
+            with beside(stream):
+                for _ in range(2):  # what is set up on first use, and cuDNN's choice, is not to be captured
+                    rdan(lr, degradation)
+            graph, sr = capture(lambda: rdan(lr, degradation), stream)
     return _Graph(graph, lr, degradation, sr)

@@ -37,7 +37,8 @@ class EngineConfig(Section):
     """torch.compile the trained networks."""
     cuda_graphs: bool = True
     """On a GPU, launch the loss and its gradients as one CUDA graph, which takes the time of launching thousands of
-    kernels out of every step. Not where `compile` is set, and not for an MLN that drifts or adapts with others."""
+    kernels out of every step, and holds a step's memory between them. Not where `compile` is set, and not for an MLN
+    that drifts or adapts with others."""
     prefetch: PositiveInt = 4
     """Micro-batches that a thread reads ahead."""
     log_every: PositiveInt = 100

@@ -99,6 +99,7 @@ class PatchCache:
         index = _read_index(self.folder)
         self.size = index.size
         self.names = [photo.name for photo in index.photos]
+        self._areas = [photo.height * photo.width for photo in index.photos]
         self._check(index)
         shapes = [tile[2:] for photo in index.photos for tile in photo.tiles]
         self._shapes = np.array(shapes, dtype=np.int64)
@@ -115,9 +116,8 @@ class PatchCache:
         return int(self._first_tiles[photo + 1] - self._first_tiles[photo])
 
     def pixels(self, photo: int) -> int:
-        """Number of pixels of a photo's tiles."""
-        start, stop = self._starts[self._first_tiles[photo : photo + 2]]
-        return int(stop - start) // 3
+        """Number of pixels of a photo; those in several tiles count once."""
+        return self._areas[photo]
 
     def tile(self, photo: int, number: int) -> npt.NDArray[np.uint8]:
         """One tile of a photo: (height, width, 3), a read-only view of the file."""

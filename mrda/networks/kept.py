@@ -15,20 +15,22 @@ from mrda_kernels.transforms import functorch_is_active
 
 Value = TypeVar("Value")
 
-_CAPTURED: ContextVar[bool] = ContextVar("whether a CUDA graph may read what is kept", default=False)
+_READ: ContextVar[list[object] | None] = ContextVar("what CUDA graphs have read of what is kept", default=None)
 
 
 @contextmanager
-def captured_as_kept() -> Iterator[None]:
+def captured_as_kept() -> Iterator[list[object]]:
     """Let a CUDA graph that is captured in here read what is kept already, instead of computing it in every replay.
 
-    Only for weights that stay as they are, in networks that stay in memory, as long as the graph is replayed.
+    Only for weights that stay as they are as long as the graph is replayed. Gives the list of what was read, which is
+    to live as long.
     """
-    token = _CAPTURED.set(True)
+    read: list[object] = []
+    token = _READ.set(read)
     try:
-        yield
+        yield read
     finally:
-        _CAPTURED.reset(token)
+        _READ.reset(token)
 
 
 def is_traced(weights: Iterable[Tensor]) -> bool:
@@ -55,9 +57,12 @@ class Kept(Generic[Value]):
             return compute()
         now = [(weight.data_ptr(), weight._version, weight.dtype, weight.device) for weight in weights]
         known = self._kept is not None and self._kept[0] == now
-        if _is_capturing(weights[0]) and not (known and _CAPTURED.get()):
-            return compute()
-        if self._kept is None or not known:
+        if _is_capturing(weights[0]):
+            read = _READ.get()
+            if self._kept is None or not known or read is None:
+                return compute()
+            read.append(self._kept)
+        elif self._kept is None or not known:
             with torch.inference_mode(False), torch.no_grad(), without_autocast(weights[0].device):
                 value = compute()
             if weights[0].is_cuda:  # other streams are to find it whole

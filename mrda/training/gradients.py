@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 
@@ -53,10 +52,10 @@ class Backward:
 
 
 class GraphedBackward:
-    """A :class:`Backward` as CUDA graphs, for a GPU that runs the kernels of a step faster than they are launched.
+    """A :class:`Backward` as a CUDA graph, for a GPU that runs the kernels of a step faster than they are launched.
 
     Losses of one phase and size are the same kernels. The first few are computed by plain calls; then they are captured
-    once, on copies of what they take, and replayed from then on.
+    once, on copies of what they take, and replayed until another phase or size comes.
 
     Args:
         backward: what to capture.
@@ -71,30 +70,32 @@ class GraphedBackward:
         if stage.discriminator is not None:
             self._parameters += stage.discriminator.parameters()
         self._stream = torch.cuda.Stream(device)
-        self._calls: Counter[Hashable] = Counter()
-        self._graphs: dict[Hashable, _Graph] = {}
+        self._kind: Hashable = None
+        self._plain_calls = 0
+        self._graph: _Graph | None = None
 
     def __call__(self, step: int, pair: Degraded) -> Terms:
         """See :class:`Backward`; the terms are those of the last call only until the next one."""
         kind = self._stage.phase(step), *(None if tensor is None else tensor.shape for tensor in pair)
-        if kind not in self._graphs:
-            if self._calls[kind] < PLAIN_CALLS:
-                self._calls[kind] += 1
+        if kind != self._kind:
+            self._kind, self._plain_calls, self._graph = kind, 0, None  # a graph holds the memory of a step
+        if self._graph is None:
+            if self._plain_calls < PLAIN_CALLS:
+                self._plain_calls += 1
                 with fastest_convolutions(), beside(self._stream):
                     return self._backward(step, pair)
-            self._graphs[kind] = self._capture(step, pair)
-        return self._graphs[kind].replay(pair)
+            self._graph = self._capture(step, pair)
+        return self._graph.replay(pair)
 
     def _capture(self, step: int, pair: Degraded) -> _Graph:
-        self._graphs.clear()  # phases do not come back, and each holds the memory of a step
         pair = Degraded._make(None if tensor is None else tensor.clone() for tensor in pair)
         before = [parameter.grad for parameter in self._parameters]
         for parameter in self._parameters:
             parameter.grad = None
         try:
-            with captured_as_kept():
+            with captured_as_kept() as read:
                 graph, terms = capture(lambda: self._backward(step, pair), self._stream)
-            return _Graph(graph, pair, terms, self._parameters)
+            return _Graph(graph, pair, terms, self._parameters, read)
         except RuntimeError as error:
             raise RuntimeError(
                 f"stage '{self._stage.name}' could not be captured as a CUDA graph ({error}): "
@@ -113,12 +114,19 @@ class _Graph:
         pair: what it reads.
         terms: the loss's terms, which it fills.
         parameters: hold the gradients that it fills.
+        read: what else has to stay in memory.
     """
 
     def __init__(
-        self, graph: torch.cuda.CUDAGraph, pair: Degraded, terms: Terms, parameters: Sequence[torch.nn.Parameter]
+        self,
+        graph: torch.cuda.CUDAGraph,
+        pair: Degraded,
+        terms: Terms,
+        parameters: Sequence[torch.nn.Parameter],
+        read: object,
     ) -> None:
         self._graph = graph
+        self._read = read
         self._pair = pair
         self._terms = terms
         moved = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]

@@ -114,7 +114,7 @@ def run_stage(
             rate = learning_rate(section, step)
             state.set_learning_rate(rate)
             began, waited = time.perf_counter(), batches.waited
-            outcome = train_step(stage, step, config, state, stream, processes, interrupted, backward)
+            outcome = train_step(stage, step, config, state, stream, processes, backward, interrupted)
             seconds = time.perf_counter() - began
             done = state.step
 
@@ -159,8 +159,8 @@ def train_step(
     state: TrainingState,
     batches: Iterator[Tensor],
     processes: Processes,
+    backward: Compute,
     interrupted: Callable[[], bool] = bool,
-    backward: Compute | None = None,
 ) -> Outcome:
     """One optimizer step on the mean loss of all micro-batches.
 
@@ -171,11 +171,10 @@ def train_step(
         state: what the step moves.
         batches: HR patches (B, 3, H, W) uint8 for this process's micro-batches, in their order.
         processes: the processes that share the micro-batches.
+        backward: what computes the losses and their gradients.
         interrupted: asked once, at the end, whether this process is to stop.
-        backward: what computes the losses, if it is to last longer than this step.
     """
     device, engine = processes.device, config.train
-    backward = backward or build_backward(stage, engine, state.scaler, processes.micro_batches, device)
     sums: dict[str, Tensor] = {}
     state.optimizer.zero_grad()
     for micro_batch in processes.mine():

@@ -71,9 +71,10 @@ class Processes:
         """Replace gradients by their sums over all processes; returns those that there are."""
         own = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
         totals = self.sum([gradient for _, gradient in own])
-        for (parameter, _), total in zip(own, totals, strict=True):
-            parameter.grad = total
-        return totals
+        for (_, gradient), total in zip(own, totals, strict=True):
+            if total is not gradient:
+                gradient.copy_(total)  # in its own layout, which a fused optimizer relies on
+        return [gradient for _, gradient in own]
 
     def broadcast(self, item: T) -> T:
         """The main process's item, in every process."""

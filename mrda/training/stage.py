@@ -70,7 +70,7 @@ class Stage(ABC):
 
     @classmethod
     def hr_size(cls, config: TrainConfig) -> int:
-        """Side in HR pixels of the patches that `loss` takes."""
+        """Side in HR pixels of the patches that `degrade` takes."""
         return config.hr_size
 
     @classmethod

@@ -46,7 +46,9 @@ def recipe_of(stage: type[Stage], config: TrainConfig, inputs: Mapping[str, Path
         key: value
         for key, value in _flatten(config.model_dump(mode="json"))
         if any(key == prefix or key.startswith(f"{prefix}.") for prefix in relevant)
-        # Files are known by their content: these below, and VGG19, of which there is but one.
+        # What other weights began as is theirs; and files are known by their content: these below, and VGG19, of which
+        # there is but one.
+        and (key != "networks.mln_init" or stage.name == "bicubic")
         and not key.startswith(f"{stage.name}.init_")
         and key != "visual.vgg19"
     }
@@ -161,7 +163,8 @@ class TrainingState:
             share = stage.image_loss.discriminator_share
             groups.append({"params": list(stage.discriminator.parameters()), "share": share})
         device = stage.trainable()[0].device.type
-        self.optimizer = torch.optim.Adam(groups, lr=lr, betas=betas, fused=True)
+        # One kernel on a GPU, where dozens would have to be launched.
+        self.optimizer = torch.optim.Adam(groups, lr=lr, betas=betas, fused=device == "cuda" or None)
         self.scaler = torch.amp.GradScaler(device, enabled=engine.mixed_precision == "fp16")
         self.average: AveragedModel | None = None
         if engine.ema_decay is not None:
@@ -182,8 +185,9 @@ class TrainingState:
 
     def applied(self) -> None:
         """The optimizer has moved the network."""
-        for group in self.optimizer.param_groups:  # `Kept` has to see what the fused optimizer does not tell
-            torch.autograd.graph.increment_version(group["params"])
+        for group in self.optimizer.param_groups:
+            if group["fused"]:  # which does not tell torch's version counters, and `Kept` has to see it
+                torch.autograd.graph.increment_version(group["params"])
         self.skipped_in_row = 0
         if self.average is not None:
             self.average.update_parameters(self.stage.network)
@@ -225,7 +229,13 @@ class TrainingState:
         self.step = int(state["step"])
         self.best = state["best"] if state.get("validation") == self.validation else None
         self.skipped, self.skipped_in_row = int(state["skipped"]), int(state["skipped_in_row"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        optimizer = state["optimizer"]
+        for group in optimizer["param_groups"]:  # the device's choice, not the checkpoint's
+            group["fused"] = self.optimizer.defaults["fused"]
+        self.optimizer.load_state_dict(optimizer)
+        for parameter, moments in self.optimizer.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):  # in the parameter's layout, which a fused optimizer relies on
+                moments[name] = torch.empty_like(parameter).copy_(moments[name])
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])

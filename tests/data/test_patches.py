@@ -99,7 +99,7 @@ def test_patches_are_windows_in_all_eight_orientations() -> None:
 @pytest.mark.parametrize("cached", [False, True])
 def test_photos_count_alike_or_by_their_pixels(cached: bool, tmp_path: Path) -> None:
     photos = [coordinates(8, 8), coordinates(24, 24, 1)]
-    prepare([save(tmp_path / "photos", *photos)], tmp_path / "cache", size=24, overlap=0)
+    prepare([save(tmp_path / "photos", *photos)], tmp_path / "cache", size=16, overlap=8)
     kept = {"images": [], "caches": [PatchCache(tmp_path / "cache")]} if cached else {"images": photos}
 
     def share(draw: str) -> float:

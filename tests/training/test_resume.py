@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mrda.config import StageName, TrainConfig
+from mrda.degradations import Degraded
 from mrda.training import STAGES, RunRefusedError, train
 from mrda.training.interrupt import deferred_interrupt
 from mrda.training.mln import BicubicStage
@@ -56,8 +57,8 @@ def meddle(patch: pytest.MonkeyPatch, name: StageName, at: int, deed: Callable[[
     """Let ``deed`` change, or prevent, the losses that a stage computes in step ``at``."""
     loss = STAGES[name].loss
 
-    def meddled(stage: Stage, step: int, hr: Tensor, draws: torch.Generator) -> Loss:
-        terms = loss(stage, step, hr, draws)
+    def meddled(stage: Stage, step: int, pair: Degraded) -> Loss:
+        terms = loss(stage, step, pair)
         return deed(terms) if step == at else terms
 
     patch.setattr(STAGES[name], "loss", meddled)

@@ -20,6 +20,7 @@ from mrda.networks import MLN, MRDAOracle, MRDAStudent, load_network
 from mrda.randomness import derive_seed, generator
 from mrda.training import STAGES, train
 from mrda.training.adapter import Adapter
+from mrda.training.gradients import build_backward
 from mrda.training.loop import _places, _read, train_step
 from mrda.training.losses import reconstruction
 from mrda.training.mln import BicubicStage, MetaStage
@@ -183,7 +184,8 @@ def step(stage: Stage, config: TrainConfig, number: int = 0) -> dict[str, float]
     places = _places(stage, [number], processes.mine())
     batches = (_read(stage, config, sampler, place) for place in places)
     state = TrainingState(stage, 1e-3, config.train)
-    outcome = train_step(stage, number, config, state, batches, processes)
+    backward = build_backward(stage, config.train, state.scaler, processes.micro_batches, processes.device)
+    outcome = train_step(stage, number, config, state, batches, processes, backward)
     assert outcome.fault is None
     assert next(batches, None) is None
     return outcome.scalars
@@ -493,7 +495,8 @@ def test_float16_scales_the_loss_and_skips_what_overflows(
     before = parameters(stage.network)
     processes = Processes(Accelerator(mixed_precision="no"), 1)
     batches = iter([torch.zeros(2, 3, 24, 24, dtype=torch.uint8)])
-    outcome = train_step(stage, 0, config, state, batches, processes)
+    backward = build_backward(stage, config.train, state.scaler, 1, processes.device)
+    outcome = train_step(stage, 0, config, state, batches, processes, backward)
     assert outcome.fault is not None
     assert moved(before, stage.network) == set()
     assert state.scaler.get_scale() == 2.0**126
@@ -590,9 +593,10 @@ def test_the_mln_starts_as_the_configuration_says(toy: TrainConfig, changed: Cha
     assert not torch.equal(published(lr, lr_up), lr_up)
 
 
-def test_what_is_kept_of_weights_sees_the_optimizer(toy: TrainConfig) -> None:
+def test_what_is_kept_of_weights_sees_a_fused_optimizer(toy: TrainConfig) -> None:
     stage = BicubicStage(toy, {})
     state = TrainingState(stage, 1e-2, toy.train)
+    state.optimizer = torch.optim.Adam(stage.trainable(), lr=1e-2, fused=True)  # as on a GPU
     upscaler, features = stage.network.upscaler, torch.ones(1, toy.networks.mln_feat, 4, 4)
     with torch.no_grad():
         before = upscaler(features)
@@ -603,3 +607,33 @@ def test_what_is_kept_of_weights_sees_the_optimizer(toy: TrainConfig) -> None:
         after = upscaler(features)
         assert torch.equal(after, copy.deepcopy(upscaler)(features))
     assert not torch.equal(after, before)
+
+
+def test_gradients_and_moments_have_the_layout_of_their_parameters(
+    toy: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A fused optimizer takes them by their memory: in another layout it would move the wrong weights.
+    saved = None
+    for channels_last in (False, True):
+        stage = BicubicStage(toy, {})
+        stage.to(torch.device("cpu"), channels_last=channels_last)
+        state = TrainingState(stage, 1e-3, toy.train)
+        if saved is not None:
+            state.load_state_dict(saved)
+        pair = stage.degrade(patches(toy), generator(0))
+        stage.loss(0, pair)["loss"].backward()
+        processes = Processes(Accelerator(mixed_precision="no"), 2)
+        monkeypatch.setattr(processes, "count", 2)
+        monkeypatch.setattr(processes.accelerator, "reduce", lambda flat, reduction: 2 * flat)
+        before = [parameter.grad.clone() for parameter in stage.trainable()]
+        for parameter, gradient, total in zip(
+            stage.trainable(), before, processes.sum_gradients(stage.trainable()), strict=True
+        ):
+            assert total is parameter.grad
+            assert torch.equal(total, 2 * gradient)
+            assert total.stride() == parameter.stride()
+        state.optimizer.step()
+        for parameter, moments in state.optimizer.state.items():
+            assert moments["exp_avg"].stride() == moments["exp_avg_sq"].stride() == parameter.stride()
+        saved = state.state_dict()
+    assert stage.trainable()[0].stride() != BicubicStage(toy, {}).trainable()[0].stride()
