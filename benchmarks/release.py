@@ -4,16 +4,17 @@
     python -m benchmarks.release curve '1, teacher:64:log.jsonl' '1, student:64:log.jsonl' --name mrda-x4-iso
     python -m benchmarks.release table docs/weights/mrda-x4-iso.json --update README.md docs/weights/mrda-x4-iso.md
     python -m benchmarks.release table mrda9.json --protocol mrda9 --section weights-mrda9 --update card.md
+    python -m benchmarks.release compare T1=t1.json T2=t2.json --update page.md
 
 `pack` writes mrda/weights_data/NAME.safetensors in float16 and prints its SHA-256 for `mrda.weights.BUNDLED`; `curve`
-writes docs/weights/NAME.jsonl, the legs' logs one after the other, and the picture NAME.png; `table` takes what
-`mrda evaluate --json` writes.
+writes docs/weights/NAME.jsonl, the legs' logs one after the other, and the picture NAME.png; `table` and `compare` take
+what `mrda evaluate --json` writes.
 """
 
 import argparse
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scoring.add_argument("--protocol", default="gaussian8", choices=["gaussian8", "mrda9", "dasr9"])
     scoring.add_argument("--section", default=SECTION, help=f"the markers' name (default: {SECTION})")
     scoring.add_argument("--update", nargs="+", type=Path, default=[], metavar="FILE", help="pages to put it into")
+    comparing = parts.add_parser("compare", help="scores of several runs side by side")
+    comparing.add_argument("runs", nargs="+", metavar="NAME=FILE", help="each written by `mrda evaluate --json`")
+    comparing.add_argument("--section", default="compare", help="the markers' name (default: compare)")
+    comparing.add_argument("--update", nargs="+", type=Path, default=[], metavar="FILE", help="pages to put it into")
     options = command.parse_args(arguments)
     try:
         if options.part == "pack":
@@ -56,9 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif options.part == "curve":
             curve([leg.split(":", maxsplit=2) for leg in options.legs], options.name)
         else:
-            datasets = json.loads(options.scores.read_text(encoding="utf-8"))["datasets"]
-            gaussian = options.protocol == "gaussian8"
-            content = document(datasets) if gaussian else markdown(datasets, options.protocol)
+            if options.part == "compare":
+                content = comparison({name: Path(path) for name, path in (run.split("=", 1) for run in options.runs)})
+            else:
+                datasets = _datasets(options.scores)
+                gaussian = options.protocol == "gaussian8"
+                content = document(datasets) if gaussian else markdown(datasets, options.protocol)
             print(content, end="")
             for page in [Page(path, options.section) for path in options.update]:
                 page.update(content)
@@ -115,6 +123,23 @@ def document(datasets: dict[str, Any]) -> str:
         rows += [[name, method, f"{s['psnr_y']:.2f}", f"{s['ssim_y']:.4f}"] for method, s in methods.items()]
         rows += [[name, f"{row.method} (paper)", f"{row.psnr_y:.2f}", f"{row.ssim_y:.4f}"] for row in printed]
     return table(["Data set", "Method", "PSNR-Y (dB)", "SSIM-Y"], rows, left=2)
+
+
+def comparison(runs: Mapping[str, Path]) -> str:
+    """PSNR-Y and SSIM-Y of each run on each data set, and bicubic's; Markdown that ends in a newline."""
+    scores = {name: _datasets(path) for name, path in runs.items()}
+    rows = []
+    for dataset, methods in next(iter(scores.values())).items():
+        of_each = {"bicubic": methods["bicubic"]}
+        for name, datasets in scores.items():
+            (of_each[name],) = (found for method, found in datasets[dataset].items() if method != "bicubic")
+        rows += [[dataset, name, f"{s['psnr_y']:.2f}", f"{s['ssim_y']:.4f}"] for name, s in of_each.items()]
+    return table(["Data set", "Run", "PSNR-Y (dB)", "SSIM-Y"], rows, left=2)
+
+
+def _datasets(path: Path) -> dict[str, Any]:
+    datasets: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["datasets"]
+    return datasets
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:

@@ -77,6 +77,22 @@ def test_the_noisy_protocols_have_a_row_for_each_level_in_a_section_of_their_own
     assert "MRDA_S (paper)" in page.read_text()
 
 
+def test_runs_stand_side_by_side(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- compare:begin -->\n<!-- compare:end -->\n")
+    runs = []
+    for name, method, psnr in (("T1", "mrda_s", 26.5), ("T2", "mrda_t", 27.25)):
+        methods = {"bicubic": {"psnr_y": 24, "ssim_y": 0.6}, method: {"psnr_y": psnr, "ssim_y": 0.7}}
+        (tmp_path / name).write_text(json.dumps({"datasets": {"Set5": methods}}))
+        runs.append(f"{name}={tmp_path / name}")
+    release.main(["compare", *runs, "--update", str(page)])
+    assert page.read_text().splitlines()[3:6] == [
+        "| Set5 | bicubic | 24.00 | 0.6000 |",
+        "| Set5 | T1 | 26.50 | 0.7000 |",
+        "| Set5 | T2 | 27.25 | 0.7000 |",
+    ]
+
+
 def test_a_missing_file_is_one_sentence(tmp_path, capsys):
     with pytest.raises(SystemExit):
         release.main(["table", str(tmp_path / "none.json")])
