@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.table import Page
@@ -143,9 +144,8 @@ def _datasets(path: Path) -> dict[str, Any]:
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """Means over the records around each."""
-    around = [values[max(0, i - WINDOW // 2) : i + WINDOW // 2 + 1] for i in range(len(values))]
-    return [sum(part) / len(part) for part in around]
+    """Medians over the records around each, which a single step that went wrong does not move."""
+    return [median(values[max(0, i - WINDOW // 2) : i + WINDOW // 2 + 1]) for i in range(len(values))]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ CONFIG_FILE = "config.json"
 """What folders and repositories of the Hub hold, as `huggingface_hub.PyTorchModelHubMixin` has it."""
 
 BUNDLED: dict[str, str] = {
-    "mrda-x4-iso": "a69312f0885c0d58287a623d5db7beeaca652d08456817779781ace4dda2d517",
+    "mrda-x4-iso": "b96a994c7b2a8175b423fdacef004b4bdb2701516d9f5de47afbf172c7ace948",
+    "mrda-x4-aniso-noise": "9ebdd3fbc439d433c91c40e8c34264c1de8cdbc7afad5d780875846367f09f7c",
 }
 """Weights that come with the package, the default first: name to SHA-256 of `weights_data/NAME.safetensors`."""
 BUNDLED_FOLDER = Path(__file__).with_name("weights_data")
