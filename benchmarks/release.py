@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scoring = parts.add_parser("table", help="scores beside the paper's")
     scoring.add_argument("scores", type=Path, help="written by `mrda evaluate --json`")
     scoring.add_argument("--protocol", default="gaussian8", choices=["gaussian8", "mrda9", "dasr9"])
+    scoring.add_argument("--short", action="store_true", help="of the noisy protocols no table of each kernel")
     scoring.add_argument("--section", default=SECTION, help=f"the markers' name (default: {SECTION})")
     scoring.add_argument("--update", nargs="+", type=Path, default=[], metavar="FILE", help="pages to put it into")
     comparing = parts.add_parser("compare", help="scores of several runs side by side")
@@ -68,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 datasets = _datasets(options.scores)
                 gaussian = options.protocol == "gaussian8"
                 content = document(datasets) if gaussian else markdown(datasets, options.protocol)
+                if options.short:
+                    content = content.split("\n\n", maxsplit=1)[0] + "\n"
             print(content, end="")
             for page in [Page(path, options.section) for path in options.update]:
                 page.update(content)

@@ -75,6 +75,10 @@ def test_the_noisy_protocols_have_a_row_for_each_level_in_a_section_of_their_own
     release.main(["table", str(scores), "--protocol", "mrda9", "--section", "noisy", "--update", str(page)])
     assert "| Set14 | mrda_s | 10 | 24.50 | 0.7000 |" in page.read_text()
     assert "MRDA_S (paper)" in page.read_text()
+    assert "| k9 |" in page.read_text()
+    release.main(["table", str(scores), "--protocol", "mrda9", "--section", "noisy", "--short", "--update", str(page)])
+    assert "| Set14 | mrda_s | 10 | 24.50 | 0.7000 |" in page.read_text()
+    assert "| k9 |" not in page.read_text()
 
 
 def test_runs_stand_side_by_side(tmp_path):
