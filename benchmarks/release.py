@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.table import Page
 from mrda.evaluation.figures.canvas import new_figure
 from mrda.evaluation.paper import paper_rows
-from mrda.evaluation.tables_markdown import markdown, table
+from mrda.evaluation.tables_markdown import by_noise, markdown, table
 from mrda.files import atomic_write, write_text
 from mrda.networks import load_network, read_metadata, save_network
 from mrda.weights import BUNDLED_FOLDER
@@ -50,12 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scoring.add_argument("scores", type=Path, help="written by `mrda evaluate --json`")
     scoring.add_argument("--protocol", default="gaussian8", choices=["gaussian8", "mrda9", "dasr9"])
     scoring.add_argument("--short", action="store_true", help="of the noisy protocols no table of each kernel")
-    scoring.add_argument("--section", default=SECTION, help=f"the markers' name (default: {SECTION})")
-    scoring.add_argument("--update", nargs="+", type=Path, default=[], metavar="FILE", help="pages to put it into")
     comparing = parts.add_parser("compare", help="scores of several runs side by side")
     comparing.add_argument("runs", nargs="+", metavar="NAME=FILE", help="each written by `mrda evaluate --json`")
-    comparing.add_argument("--section", default="compare", help="the markers' name (default: compare)")
-    comparing.add_argument("--update", nargs="+", type=Path, default=[], metavar="FILE", help="pages to put it into")
+    for part, section in ((scoring, SECTION), (comparing, "compare")):
+        part.add_argument("--section", default=section, help=f"the markers' name (default: {section})")
+        part.add_argument("--update", nargs="+", type=Path, default=[], metavar="FILE", help="pages to put it into")
     options = command.parse_args(arguments)
     try:
         if options.part == "pack":
@@ -67,10 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 content = comparison({name: Path(path) for name, path in (run.split("=", 1) for run in options.runs)})
             else:
                 datasets = _datasets(options.scores)
-                gaussian = options.protocol == "gaussian8"
-                content = document(datasets) if gaussian else markdown(datasets, options.protocol)
-                if options.short:
-                    content = content.split("\n\n", maxsplit=1)[0] + "\n"
+                if options.protocol == "gaussian8":
+                    content = document(datasets)
+                else:
+                    content = (by_noise if options.short else markdown)(datasets, options.protocol)
             print(content, end="")
             for page in [Page(path, options.section) for path in options.update]:
                 page.update(content)
@@ -131,14 +130,12 @@ def document(datasets: dict[str, Any]) -> str:
 
 def comparison(runs: Mapping[str, Path]) -> str:
     """PSNR-Y and SSIM-Y of each run on each data set, and bicubic's; Markdown that ends in a newline."""
-    scores = {name: _datasets(path) for name, path in runs.items()}
-    rows = []
-    for dataset, methods in next(iter(scores.values())).items():
-        of_each = {"bicubic": methods["bicubic"]}
-        for name, datasets in scores.items():
-            (of_each[name],) = (found for method, found in datasets[dataset].items() if method != "bicubic")
-        rows += [[dataset, name, f"{s['psnr_y']:.2f}", f"{s['ssim_y']:.4f}"] for name, s in of_each.items()]
-    return table(["Data set", "Run", "PSNR-Y (dB)", "SSIM-Y"], rows, left=2)
+    merged: dict[str, dict[str, Any]] = {}
+    for name, path in runs.items():
+        for dataset, methods in _datasets(path).items():
+            of_each = merged.setdefault(dataset, {"bicubic": methods["bicubic"]})
+            (of_each[name],) = (found for method, found in methods.items() if method != "bicubic")
+    return markdown(merged)
 
 
 def _datasets(path: Path) -> dict[str, Any]:

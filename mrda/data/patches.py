@@ -80,9 +80,11 @@ class PatchSampler:
         self._ends = list(accumulate([len(self._images), *(len(cache) for cache in self._caches)]))
         if not self._ends[-1]:
             raise ValueError("data.sources must name at least one photo or folder of photos, it is empty")
-        pixels = [image.shape[0] * image.shape[1] for image in self._images]
-        pixels += [cache.pixels(photo) for cache in self._caches for photo in range(len(cache))]
-        self._pixel_ends = list(accumulate(pixels)) if draw == "pixels" else None
+        self._pixel_ends: list[int] | None = None
+        if draw == "pixels":
+            pixels = [image.shape[0] * image.shape[1] for image in self._images]
+            pixels += [cache.pixels(photo) for cache in self._caches for photo in range(len(cache))]
+            self._pixel_ends = list(accumulate(pixels))
 
     def __len__(self) -> int:
         """Number of photos."""

@@ -32,12 +32,12 @@ def markdown(
     Returns:
         One table or two, then remarks. The paper's rows follow those measured, their methods marked "(paper)".
     """
-    published = {name: paper_rows(name, protocol, scale) if protocol else [] for name in datasets}
+    published = _published(datasets, protocol, scale)
     if protocol in NOISE_LEVELS:
         kernels = _by_kernel(datasets, published, protocol)
         if width is not None and max(map(len, kernels.splitlines())) > width:
             kernels = "The PSNR of each kernel needs a wider terminal, or --markdown FILE.\n"
-        parts = [_by_noise(datasets, published, protocol), kernels]
+        parts = [by_noise(datasets, protocol, scale), kernels]
         if any(published.values()):
             parts.append(f"{_INFERRED}\n")
     else:
@@ -47,6 +47,10 @@ def markdown(
             whole = ", the paper's over all" if published.get(name) else ""
             parts.append(f"{name}: means over {measured} of {present} photos{whole}.\n")
     return "\n".join(parts)
+
+
+def _published(datasets: Datasets, protocol: str | None, scale: int) -> dict[str, list[PaperRow]]:
+    return {name: paper_rows(name, protocol, scale) if protocol else [] for name in datasets}
 
 
 def _plain(datasets: Datasets, published: Mapping[str, Sequence[PaperRow]]) -> str:
@@ -67,7 +71,9 @@ def _published_lpips(folder: str, rows: Sequence[PaperRow]) -> list[float | None
     return [printed.get(row.method) for row in rows]
 
 
-def _by_noise(datasets: Datasets, published: Mapping[str, Sequence[PaperRow]], protocol: str) -> str:
+def by_noise(datasets: Datasets, protocol: str, scale: int = 4) -> str:
+    """The first table of `markdown` for `mrda9` and `dasr9`: a row per noise level."""
+    published = _published(datasets, protocol, scale)
     rows = []
     for name, methods in datasets.items():
         levels = _levels(methods, protocol)

@@ -6,15 +6,14 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor
 
 from mrda.config import EngineConfig
 from mrda.cuda_graphs import beside, capture, fastest_convolutions
 from mrda.degradations import Degraded
 from mrda.networks.kept import captured_as_kept
 from mrda.training.stage import Stage
+from mrda.training.visual import Terms
 
-Terms = dict[str, Tensor]
 Compute = Callable[[int, Degraded], Terms]
 
 AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
