@@ -27,15 +27,15 @@ from torch import Tensor
 
 from benchmarks import commands
 from benchmarks.table import Page
+from mrda.core.files import write_text
+from mrda.core.memory import keep_freed_memory
 from mrda.degradations.classic import crop_to_multiple
 from mrda.degradations.quantize import quantize
 from mrda.degradations.resample import bicubic
 from mrda.evaluation.metrics import psnr_y, ssim_y
 from mrda.evaluation.paper import paper_rows
 from mrda.evaluation.protocols import conditions
-from mrda.files import write_text
-from mrda.images import Source, find_images, read_rgb, to_array, to_tensor
-from mrda.memory import keep_freed_memory
+from mrda.photo.images import Source, find_images, read_rgb, to_array, to_tensor
 
 SCALE = 4
 SETS = ("Set5", "Set14", "B100")

@@ -26,8 +26,8 @@ from benchmarks.records import dtype_name, environment
 from benchmarks.table import Page
 from benchmarks.tables import Table
 from benchmarks.timing import clock_for, interleaved
-from mrda.files import write_text
-from mrda.memory import keep_freed_memory
+from mrda.core.files import write_text
+from mrda.core.memory import keep_freed_memory
 from mrda.networks import MRDAStudent, rdan
 
 SIZE = (180, 320)

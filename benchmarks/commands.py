@@ -13,7 +13,7 @@ import torch
 from benchmarks.measuring import EFFORT, Effort, failures
 from benchmarks.providers import why_nothing_to_measure
 from benchmarks.records import Record, Setting, save
-from mrda.memory import keep_freed_memory
+from mrda.core.memory import keep_freed_memory
 
 SETTING_SECONDS = {"cpu": 6.0, "cuda": 1.8}  # that a setting takes, about, besides compiling
 

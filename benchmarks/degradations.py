@@ -29,11 +29,11 @@ from torch import Tensor
 from benchmarks import commands
 from benchmarks.records import environment
 from benchmarks.timing import Run, host_clock, interleaved
+from mrda.core.files import write_text
+from mrda.core.memory import keep_freed_memory
+from mrda.core.randomness import generator
 from mrda.degradations import RealDegradation, quantize
 from mrda.degradations.real_draw import RealDraw
-from mrda.files import write_text
-from mrda.memory import keep_freed_memory
-from mrda.randomness import generator
 
 BATCH = 16
 SIZE = 256

@@ -31,7 +31,7 @@ import torch
 from benchmarks import preferences, tables
 from benchmarks.records import load
 from benchmarks.table import titled
-from mrda.files import write_text
+from mrda.core.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 520.0  # for everything

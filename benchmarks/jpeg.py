@@ -34,10 +34,10 @@ from benchmarks import commands
 from benchmarks.records import environment
 from benchmarks.table import Page
 from benchmarks.timing import Run, host_clock, interleaved
+from mrda.core.files import write_text
+from mrda.core.memory import keep_freed_memory
 from mrda.degradations.jpeg import _encoded, _simulated, _tensor_codec
-from mrda.files import write_text
-from mrda.images import Source, find_images, read_rgb, source_name, to_eight_bits, to_tensor
-from mrda.memory import keep_freed_memory
+from mrda.photo.images import Source, find_images, read_rgb, source_name, to_eight_bits, to_tensor
 
 RESULTS = Path(__file__).parent / "results" / "jpeg.json"
 SECTION = "jpeg"

@@ -48,7 +48,7 @@ from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3
 from mrda.networks.rda_conv import DASRConv, RDAConv
 from mrda.networks.rdan import RDAB, RDAN
 from mrda.networks.upscaler import PixelShuffleUpscaler
-from mrda.running import TrunkRunner
+from mrda.upscale.trunk import TrunkRunner
 
 SHAPES = ((1, 3, 180, 320), (16, 3, 64, 64))
 DTYPES = (torch.float32, torch.bfloat16)
@@ -246,7 +246,7 @@ def costs(name: str, network: MRDAStudent, shape: Sequence[int]) -> dict[str, in
 
 
 class OneByOne(nn.Module):
-    """Our network as `mrda.running.TrunkRunner` runs it, but without CUDA graphs."""
+    """Our network as `mrda.upscale.trunk.TrunkRunner` runs it, but without CUDA graphs."""
 
     def __init__(self, network: MRDAStudent, dtype: torch.dtype) -> None:
         super().__init__()

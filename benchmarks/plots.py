@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.records import FLOORS, MODES, OURS, holds_records, load
 from benchmarks.tables import COMPILED, Row, best_layouts
-from mrda.evaluation.figures.canvas import COLOURS, new_figure
-from mrda.files import atomic_write
+from mrda.core.files import atomic_write
+from mrda.paper.figures.canvas import COLOURS, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

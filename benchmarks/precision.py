@@ -20,14 +20,14 @@ import torch
 from benchmarks import commands
 from benchmarks.table import Page
 from benchmarks.tables import Table
+from mrda.core.files import write_text
+from mrda.core.memory import keep_freed_memory
 from mrda.evaluation.methods import blind_method
 from mrda.evaluation.protocols import conditions, evaluate
 from mrda.evaluation.samples import Method
-from mrda.files import write_text
-from mrda.images import find_images
-from mrda.inference import Upscaler, load_weights
-from mrda.memory import keep_freed_memory
 from mrda.networks import MRDAStudent
+from mrda.photo.images import find_images
+from mrda.upscale.upscaler import Upscaler, load_weights
 
 SECTION = "precision"
 PROTOCOL = "gaussian8"

@@ -15,7 +15,7 @@ from statistics import geometric_mean
 from typing import Any, NamedTuple
 
 from benchmarks.records import OURS, Record, holds_records, is_measured, launch, load
-from mrda.files import write_text
+from mrda.core.files import write_text
 
 OUTPUT = Path(__file__).resolve().parent.parent / "mrda_kernels" / "preferences.json"
 LAYOUTS = {"nchw": "nchw", "nhwc": "channels_last"}

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mrda.files import write_text
+from mrda.core.files import write_text
 
 Record = dict[str, Any]
 

@@ -6,9 +6,9 @@
     python -m benchmarks.release table mrda9.json --protocol mrda9 --section weights-mrda9 --update card.md
     python -m benchmarks.release compare T1=t1.json T2=t2.json --update page.md
 
-`pack` writes mrda/weights_data/NAME.safetensors in float16 and prints its SHA-256 for `mrda.weights.BUNDLED`; `curve`
-writes docs/weights/NAME.jsonl, the legs' logs one after the other, and the picture NAME.png; `table` and `compare` take
-what `mrda evaluate --json` writes.
+`pack` writes mrda/weights_data/NAME.safetensors in float16 and prints its SHA-256 for
+`mrda.upscale.weights.BUNDLED`; `curve` writes docs/weights/NAME.jsonl, the legs' logs one after the other, and the
+picture NAME.png; `table` and `compare` take what `mrda evaluate --json` writes.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from statistics import median
 from typing import Any
 
 from benchmarks.table import Page
-from mrda.evaluation.figures.canvas import new_figure
+from mrda.core.files import atomic_write, write_text
 from mrda.evaluation.paper import paper_rows
 from mrda.evaluation.tables_markdown import by_noise, markdown, table
-from mrda.files import atomic_write, write_text
 from mrda.networks import load_network, read_metadata, save_network
-from mrda.weights import BUNDLED_FOLDER
+from mrda.paper.figures.canvas import new_figure
+from mrda.upscale.weights import BUNDLED_FOLDER
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "weights"
 SECTION = "weights"

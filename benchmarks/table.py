@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.records import Record, holds_records, load
 from benchmarks.tables import document
-from mrda.files import write_text
+from mrda.core.files import write_text
 
 SECTION = "speed"
 NOT_MEASURED = "On a GPU: not yet measured."

@@ -23,8 +23,8 @@ from benchmarks import commands
 from benchmarks.rda_conv import random_arguments
 from benchmarks.records import Setting, environment
 from benchmarks.timing import host_clock, interleaved
-from mrda.files import write_text
-from mrda.memory import keep_freed_memory
+from mrda.core.files import write_text
+from mrda.core.memory import keep_freed_memory
 from mrda_kernels import rda_conv2d
 
 SHAPES = ((1, 64, 64, 64), (1, 64, 180, 320))

@@ -45,9 +45,9 @@ from benchmarks.table import Page
 from benchmarks.tables import MISSING, Table
 from benchmarks.timing import clock_for, interleaved
 from mrda.config import STAGES, StageName, TrainConfig
-from mrda.configs import load_config
-from mrda.files import write_text
-from mrda.memory import keep_freed_memory
+from mrda.config.load import load_config
+from mrda.core.files import write_text
+from mrda.core.memory import keep_freed_memory
 from mrda.networks import MLN, save_network
 from mrda.networks.layers import is_autocast
 from mrda.networks.rda_conv import RDAConv

@@ -22,21 +22,22 @@ from rich.table import Table
 
 import mrda_kernels
 from mrda.config import TrainConfig
-from mrda.configs import load_config
+from mrda.config.load import load_config
+from mrda.core.memory import keep_freed_memory
+from mrda.core.progress import progress_bar
 from mrda.degradations.classic import crop_to_multiple, degrade
 from mrda.degradations.kernels import isotropic_gaussian
 from mrda.degradations.resample import bicubic
-from mrda.evaluation.figures import Comparison, most_detailed_crop, save_comparison
 from mrda.evaluation.methods import blind_method
 from mrda.evaluation.metrics import psnr_y
 from mrda.evaluation.protocols import Record, evaluate, isotropic_conditions
 from mrda.evaluation.tables import write_json
-from mrda.images import read_rgb, source_name, to_array, to_tensor
-from mrda.inference import Upscaler
-from mrda.memory import keep_freed_memory
-from mrda.progress import progress_bar
+from mrda.paper.figures import Comparison, save_comparison
+from mrda.photo.crops import most_detailed_crop
+from mrda.photo.images import read_rgb, source_name, to_array, to_tensor
 from mrda.training import train
-from mrda.weights import default_weights
+from mrda.upscale.upscaler import Upscaler
+from mrda.upscale.weights import default_weights
 from mrda_kernels import dispatch, reference
 
 PHOTOS = ("skimage:chelsea", "skimage:rocket")

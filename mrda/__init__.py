@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mrda.inference import Upscaler
+    from mrda.upscale.upscaler import Upscaler
 
 __all__ = ["Upscaler"]
 
@@ -11,7 +11,7 @@ __all__ = ["Upscaler"]
 def __getattr__(name: str) -> Any:
     # On first use, so that `import mrda` and the command line's help need no torch.
     if name == "Upscaler":
-        from mrda.inference import Upscaler
+        from mrda.upscale.upscaler import Upscaler
 
         return Upscaler
     raise AttributeError(f"module 'mrda' has no attribute {name!r}")

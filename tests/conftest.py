@@ -17,7 +17,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministi
 @pytest.fixture(autouse=True)
 def float32_upscalers(monkeypatch):
     """Upscalers compute in float32 where a test does not say otherwise, whatever is fastest on the machine."""
-    monkeypatch.setattr("mrda.inference._best_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("mrda.upscale.upscaler._best_dtype", lambda device: torch.float32)
 
 
 def pytest_collection_modifyitems(items):

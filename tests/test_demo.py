@@ -11,13 +11,13 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from mrda.configs import load_config
+from mrda.config.load import load_config
 from mrda.degradations.classic import crop_to_multiple, degrade
 from mrda.degradations.kernels import isotropic_gaussian
 from mrda.evaluation.metrics import psnr_y
-from mrda.images import read_rgb, to_tensor
-from mrda.inference import Upscaler
 from mrda.networks import MRDAStudent
+from mrda.photo.images import read_rgb, to_tensor
+from mrda.upscale.upscaler import Upscaler
 from mrda_kernels import dispatch
 
 SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "demo.py"

@@ -164,7 +164,7 @@ def test_the_wheel_carries_the_extension_types_and_presets(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert sum(is_extension(name) for name in names) == 1
     assert {"mrda/py.typed", "mrda_kernels/py.typed"} <= set(names)
-    presets = {p.relative_to(ROOT).as_posix() for p in (ROOT / "mrda" / "configs").rglob("*.yaml")}
+    presets = {p.relative_to(ROOT).as_posix() for p in (ROOT / "mrda" / "config" / "presets").rglob("*.yaml")}
     assert presets
     assert presets <= set(names)
     assert not any(name.startswith(("tests/", "benchmarks/", "csrc/")) for name in names)

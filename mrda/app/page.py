@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mrda.app.work import LOOKED_AT, Enlarged, Weights, enlarge
-from mrda.inference import is_out_of_memory
+from mrda.upscale.upscaler import is_out_of_memory
 
 LARGEST_SCALE = 4
 """Of the results; with the limit of the photos' pixels it limits those of the results."""

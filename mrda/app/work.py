@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mrda.images import ImageArray, read_image, to_eight_bits, to_tensor
-from mrda.inference import Upscaler
-from mrda.jobs import Job
+from mrda.app.probe import BlurProbe, make_probe
 from mrda.networks import MRDAStudent
-from mrda.photos import read_photo
-from mrda.probe import BlurProbe, make_probe
-from mrda.upscaling import upscale_photos
+from mrda.photo.files import read_photo
+from mrda.photo.images import ImageArray, read_image, to_eight_bits, to_tensor
+from mrda.upscale.batch import upscale_photos
+from mrda.upscale.jobs import Job
+from mrda.upscale.upscaler import Upscaler
 
 SHOWN_PIXELS = 16_000_000
 """Of a result beyond which the page shows it reduced, as browsers refuse or crawl."""

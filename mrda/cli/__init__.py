@@ -1,4 +1,4 @@
-"""The command `mrda`, one module per subcommand.
+"""The command `mrda`, one module per subcommand; other packages add theirs by entry points of `mrda.commands`.
 
 Exit codes: 0 all done; 1 at least one photo failed, the others are done; 2 wrong usage, configuration or
 weights, said before any work; 130 interrupted.
@@ -6,39 +6,16 @@ weights, said before any work; 130 interrupted.
 Whatever imports torch is imported inside the commands, so that help appears at once.
 """
 
-from mrda.cli import (
-    ablate,
-    convert,
-    data,
-    degrade,
-    evaluate,
-    export,
-    figures_pictures,
-    figures_tsne,
-    info,
-    page,
-    train,
-    upscale,
-)
-from mrda.cli.app import app
-from mrda.memory import keep_freed_memory
+from importlib.metadata import entry_points
 
-__all__ = [
-    "ablate",
-    "app",
-    "convert",
-    "data",
-    "degrade",
-    "evaluate",
-    "export",
-    "figures_pictures",
-    "figures_tsne",
-    "info",
-    "main",
-    "page",
-    "train",
-    "upscale",
-]
+from mrda.cli import convert, data, degrade, evaluate, export, info, page, train, upscale
+from mrda.cli.app import app
+from mrda.core.memory import keep_freed_memory
+
+__all__ = ["app", "convert", "data", "degrade", "evaluate", "export", "info", "main", "page", "train", "upscale"]
+
+for _entry_point in entry_points(group="mrda.commands"):
+    _entry_point.load()
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import Progress
 
-from mrda.progress import progress_bar
+from mrda.core.progress import progress_bar
 
 NO_WEIGHTS = "no weights: name some with -w WEIGHTS, such as mrda-x4-iso, which come with the package"
 
@@ -34,7 +34,7 @@ def refuse(message: str) -> NoReturn:
 
 def chosen_weights(weights: Path | None) -> Path:
     """The weights that were asked for, else the default of the package."""
-    from mrda.weights import default_weights
+    from mrda.upscale.weights import default_weights
 
     return Path(default_weights()) if weights is None else weights
 
@@ -56,7 +56,7 @@ def check_folder(data: Path) -> None:
 
 def check_output_file(option: str, path: Path | None) -> None:
     """Refuse a file that results could not be written to when they are there; None is no file."""
-    from mrda.files import check_writable
+    from mrda.core.files import check_writable
 
     if path is None:
         return

@@ -18,11 +18,11 @@ from rich.progress import (
 
 from mrda.cli.app import app
 from mrda.cli.common import print_table, refuse, report
-from mrda.progress import progress_bar
+from mrda.core.progress import progress_bar
 
 if TYPE_CHECKING:
     from mrda.data.datasets import Archive, Dataset
-    from mrda.images import Source
+    from mrda.photo.images import Source
 
 commands = typer.Typer(
     help="Get photos, and make a cache of those that are too many for the memory.", no_args_is_help=True

@@ -1,6 +1,5 @@
 """`mrda degrade`."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from mrda.cli.app import app
 from mrda.cli.common import progress, refuse, refusing, report
+from mrda.core.files import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -59,9 +59,9 @@ def degrade(
         refuse("--preset must name a configuration (see mrda train --list) or a YAML file")
     import torch
 
-    from mrda.configs import load_config
-    from mrda.evaluation.figures.steps import draw_steps
-    from mrda.images import find_images, read_rgb, source_name, to_array, to_tensor, write_image
+    from mrda.cli.degrade_steps import draw_steps
+    from mrda.config.load import load_config
+    from mrda.photo.images import find_images, read_rgb, source_name, to_array, to_tensor, write_image
 
     with refusing():
         if config is None:
@@ -75,7 +75,7 @@ def degrade(
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"there are two photos named {twice}, but the files written must have different names")
-        _make_folder(output)
+        make_folder(output, "output folder")
 
     failed = 0
     with progress("degrading", len(sources)) as bar:
@@ -97,8 +97,8 @@ def degrade(
 
 def _steps(config: "TrainConfig") -> "Callable[[Tensor, torch.Generator], Iterable[Step]]":
     """What shows a photo (1, 3, H, W) before the first step and after each; the last image is LR."""
+    from mrda.cli.degrade_steps import classic_steps
     from mrda.degradations.classic import ClassicDegradation, crop_to_multiple
-    from mrda.evaluation.figures.steps import classic_steps
     from mrda.training.real import build_real_degradation
 
     options = config.degradation
@@ -106,12 +106,3 @@ def _steps(config: "TrainConfig") -> "Callable[[Tensor, torch.Generator], Iterab
         return build_real_degradation(config, None).steps
     classic = ClassicDegradation(config.scale, **options.model_dump(exclude={"type"}))
     return lambda hr, generator: classic_steps(classic, crop_to_multiple(hr, classic.scale), generator)
-
-
-def _make_folder(output: Path) -> None:
-    if os.path.exists(output) and not os.path.isdir(output):
-        raise ValueError(f"the output folder {output} is a file")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"the output folder {output} can't be made: {error.strerror}") from None

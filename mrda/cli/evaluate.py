@@ -18,7 +18,7 @@ from mrda.cli.common import (
     refuse,
     refusing,
 )
-from mrda.cli.evaluate_jobs import Job, run_jobs
+from mrda.cli.evaluate_jobs import Measurement, run_jobs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mrda.evaluation.paired import Pair
     from mrda.evaluation.samples import Condition, Method
     from mrda.evaluation.tables import AnyRecord
-    from mrda.images import Source
+    from mrda.photo.images import Source
 
 _METHODS = ("mrda_s", "mrda_t", "mrda_t3", "mln", "bicubic")
 
@@ -126,11 +126,11 @@ def evaluate(
         refuse(f"--limit is {limit}, but must be at least 1")
     files = {"--json": json_file, "--csv": csv_file, "--markdown": markdown_file}
     _check_outputs(files)
+    from mrda.core.files import write_text
     from mrda.evaluation.paired import REAL
-    from mrda.evaluation.tables import summarise, write_csv, write_json
+    from mrda.evaluation.tables import summarise, write_json, write_scores
     from mrda.evaluation.tables_markdown import markdown
     from mrda.evaluation.unpaired import UNPAIRED
-    from mrda.files import write_text
 
     real = protocol == REAL
     _check_goes_with(REAL, real, {"--lpips": lpips or None})
@@ -171,7 +171,7 @@ def evaluate(
     if json_file is not None:
         write_json(json_file, {"datasets": datasets})
     if csv_file is not None:
-        write_csv(csv_file, results.records)
+        write_scores(csv_file, results.records)
     if markdown_file is not None:
         write_text(markdown_file, markdown(datasets, protocol, scale, photos=counts))
     raise typer.Exit(0 if sum(results.done.values()) == len(jobs) else 1)
@@ -203,7 +203,7 @@ def _job(
     scale: int,
     options: _Options,
     perceptual: "Callable[[Tensor, Tensor], Tensor] | None",
-) -> "Job[AnyRecord]":
+) -> "Measurement[AnyRecord]":
     from mrda.evaluation.paired import Pair, evaluate_pairs
     from mrda.evaluation.protocols import evaluate as evaluate_photos
 
@@ -215,7 +215,7 @@ def _job(
         assert degradations is not None
         return evaluate_photos(methods, [photo], degradations, scale, **options._asdict())
 
-    return Job(folder, photo[1:] if isinstance(photo, Pair) else [photo], run)
+    return Measurement(folder, photo[1:] if isinstance(photo, Pair) else [photo], run)
 
 
 def _unpaired(
@@ -247,7 +247,7 @@ def _unpaired(
 
 def _lpips(vgg16: Path | None, linear: Path | None) -> "Callable[[Tensor, Tensor], Tensor]":
     from mrda.evaluation.lpips import LPIPS
-    from mrda.inference import default_device
+    from mrda.upscale.upscaler import default_device
 
     device = default_device()
     metric = LPIPS(vgg16, linear).to(device)
@@ -297,7 +297,7 @@ def _load(
 ) -> _Loaded:
     from mrda.evaluation.methods_loading import load_method
     from mrda.evaluation.peers import load_peers
-    from mrda.inference import default_device
+    from mrda.upscale.upscaler import default_device
 
     device = default_device()
     methods: dict[str, Method] = {}
@@ -372,7 +372,7 @@ def _check_kernels(blur_size: int | None, weights: Path | None, degradations: "I
 
 def _sources(data: Sequence[Path]) -> "dict[str, Sequence[Source]]":
     """The photos of each folder, by the folder's name."""
-    from mrda.images import find_images
+    from mrda.photo.images import find_images
 
     return {name: find_images([folder]) for name, folder in _named(data).items()}
 

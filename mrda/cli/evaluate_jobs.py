@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from mrda.cli.common import progress, report
 
 if TYPE_CHECKING:
-    from mrda.images import Source
+    from mrda.photo.images import Source
 
 RecordT = TypeVar("RecordT")
 
 
 @dataclass(frozen=True)
-class Job(Generic[RecordT]):
+class Measurement(Generic[RecordT]):
     """One photo, and what measures it.
 
     Args:
@@ -42,7 +42,7 @@ class Results(Generic[RecordT]):
     done: dict[str, int]
 
 
-def run_jobs(jobs: Sequence[Job[RecordT]], per_photo: int) -> Results[RecordT]:
+def run_jobs(jobs: Sequence[Measurement[RecordT]], per_photo: int) -> Results[RecordT]:
     """Measure all photos; where one fails none of its records count, and a line on stderr says why.
 
     Args:
@@ -63,9 +63,9 @@ def run_jobs(jobs: Sequence[Job[RecordT]], per_photo: int) -> Results[RecordT]:
     return Results(records, done)
 
 
-def _run(job: Job[RecordT], step: Callable[[], None]) -> tuple[list[RecordT], str | None]:
+def _run(job: Measurement[RecordT], step: Callable[[], None]) -> tuple[list[RecordT], str | None]:
     """Measure one photo; what prevents it is returned as a sentence, and then none of its records count."""
-    from mrda.inference import is_out_of_memory
+    from mrda.upscale.upscaler import is_out_of_memory
 
     measured = []
     try:

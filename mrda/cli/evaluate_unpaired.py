@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrda.cli.common import print_table, refusing
-from mrda.cli.evaluate_jobs import Job, run_jobs
+from mrda.cli.evaluate_jobs import Measurement, run_jobs
+from mrda.core.files import make_folder
 
 if TYPE_CHECKING:
     from mrda.evaluation.samples import Method
-    from mrda.images import Source
+    from mrda.photo.images import Source
 
 
 def evaluate_unpaired_photos(
@@ -39,19 +40,19 @@ def evaluate_unpaired_photos(
     Returns:
         Whether none has failed.
     """
+    from mrda.core.files import write_text
     from mrda.evaluation.niqe import load_pristine
     from mrda.evaluation.tables import write_json
-    from mrda.evaluation.tables_unpaired import markdown_unpaired, summarise_unpaired, write_csv_unpaired
+    from mrda.evaluation.tables_unpaired import markdown_unpaired, summarise_unpaired, write_scores_unpaired
     from mrda.evaluation.unpaired import check_pictures, evaluate_unpaired
-    from mrda.files import write_text
 
     with refusing():
         model = None if niqe is None else load_pristine(niqe)
         for folder, found in photos.items():
             check_pictures(found, methods, output / folder)
-        _make_folder(output)
+        make_folder(output, "output folder")
     jobs = [
-        Job(
+        Measurement(
             folder,
             [photo],
             partial(evaluate_unpaired, methods, [photo], output / folder, scale, model=model, border=border),
@@ -67,14 +68,7 @@ def evaluate_unpaired_photos(
     if (path := files["--json"]) is not None:
         write_json(path, {"datasets": datasets})
     if (path := files["--csv"]) is not None:
-        write_csv_unpaired(path, results.records)
+        write_scores_unpaired(path, results.records)
     if (path := files["--markdown"]) is not None:
         write_text(path, text)
     return sum(results.done.values()) == len(jobs)
-
-
-def _make_folder(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"the output folder {output} can't be made: {error.strerror}") from None

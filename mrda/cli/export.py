@@ -28,7 +28,7 @@ def export(
     scale H, scale W), which is to be clipped to [0, 1]. Tiles of an image share its degradation.
     """
     from mrda.export import ExportError, export_student, files, require_packages
-    from mrda.inference import load_student
+    from mrda.upscale.upscaler import load_student
 
     existing = [str(path) for path in files(output, format) if os.path.exists(path)]
     if existing and not overwrite:

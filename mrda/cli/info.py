@@ -55,12 +55,12 @@ def _network(weights: Path | None, model: str | None) -> "Network":
         ValueError: there is no such file, name, or no network in the file.
     """
     if weights is not None:
-        from mrda.inference import load_weights
+        from mrda.upscale.upscaler import load_weights
 
         return load_weights(weights)
     import torch
 
-    from mrda.checks import check_choice
+    from mrda.core.checks import check_choice
     from mrda.networks import MODELS
 
     check_choice("--model", model, MODELS)

@@ -43,8 +43,8 @@ def serve(
 
     Only this machine can open it, unless --host says otherwise. Photos and results are deleted when it ends.
     """
-    from mrda.packages import require_package
-    from mrda.weights import BUNDLED
+    from mrda.core.packages import require_package
+    from mrda.upscale.weights import BUNDLED
 
     every = list(dict.fromkeys([*(weights or ()), *map(Path, BUNDLED)]))
     try:
@@ -77,9 +77,9 @@ def _choices(weights: list[Path], dtype: str, device: str | None) -> "dict[str, 
     Raises:
         ValueError: one can't be loaded, or does not upscale.
     """
+    from mrda.app.probe import trained_on
     from mrda.app.work import Weights
-    from mrda.probe import trained_on
-    from mrda.weights import find_weights
+    from mrda.upscale.weights import find_weights
 
     names = [path.stem if os.path.isfile(path) else str(path) for path in weights]
     return {

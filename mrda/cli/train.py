@@ -49,7 +49,7 @@ def train(
 
     On several GPUs or machines: accelerate launch -m mrda train ..., or torchrun -m mrda train ...
     """
-    from mrda.configs import configs, load_config
+    from mrda.config.load import configs, load_config
 
     if show_list:
         typer.echo("\n".join(configs()))

@@ -13,10 +13,11 @@ import typer
 
 from mrda.cli.app import app
 from mrda.cli.common import Weights, check_output_file, chosen_weights, progress, refuse, refusing, report
+from mrda.core.files import make_folder
 
 if TYPE_CHECKING:
-    from mrda.inference import Upscaler
-    from mrda.upscaling import Job, Result
+    from mrda.upscale.batch import Job, Result
+    from mrda.upscale.upscaler import Upscaler
 
 
 @contextmanager
@@ -83,11 +84,12 @@ def upscale(
     if scale is not None and not 0.1 <= scale <= 16:
         refuse(f"--scale is {scale:g}, but must be from 0.1 to 16")
     check_output_file("--manifest", manifest)
-    from mrda.jobs import mine, plan
-    from mrda.upscaling import Manifest, is_done, sweep, upscale_photos
+    from mrda.upscale.batch import Manifest, is_done, sweep, upscale_photos
+    from mrda.upscale.jobs import mine, plan
 
     with refusing():
-        _check_folder(output)
+        if os.path.exists(output) and not os.path.isdir(output):
+            raise ValueError(f"the output folder {output} is a file")
         upscaler = load_upscaler(weights, tile, tile_pad, dtype, device)
         name = suffix if suffix is not None else f"x{upscaler.scale if scale is None else scale:g}"
         if "/" in name or os.sep in name:
@@ -107,7 +109,7 @@ def upscale(
         return
     with refusing():
         share = mine(every)
-        _make_folder(output)
+        make_folder(output, "output folder")
     sweep(share, name)
     results: list[Result] = []
     with progress("upscaling", len(share)) as bar:
@@ -139,7 +141,7 @@ def load_upscaler(weights: Path, tile: str, tile_pad: int | None, dtype: str, de
     """The upscaler that the options of this name describe; raises ValueError where one can't be used."""
     import torch
 
-    from mrda.inference import Upscaler
+    from mrda.upscale.upscaler import Upscaler
 
     side: Any = "auto"
     if tile != "auto":
@@ -155,18 +157,6 @@ def load_upscaler(weights: Path, tile: str, tile_pad: int | None, dtype: str, de
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     kinds = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     return Upscaler.from_pretrained(weights, device=device, tile=side, tile_pad=tile_pad, dtype=kinds[dtype])
-
-
-def _check_folder(output: Path) -> None:
-    if os.path.exists(output) and not os.path.isdir(output):
-        raise ValueError(f"the output folder {output} is a file")
-
-
-def _make_folder(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"the output folder {output} can't be made: {error.strerror}") from None
 
 
 def _say(message: str) -> None:

@@ -1,7 +1,7 @@
 """The training configuration: typed, with every default on the recommended value.
 
 A configuration is a tree of sections; a dotted path such as ``teacher.steps`` names one field. The field
-descriptions are its reference; mrda.configs has the files that ship with the package and reads others.
+descriptions are its reference; mrda.config.load has the files that ship with the package and reads others.
 """
 
 from mrda.config.base import STAGES, Section, StageName

@@ -163,7 +163,7 @@ class TrainConfig(Section):
         return self.model_copy(update={name: _resized(self.stage(name), self.train.steps) for name in STAGES})
 
     def to_yaml(self) -> str:
-        """The whole configuration as YAML, which `mrda.configs.load_config` reads back to an equal one."""
+        """The whole configuration as YAML, which `mrda.config.load.load_config` reads back to an equal one."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 

@@ -27,7 +27,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Photo(_Part):
+class CachedPhoto(_Part):
     """One photo of a cache.
 
     Attributes:
@@ -76,7 +76,7 @@ class Index(_Part):
     size: PositiveInt
     overlap: NonNegativeInt
     counts: Counts
-    photos: Annotated[list[Photo], Field(min_length=1)]
+    photos: Annotated[list[CachedPhoto], Field(min_length=1)]
 
 
 def is_cache(path: str | Path) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mrda.files import write_text
+from mrda.core.files import write_text
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what is being done, the bytes done and the bytes in total, where they are known."""

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mrda.checks import check_choice
 from mrda.config import DataConfig
+from mrda.core.checks import check_choice
 from mrda.data.cache import PatchCache, is_cache
-from mrda.images import Source, find_images, read_rgb, read_size, to_eight_bits
+from mrda.photo.images import Source, find_images, read_rgb, read_size, to_eight_bits
 
 # Where Linux tells a container's memory, by the version of its control groups.
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")

@@ -11,11 +11,11 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mrda.checks import check_int
-from mrda.data.cache import INDEX, PIXELS, Counts, Index, Photo, is_cache
+from mrda.core.checks import check_int
+from mrda.data.cache import INDEX, PIXELS, CachedPhoto, Counts, Index, is_cache
 from mrda.data.folders import whole_folder
 from mrda.data.patches import Track, untracked
-from mrda.images import ImageError, Source, find_images, read_rgb, to_eight_bits
+from mrda.photo.images import ImageError, Source, find_images, read_rgb, to_eight_bits
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -109,9 +109,9 @@ def fingerprint(image: Pixels) -> str:
 
 def _write(
     file: BinaryIO, photos: Iterable[Source], size: int, overlap: int, min_size: int
-) -> tuple[list[Photo], list[str], list[str]]:
+) -> tuple[list[CachedPhoto], list[str], list[str]]:
     """Write the tiles of all photos; returns those written, failures, and what was left out."""
-    kept: dict[str, Photo] = {}
+    kept: dict[str, CachedPhoto] = {}
     failures: list[str] = []
     left_out: list[str] = []
     for source in photos:
@@ -129,7 +129,7 @@ def _write(
             left_out.append(f"{source} has the same pixels as {kept[digest].name}")
             continue
         tiles = list(_tiles(height, width, size, overlap))
-        kept[digest] = Photo(
+        kept[digest] = CachedPhoto(
             name=str(source), sha256=digest, height=height, width=width, offset=file.tell(), tiles=tiles
         )
         for top, left, tall, wide in tiles:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mrda.checks import check_choice, check_image, check_number, check_odd, check_range, check_scale, check_tensor
+from mrda.core.checks import check_choice, check_image, check_number, check_odd, check_range, check_scale, check_tensor
 from mrda.degradations.kernels import KERNEL_SIZE, gaussian_kernels
 from mrda.degradations.quantize import quantize
 from mrda.degradations.resample import BORDERS, bicubic

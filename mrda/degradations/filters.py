@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mrda.degradations.bands import Taps, apply_taps
+from mrda.core.linear_maps import Taps, apply_taps
 
 
 def filter_images(images: Tensor, kernels: Tensor) -> Tensor:

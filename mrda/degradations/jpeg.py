@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mrda.checks import check_choice, check_image
+from mrda.core.checks import check_choice, check_image
 
 CODECS = ("libjpeg", "simulated")
 

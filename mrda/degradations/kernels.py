@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mrda.checks import check_number, check_odd, check_tensor
+from mrda.core.checks import check_number, check_odd, check_tensor
 
 KERNEL_SIZE = 21
 

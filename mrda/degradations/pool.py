@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mrda.checks import check_int
+from mrda.core.checks import check_int
 from mrda.degradations.classic import Degraded, check_generator
 from mrda.degradations.sharpen import sharpen
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mrda.checks import check_tensor
+from mrda.core.checks import check_tensor
 
 
 def quantize(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mrda.checks import check_choice, check_image, check_int, check_scale
+from mrda.core.checks import check_choice, check_image, check_int, check_scale
 from mrda.degradations.classic import LR_UP_FROM, Degraded, check_generator, check_room, crop_to_multiple
 from mrda.degradations.filters import filter_images
 from mrda.degradations.jpeg import CODECS, jpeg

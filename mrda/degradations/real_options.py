@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mrda.checks import check_choice, check_number, check_odd, check_range
+from mrda.core.checks import check_choice, check_number, check_odd, check_range
 from mrda.degradations.real_draw import RoundOptions
 from mrda.degradations.real_kernels import FAMILIES, SMALLEST, KernelOptions
 

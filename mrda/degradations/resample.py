@@ -8,8 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from mrda.checks import check_choice, check_image, check_positive
-from mrda.degradations.bands import Block, Taps, apply_blocks, blocks
+from mrda.core.checks import check_choice, check_image, check_positive
+from mrda.core.linear_maps import Block, Taps, apply_blocks, blocks
 
 BORDERS = ("clamp", "mirror")
 """Rules for the pixels outside, see `bicubic`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mrda.checks import check_image
+from mrda.core.checks import check_image
 from mrda.degradations.filters import filter_images
 
 _SIZE, _SIGMA = 51, 8.0  # OpenCV's width for a Gaussian of that size

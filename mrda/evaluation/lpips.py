@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mrda.checks import check_pair
+from mrda.core.checks import check_pair
 from mrda.networks.official import read_official
 from mrda.networks.published import PublishedFile, find_published
 from mrda.networks.registry import check_tensors

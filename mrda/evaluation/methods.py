@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from mrda import adaptation
 from mrda.degradations.resample import bicubic
 from mrda.evaluation.samples import Method, Sample
-from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher
+from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, adaptation
 
 
 def bicubic_method(scale: int, border: str = "clamp") -> Method:
@@ -19,7 +18,7 @@ def bicubic_method(scale: int, border: str = "clamp") -> Method:
 
 
 def blind_method(upscale: Callable[[Tensor], Tensor]) -> Method:
-    """Whatever makes SR (1, 3, sH, sW) of LR (1, 3, H, W) alone, such as an `mrda.inference.Upscaler`."""
+    """Whatever makes SR (1, 3, sH, sW) of LR (1, 3, H, W) alone, such as an `mrda.upscale.upscaler.Upscaler`."""
     return lambda sample: upscale(sample.lr)
 
 

@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mrda import adaptation
-from mrda.checks import check_int
+from mrda.core.checks import check_int
 from mrda.evaluation.methods import blind_method, mln_method, oracle_method, teacher_method
 from mrda.evaluation.samples import Method
-from mrda.inference import Upscaler, load_weights
-from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, Network
+from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, Network, adaptation
 from mrda.networks.layers import freeze, to_channels_last
-from mrda.weights import find_weights, further_metadata
+from mrda.upscale.upscaler import Upscaler, load_weights
+from mrda.upscale.weights import find_weights, further_metadata
 
 METHOD_NAMES: dict[type, str] = {MRDAStudent: "mrda_s", MRDATeacher: "mrda_t", MRDAOracle: "mrda_t3", MLN: "mln"}
 """What a network's results are called."""
@@ -53,7 +52,7 @@ def load_method(
     """Load a network as a method: `mrda_s`, `mrda_t`, `mrda_t3` or `mln`.
 
     Args:
-        weights: a file for `mrda.inference.load_weights`.
+        weights: a file for `mrda.upscale.upscaler.load_weights`.
         mln: the weights of the MLN that a teacher needs, and nothing else does.
         steps: adaptation steps of a teacher's MLN, or of an MLN; None is `recorded_adaptation`'s number.
         device: where to compute.
@@ -91,7 +90,7 @@ def recorded_adaptation(weights: str | Path, network: Network) -> Adaptation:
 
     A run's safetensors files have their configuration in the metadata entry "recipe", a JSON object: the keys
     `adaptation.inner_steps`, `adaptation.inner_lr` and `freeze_upscaler` of a teacher, `meta.inner_steps`,
-    `meta.inner_lr` and `freeze_upscaler` of an MLN. What is not there is as in `mrda.adaptation.adapt`.
+    `meta.inner_lr` and `freeze_upscaler` of an MLN. What is not there is as in `mrda.networks.adaptation.adapt`.
 
     Raises:
         ValueError: the file can't be read, or its recipe is not such an object.

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mrda.checks import check_choice, check_int, check_pair
+from mrda.core.checks import check_choice, check_int, check_pair
 from mrda.degradations.quantize import quantize
 
 _WINDOW = 11

@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mrda.checks import check_image, check_int
+from mrda.core.checks import check_image, check_int
+from mrda.core.files import atomic_write
 from mrda.degradations.quantize import quantize
 from mrda.degradations.resample import bicubic
-from mrda.files import atomic_write
 from mrda.networks.reading import UNREADABLE, reason
 
 FEATURES = 36

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mrda.checks import check_scale
+from mrda.core.checks import check_scale
 from mrda.degradations.quantize import quantize
 from mrda.degradations.resample import bicubic
 from mrda.evaluation.methods import bicubic_method
 from mrda.evaluation.protocols import BICUBIC, Record, measure
 from mrda.evaluation.samples import Method, Sample
-from mrda.images import ImageError, find_images, read_rgb, source_name, to_tensor
+from mrda.photo.images import ImageError, find_images, read_rgb, source_name, to_tensor
 
 REAL = "real"
 """The protocol's name, and that of its only condition."""

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mrda.checks import SCALES
+from mrda.core.checks import SCALES
 from mrda.evaluation.samples import Method, Sample
-from mrda.inference import is_out_of_memory
 from mrda.networks.reading import UNREADABLE, reason
+from mrda.upscale.upscaler import is_out_of_memory
 
 # What Spandrel and the readers under it raise on files that are damaged or no checkpoints, besides its own error.
 _UNREADABLE = (*UNREADABLE, AssertionError)

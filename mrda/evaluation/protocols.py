@@ -4,13 +4,13 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from mrda.checks import check_choice, check_scale
+from mrda.core.checks import check_choice, check_scale
 from mrda.degradations.classic import crop_to_multiple
 from mrda.degradations.kernels import anisotropic_gaussian, isotropic_gaussian
 from mrda.evaluation.methods import bicubic_method
 from mrda.evaluation.metrics import psnr_y, ssim_y
 from mrda.evaluation.samples import Condition, Method, Sample, make_sample
-from mrda.images import Source, read_rgb, source_name, to_tensor
+from mrda.photo.images import Source, read_rgb, source_name, to_tensor
 
 GAUSSIAN8_RANGE = {2: (0.80, 1.60), 3: (1.35, 2.40), 4: (1.80, 3.20)}
 """The narrowest and the widest of Gaussian8's blurs by scale: standard deviations in HR pixels."""

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mrda.core.randomness import generator
 from mrda.degradations.classic import Degraded, degrade
-from mrda.randomness import generator
 
 
 class Condition(NamedTuple):

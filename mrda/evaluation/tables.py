@@ -7,10 +7,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import NotRequired, TypedDict
 
-from mrda import files
+from mrda.core.files import write_csv, write_text
 from mrda.evaluation.paired import RealRecord
 from mrda.evaluation.protocols import Record
-from mrda.files import write_text
 
 AnyRecord = Record | RealRecord
 """What is measured against HR."""
@@ -70,7 +69,7 @@ def write_json(path: str | Path, content: Mapping[str, object]) -> None:
     write_text(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
 
 
-def write_csv(path: str | Path, datasets: Mapping[str, Iterable[AnyRecord]]) -> None:
+def write_scores(path: str | Path, datasets: Mapping[str, Iterable[AnyRecord]]) -> None:
     """Write one line per data set, image, condition and method; the file appears whole or not at all.
 
     The columns are dataset, image, condition, method, psnr_y, ssim_y, and lpips where it was measured; the numbers are
@@ -78,7 +77,7 @@ def write_csv(path: str | Path, datasets: Mapping[str, Iterable[AnyRecord]]) -> 
     """
     rows = [(dataset, *record) for dataset, records in datasets.items() for record in records]
     columns = ("dataset", *RealRecord._fields)
-    files.write_csv(path, columns[: max(map(len, rows), default=len(columns) - 1)], rows)
+    write_csv(path, columns[: max(map(len, rows), default=len(columns) - 1)], rows)
 
 
 def _scores(record: AnyRecord) -> Scores:

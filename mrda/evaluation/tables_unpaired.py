@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TypedDict
 
-from mrda import files
+from mrda.core.files import write_csv
 from mrda.evaluation.tables_markdown import table
 from mrda.evaluation.unpaired import UnpairedRecord
 
@@ -50,10 +50,10 @@ def markdown_unpaired(
     return "\n".join(parts)
 
 
-def write_csv_unpaired(path: str | Path, datasets: Mapping[str, Iterable[UnpairedRecord]]) -> None:
+def write_scores_unpaired(path: str | Path, datasets: Mapping[str, Iterable[UnpairedRecord]]) -> None:
     """Write one line per data set, image and method, with NIQE unrounded; the file appears whole or not at all."""
     rows = ((dataset, *record) for dataset, records in datasets.items() for record in records)
-    files.write_csv(path, ["dataset", *UnpairedRecord._fields], rows)
+    write_csv(path, ["dataset", *UnpairedRecord._fields], rows)
 
 
 def _by_photo(methods: Mapping[str, NiqeSummary]) -> str:

@@ -14,7 +14,7 @@ from mrda.evaluation.methods import bicubic_method
 from mrda.evaluation.niqe import PristineModel, niqe
 from mrda.evaluation.protocols import BICUBIC
 from mrda.evaluation.samples import Method, Sample
-from mrda.images import Source, read_rgb, source_name, to_array, to_tensor, write_image
+from mrda.photo.images import Source, read_rgb, source_name, to_array, to_tensor, write_image
 
 UNPAIRED = "unpaired"
 """The protocol's name."""

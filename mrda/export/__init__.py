@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config
 
-from mrda.files import atomic_write
+from mrda.core.files import atomic_write
+from mrda.core.packages import require_package
 from mrda.networks import DEN, MRDAStudent
-from mrda.packages import require_package
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
 """The formats, and how their files end."""

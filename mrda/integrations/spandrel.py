@@ -16,9 +16,9 @@ from spandrel import (
     ModelTiling,
 )
 
-from mrda.inference import Upscaler
 from mrda.networks import MRDAStudent, load_official
 from mrda.networks.official import unlabelled_to_official
+from mrda.upscale.upscaler import Upscaler
 
 ID = "MRDA"
 _OURS = ("rdan.head.weight", "rdan.compress.weight", "den.convs.0.weight", "den.mlp.0.weight")

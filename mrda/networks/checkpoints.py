@@ -12,7 +12,7 @@ from typing import Any, overload
 
 from torch import nn
 
-from mrda.files import atomic_write
+from mrda.core.files import atomic_write
 from mrda.networks.discriminator import UNetDiscriminator
 from mrda.networks.reading import read_safetensors, reason
 from mrda.networks.registry import ARCHITECTURES, DISCRIMINATORS, Network, build, check_network, check_tensors

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mrda.checks import check_int
+from mrda.core.checks import check_int
 from mrda.networks.den import DEN
 from mrda.networks.mln import MLN
 from mrda.networks.mrda import MRDAOracle, MRDAStudent, MRDATeacher

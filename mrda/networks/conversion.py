@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mrda.files import atomic_write
+from mrda.core.files import atomic_write
 from mrda.networks.checkpoints import load_network, save_network
 from mrda.networks.official import load_official, read_official, to_official
 from mrda.networks.reading import read_safetensors

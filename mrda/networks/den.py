@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mrda.checks import check_image, check_int, check_like, check_odd, check_tensor
+from mrda.core.checks import check_image, check_int, check_like, check_odd, check_tensor
+from mrda.core.tiling import strips
 from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3, initialize_he
-from mrda.tiling import strips
 
 STRIDE = 4
 """Input pixels per pixel of what a DEN averages."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrda.checks import check_image, check_int
+from mrda.core.checks import check_image, check_int
 from mrda.networks.layers import conv3x3
 
 _NEGATIVE_SLOPE = 0.2

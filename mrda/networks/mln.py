@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mrda.checks import check_image, check_int
+from mrda.core.checks import check_image, check_int
 from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3, initialize_he
 from mrda.networks.upscaler import PixelShuffleUpscaler
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from mrda.checks import SCALES
+from mrda.core.checks import SCALES
 from mrda.networks.mln import MLN
 from mrda.networks.mrda import MRDAStudent, MRDATeacher
 from mrda.networks.registry import Network

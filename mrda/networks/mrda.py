@@ -7,7 +7,7 @@ from typing import Any, TypedDict, Unpack
 
 from torch import Tensor, nn
 
-from mrda.checks import check_image, check_int
+from mrda.core.checks import check_image, check_int
 from mrda.networks.den import DEN, KernelDEN
 from mrda.networks.rdan import RDAN
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrda.checks import check_choice, check_int
+from mrda.core.checks import check_choice, check_int
 from mrda.networks.layers import NEGATIVE_SLOPE
 from mrda_kernels import dynamic_depthwise_conv2d, rda_conv2d
 from mrda_kernels.dispatch import check_name

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrda.checks import check_image, check_int, check_like, check_number, check_positive, check_tensor
+from mrda.core.checks import check_image, check_int, check_like, check_number, check_positive, check_tensor
 from mrda.networks import upscaler
 from mrda.networks.kept import Kept
 from mrda.networks.layers import NEGATIVE_SLOPE, add, conv3x3, without_autocast

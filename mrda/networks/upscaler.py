@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrda.checks import check_scale
+from mrda.core.checks import check_scale
 from mrda.networks.kept import Kept, is_traced
 from mrda.networks.layers import conv3x3, is_autocast, without_autocast
 

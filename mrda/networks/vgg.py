@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mrda.checks import check_choice, check_image
+from mrda.core.checks import check_choice, check_image
 from mrda.networks.layers import conv3x3
 from mrda.networks.official import read_official
 from mrda.networks.published import PublishedFile, find_published

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mrda import adaptation
 from mrda.config import AdaptationConfig
-from mrda.networks import MLN
+from mrda.networks import MLN, adaptation
 
 Mean = Callable[[Sequence[Tensor]], list[Tensor]]
 """Means of tensors over all processes."""

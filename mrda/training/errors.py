@@ -11,7 +11,7 @@ class RunRefusedError(ValueError):
 
 
 @contextmanager
-def refusing() -> Iterator[None]:
+def refusals() -> Iterator[None]:
     """Turn the ValueErrors of a preparation into `RunRefusedError`; those of the training itself stay what they are."""
     try:
         yield

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from mrda.config import EngineConfig
-from mrda.cuda_graphs import beside, capture, fastest_convolutions
+from mrda.core.cuda_graphs import beside, capture, fastest_convolutions
 from mrda.degradations import Degraded
 from mrda.networks.kept import captured_as_kept
 from mrda.training.stage import Stage

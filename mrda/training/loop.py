@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from mrda.config import TrainConfig
+from mrda.core.randomness import generator
 from mrda.data import PatchSampler
 from mrda.data.prefetch import Prefetcher
 from mrda.networks import Network, save_network
-from mrda.randomness import generator
 from mrda.training.gradients import Compute, build_backward
 from mrda.training.processes import Processes
 from mrda.training.report import Bars, ScalarLog

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mrda.checks import check_choice, check_positive
+from mrda.core.checks import check_choice, check_positive
 
 
 def reconstruction(sr: Tensor, hr: Tensor) -> Tensor:

@@ -9,15 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrda import adaptation
 from mrda.config import StageName, TrainConfig
+from mrda.core.randomness import seeded_weights
 from mrda.degradations import Degraded
 from mrda.degradations.classic import degrade
 from mrda.evaluation.methods import mln_method, mln_steps
 from mrda.evaluation.protocols import conditions
 from mrda.evaluation.samples import Condition, Method, Sample
-from mrda.networks import MLN, Network
-from mrda.randomness import seeded_weights
+from mrda.networks import MLN, Network, adaptation
 from mrda.training.losses import reconstruction
 from mrda.training.stage import (
     Degradation,

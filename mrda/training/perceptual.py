@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrda.checks import check_number, check_pair
+from mrda.core.checks import check_number, check_pair
 from mrda.networks.vgg import check_vgg, load_vgg
 
 LAYER_WEIGHTS: Mapping[str, float] = MappingProxyType(

@@ -10,11 +10,11 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from mrda.config import StageName, TrainConfig
+from mrda.core.files import make_folder, remove_leftovers, write_text
 from mrda.data import load_patches
-from mrda.files import remove_leftovers, write_text
 from mrda.networks import save_network
 from mrda.training.environment import environment
-from mrda.training.errors import refusing
+from mrda.training.errors import refusals
 from mrda.training.interrupt import deferred_interrupt
 from mrda.training.loop import run_stage
 from mrda.training.mln import BicubicStage, MetaStage
@@ -62,7 +62,7 @@ def train(
     ``log.jsonl`` and ``tensorboard/``. Several processes must see the same ``run_dir``.
 
     Args:
-        config: see `mrda.configs.load_config`.
+        config: see `mrda.config.load.load_config`.
         run_dir: folder of the run; made if missing.
         stages: any of ``bicubic``, ``meta``, ``teacher``, ``student``, run in that order; None is `train.stages`.
         resume: skip finished stages and continue from the newest checkpoint; False discards what the chosen
@@ -82,7 +82,7 @@ def train(
         KeyboardInterrupt: on SIGINT or SIGTERM, after a checkpoint, or a stage's weights, have been saved.
     """
     run_dir = Path(run_dir)
-    with refusing():
+    with refusals():
         chosen = in_order(config.train.stages if stages is None else stages)
         config.check_stages(chosen)
         processes = Processes(Accelerator(mixed_precision="no"), config.train.micro_batches)
@@ -95,10 +95,10 @@ def train(
         made_here = _made_here(run_dir, chosen, resume)
         _check_inputs(inputs, config, made_here)
         check_image_loss(config, [name for name in chosen if weights_path(run_dir, name).resolve() in made_here])
-        _make_folder(run_dir)
+        make_folder(run_dir, "run directory")
     total = {name: work(config, name, config.stage(name).steps) for name in chosen}
     with Bars(progress and processes.is_main, sum(total.values())) as bars:
-        with refusing():
+        with refusals():
             patches = load_patches(config.data, config.scale, bars.reading)
             validation = Validation(config) if config.validation.sources else None
             for name in chosen:
@@ -243,10 +243,3 @@ def _check_inputs(inputs: Mapping[StageName, Mapping[str, Path]], config: TrainC
                 start_from(STAGES[name].build(config), path)
             elif path.resolve() not in made_here:
                 INPUTS[key](config, path)
-
-
-def _make_folder(run_dir: Path) -> None:
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"the run directory {run_dir} can't be made: {error.strerror}") from error

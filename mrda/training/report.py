@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from mrda.files import write_text
-from mrda.images import Source
+from mrda.core.files import write_text
+from mrda.photo.images import Source
 from mrda.training.errors import RunRefusedError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mrda.config import EngineConfig, TrainConfig
-from mrda.files import atomic_write, remove_leftovers, write_text
+from mrda.core.files import atomic_write, remove_leftovers, write_text
 from mrda.networks import Network, load_network, read_pickle, save_network
 from mrda.training.errors import RunRefusedError
 from mrda.training.stage import Stage

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from mrda.config import StageName, TrainConfig
+from mrda.core.randomness import seeded_weights
 from mrda.degradations import Degraded
 from mrda.evaluation.methods import student_method
 from mrda.evaluation.samples import Method
 from mrda.networks import MRDAStudent, Network
 from mrda.networks.layers import freeze
-from mrda.randomness import seeded_weights
 from mrda.training.adapter import Adapter
 from mrda.training.losses import absolute_difference, kl_divergence
 from mrda.training.stage import (

@@ -8,12 +8,12 @@ from pathlib import Path
 from torch import Tensor
 
 from mrda.config import StageName, TrainConfig
+from mrda.core.randomness import seeded_weights
 from mrda.degradations import Degraded
 from mrda.evaluation.methods import oracle_method, student_method, teacher_method
 from mrda.evaluation.samples import Method
 from mrda.networks import MRDAOracle, MRDAStudent, MRDATeacher, Network
 from mrda.networks.layers import freeze
-from mrda.randomness import seeded_weights
 from mrda.training.adapter import Adapter
 from mrda.training.stage import (
     Stage,

@@ -18,8 +18,8 @@ from mrda.degradations.resample import bicubic
 from mrda.evaluation.metrics import psnr_y, ssim_y
 from mrda.evaluation.protocols import conditions
 from mrda.evaluation.samples import Condition, Sample, make_sample
-from mrda.images import find_images, read_rgb, source_name, to_tensor
 from mrda.networks import Network
+from mrda.photo.images import find_images, read_rgb, source_name, to_tensor
 from mrda.training.processes import Processes
 from mrda.training.real import build_real_degradation
 from mrda.training.stage import Stage

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from mrda.config import StageName, TrainConfig
+from mrda.core.randomness import seeded_weights
 from mrda.degradations import Degraded
 from mrda.networks.discriminator import UNetDiscriminator
-from mrda.randomness import seeded_weights
 from mrda.training.losses import discriminator_loss, generator_loss, reconstruction
 from mrda.training.perceptual import PerceptualLoss, check_perceptual
 from mrda.training.schedule import learning_rate

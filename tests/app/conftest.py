@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mrda.inference import Upscaler
+from mrda.app.probe import BlurProbe
 from mrda.networks import MRDAStudent
-from mrda.probe import BlurProbe
+from mrda.upscale.upscaler import Upscaler
 
 
 @pytest.fixture

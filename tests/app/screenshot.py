@@ -10,7 +10,7 @@ from pathlib import Path
 from chromium import CHROMIUM, opened
 from PIL import Image
 
-from mrda.images import write_image
+from mrda.photo.images import write_image
 
 
 def main(address, photo, picture):

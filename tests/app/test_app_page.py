@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mrda.images import to_tensor
-from mrda.photos import read_photo
+from mrda.photo.files import read_photo
+from mrda.photo.images import to_tensor
 
 gradio_client = pytest.importorskip("gradio_client", reason="gradio is not installed: pip install 'mrda-kernels[app]'")
 httpx = pytest.importorskip("httpx")

@@ -8,11 +8,11 @@ from PIL import Image, ImageCms
 
 import mrda.app.work
 from mrda.app.work import enlarge
-from mrda.images import to_tensor
-from mrda.inference import Upscaler
-from mrda.lanczos import resample
 from mrda.networks import MRDAStudent
-from mrda.photos import Photo, read_photo, write_photo
+from mrda.photo.files import Photo, read_photo, write_photo
+from mrda.photo.images import to_tensor
+from mrda.photo.lanczos import resample
+from mrda.upscale.upscaler import Upscaler
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_a_full_disk_is_told(upscaler, photo, monkeypatch, enlarged):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("mrda.upscaling.write_photo", full)
+    monkeypatch.setattr("mrda.upscale.batch.write_photo", full)
     with pytest.raises(ValueError, match=r"^cannot write photo_x2\.png: No space left on device$"):
         enlarged(upscaler, photo)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrda.photos import read_photo
+from mrda.photo.files import read_photo
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

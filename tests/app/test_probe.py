@@ -4,11 +4,11 @@ import json
 import pytest
 import torch
 
+from mrda.app.probe import LEAVES, SCENES, SIDE, dead_leaves, make_probe, trained_on
 from mrda.degradations.classic import crop_to_multiple, degrade
 from mrda.degradations.kernels import isotropic_gaussian
-from mrda.images import read_rgb, to_tensor
 from mrda.networks import MRDAStudent, save_network
-from mrda.probe import LEAVES, SCENES, SIDE, dead_leaves, make_probe, trained_on
+from mrda.photo.images import read_rgb, to_tensor
 
 
 def sharpness(lr):

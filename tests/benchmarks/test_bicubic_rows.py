@@ -11,7 +11,7 @@ from PIL import Image
 from benchmarks import bicubic_rows, table
 from mrda.evaluation.metrics import ssim_y
 from mrda.evaluation.protocols import evaluate
-from mrda.images import read_rgb, to_tensor
+from mrda.photo.images import read_rgb, to_tensor
 
 ROOT = Path(bicubic_rows.__file__).resolve().parent.parent
 MARKED = "before\n{}\n{}{}\nafter\n"

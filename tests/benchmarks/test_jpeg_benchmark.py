@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import jpeg as benchmark
-from mrda.images import write_image
+from mrda.photo.images import write_image
 
 
 @pytest.fixture

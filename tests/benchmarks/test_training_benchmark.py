@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import training
 from mrda.config import STAGES
-from mrda.configs import load_config
+from mrda.config.load import load_config
 
 RECORD = {
     "stage": "student",

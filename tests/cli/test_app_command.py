@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 from commands import refused, run, start
 
-from mrda.weights import BUNDLED
+from mrda.upscale.weights import BUNDLED
 
 INSTALLED = "gradio is not installed: pip install 'mrda-kernels[app]'"
 
@@ -43,7 +43,7 @@ def test_weights_of_the_package_can_be_chosen_beside_others(tmp_path, weights, m
     (tmp_path / "bundled").mkdir()
     (tmp_path / "bundled" / "our-x2.safetensors").write_bytes(weights.read_bytes())
     (tmp_path / weights.name).write_bytes(weights.read_bytes())
-    monkeypatch.setattr("mrda.weights.BUNDLED_FOLDER", tmp_path / "bundled")
+    monkeypatch.setattr("mrda.upscale.weights.BUNDLED_FOLDER", tmp_path / "bundled")
     for name in list(BUNDLED):
         monkeypatch.delitem(BUNDLED, name)
     monkeypatch.setitem(BUNDLED, "our-x2", hashlib.sha256(weights.read_bytes()).hexdigest())

@@ -7,7 +7,7 @@ from PIL import Image
 import mrda.cli.degrade  # noqa: F401
 from mrda.degradations.classic import ClassicDegradation
 from mrda.degradations.real import RealDegradation
-from mrda.images import read_rgb, to_tensor
+from mrda.photo.images import read_rgb, to_tensor
 
 CLASSIC = ("--preset", "toy", "--set", "degradation.noise_range=[5,25]", "--set", "degradation.kernel=anisotropic")
 REAL = ("--preset", "toy", "--set", "degradation.type=real")

@@ -18,9 +18,9 @@ from mrda.evaluation.niqe import PristineModel, load_pristine, niqe, save_pristi
 from mrda.evaluation.paper import paper_rows
 from mrda.evaluation.protocols import conditions
 from mrda.evaluation.protocols import evaluate as measure
-from mrda.images import read_rgb, to_array, to_tensor
-from mrda.inference import Upscaler
 from mrda.networks import MLN, MRDAOracle, MRDATeacher, save_network
+from mrda.photo.images import read_rgb, to_array, to_tensor
+from mrda.upscale.upscaler import Upscaler
 
 SIZES = {"scale": 2, "num_feat": 8, "num_blocks": 1, "den_width": 4}
 RECIPE = json.dumps({"adaptation.inner_steps": 1, "meta.inner_steps": 2, "meta.inner_lr": [0.05]})

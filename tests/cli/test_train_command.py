@@ -1,7 +1,7 @@
 import pytest
 from commands import one_sentence, refused, run
 
-from mrda.configs import load_config
+from mrda.config.load import load_config
 
 
 def test_train_runs_the_chosen_stages(tmp_path):

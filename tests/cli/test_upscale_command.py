@@ -13,8 +13,8 @@ from commands import one_sentence, refused, run, start
 from PIL import Image
 
 import mrda.cli.common
-from mrda.inference import Upscaler
 from mrda.networks import MLN, save_network
+from mrda.upscale.upscaler import Upscaler
 
 
 def test_upscale_writes_what_the_upscaler_gives(tmp_path, photo, rgb, weights):
@@ -115,7 +115,7 @@ def test_upscale_tells_reading_from_writing(tmp_path, photo, weights, monkeypatc
     def unplugged(source, max_pixels):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("mrda.upscaling.read_photo", unplugged)
+    monkeypatch.setattr("mrda.upscale.batch.read_photo", unplugged)
     result = run("upscale", photo, "-o", tmp_path / "out", "-w", weights)
     assert result.exit_code == 1
     assert result.stderr == f"mrda: cannot read {photo}: Input/output error\n"

@@ -294,7 +294,7 @@ def test_an_output_folder_that_can_t_be_written_to_is_told_before_any_work(folde
     out = tmp_path / "out"
     out.mkdir()
     monkeypatch.setattr("os.access", lambda path, mode: mode == os.R_OK or Path(path) != out)  # root may write anywhere
-    monkeypatch.setattr("mrda.inference.Upscaler.bands", None)
+    monkeypatch.setattr("mrda.upscale.upscaler.Upscaler.bands", None)
     result = run("upscale", folder, "-o", out, "-w", weights)
     assert result.exit_code == 2
     assert one_sentence(result.stderr)
@@ -331,7 +331,7 @@ def test_what_killed_processes_have_left_is_removed_and_nothing_else(folder, tmp
 
 
 def test_what_a_format_can_t_hold_is_said_before_it_is_computed(tmp_path, weights, monkeypatch):
-    monkeypatch.setattr("mrda.inference.Upscaler.bands", None)
+    monkeypatch.setattr("mrda.upscale.upscaler.Upscaler.bands", None)
     Image.fromarray(np.zeros((1, 8192), np.uint8)).save(tmp_path / "wide.png")
     result = run("upscale", tmp_path / "wide.png", "-o", tmp_path / "out", "-w", weights, "--ext", "webp")
     assert result.exit_code == 1, result.exception

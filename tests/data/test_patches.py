@@ -11,7 +11,7 @@ from mrda.data import PatchSampler, load_patches
 from mrda.data.cache import PatchCache
 from mrda.data.patches import memory_budget
 from mrda.data.prepare import prepare
-from mrda.images import read_rgb, to_eight_bits
+from mrda.photo.images import read_rgb, to_eight_bits
 
 
 def coordinates(height: int, width: int, number: int = 0) -> np.ndarray:

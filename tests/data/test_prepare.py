@@ -13,7 +13,7 @@ from PIL import Image
 from mrda.data.cache import PatchCache
 from mrda.data.folders import whole_folder
 from mrda.data.prepare import fingerprint, prepare, tile_starts
-from mrda.images import read_rgb
+from mrda.photo.images import read_rgb
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -11,7 +11,7 @@ from PIL import features
 
 from mrda.degradations import jpeg as module
 from mrda.degradations.jpeg import _encoded, _tensor_codec, jpeg
-from mrda.images import find_images, read_rgb, to_tensor
+from mrda.photo.images import find_images, read_rgb, to_tensor
 
 turbo = pytest.mark.skipif(
     not features.check_feature("libjpeg_turbo"), reason="Pillow has another libjpeg than libjpeg-turbo here"

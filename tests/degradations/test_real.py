@@ -9,8 +9,8 @@ import real_formulas
 import torch
 import torch.nn.functional as F
 
-from mrda.checks import SCALES
 from mrda.config import RealConfig
+from mrda.core.checks import SCALES
 from mrda.degradations import Degraded, RealDegradation, bicubic, quantize, sharpen
 from mrda.degradations import real as module
 from mrda.degradations.jpeg import jpeg

@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from mrda import adaptation
 from mrda.degradations.kernels import isotropic_gaussian
 from mrda.degradations.resample import bicubic
 from mrda.evaluation.methods import (
@@ -14,7 +13,7 @@ from mrda.evaluation.methods import (
     teacher_method,
 )
 from mrda.evaluation.samples import Condition, make_sample
-from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher
+from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, adaptation
 
 SIZES = {"scale": 2, "num_feat": 8, "num_blocks": 1, "den_width": 4}
 

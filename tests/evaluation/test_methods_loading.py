@@ -3,13 +3,13 @@ import json
 import pytest
 import torch
 
-from mrda import adaptation, inference
 from mrda.degradations.kernels import isotropic_gaussian
 from mrda.evaluation.methods import mln_method, oracle_method, student_method, teacher_method
 from mrda.evaluation.methods_loading import load_method, recorded_adaptation
 from mrda.evaluation.samples import Condition, make_sample
-from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, save_network, to_official
-from mrda.weights import save_pretrained
+from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, adaptation, save_network, to_official
+from mrda.upscale import upscaler as inference
+from mrda.upscale.weights import save_pretrained
 
 SIZES = {"scale": 2, "num_feat": 8, "num_blocks": 1, "den_width": 4}
 RECIPE = {

@@ -9,7 +9,7 @@ import torch
 from mrda.degradations.resample import bicubic
 from mrda.evaluation import niqe as module
 from mrda.evaluation.niqe import PristineModel, fit_pristine, load_pristine, niqe, save_pristine
-from mrda.images import read_rgb, to_tensor
+from mrda.photo.images import read_rgb, to_tensor
 
 gamma = np.vectorize(math.gamma)
 

@@ -7,7 +7,7 @@ from mrda.degradations.quantize import quantize
 from mrda.degradations.resample import bicubic
 from mrda.evaluation.metrics import psnr_y, ssim_y
 from mrda.evaluation.paired import evaluate_pairs, find_pairs, read_pair
-from mrda.images import ImageError, read_rgb, to_tensor
+from mrda.photo.images import ImageError, read_rgb, to_tensor
 
 
 @pytest.fixture

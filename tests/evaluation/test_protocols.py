@@ -13,7 +13,7 @@ from mrda.evaluation.methods import bicubic_method, blind_method
 from mrda.evaluation.metrics import psnr_y, ssim_y
 from mrda.evaluation.protocols import PROTOCOLS, conditions, evaluate, isotropic_conditions
 from mrda.evaluation.samples import Condition, make_sample
-from mrda.images import ImageError, read_rgb, to_tensor
+from mrda.photo.images import ImageError, read_rgb, to_tensor
 
 # Table II's blurs (the test set that IKC introduced), in HR pixels.
 WIDTHS = {

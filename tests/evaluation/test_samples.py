@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from mrda.core.randomness import generator
 from mrda.degradations.classic import degrade
 from mrda.degradations.kernels import isotropic_gaussian
 from mrda.evaluation.samples import Condition, make_sample
-from mrda.randomness import generator
 
 NOISY = Condition("k1 noise=20", isotropic_gaussian(1.5), 20.0)
 CLEAN = Condition("sigma=1.5", isotropic_gaussian(1.5))

@@ -7,7 +7,7 @@ import pytest
 from mrda.evaluation.paired import RealRecord
 from mrda.evaluation.paper import paper, paper_rows
 from mrda.evaluation.protocols import Record
-from mrda.evaluation.tables import summarise, write_csv, write_json
+from mrda.evaluation.tables import summarise, write_json, write_scores
 from mrda.evaluation.tables_markdown import markdown
 
 RECORDS = [
@@ -182,12 +182,12 @@ def test_table_iv_has_lpips_beside_ours():
 
 def test_csv_has_a_column_for_lpips_where_it_was_measured(tmp_path):
     path = tmp_path / "scores.csv"
-    write_csv(path, {"own": REAL})
+    write_scores(path, {"own": REAL})
     with open(path, newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     assert header == ["dataset", "image", "condition", "method", "psnr_y", "ssim_y", "lpips"]
     assert [float(row[-1]) for row in rows] == [0.4, 0.6, 0.25]
-    write_csv(path, {})
+    write_scores(path, {})
     assert path.read_text() == "dataset,image,condition,method,psnr_y,ssim_y\n"
 
 
@@ -212,7 +212,7 @@ def test_json_round_trip_with_infinity_as_null(tmp_path):
 def test_csv_round_trip_to_the_last_digit(tmp_path):
     path = tmp_path / "scores.csv"
     odd = Record('a, "b"', "c", "m", math.inf, 1 / 3)
-    write_csv(path, {"Set5": RECORDS, "own": [odd]})
+    write_scores(path, {"Set5": RECORDS, "own": [odd]})
     with open(path, newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     assert header == ["dataset", "image", "condition", "method", "psnr_y", "ssim_y"]

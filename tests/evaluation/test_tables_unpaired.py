@@ -1,6 +1,6 @@
 import csv
 
-from mrda.evaluation.tables_unpaired import markdown_unpaired, summarise_unpaired, write_csv_unpaired
+from mrda.evaluation.tables_unpaired import markdown_unpaired, summarise_unpaired, write_scores_unpaired
 from mrda.evaluation.unpaired import UnpairedRecord
 
 RECORDS = [
@@ -46,7 +46,7 @@ def test_without_niqe_there_is_no_table_of_photos():
 
 def test_csv_round_trip_to_the_last_digit(tmp_path):
     path = tmp_path / "scores.csv"
-    write_csv_unpaired(path, {"Mine": RECORDS, "Other": UNMEASURED[:1]})
+    write_scores_unpaired(path, {"Mine": RECORDS, "Other": UNMEASURED[:1]})
     with open(path, newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     assert header == ["dataset", "image", "method", "niqe"]

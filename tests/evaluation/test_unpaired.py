@@ -6,7 +6,7 @@ from PIL import Image
 from mrda.degradations.resample import bicubic
 from mrda.evaluation.niqe import PristineModel, niqe
 from mrda.evaluation.unpaired import check_pictures, evaluate_unpaired, read_unpaired
-from mrda.images import ImageError, read_rgb, to_tensor
+from mrda.photo.images import ImageError, read_rgb, to_tensor
 
 MODEL = PristineModel(torch.zeros(36, dtype=torch.float64), torch.eye(36, dtype=torch.float64))
 

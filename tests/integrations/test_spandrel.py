@@ -77,7 +77,7 @@ def test_students_are_found_and_upscale(spandrel, form, options):
 def test_it_cuts_tiles_itself_which_share_the_degradation(spandrel, monkeypatch):
     network = student()
     found = spandrel.ModelLoader().load_from_state_dict(network.state_dict())
-    monkeypatch.setattr("mrda.inference.free_memory", lambda _: 2**22)
+    monkeypatch.setattr("mrda.upscale.upscaler.free_memory", lambda _: 2**22)
     sizes = []
     found.model.rdan.register_forward_hook(lambda _, inputs, __: sizes.append(tuple(inputs[0].shape[2:])))
     lr = torch.rand(1, 3, 80, 90)

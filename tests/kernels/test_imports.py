@@ -51,7 +51,7 @@ print(dispatch.select(None, "cpu").__name__, float(x.grad[0, 0, 1, 1]))
         "mrda.degradations.classic",
         "mrda.training",
         "mrda.evaluation",
-        "mrda.inference",
+        "mrda.upscale.upscaler",
         "mrda.config",
         "mrda.cli",
         "mrda_kernels.info",

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from mrda.config import TrainConfig
-from mrda.configs import load_config
+from mrda.config.load import load_config
 
 
 @pytest.fixture(autouse=True)

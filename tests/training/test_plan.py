@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mrda.config import STAGES, TrainConfig
-from mrda.configs import load_config
+from mrda.config.load import load_config
 from mrda.networks import UNetDiscriminator
 from mrda.training import StagePlan, train
 from mrda.training.plan import plan_stage

@@ -11,10 +11,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mrda.config import STAGES, TrainConfig
-from mrda.configs import load_config
-from mrda.images import read_rgb, to_eight_bits
+from mrda.config.load import load_config
 from mrda.networks import MRDAStudent, load_network
-from mrda.photos import Photo, write_photo
+from mrda.photo.files import Photo, write_photo
+from mrda.photo.images import read_rgb, to_eight_bits
 from mrda.training import RunRefusedError, train
 
 

@@ -12,12 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mrda import adaptation
 from mrda.config import StageName, TrainConfig
+from mrda.core.randomness import derive_seed, generator
 from mrda.data import PatchSampler, load_patches
 from mrda.degradations import Degraded
-from mrda.networks import MLN, MRDAOracle, MRDAStudent, load_network
-from mrda.randomness import derive_seed, generator
+from mrda.networks import MLN, MRDAOracle, MRDAStudent, adaptation, load_network
 from mrda.training import STAGES, train
 from mrda.training.adapter import Adapter
 from mrda.training.gradients import build_backward
@@ -274,7 +273,7 @@ def test_the_mln_drifts_where_it_is_not_reset(
         ended.append(adapt(*arguments, **options))
         return ended[-1]
 
-    monkeypatch.setattr("mrda.adaptation.adapt", spy)
+    monkeypatch.setattr("mrda.networks.adaptation.adapt", spy)
     step(stage, config)
     first, second = ended
     after = parameters(stage.adapter.mln)
@@ -388,7 +387,7 @@ def test_float16_adapts_the_mln_as_float32_does(
         moves.append(torch.cat([(fast[key] - own[key]).detach().flatten() for key in fast]))
         return fast
 
-    monkeypatch.setattr("mrda.adaptation.adapt", spy)
+    monkeypatch.setattr("mrda.networks.adaptation.adapt", spy)
     for half in (False, True):
         probe = build(name, config, weights)
         with torch.autocast("cpu", torch.float16, enabled=half):

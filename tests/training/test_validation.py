@@ -18,8 +18,8 @@ from mrda.evaluation.methods import bicubic_method, student_method
 from mrda.evaluation.metrics import psnr_y, ssim_y
 from mrda.evaluation.protocols import conditions
 from mrda.evaluation.samples import make_sample
-from mrda.images import read_rgb, to_tensor
 from mrda.networks import MRDAStudent, load_network, read_metadata
+from mrda.photo.images import read_rgb, to_tensor
 from mrda.training import RunRefusedError, train
 from mrda.training.mln import BicubicStage
 from mrda.training.processes import Processes

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mrda.config import TrainConfig
-from mrda.configs import load_config
+from mrda.config.load import load_config
 from mrda.degradations import Degraded
 from mrda.training.schedule import learning_rate
 from mrda.training.visual import ImageLoss

@@ -1,7 +1,7 @@
 import pytest
 
 from mrda.config import StageName
-from mrda.configs import load_config
+from mrda.config.load import load_config
 from mrda.training import STAGES
 from mrda.training.report import Bars
 from mrda.training.work import work

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from mrda.adaptation import adapt
 from mrda.networks import MLN
+from mrda.networks.adaptation import adapt
 from mrda.training.processes import Processes
 
 processes = Processes(Accelerator(mixed_precision="no"), None)

@@ -1,0 +1,1 @@
+"""Everything that exists only to reproduce the paper: ablations, figures, studies, and their commands."""

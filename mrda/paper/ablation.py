@@ -1,0 +1,347 @@
+"""The ablation study of Tables V and VI at a budget of one's own, and whether its orderings hold there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrda.config import StageName, TrainConfig
+from mrda.core.files import write_text
+from mrda.core.packages import require_package
+from mrda.degradations.classic import crop_to_multiple
+from mrda.degradations.kernels import KERNEL_SIZE
+from mrda.evaluation.methods import mln_steps, oracle_method, student_method, teacher_method
+from mrda.evaluation.paper import paper
+from mrda.evaluation.protocols import Record, conditions, evaluate, isotropic_conditions, measure
+from mrda.evaluation.samples import Condition, Method, make_sample
+from mrda.evaluation.tables import summarise
+from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, load_network
+from mrda.paper.ablation_rows import FIRST, ROWS, TABLE_5, TABLE_6, Study
+from mrda.paper.figures.tsne import load_representation, representations
+from mrda.photo.images import SKIMAGE_PREFIX, Source, read_rgb, source_name, to_tensor
+from mrda.training.errors import refusals
+from mrda.training.stage import upscaler_is_frozen
+
+TABLE_6_SIGMAS = (0.0, 1.2, 2.4, 3.6)
+SILHOUETTE_SIGMAS = (0.8, 1.6, 2.4, 3.2)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the study.
+
+    Args:
+        name: of its configuration, without ``ablation/``.
+        steps: optimizer steps in which its RDAN moved, over all stages.
+        psnr_y: mean over photos and conditions, in dB.
+        psnr_y_paper: what the paper prints for its own training and photos, or the mean of that.
+        by_condition: means over photos.
+    """
+
+    name: str
+    steps: int
+    psnr_y: float
+    psnr_y_paper: float
+    by_condition: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """Something that the paper's numbers say, and whether it holds here."""
+
+    statement: str
+    held: bool
+    left: float
+    right: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a study found.
+
+    Args:
+        config: the configuration that the rows extend, with what it was changed by.
+        budget: steps per stage.
+        data: names of the photos.
+        rows: of Table V, then those of Table VI.
+        curves: PSNR-Y of the bicubic-trained and the meta-learned MLN after 0, 1, ... steps of adaptation.
+        silhouettes: of raw IDRs by sigma; None with less than two photos.
+        orderings: the proxies of METHOD, section 6.
+    """
+
+    config: str
+    budget: int
+    data: list[str]
+    rows: list[Row]
+    curves: dict[str, list[float]]
+    silhouettes: dict[str, float]
+    orderings: list[Ordering]
+
+
+def ablate(
+    base: str | Path,
+    budget: int,
+    run_dir: str | Path,
+    data: Iterable[Source],
+    *,
+    overrides: Sequence[str] = (),
+    preset: str = "recommended",
+    progress: bool = True,
+    announce: Callable[[str], None] | None = None,
+) -> Report:
+    """Train every row of Tables V and VI and measure it; writes ``ablation.json`` and ``ablation.md`` into ``run_dir``.
+
+    The rows share what is the same for them, as a rule the MLN, for S1 to S3 the teacher T2, and T2 and the fixed
+    upscaler. Every stage takes ``budget`` steps, but S6, which has no teacher to start from, takes as many as S3's RDAN
+    has moved in: the paper prints T1's number for it. Stopped, it goes on where it was.
+
+    Args:
+        base: name or path of the configuration that the rows change; sizes and photos for training are its.
+        budget: optimizer steps of every stage.
+        run_dir: folder of the study; made if missing.
+        data: photos to measure on, never trained on.
+        overrides: of the base, as for `mrda.config.load.load_config`; what makes a row holds against them.
+        preset: below the base, as for `mrda.config.load.load_config`.
+        progress: show progress on the terminal.
+        announce: is told what is done next.
+
+    Raises:
+        RunRefusedError: (a ValueError) before any work, what `load_config` and `train` refuse, rows that would be the
+            same, or a photo that is unreadable, too small or trained on.
+        ModuleNotFoundError: scikit-learn is missing; the message names the extra that brings it.
+        FloatingPointError: a training diverged.
+    """
+    require_package("sklearn", name="scikit-learn", user="the ablation study", extra="figures")
+    photos = list(data)
+    with refusals():
+        study = Study(base, budget, Path(run_dir), overrides, preset, progress)
+        _check(study.configs["t3"], photos)
+    tell = announce or (lambda _: None)
+    trained = _train_rows(study, tell)
+    tell("measuring")
+    rows = _measure(study, trained, photos)
+    curves = {"bicubic": _curve(study, "bicubic", photos), "meta": _curve(study, "meta", photos)}
+    scale = study.configs["s3"].scale
+    told_apart = ("t1", "s3") if len(photos) > 1 else ()
+    silhouettes = {name: _silhouette(scale, trained[name], photos) for name in told_apart}
+    report = Report(
+        config=", ".join([str(base), *([] if preset == "recommended" else [f"preset {preset}"]), *overrides]),
+        budget=budget,
+        data=[source_name(photo) for photo in photos],
+        rows=rows,
+        curves=curves,
+        silhouettes=silhouettes,
+        orderings=orderings({row.name: row for row in rows}, curves, silhouettes),
+    )
+    _write(report, study.run_dir)
+    return report
+
+
+def orderings(
+    rows: Mapping[str, Row], curves: Mapping[str, Sequence[float]], silhouettes: Mapping[str, float]
+) -> list[Ordering]:
+    """The orderings that the paper's numbers have, and whether these have them."""
+
+    def above(left: str, right: str) -> Ordering:
+        one, other = rows[left].psnr_y, rows[right].psnr_y
+        return Ordering(f"{left.upper()} > {right.upper()}", one > other, one, other)
+
+    found = [above(*pair) for pair in (("t2", "t1"), ("s3", "s1"), ("s3", "s2"), ("s1", "s6"), ("s2", "s6"))]
+    best_of_worst = min(row.psnr_y for name, row in rows.items() if name[0] == "s" and name != "s5")
+    found.append(
+        Ordering("S5 is the worst student", rows["s5"].psnr_y < best_of_worst, rows["s5"].psnr_y, best_of_worst)
+    )
+    meta, bicubic = (
+        (values[-1] - values[0]) / max(1, len(values) - 1) for values in (curves["meta"], curves["bicubic"])
+    )
+    found.append(Ordering("meta MLN gains more dB per step than bicubic MLN", meta > bicubic, meta, bicubic))
+    fixed, free = rows["fixed_upscaler"].psnr_y, rows["free_upscaler"].psnr_y
+    found.append(Ordering("fixed upscaler > free upscaler (Table VI)", fixed > free, fixed, free))
+    if silhouettes:
+        s3, t1 = silhouettes["s3"], silhouettes["t1"]
+        found.append(Ordering("silhouette of IDRs: S3 > T1", s3 > t1, s3, t1))
+    return found
+
+
+def printed(row: str) -> list[float]:
+    """What the paper prints for a row, in dB: one number of Table V, or one for each sigma of Table VI."""
+    if row in TABLE_6:
+        (found,) = (line for line in paper().table_vi if line.fixed_upscaler == TABLE_6[row])
+        return [found.psnr_y[sigma] for sigma in TABLE_6_SIGMAS]
+    return [line.psnr_y for line in paper().table_v if line.method == f"MRDA_{row.upper()}"]
+
+
+def markdown(report: Report) -> str:
+    """The report as Markdown."""
+    photos = f"{len(report.data)} photo{'s' if len(report.data) != 1 else ''} ({', '.join(report.data)})"
+    lines = [
+        f"Configuration {report.config}, {report.budget} steps per stage, PSNR-Y in dB on {photos}. "
+        "The paper's column is its own training on Urban100.",
+        "",
+        "| Row | steps of RDAN | PSNR-Y | paper |",
+        "|---|---:|---:|---:|",
+    ]
+    for row in report.rows:
+        lines.append(f"| {row.name} | {row.steps} | {row.psnr_y:.3f} | {row.psnr_y_paper:.2f} |")
+    lines += ["", "| Table VI, sigma | " + " | ".join(f"{sigma:g}" for sigma in TABLE_6_SIGMAS) + " |"]
+    lines.append("|---|" + "---:|" * len(TABLE_6_SIGMAS))
+    for row in report.rows:
+        if row.name in TABLE_6:
+            for label, values in ((row.name, row.by_condition.values()), ("paper", printed(row.name))):
+                lines.append(f"| {label} | {' | '.join(f'{value:.2f}' for value in values)} |")
+    lines += ["", f"| MLN after steps | {' | '.join(str(n) for n in range(len(report.curves['meta'])))} |"]
+    lines.append(f"|---|{'---:|' * len(report.curves['meta'])}")
+    lines += [f"| {name} | {' | '.join(f'{v:.3f}' for v in values)} |" for name, values in report.curves.items()]
+    lines += ["", "| The paper's ordering | here | left | right |", "|---|---|---:|---:|"]
+    for ordering in report.orderings:
+        held = "held" if ordering.held else "**not held**"
+        lines.append(f"| {ordering.statement} | {held} | {ordering.left:.4f} | {ordering.right:.4f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _check(oracle: TrainConfig, photos: Sequence[Source]) -> None:
+    """Raise ValueError for what would stop the measuring, hours later."""
+    size, scale = oracle.degradation.kernel_size, oracle.scale
+    if size != KERNEL_SIZE:
+        raise ValueError(
+            f"degradation.kernel_size must be {KERNEL_SIZE}, the test blurs', for the oracle of row t3, it was {size}"
+        )
+    if not photos:
+        raise ValueError("data holds no photo to measure on")
+    smallest = 2 * scale + 11  # the border of the metrics and the window of SSIM
+    smallest += -smallest % scale
+    for photo in photos:
+        height, width = read_rgb(photo).shape[:2]
+        if min(height, width) < smallest:
+            raise ValueError(f"{photo} is {width} x {height} px, but must be at least {smallest} px high and wide")
+        for source in oracle.data.sources:
+            if _is_of(photo, source):
+                raise ValueError(f"{photo} is trained on, and can't be measured on too")
+
+
+def _is_of(photo: Source, source: str) -> bool:
+    """Whether a photo is, or lies in, what a configuration trains on."""
+    if str(photo).startswith(SKIMAGE_PREFIX) or source.startswith(SKIMAGE_PREFIX):
+        return str(photo) == source
+    return Path(photo).resolve().is_relative_to(Path(source).resolve())
+
+
+def _train_rows(study: Study, tell: Callable[[str], None]) -> dict[str, Path]:
+    """The weights of every row."""
+    tell("MLN: bicubic pretraining and meta-learning")
+    study.weights(FIRST, "meta")
+    weights: dict[str, Path] = {}
+    for row in ROWS:
+        tell(row)
+        weights[row] = study.final(row)
+    return weights
+
+
+def _measure(study: Study, trained: Mapping[str, Path], photos: Sequence[Source]) -> list[Row]:
+    """All rows, those of a table in one go: they see the same samples."""
+    config = study.configs["s3"]
+    tables: dict[tuple[str, ...], Sequence[Condition]] = {
+        TABLE_5: conditions("gaussian8", config.scale),
+        tuple(TABLE_6): isotropic_conditions(TABLE_6_SIGMAS),
+    }
+    rows = []
+    for names, wanted in tables.items():
+        methods = {name: _method(study, name, trained[name]) for name in names}
+        for name, found in _psnr(config, methods, photos, wanted).items():
+            rows.append(Row(name, study.steps(name), fmean(found.values()), fmean(printed(name)), found))
+    return rows
+
+
+def _method(study: Study, name: str, weights: Path) -> Method:
+    config = study.configs[name]
+    network = load_network(weights)
+    if isinstance(network, MRDATeacher):
+        return teacher_method(
+            network,
+            _load_mln(study.weights(name, "meta")),
+            steps=config.adaptation.inner_steps,
+            inner_lr=config.adaptation.inner_lr,
+            freeze_upscaler=upscaler_is_frozen(config, "teacher"),
+        )
+    if isinstance(network, MRDAOracle):
+        return oracle_method(network)
+    assert isinstance(network, MRDAStudent)
+    return student_method(network)
+
+
+def _psnr(
+    config: TrainConfig, methods: Mapping[str, Method], photos: Sequence[Source], wanted: Sequence[Condition]
+) -> dict[str, dict[str, float]]:
+    """Means over photos, by method and condition."""
+    measured = evaluate(methods, photos, wanted, config.scale, seed=config.seed, **config.degradation.resampling)
+    summaries = summarise(measured)
+    return {
+        name: {condition: scores["psnr_y"] for condition, scores in summaries[name]["per_condition"].items()}
+        for name in methods
+    }
+
+
+def _curve(study: Study, stage: StageName, photos: Sequence[Source]) -> list[float]:
+    """PSNR-Y of a stage's MLN over Gaussian8 after 0, 1, ... steps of one adaptation to each sample."""
+    config = study.configs[FIRST]
+    adapting = mln_steps(
+        _load_mln(study.weights(FIRST, stage)),
+        steps=config.meta.inner_steps,
+        inner_lr=config.meta.inner_lr,
+        freeze_upscaler=upscaler_is_frozen(config, "meta"),
+    )
+    records: list[Record] = []
+    for photo in photos:
+        hr = crop_to_multiple(to_tensor(read_rgb(photo)), config.scale)
+        name = source_name(photo)
+        for condition in conditions("gaussian8", config.scale):
+            sample = make_sample(
+                hr, condition, config.scale, image=name, seed=config.seed, **config.degradation.resampling
+            )
+            restored = {str(step): _given(sr) for step, sr in enumerate(adapting(sample))}
+            records += measure(
+                restored,
+                sample,
+                source=photo,
+                image=name,
+                condition=condition.name,
+                border=config.scale,
+                variant="released",
+            )
+    return [summary["psnr_y"] for summary in summarise(records).values()]
+
+
+def _given(sr: Tensor) -> Method:
+    """What has been restored already, to be measured as any method is."""
+    return lambda _: sr
+
+
+def _load_mln(path: Path) -> MLN:
+    mln = load_network(path, expect=MLN)
+    assert isinstance(mln, MLN)
+    return mln
+
+
+def _silhouette(scale: int, weights: Path, photos: Sequence[Source]) -> float:
+    """How well raw IDRs of the photos tell blurs apart: scikit-learn's silhouette score, -1 to 1."""
+    from sklearn.metrics import silhouette_score
+
+    represent = load_representation(weights).represent
+    blurs = isotropic_conditions(SILHOUETTE_SIGMAS)
+    found = list(representations([represent], photos, blurs, scale, largest=sys.maxsize))
+    idrs = torch.stack([idr for _, _, (idr,) in found])
+    return float(silhouette_score(idrs.numpy(), [label for _, label, _ in found]))
+
+
+def _write(report: Report, folder: Path) -> None:
+    content: dict[str, Any] = asdict(report)
+    write_text(folder / "ablation.json", json.dumps(content, indent=2) + "\n")
+    write_text(folder / "ablation.md", markdown(report))

@@ -1,0 +1,1 @@
+"""The commands `mrda ablate` and `mrda figures`, which register with the command line through entry points."""

@@ -1,0 +1,59 @@
+"""`mrda ablate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mrda.cli.app import app
+from mrda.cli.common import print_table, refuse, refusing
+
+
+@app.command(
+    epilog="Example: mrda ablate --budget 200 --data Set5 --run-dir runs/ablation",
+    short_help="Train and compare the rows of the paper's ablation tables.",
+)
+def ablate(
+    budget: Annotated[int, typer.Option("--budget", min=1, help="Optimizer steps of every stage.", metavar="STEPS")],
+    data: Annotated[
+        list[str],
+        typer.Option("--data", help="Photos to measure on: a folder, a file or skimage:NAME; may be repeated."),
+    ],
+    config: Annotated[
+        str, typer.Option("--config", help="The configuration that the rows change.", metavar="NAME|PATH")
+    ] = "demo",
+    preset: Annotated[str, typer.Option("--preset", help="recommended, paper or official.")] = "recommended",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change one option of that configuration; may be repeated.", metavar="KEY=VALUE"),
+    ] = None,
+    run_dir: Annotated[Path, typer.Option("--run-dir", help="Where the study lives.")] = Path("runs/ablation"),
+) -> None:
+    """Train every row of Tables V and VI at a small budget, and say which of the paper's orderings hold.
+
+    Stopped, the same command goes on where it was. The report is RUN_DIR/ablation.md and .json.
+    """
+    from mrda.paper.ablation import ablate as study
+    from mrda.paper.ablation import markdown
+    from mrda.photo.images import find_images
+    from mrda.training import RunRefusedError
+
+    with refusing():
+        photos = find_images(data)
+    try:
+        report = study(
+            config,
+            budget,
+            run_dir,
+            photos,
+            overrides=overrides or (),
+            preset=preset,
+            announce=lambda what: typer.echo(f"ablation: {what}", err=True),
+        )
+    except (RunRefusedError, ModuleNotFoundError) as error:
+        refuse(str(error))
+    except FloatingPointError as error:
+        typer.echo(f"mrda: {error}", err=True)
+        raise typer.Exit(1) from None
+    print_table(markdown(report))
+    typer.echo(f"{run_dir / 'ablation.md'}", err=True)

@@ -1,0 +1,148 @@
+"""`mrda figures`: the paper's figures, a command each, registered by the modules figures_*; and what those share."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import Progress
+from typer.core import TyperCommand
+
+from mrda.cli.app import app
+from mrda.cli.common import check_output_file, refuse, report
+
+if TYPE_CHECKING:
+    from mrda.photo.images import Source
+
+figures = typer.Typer(
+    help="Draw the paper's figures; each writes a PNG and, beside it, a CSV with the data behind it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(figures, name="figures")
+
+Output = Annotated[
+    Path, typer.Option("-o", "--output", help="The picture, a .png; its data go beside it, as a .csv.", metavar="PNG")
+]
+MaxSize = Annotated[
+    int,
+    typer.Option(
+        "--max-size",
+        help="Largest width and height in HR pixels; of larger photos the centre is used, which saves memory.",
+        metavar="PIXELS",
+    ),
+]
+
+
+class SeveralValues(TyperCommand):
+    """A command whose repeatable options also take several values at once: `--mln A=a B=b`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, after each further value has got the option's name before it."""
+        repeatable = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        spelt: list[str] = []
+        option, values = None, 0
+        for word in args:
+            if word.startswith("-"):
+                option, values = (word, 0) if word in repeatable else (None, 0)
+            elif option is not None:
+                if values:
+                    spelt.append(option)
+                values += 1
+            spelt.append(word)
+        return super().parse_args(ctx, spelt)
+
+
+@contextmanager
+def working(bar: Progress, remarks: Iterable[str]) -> Iterator[None]:
+    """Say the remarks; while the work goes on then, what stops it is said in one sentence, with exit code 1."""
+    from mrda.upscale.upscaler import is_out_of_memory
+
+    for remark in remarks:
+        report(bar, remark)
+    try:
+        yield
+    except ValueError as error:
+        message = str(error)
+    except OSError as error:
+        message = f"the figure can't be written: {error.strerror or error}"
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message = "there is not enough memory for photos of this size: give a smaller --max-size"
+    else:
+        return
+    report(bar, message)
+    raise typer.Exit(1)
+
+
+def check_picture(output: Path) -> None:
+    """Refuse a picture that could not be drawn or written when its data are there."""
+    if output.suffix.lower() != ".png":
+        refuse(f"-o must be a .png file, not {output}")
+    from mrda.paper.figures.canvas import csv_beside, require_matplotlib
+
+    check_output_file("-o", output)
+    check_output_file("the CSV beside -o,", csv_beside(output))
+    try:
+        require_matplotlib()
+    except ModuleNotFoundError as error:
+        refuse(str(error))
+
+
+def check_photos(sources: "Sequence[Source]", smallest: int, max_size: int, grid: int = 1) -> list[str]:
+    """Refuse photos that can't be used; a sentence about each that is used in part. `grid`: HR pixels per pixel."""
+    from mrda.paper.figures.photos import check_photos
+
+    if max_size < grid * smallest:
+        raise ValueError(f"--max-size is {max_size}, but must be at least {grid * smallest}")
+    return [
+        f"{remark} (--max-size {max_size} HR pixels)"
+        for remark in check_photos(sources, smallest=smallest, largest=max_size // grid)
+    ]
+
+
+def say_written(output: Path) -> None:
+    """Tell on stderr which files there are now."""
+    from mrda.paper.figures.canvas import csv_beside
+
+    typer.echo(f"{output} and {csv_beside(output).name} are written", err=True)
+
+
+def one_scale(scales: Iterable[int]) -> int | None:
+    """The scale of all networks; None of none.
+
+    Raises:
+        ValueError: they differ.
+    """
+    found = set(scales)
+    if len(found) > 1:
+        raise ValueError(f"the networks have scales {sorted(found)}, but must all have one")
+    return found.pop() if found else None
+
+
+def named_paths(option: str, values: Sequence[str] | None) -> dict[str, Path]:
+    """NAME=PATH by name."""
+    named: dict[str, Path] = {}
+    for value in values or ():
+        name, separator, path = value.partition("=")
+        if not (name and separator and path):
+            raise ValueError(f"{option} is {value!r}, but must be a name and a file, NAME=PATH")
+        if name in named:
+            raise ValueError(f"{option} {name} is given twice, but each needs a name of its own")
+        named[name] = Path(path)
+    return named
+
+
+def parse_numbers(option: str, value: str, what: str) -> list[float]:
+    """Finite numbers with commas between; `what` they must be, for the message."""
+    try:
+        numbers = [float(number) for number in value.split(",")]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{option} is {value!r}, but must be {what}")
+    return numbers

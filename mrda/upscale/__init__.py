@@ -1,0 +1,1 @@
+"""Upscaling photographs with a trained student: one image, or files by the folder."""

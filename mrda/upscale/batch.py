@@ -1,0 +1,288 @@
+"""Upscaling files, photo after photo, with reading and writing beside the computing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from mrda.photo.files import FORMATS, MAX_PIXELS, Photo, check_size, read_photo, write_photo
+from mrda.photo.images import ImageArray, ImageError
+from mrda.photo.lanczos import resample
+from mrda.upscale.jobs import Job, result_names
+from mrda.upscale.upscaler import Upscaler, is_out_of_memory
+
+HELD_PIXELS = 64_000_000
+"""Pixels of a result that may wait in memory to be written beside the next photo's computing; more are written as they
+come."""
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}(\.\w+)", re.DOTALL)  # see mrda.core.files
+_ABANDONED = 24 * 60 * 60  # seconds
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a job.
+
+    Attributes:
+        job: the job.
+        state: done, skipped since it was done before, or failed.
+        reason: of a failure, in a sentence.
+        notices: what could not be kept, in a few words each.
+    """
+
+    job: Job
+    state: Literal["done", "skipped", "failed"]
+    reason: str | None = None
+    notices: tuple[str, ...] = ()
+
+
+class Manifest:
+    """The jobs that are done, one JSON line each: a run that was stopped goes on from there.
+
+    A job that is done with other weights or at another scale is not. Several processes may share the file: each line is
+    appended by one write.
+
+    Args:
+        path: the file; made when the first job is done.
+        upscaler: whose weights they are done with.
+        scale: how much larger the results are; None is the upscaler's own.
+
+    Raises:
+        ValueError: the file is no manifest or can't be read.
+    """
+
+    def __init__(self, path: Path, upscaler: Upscaler, scale: float | None = None) -> None:
+        self.path = path
+        self.failed = False
+        """Whether a job that is done could not be noted."""
+        self._how = {"weights": _digest(upscaler.network), "scale": upscaler.scale if scale is None else scale}
+        self._done: dict[str, dict[str, Any]] = {}  # by targets, of which the last line tells
+        text = _content(path)
+        for line in text.splitlines():
+            try:
+                entry = json.loads(line)
+                self._done[os.fspath(entry["target"])] = {key: entry[key] for key in ("source", "target", *self._how)}
+            except (ValueError, TypeError, KeyError):
+                continue  # a killed process may have left half a line
+        if "\n" in text and not self._done:
+            raise ValueError(f"{path} is not a manifest of an upscaling: name another file")
+        self._cut = bool(text) and not text.endswith("\n")
+        self._writing = threading.Lock()
+
+    @property
+    def targets(self) -> Collection[str]:
+        """Real paths of what is done, with whatever weights and scale."""
+        folders = {folder: os.path.realpath(folder) for folder in map(os.path.dirname, self._done)}
+        return {os.path.join(folders[os.path.dirname(target)], os.path.basename(target)) for target in self._done}
+
+    def has(self, job: Job) -> bool:
+        """Whether a job is done, and its result still there."""
+        entry = self._entry(job)
+        return self._done.get(entry["target"]) == entry and os.path.isfile(job.target)
+
+    def add(self, job: Job) -> str | None:
+        """Note that a job is done; the first time that this fails, return why."""
+        line = json.dumps(self._entry(job)) + "\n"
+        with self._writing:
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write("\n" * self._cut + line)
+                self._cut = False
+            except OSError as error:
+                self._cut = True
+                if not self.failed:
+                    self.failed = True
+                    return f"{self.path} can't be written, so what is done is not noted: {error.strerror}"
+        return None
+
+    def _entry(self, job: Job) -> dict[str, Any]:
+        return {"source": str(Path(job.source).absolute()), "target": str(job.target.absolute()), **self._how}
+
+
+def is_done(job: Job, skip_existing: bool, manifest: Manifest | None) -> bool:
+    """Whether a job is left alone by `upscale_photos`."""
+    return (skip_existing and os.path.isfile(job.target)) or (manifest is not None and manifest.has(job))
+
+
+def sweep(jobs: Iterable[Job], suffix: str) -> None:
+    """Remove the temporary files that killed processes have left in the folders of the results.
+
+    That is, those of these jobs, which nobody else must be doing now, and of whatever other results of that ``suffix``
+    if nobody has written to them for a day.
+    """
+    targets = {job.target for job in jobs}
+    names = result_names(suffix)
+    for folder in {target.parent for target in targets}:
+        for path in folder.glob(".*"):
+            match = _TEMPORARY.fullmatch(path.name)
+            if match is None:
+                continue
+            with suppress(OSError):
+                ours = names.fullmatch(match[1]) is not None and match[2] in FORMATS.values()
+                abandoned = ours and path.lstat().st_mtime < time.time() - _ABANDONED
+                if abandoned or folder / (match[1] + match[2]) in targets:
+                    path.unlink()
+
+
+def upscale_photos(
+    upscaler: Upscaler,
+    jobs: Iterable[Job],
+    *,
+    scale: float | None = None,
+    workers: int = 2,
+    quality: int = 95,
+    max_pixels: int = MAX_PIXELS,
+    skip_existing: bool = False,
+    manifest: Manifest | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Iterator[Result]:
+    """Upscale photos into files, each of which appears whole or not at all.
+
+    Args:
+        upscaler: what upscales.
+        jobs: from `plan`.
+        scale: how much larger the results are; None is the upscaler's own, and others are resampled from that.
+        workers: threads that read and write while this one computes.
+        quality: of JPEG and WebP, 1 to 100.
+        max_pixels: larger photos fail.
+        skip_existing: leave photos alone whose result is there.
+        manifest: leave those alone that are in it, and note those that get done.
+        progress: told the share of the present photo that is done.
+
+    Yields:
+        What became of each job, in their order.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[tuple[Job, Future[Photo] | None]] = deque()
+        behind: deque[Future[Result]] = deque()
+        waiting = iter(jobs)
+
+        def read_ahead() -> None:
+            for job in waiting:
+                skip = job.fault is not None or is_done(job, skip_existing, manifest)
+                ahead.append((job, None if skip else pool.submit(read_photo, job.source, max_pixels)))
+                return
+
+        for _ in range(workers):
+            read_ahead()
+        while ahead:
+            job, reading = ahead.popleft()
+            read_ahead()
+            write = partial(_written, job=job, quality=quality, manifest=manifest)
+            behind.append(_done(_upscaled(upscaler, job, reading, pool, scale, write, progress)))
+            while len(behind) > workers:
+                yield behind.popleft().result()
+        while behind:
+            yield behind.popleft().result()
+
+
+def _upscaled(
+    upscaler: Upscaler,
+    job: Job,
+    reading: Future[Photo] | None,
+    pool: ThreadPoolExecutor,
+    scale: float | None,
+    write: Callable[[Iterable[ImageArray], int, Photo], Result],
+    progress: Callable[[float], None] | None,
+) -> Result | Future[Result]:
+    """Compute a photo's result, and write it or have it written."""
+    if job.fault is not None:
+        return Result(job, "failed", job.fault)
+    if reading is None:
+        return Result(job, "skipped")
+    try:
+        photo = reading.result()
+    except ImageError as error:
+        return Result(job, "failed", str(error))
+    except OSError as error:
+        return Result(job, "failed", f"cannot read {job.source}: {error.strerror or error}")
+    except MemoryError:
+        return Result(job, "failed", _no_memory(job))
+    factor = upscaler.scale if scale is None else scale
+    height, width = (max(1, round(factor * side)) for side in photo.pixels.shape[:2])
+    try:
+        check_size(job.format, height, width)
+    except ValueError as error:
+        return Result(job, "failed", f"cannot write {job.target}: {error}")
+    try:
+        bands = upscaler.bands(photo.pixels, progress)
+        if factor != upscaler.scale:
+            own_height, own_width = (upscaler.scale * side for side in photo.pixels.shape[:2])
+            bands = resample(bands, (own_height, own_width), (height, width))
+        if height * width > HELD_PIXELS:
+            return write(bands, height, photo)
+        held = [np.concatenate(list(bands))]
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return Result(job, "failed", _no_memory(job))
+    return pool.submit(write, held, height, photo)
+
+
+def _written(
+    bands: Iterable[ImageArray], height: int, photo: Photo, *, job: Job, quality: int, manifest: Manifest | None
+) -> Result:
+    folder = job.target.parent
+    if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(job.output)):
+        return Result(job, "failed", f"cannot write {job.target}: {folder} leads out of the output folder by a symlink")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        notices = write_photo(job.target, bands, height, photo, format=job.format, quality=quality)
+    except OSError as error:
+        return Result(job, "failed", f"cannot write {job.target}: {error.strerror or error}")
+    except ValueError as error:
+        return Result(job, "failed", f"cannot write {job.target}: {error}")
+    except MemoryError:
+        return Result(job, "failed", _no_memory(job))
+    if manifest is not None and (fault := manifest.add(job)) is not None:
+        notices = (*notices, fault)
+    return Result(job, "done", notices=(*photo.notices, *notices))
+
+
+def _content(path: Path) -> str:
+    """A manifest's text; none if there is no such file."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} can't be a manifest, as it is no regular file: name another one")
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a manifest of an upscaling: name another file") from None
+    except OSError as error:
+        raise ValueError(f"the manifest {path} can't be read: {error.strerror}") from None
+
+
+def _digest(network: torch.nn.Module) -> str:
+    """What tells networks of other weights apart."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _done(result: Result | Future[Result]) -> Future[Result]:
+    if isinstance(result, Future):
+        return result
+    future: Future[Result] = Future()
+    future.set_result(result)
+    return future
+
+
+def _no_memory(job: Job) -> str:
+    return f"cannot upscale {job.source}: there is not enough memory for a photo of its size"

@@ -1,0 +1,398 @@
+"""Upscaling a photograph with a trained student: an image in, an image of the same kind out."""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mrda.core.checks import check_int
+from mrda.core.memory import free_memory
+from mrda.core.tiling import Tile, tiles
+from mrda.degradations.resample import bicubic
+from mrda.networks import MRDAStudent, Network, load_network, load_official
+from mrda.networks.layers import to_channels_last
+from mrda.photo.images import canonical, decoded, to_array, to_tensor
+from mrda.photo.transparency import fill_transparent
+from mrda.upscale.trunk import TrunkRunner
+from mrda.upscale.weights import find_weights, further_metadata, save_pretrained
+
+Part = TypeVar("Part")
+ImageT = TypeVar("ImageT", Image.Image, np.ndarray, torch.Tensor)
+
+
+def load_weights(path: str | Path) -> Network:
+    """Load a network of the method, whichever it is.
+
+    Args:
+        path: our safetensors, or a state dict of the authors (.pth or .pt): a file, or what else
+            `mrda.upscale.weights.find_weights` finds.
+
+    Raises:
+        ValueError: there are no such weights, or the file does not hold any.
+    """
+    path = find_weights(path)
+    return load_official(path) if path.suffix in (".pth", ".pt") else load_network(path)
+
+
+def load_student(path: str | Path) -> MRDAStudent:
+    """Load a student, the network that upscales.
+
+    Args:
+        path: as for `load_weights`.
+
+    Raises:
+        ValueError: as there, or the weights are those of another network.
+    """
+    network = load_weights(path)
+    if not isinstance(network, MRDAStudent):
+        raise ValueError(
+            f"{path} holds the network {type(network).__name__}, but upscaling needs an MRDAStudent, "
+            "the only one that does without the HR image"
+        )
+    return network
+
+
+def default_device() -> str:
+    """CUDA where there is such a device."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was not enough memory, of whatever device."""
+    # torch has a class of its own for CUDA's; its CPU allocator raises a bare RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
+SMALLEST_TILE = 16
+"""LR pixels below which a tile, or a strip that the degradation is read from, is not halved."""
+ALPHA_REACH = 4
+"""LR pixels around it that a pixel of the enlarged alpha sees, generously."""
+ENOUGH_MEMORY = 2**29
+"""Bytes for a tile beyond which larger ones are no faster, but for their overlap."""
+STRIP_PIXELS = 2**20
+"""LR pixels whose degradation is read at a time."""
+_OTHER_COLOURS = ("CMYK", "LAB", "HSV")  # Pillow's modes whose colour profiles do not describe RGB
+
+
+def warn(message: str) -> None:
+    """Tell by a warning what one would like to know, where nobody else is told."""
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+class Upscaler:
+    """Blind super-resolution of photographs by MRDA_S: no HR, no kernel and no adaptation is needed.
+
+    Large images go through the network in tiles, with the very result of the whole: the degradation is read from all of
+    the image, and each tile sees as far around itself as the network does. Where memory runs out the tiles are halved.
+    It may be called from several threads at once.
+
+    Args:
+        network: the student; it is set to evaluation mode and, where `device` is given, moved there.
+        device: where to compute; None leaves the network where it is.
+        tile: the largest side of a tile in LR pixels; None takes images whole, "auto" as much as fits into memory.
+        tile_pad: LR pixels that a tile sees around itself; None is the network's reach (`network.rdan.reach`), and less
+            only approximates the whole.
+        dtype: what the trunk computes in: float32, bfloat16 or float16; the degradation and the last convolution are
+            float32 always. None is bfloat16 where the processor computes in it (GPUs; CPUs with AVX512-BF16 or AMX),
+            else float32. What is not finite in half precision is done again in float32.
+        notify: told, in a sentence, what one would like to know: once that tiles are approximate, that memory ran out
+            or that half precision did not do. None gives warnings.
+
+    Raises:
+        TypeError: `network` is not an MRDAStudent (the teacher and the MLN need the HR image), or a size is no int.
+        ValueError: a size or the dtype is not as described.
+
+    Example:
+        >>> upscaler = Upscaler.from_pretrained("runs/demo/student/weights.safetensors")
+        >>> upscaler(Image.open("photo.png")).save("photo_x4.png")
+    """
+
+    def __init__(
+        self,
+        network: MRDAStudent,
+        *,
+        device: torch.device | str | None = None,
+        tile: int | Literal["auto"] | None = "auto",
+        tile_pad: int | None = None,
+        dtype: torch.dtype | None = None,
+        notify: Callable[[str], None] | None = None,
+    ) -> None:
+        if not isinstance(network, MRDAStudent):
+            raise TypeError(f"network is {type(network).__name__}, but must be an MRDAStudent")
+        if tile is not None and tile != "auto":
+            check_int("tile", tile)
+        if tile_pad is not None:
+            check_int("tile_pad", tile_pad, minimum=0)
+        if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"dtype is {dtype}, but must be float32, bfloat16 or float16")
+        self.network = to_channels_last(network.eval().to(device))
+        self.tile = tile
+        self.tile_pad = network.rdan.reach if tile_pad is None else tile_pad
+        self._run_trunk = TrunkRunner(self.network.rdan, _best_dtype(self.device) if dtype is None else dtype)
+        self.notify = notify or warn
+        self._told: set[str] = set()
+        self._metadata: dict[str, str] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, *, device: torch.device | str | None = None, **options: Any
+    ) -> "Upscaler":
+        """Load a student.
+
+        Args:
+            path: a file, a folder of `save_pretrained`, the name of weights that come with the package, or
+                "user/repository" on the Hugging Face Hub.
+            device: where to compute; None chooses CUDA where there is such a device.
+            **options: the other arguments of `Upscaler`.
+
+        Raises:
+            ValueError: there are no such weights, or they are those of another network.
+        """
+        file = find_weights(path)
+        upscaler = cls(load_student(file), device=device or default_device(), **options)
+        upscaler._metadata = further_metadata(file)
+        return upscaler
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder for `from_pretrained`, which can be uploaded to the Hugging Face Hub; made if missing.
+
+        What the file that the weights came from says of them, such as their licence, goes with them.
+        """
+        save_pretrained(self.network, folder, **self._metadata)
+
+    @property
+    def scale(self) -> int:
+        """The factor by which height and width grow."""
+        return self.network.scale
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the trunk computes in."""
+        return self._run_trunk.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.network.parameters()).device
+
+    def __call__(self, image: ImageT, *, progress: Callable[[float], None] | None = None) -> ImageT:
+        """Upscale an image.
+
+        Gray images go through the network as three equal channels, whose results are averaged; alpha is
+        enlarged by bicubic interpolation, and what is fully transparent takes the colour of its surroundings, which
+        would bleed into the rest else.
+
+        Args:
+            image: a Pillow image in any mode but 32-bit ones; a numpy array (H, W) or (H, W, C), uint8,
+                uint16 or floating point in [0, 1]; or a floating-point tensor (C, H, W) or (B, C, H, W) in
+                [0, 1].
+                C is 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha).
+            progress: told the share of the image, up to 1, that is done after each tile.
+
+        Returns:
+            The image `scale` times as high and wide: the same kind, dtype and channels (and device, of a
+            tensor); values clipped to the range. Pillow's palette, CMYK and like modes come back as RGB, and its images
+            upright as their EXIF orientation says, with colour profile and resolution in `info`; the profile of CMYK
+            and LAB does not describe RGB and is left out.
+
+        Raises:
+            TypeError: another kind of image or dtype.
+            ValueError: another shape, or a Pillow image whose value range is unknown.
+        """
+        if isinstance(image, Image.Image):
+            enlarged = Image.fromarray(self._upscale_array(np.asarray(canonical(decoded(image))), progress))
+            enlarged.info |= {key: value for key, value in image.info.items() if key in ("icc_profile", "dpi")}
+            if image.mode in _OTHER_COLOURS and enlarged.info.pop("icc_profile", None) is not None:
+                self._tell(
+                    f"profile of {image.mode}",
+                    f"the colour profile is left out, as it is one of {image.mode} and the result is RGB",
+                )
+            return enlarged
+        if isinstance(image, np.ndarray):
+            return self._upscale_array(image, progress)
+        if not isinstance(image, torch.Tensor):
+            raise TypeError(f"image is {type(image).__name__}, but must be a Pillow image, array or tensor")
+        if not image.is_floating_point():
+            raise TypeError(f"image has dtype {image.dtype}, but must be a floating point tensor")
+        if image.ndim not in (3, 4):
+            raise ValueError(f"image has shape {tuple(image.shape)}, but must be (C, H, W) or (B, C, H, W)")
+        batch = image if image.ndim == 4 else image[None]
+        height, width = (self.scale * side for side in batch.shape[2:])
+        sr = torch.empty(*batch.shape[:2], height, width, dtype=image.dtype, device=image.device)
+        for rows, parts in self._bands(batch, progress, lambda part: part.to(sr)):
+            sr[:, :, rows] = torch.cat(parts, dim=3)
+        return sr if image.ndim == 4 else sr[0]
+
+    def bands(self, image: np.ndarray, progress: Callable[[float], None] | None = None) -> Iterator[np.ndarray]:
+        """Upscale an image from top to bottom, to write its rows as they are ready.
+
+        Args:
+            image: an array as `__call__` takes it.
+            progress: as there.
+
+        Yields:
+            Bands of all columns and some rows each, in the dtype of ``image``, which together are the result.
+
+        Raises:
+            TypeError: another dtype.
+            ValueError: another shape.
+        """
+        for _, parts in self._bands(to_tensor(image), progress, lambda part: to_array(part, image.dtype)):
+            band = np.concatenate(parts, axis=1)
+            yield band if image.ndim == 3 else band[..., 0]
+
+    def _upscale_array(self, array: np.ndarray, progress: Callable[[float], None] | None) -> np.ndarray:
+        lr = to_tensor(array)
+        _, channels, height, width = lr.shape
+        sr = np.empty((self.scale * height, self.scale * width, channels), array.dtype)
+        for rows, parts in self._bands(lr, progress, lambda part: to_array(part, array.dtype)):
+            np.concatenate(parts, axis=1, out=sr[rows])
+        return sr if array.ndim == 3 else sr[..., 0]
+
+    def _bands(
+        self,
+        image: torch.Tensor,
+        progress: Callable[[float], None] | None,
+        convert: Callable[[torch.Tensor], Part],
+    ) -> Iterator[tuple[slice, list[Part]]]:
+        """The rows of SR (B, C, scale H, scale W) in [0, 1], band by band, in converted parts from left to right."""
+        channels, (height, width) = image.shape[1], image.shape[2:]
+        if channels not in (1, 2, 3, 4):
+            raise ValueError(f"image has {channels} channels, but must have 1, 2, 3 or 4")
+        if 0 in image.shape:
+            raise ValueError(f"image has shape {tuple(image.shape)}, but none of its sides may be 0")
+        colour, alpha = image.detach().tensor_split([1 if channels < 3 else 3], dim=1)
+        if alpha.shape[1]:
+            colour = fill_transparent(colour.float(), alpha.float())
+        degradation = self._degradation(colour)
+        side, start = self._side(len(image), height, width), 0
+        while start < height:
+            rows = slice(start, min(height, start + side))
+            try:
+                parts: list[Part] = []
+                for tile in tiles(rows, height, width, side, self.tile_pad):
+                    parts.append(convert(self._tile(colour, alpha, degradation, tile)))
+                    if progress is not None:
+                        progress((start * width + (rows.stop - start) * tile.columns.stop) / (height * width))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or side <= SMALLEST_TILE:
+                    raise
+            else:
+                yield slice(self.scale * start, self.scale * rows.stop), parts
+                start = rows.stop
+                continue
+            # Outside of the handler, or the traceback would keep the tensors of the failed try.
+            side = self._less(min(side, max(height, width)))
+            self._tell("memory", f"memory ran out: going on with tiles of {side} px")
+
+    @torch.no_grad()  # not inference_mode, whose tensors the caller could not use in training
+    def _degradation(self, colour: torch.Tensor) -> torch.Tensor:
+        """The raw IDR of the whole image, which all its tiles share."""
+        height = colour.shape[2]
+        rows = min(height, max(1, STRIP_PIXELS // (len(colour) * colour.shape[3])))
+        colour = colour.expand(-1, 3, -1, -1)
+        while True:
+            try:
+                if rows == height:
+                    return self.network.degradation(colour.to(next(self.network.parameters())))
+                return self.network.den.in_strips(colour, rows)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or rows <= SMALLEST_TILE:
+                    raise
+            rows = self._less(rows)
+            self._tell("strips", f"memory ran out: reading the degradation in strips of {rows} px")
+
+    @torch.no_grad()
+    def _tile(self, colour: torch.Tensor, alpha: torch.Tensor, degradation: torch.Tensor, tile: Tile) -> torch.Tensor:
+        seen = colour[:, :, tile.seen_rows, tile.seen_columns]
+        lr = seen.to(degradation).expand(-1, 3, -1, -1)
+        sr = self._network(lr, degradation)
+        sr = sr[
+            :, :, _inside(tile.rows, tile.seen_rows, self.scale), _inside(tile.columns, tile.seen_columns, self.scale)
+        ]
+        if colour.shape[1] == 1:
+            sr = sr.mean(dim=1, keepdim=True)
+        if alpha.shape[1]:
+            around = [
+                slice(max(0, cut.start - ALPHA_REACH), min(length, cut.stop + ALPHA_REACH))
+                for cut, length in zip((tile.rows, tile.columns), alpha.shape[2:], strict=True)
+            ]
+            enlarged = bicubic(alpha[:, :, around[0], around[1]].to(degradation), self.scale)
+            rows, columns = _inside(tile.rows, around[0], self.scale), _inside(tile.columns, around[1], self.scale)
+            sr = torch.cat([sr, enlarged[:, :, rows, columns]], dim=1)
+        return sr.clamp(0, 1)
+
+    def _network(self, lr: torch.Tensor, degradation: torch.Tensor) -> torch.Tensor:
+        sr = self._run_trunk(lr, degradation)
+        if self.dtype == torch.float32 or lr.dtype != torch.float32 or sr.isfinite().all():
+            return sr
+        self._tell("finite", f"{self.dtype} gave values that are not finite: computing these parts in float32")
+        return self.network.rdan(lr, degradation)
+
+    def _side(self, batch: int, height: int, width: int) -> int:
+        """The largest side of a tile, in LR pixels."""
+        longest = max(height, width)
+        if self.tile is None:
+            return longest
+        if self.tile == "auto":
+            pixels = self._memory() // (batch * self._bytes_per_pixel())
+            if height * width <= pixels:
+                return longest
+            side = max(SMALLEST_TILE, math.isqrt(pixels) - 2 * self.tile_pad)
+        else:
+            side = self.tile
+        if side < longest and self.tile_pad < self.network.rdan.reach:
+            self._tell(
+                "pad",
+                f"tiles that see {self.tile_pad} px around themselves only approximate the whole image: "
+                f"the network sees {self.network.rdan.reach} px",
+            )
+        return side
+
+    def _less(self, side: int) -> int:
+        """Half a side, for another try when memory ran out; what the failed one has left on a GPU is freed."""
+        if self.device.type == "cuda":
+            self._run_trunk.free()
+            torch.cuda.empty_cache()
+        return max(SMALLEST_TILE, side // 2)
+
+    def _memory(self) -> int:
+        """Bytes that a tile may take: half of what is free, on a CPU no more than makes it much faster."""
+        half = free_memory(self.device) // 2
+        if self.device.type == "cuda":
+            return half
+        return min(half, max(ENOUGH_MEMORY, (8 * self.tile_pad) ** 2 * self._bytes_per_pixel()))
+
+    def _bytes_per_pixel(self) -> int:
+        """Bytes of working memory per LR pixel of a tile: some ten maps of the trunk, or the last map and SR."""
+        size = torch.finfo(self.dtype).bits // 8
+        trunk = 10 * size * self.network.rdan.hyperparameters["num_feat"]
+        return trunk + 4 * 4 * 3 * self.scale**2
+
+    def _tell(self, what: str, message: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            self.notify(message)
+
+
+def _best_dtype(device: torch.device) -> torch.dtype:
+    """What the processor computes fastest in, of what loses nothing that can be seen."""
+    if device.type == "cuda":
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bfloat16 = device.type == "cpu" and (
+            torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        )
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def _inside(cut: slice, seen: slice, scale: int) -> slice:
+    """Where the SR of ``cut`` lies in that of ``seen``."""
+    return slice(scale * (cut.start - seen.start), scale * (cut.stop - seen.start))

@@ -1,0 +1,127 @@
+"""Where weights are found: a file, a folder that holds one, the package itself, or the Hugging Face Hub."""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+
+from mrda.core.files import write_text
+from mrda.networks import Network, read_metadata, save_network
+from mrda.networks.checkpoints import OWN_KEYS
+from mrda.networks.reading import reason
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+"""What folders and repositories of the Hub hold, as `huggingface_hub.PyTorchModelHubMixin` has it."""
+
+BUNDLED: dict[str, str] = {
+    "mrda-x4-iso": "b96a994c7b2a8175b423fdacef004b4bdb2701516d9f5de47afbf172c7ace948",
+    "mrda-x4-aniso-noise": "9ebdd3fbc439d433c91c40e8c34264c1de8cdbc7afad5d780875846367f09f7c",
+}
+"""Weights that come with the package, the default first: name to SHA-256 of `weights_data/NAME.safetensors`."""
+BUNDLED_FOLDER = Path(__file__).parents[1] / "weights_data"
+
+_SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+def default_weights() -> str:
+    """The name of the weights to use where none are asked for."""
+    return next(iter(BUNDLED))
+
+
+def find_weights(name: str | os.PathLike[str]) -> Path:
+    """Find the file of some weights.
+
+    Args:
+        name: The first of these that it is: a file; a folder with `model.safetensors`, as `save_pretrained` writes it;
+            a name of `BUNDLED`; "user/repository" on the Hugging Face Hub, whose `model.safetensors` is downloaded once
+            and kept in the Hub's cache.
+
+    Raises:
+        ValueError: There are no such weights, they can't be downloaded, or bundled ones are damaged.
+    """
+    path = Path(name)
+    if os.path.isfile(path):
+        return path
+    if os.path.isfile(path / WEIGHTS_FILE):
+        return path / WEIGHTS_FILE
+    if str(name) in BUNDLED:
+        return _bundled(str(name))
+    if _may_be_repository(path):
+        return _downloaded(path.as_posix())
+    if os.path.isdir(path):
+        raise ValueError(f"the folder {path} holds no {WEIGHTS_FILE}: name the weights file itself")
+    raise ValueError(f"there is no weights file {path}; known by name are {', '.join(BUNDLED)}")
+
+
+def further_metadata(path: Path) -> dict[str, str]:
+    """What a weights file says besides the network itself, such as a licence; of the authors' files nothing is known.
+
+    Raises:
+        ValueError: The file can't be read.
+    """
+    if path.suffix in (".pth", ".pt"):
+        return {}
+    return {key: value for key, value in read_metadata(path).items() if key not in OWN_KEYS}
+
+
+def save_pretrained(network: Network, folder: str | os.PathLike[str], **metadata: str) -> None:
+    """Write a folder that `find_weights` takes, and that can be uploaded to the Hugging Face Hub as it is.
+
+    It holds `model.safetensors`, and the network's arguments once more in `config.json`, from which a class that
+    inherits from the network's and from `huggingface_hub.PyTorchModelHubMixin` is loaded.
+
+    Args:
+        network: The network.
+        folder: Where to write; made if missing. Files of these names there are replaced.
+        **metadata: As for `mrda.networks.save_network`.
+
+    Raises:
+        TypeError: `network` is none of the method's, or a metadata value is not a string.
+        ValueError: A metadata key is taken.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_network(network, folder / WEIGHTS_FILE, **metadata)
+    write_text(folder / CONFIG_FILE, json.dumps(network.hyperparameters, indent=2) + "\n")
+
+
+def _bundled(name: str) -> Path:
+    path = BUNDLED_FOLDER / f"{name}.safetensors"
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(
+            f"the weights {name} of this package can't be read ({path}: {error.strerror}): install it again"
+        ) from error
+    if digest != BUNDLED[name]:
+        raise ValueError(f"the weights {name} of this package are damaged ({path}): install it again")
+    return path
+
+
+def _may_be_repository(path: Path) -> bool:
+    """Whether it is like "user/repository", and no mistaken path to a file or in an existing folder."""
+    is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", path.as_posix()) is not None
+    return is_id and path.suffix not in _SUFFIXES and not os.path.exists(path.parent)
+
+
+def _downloaded(repository: str) -> Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    cause: Exception
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, WEIGHTS_FILE))
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        why, cause = "there is no such repository, or it is not open to you", error
+    except errors.LocalEntryNotFoundError as error:
+        why, cause = "the Hub can't be reached, and they were not downloaded before", error
+    except errors.EntryNotFoundError as error:
+        why, cause = f"that repository holds no {WEIGHTS_FILE}", error
+    except OSError as error:
+        why, cause = reason(error), error
+    raise ValueError(
+        f"there are no weights {repository}, here or at https://huggingface.co/{repository}: {why}"
+    ) from cause

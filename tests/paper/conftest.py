@@ -1,0 +1,1 @@
+from commands import photo, rgb, weights  # noqa: F401 (fixtures)
