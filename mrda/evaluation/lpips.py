@@ -1,4 +1,4 @@
-"""LPIPS 0.1 with VGG16 (Zhang et al., CVPR 2018): how different two images look, from 0 for equal ones up."""
+"""LPIPS 0.1 with VGG16 (Zhang et al., CVPR 2018): the perceptual distance of two images, 0 for equal ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LINEAR_WEIGHTS = PublishedFile(
 _SMALLEST = 16  # pixels: four poolings
 _EPS = 1e-10  # of the features' lengths
 
-# What LPIPS subtracts from images in [-1, 1], and divides by.
+# LPIPS subtracts the first from images in [-1, 1] and divides by the second.
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
 
@@ -41,8 +41,8 @@ class LPIPS(nn.Module):
     channel, averaged over the image, and added up.
 
     Args:
-        vgg16: Torchvision's published vgg16-397923af.pth, under whatever name; None looks for it in torch's hub cache.
-        linear: The authors' weights/v0.1/vgg.pth, under whatever name; None looks for LPIPS_v0.1_vgg-a78928a0.pth in
+        vgg16: Torchvision's published vgg16-397923af.pth, under any name; None looks for it in torch's hub cache.
+        linear: The authors' weights/v0.1/vgg.pth, under any name; None looks for LPIPS_v0.1_vgg-a78928a0.pth in
             torch's hub cache, then into the package ``lpips`` where that is installed. Nothing is downloaded.
 
     Raises:
@@ -71,7 +71,7 @@ class LPIPS(nn.Module):
         """Return the distance, (B,) in float32, of each pair of images (B, 3, H, W) in [0, 1]; no border is left out.
 
         Args:
-            sr: Result; neither clipped nor rounded here. H and W at least 16.
+            sr: Result; used as it is, neither clipped nor rounded. H and W at least 16.
             hr: Ground truth, of the same shape.
 
         Raises:
@@ -99,7 +99,7 @@ def _normalised(features: Tensor) -> Tensor:
 
 
 def _in_the_package() -> list[Path]:
-    """Where the package lpips has its weights, if it is installed; it need not be importable."""
+    """Paths of the weights inside the package lpips if it is installed; it need not be importable."""
     package = importlib.util.find_spec("lpips")
     folders = [] if package is None else package.submodule_search_locations or []
     return [Path(folder, "weights", "v0.1", "vgg.pth") for folder in folders]

@@ -1,4 +1,4 @@
-"""What can be evaluated: bicubic interpolation, the student, and the networks that are told more than LR."""
+"""Methods to evaluate: bicubic interpolation, the student, and the networks that see more than LR."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def bicubic_method(scale: int, border: str = "clamp") -> Method:
 
 
 def blind_method(upscale: Callable[[Tensor], Tensor]) -> Method:
-    """Whatever makes SR (1, 3, sH, sW) of LR (1, 3, H, W) alone, such as an `mrda.upscale.upscaler.Upscaler`."""
+    """A blind network, from LR (1, 3, H, W) to SR (1, 3, sH, sW), such as an `mrda.upscale.upscaler.Upscaler`."""
     return lambda sample: upscale(sample.lr)
 
 
@@ -51,7 +51,7 @@ def teacher_method(
 
 
 def oracle_method(network: MRDAOracle) -> Method:
-    """MRDA_T3, which is told the blur kernel; a delta where there is no blur."""
+    """MRDA_T3, which gets the true blur kernel; a delta if there is no blur."""
 
     def upscale(sample: Sample) -> Tensor:
         kernel = sample.kernel
@@ -72,7 +72,7 @@ def mln_method(
     inner_lr: Sequence[float] = adaptation.INNER_LR,
     freeze_upscaler: bool = True,
 ) -> Method:
-    """The MLN itself, after so many steps of adaptation to each sample and its HR."""
+    """The MLN itself, after `steps` steps of adaptation to each sample and its HR."""
 
     def upscale(sample: Sample) -> Tensor:
         lr, lr_up, weights = _adapted(mln, sample, steps, inner_lr, freeze_upscaler)
@@ -89,7 +89,7 @@ def mln_steps(
     inner_lr: Sequence[float] = adaptation.INNER_LR,
     freeze_upscaler: bool = True,
 ) -> Callable[[Sample], list[Tensor]]:
-    """A sample -> SR of the MLN after 0, 1, ... `steps` steps of one adaptation to it: `mln_method` on its way."""
+    """SR of the MLN after 0, 1, ... `steps` steps of one adaptation to a sample."""
 
     def upscale(sample: Sample) -> list[Tensor]:
         lr, lr_up, hr = (_like(image, mln) for image in (sample.lr, sample.lr_up, sample.hr))
@@ -110,7 +110,7 @@ def mln_steps(
 def _adapted(
     mln: MLN, sample: Sample, steps: int, inner_lr: Sequence[float], freeze_upscaler: bool
 ) -> tuple[Tensor, Tensor, adaptation.Weights]:
-    """LR, its enlargement and the weights of the MLN adapted to them, where the MLN is."""
+    """LR, its enlargement and the adapted weights, on the MLN's device."""
     lr, lr_up, hr = (_like(image, mln) for image in (sample.lr, sample.lr_up, sample.hr))
     return (
         lr,

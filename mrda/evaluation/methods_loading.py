@@ -1,4 +1,4 @@
-"""From a weights file to the method that it holds: which one it is follows from the network's architecture."""
+"""Loading a weights file as a method; the network's architecture decides which one."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from mrda.upscale.upscaler import Upscaler, load_weights
 from mrda.upscale.weights import find_weights, further_metadata
 
 METHOD_NAMES: dict[type, str] = {MRDAStudent: "mrda_s", MRDATeacher: "mrda_t", MRDAOracle: "mrda_t3", MLN: "mln"}
-"""What a network's results are called."""
+"""Names of the methods in tables and files."""
 
 
 class Adaptation(NamedTuple):
-    """How the MLN is adapted to each photograph."""
+    """Settings of the MLN's adaptation to each photograph."""
 
     steps: int
     inner_lr: Sequence[float]
@@ -37,9 +37,9 @@ class LoadedMethod(NamedTuple):
     scale: int
     method: Method
     blur_size: int | None
-    """Side of the blur kernels that the network must be told; None where it needs none."""
+    """Side of the blur kernels that the network takes as input; None if it takes none."""
     needs_hr: bool = False
-    """Whether something is adapted to LR and HR."""
+    """True if the method adapts to LR and HR."""
 
 
 def load_method(
@@ -53,7 +53,7 @@ def load_method(
 
     Args:
         weights: a file for `mrda.upscale.upscaler.load_weights`.
-        mln: the weights of the MLN that a teacher needs, and nothing else does.
+        mln: the weights of the MLN; required for a teacher, refused for anything else.
         steps: adaptation steps of a teacher's MLN, or of an MLN; None is `recorded_adaptation`'s number.
         device: where to compute.
 
@@ -69,9 +69,11 @@ def load_method(
     if mln is not None and not isinstance(network, MRDATeacher):
         raise ValueError(f"mln is {mln}, but only a teacher needs an MLN, and {weights} holds an {_kind(network)}")
     if steps is not None and not isinstance(network, MRDATeacher | MLN):
-        raise ValueError(f"steps is {steps}, but {weights} holds an {_kind(network)}, for which nothing is adapted")
+        raise ValueError(f"steps is {steps}, but {weights} holds an {_kind(network)}, which does not adapt")
     if isinstance(network, MRDAStudent):
-        upscaler = Upscaler(network, device=device, dtype=torch.float32)  # on a GPU too, as all that is compared
+        upscaler = Upscaler(
+            network, device=device, dtype=torch.float32
+        )  # float32 on a GPU too, because the other methods run in it
         return LoadedMethod(name, network.scale, blind_method(upscaler), None)
     network = _ready(network, device)
     if isinstance(network, MRDAOracle):
@@ -86,16 +88,16 @@ def load_method(
 
 
 def recorded_adaptation(weights: str | Path, network: Network) -> Adaptation:
-    """How the MLN was adapted when `network` was trained, where its file says so.
+    """Read the adaptation settings of the training from a weights file.
 
     A run's safetensors files have their configuration in the metadata entry "recipe", a JSON object: the keys
     `adaptation.inner_steps`, `adaptation.inner_lr` and `freeze_upscaler` of a teacher, `meta.inner_steps`,
-    `meta.inner_lr` and `freeze_upscaler` of an MLN. What is not there is as in `mrda.networks.adaptation.adapt`.
+    `meta.inner_lr` and `freeze_upscaler` of an MLN. Missing keys have the defaults of `mrda.networks.adaptation.adapt`.
 
     Raises:
         ValueError: the file can't be read, or its recipe is not such an object.
     """
-    text = further_metadata(find_weights(weights)).get("recipe", "{}")  # published state dicts say nothing of it
+    text = further_metadata(find_weights(weights)).get("recipe", "{}")  # published state dicts have no recipe
     recipe: object
     try:
         recipe = json.loads(text)
@@ -113,8 +115,8 @@ def recorded_adaptation(weights: str | Path, network: Network) -> Adaptation:
         ("freeze_upscaler", frozen, frozen in ("all", "student_only", "none")),
     ):
         if not fits or isinstance(value, bool):
-            raise ValueError(f"{weights} has {key} = {value!r} in its recipe, which no run could have")
-    # "student_only" leaves it free in the stages of MLN and teacher.
+            raise ValueError(f"{weights} has {key} = {value!r} in its recipe, which is not a valid value")
+    # "student_only" leaves it trainable in the stages of MLN and teacher.
     return Adaptation(steps, tuple(rates), frozen == "all")
 
 
@@ -123,7 +125,7 @@ def _is_rate(value: object) -> bool:
 
 
 def _load_partner(teacher: MRDATeacher, weights: str | Path, path: str | Path | None) -> MLN:
-    """The MLN whose features the teacher reads."""
+    """Load the MLN whose features the teacher reads."""
     if path is None:
         raise ValueError(f"mln is missing, but {weights} holds an MRDATeacher, which needs an MLN's weights")
     mln = load_weights(path)

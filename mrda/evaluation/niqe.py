@@ -1,4 +1,4 @@
-"""NIQE (Mittal et al., IEEE SPL 2013): how far the statistics of an image are from those of pristine photographs.
+"""NIQE (Mittal et al., IEEE SPL 2013): the distance of an image's statistics from those of pristine photographs.
 
 Blocks of 96x96 pixels, and of 48x48 of the image at half its size, are described by 36 numbers: parameters of the
 generalised Gaussians that fit the locally normalised luma and the products of its neighbours. NIQE is a distance of
@@ -32,14 +32,14 @@ BLOCK = 96
 
 _WINDOW = 7
 _WINDOW_SIGMA = 7 / 6
-_SHARPNESS = 0.75  # of the sharpest block: less sharp ones say nothing of a pristine photo
+_SHARPNESS = 0.75  # of the sharpest block: less sharp blocks do not represent a pristine photo
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
 _LUMA = (65481, 128553, 24966)  # of (R, G, B) in 0..255, over 255000; plus 16
 _FLAT = 1e-9  # differences of levels in 0..255 that are rounding alone
 
 
 class PristineModel(NamedTuple):
-    """What pristine photographs are like, in float64."""
+    """Statistics of pristine photographs, in float64."""
 
     mean: Tensor
     """(36,)"""
@@ -50,8 +50,8 @@ class PristineModel(NamedTuple):
 def niqe(image: Tensor, model: PristineModel, border: int = 0) -> Tensor:
     """Return the NIQE of each image of a batch.
 
-    Images are rounded to 8 bits, then to whole levels of MATLAB's luma. What exceeds a multiple of 96 at the right and
-    at the bottom is left out. Of a block without contrast only those features count, in the mean, that are defined.
+    Images are rounded to 8 bits, then to whole levels of MATLAB's luma. Rows and columns beyond a multiple
+    of 96 are cut off. A block without contrast contributes only its defined features to the mean.
 
     Args:
         image: (B, 3, H, W) in [0, 1]; room for two blocks at least.
@@ -170,7 +170,7 @@ def _score(features: Tensor, model: PristineModel) -> Tensor:
 
 
 def _mean_and_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the rows: the mean of each column's numbers, and the covariance of the rows that are all numbers."""
+    """Mean of each column without NaN, and covariance of the rows without any NaN."""
     return features.nanmean(dim=0), torch.cov(features[features.isfinite().all(dim=1)].T)
 
 
@@ -210,7 +210,7 @@ def _normalise(luma: Tensor) -> tuple[Tensor, Tensor]:
     mean = smooth(luma)
     deviation = (smooth(luma.square()) - mean.square()).abs().sqrt()
     difference = luma - mean
-    # Of a flat area nothing is below or above the mean; counting signs of rounding errors would make NIQE a lottery.
+    # In a flat area these are rounding errors, whose signs would make NIQE random.
     difference[difference.abs() < _FLAT] = 0
     return difference / (deviation + 1), deviation
 
@@ -251,7 +251,7 @@ def _fit(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 class _Table(NamedTuple):
-    """Of generalised Gaussians, by the candidates for their shape."""
+    """Constants of generalised Gaussians for each candidate shape."""
 
     shape: Tensor
     between: Tensor

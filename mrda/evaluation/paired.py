@@ -1,4 +1,4 @@
-"""Real-world protocol: LR photographs that were taken, not made, each with an HR photograph of the same scene."""
+"""Real-world protocol: LR and HR photographs of the same scene, both taken by a camera."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RealRecord(NamedTuple):
     psnr_y: float
     ssim_y: float
     lpips: float
-    """Of RGB in 8 bits, the whole image."""
+    """LPIPS of the whole image, in 8-bit RGB."""
 
 
 class Pair(NamedTuple):
@@ -48,8 +48,8 @@ class Pair(NamedTuple):
 def find_pairs(folder: str | Path, scale: int) -> list[Pair]:
     """List the pairs of a data set.
 
-    Files of the same name (without suffix) belong together; so do, among the others, those whose names are the same
-    after `_LR`, `_LR4`, `_x4`, `x4`, `_LRx4` (with the scale for 4) are taken off LR's and `_HR` off HR's.
+    Files of the same name (without suffix) are a pair. The others are paired by their names without `_LR`, `_LR4`,
+    `_x4`, `x4` or `_LRx4` (with the scale for 4) at the end of LR's and `_HR` at the end of HR's.
 
     Args:
         folder: holds the folders LR and HR, in upper or lower case.
@@ -87,7 +87,7 @@ def read_pair(pair: Pair, scale: int, border: str = "clamp") -> Sample:
         border: of the enlargement of LR, see `mrda.degradations.bicubic`.
 
     Returns:
-        LR, its enlargement (from 8 bits: there is nothing finer) and HR; no kernel and no noise level is known.
+        LR, its enlargement (from 8 bits, because the file has no more) and HR; no kernel and no noise level is known.
 
     Raises:
         ImageError: a photo can't be read.
@@ -118,7 +118,7 @@ def evaluate_pairs(
     For PSNR and SSIM 4 pixels are left out along each border, for LPIPS none.
 
     Args:
-        methods: what upscales, by name; there may be none. None of them is told a blur kernel.
+        methods: what upscales, by name; there may be none. No method gets a blur kernel, because none is known.
         pairs: from `find_pairs`.
         scale: the factor between LR and HR.
         border: of bicubic upscaling, see `mrda.degradations.bicubic`.
@@ -155,7 +155,7 @@ def _measure(methods: Mapping[str, Method], pair: Pair, sample: Sample, variant:
 
 
 def _photos(folder: str | Path, kind: str) -> list[Path]:
-    """The images of the folder LR or HR; two that differ in their suffix alone are refused."""
+    """List the images of the folder LR or HR, and refuse two that differ in their suffix alone."""
     inside = [Path(entry) for entry in os.scandir(folder) if entry.is_dir() and entry.name.upper() == kind]
     if len(inside) != 1:
         many = "only one of" if inside else "the folder"

@@ -101,7 +101,7 @@ class Paper(_Row):
 
 
 class PaperRow(NamedTuple):
-    """What the paper has to say on a data set under a protocol."""
+    """A row of the paper's tables for a data set under a protocol."""
 
     method: str
     psnr_y: float
@@ -132,7 +132,7 @@ SETS = {
     "ntire2020t1": "NTIRE2020-T1",
     "ntire2020track1": "NTIRE2020-T1",
 }
-"""The paper's data sets by names that folders have, letters and digits only, in lower case."""
+"""Names of the paper's data sets by folder name, in lower case with letters and digits only."""
 
 
 def paper_rows(folder: str, protocol: str, scale: int) -> list[PaperRow]:
@@ -140,12 +140,12 @@ def paper_rows(folder: str, protocol: str, scale: int) -> list[PaperRow]:
 
     Args:
         folder: the data set's name, in upper or lower case: Set5, Set14, B100 (also BSD100, BSDS100), Urban100,
-            Manga109, RealSRSet, NTIRE2020-T1. It is all that a set is told by.
+            Manga109, RealSRSet, NTIRE2020-T1. The set is recognised by this name alone.
         protocol: as in `mrda.evaluation.protocols.PROTOCOLS`, or "real".
         scale: the factor between LR and HR.
 
     Returns:
-        Rows in the order of the table; none where the paper has no number.
+        Rows in the order of the table; empty if the paper has no number.
     """
     name = SETS.get("".join(filter(str.isalnum, folder)).lower())
     if name is None or scale != 4:

@@ -17,12 +17,12 @@ from mrda.evaluation.samples import Method, Sample
 from mrda.networks.reading import UNREADABLE, reason
 from mrda.upscale.upscaler import is_out_of_memory
 
-# What Spandrel and the readers under it raise on files that are damaged or no checkpoints, besides its own error.
+# Exceptions that Spandrel and its readers raise for damaged files, besides Spandrel's own.
 _UNREADABLE = (*UNREADABLE, AssertionError)
 
 
 class Peer(NamedTuple):
-    """A network of somebody else."""
+    """A network from another project."""
 
     name: str
     """The file's name without its suffix."""
@@ -69,7 +69,7 @@ def load_peers(
     Args:
         paths: weights files.
         scale: the factor that all must upscale by; None takes the first one's.
-        taken: names that are not free.
+        taken: names that are already used in the table.
         device: where to compute.
 
     Raises:
@@ -90,7 +90,7 @@ def load_peers(
 
 def _method(name: str, network: Any) -> Method:
     def upscale(sample: Sample) -> Tensor:
-        # A copy: what a stranger does to its input must not change the next method's.
+        # A copy, because a network that changes its input in place must not affect the next method.
         lr = sample.lr.to(network.device, network.dtype, copy=True)
         try:
             return network(lr)

@@ -1,4 +1,4 @@
-"""Test protocols: photographs degraded in agreed ways, upscaled and measured against the originals."""
+"""Test protocols: fixed degradations of photographs, and scores of upscaled results against the originals."""
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -69,7 +69,7 @@ def conditions(protocol: str, scale: int, *, noise_levels: Collection[float] | N
             nine anisotropic blurs of Table III at three noise levels; `dasr9`, those of DASR at its own; or `bicubic`,
             downsampling alone.
         scale: 2, 3 or 4. The nine kernels are those of x4 at any scale.
-        noise_levels: of those of `mrda9` and `dasr9`, the ones to keep; None keeps all.
+        noise_levels: the noise levels of `mrda9` or `dasr9` to keep; None keeps all.
 
     Raises:
         TypeError: the scale is not an int.
@@ -111,7 +111,7 @@ def measure(
     """Measure methods on one sample.
 
     Args:
-        methods: what upscales, by name.
+        methods: the methods by name.
         sample: the degraded photograph and its original.
         source: the photograph's file, for messages.
         image: the photograph's name.
@@ -156,7 +156,7 @@ def evaluate(
     out along each border.
 
     Args:
-        methods: what upscales, by name; there may be none.
+        methods: the methods by name; may be empty.
         images: the HR photographs.
         protocol: the name of a protocol, or conditions of one's own.
         scale: the factor between LR and HR.

@@ -1,4 +1,4 @@
-"""One degraded photograph, and what upscales it."""
+"""A degraded photograph, and the type of a method that upscales it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Condition(NamedTuple):
     noise_level: float = 0.0
     """Standard deviation of the noise, in units of 1/255."""
     degradation: Callable[[Tensor, torch.Generator], Degraded] | None = None
-    """What degrades in their place, at random: HR (1, 3, H, W), kept whole, and a generator -> LR."""
+    """A random degradation in place of blur and noise: a function of HR (1, 3, H, W) and a generator."""
 
 
 class Sample(NamedTuple):
@@ -56,8 +56,8 @@ def make_sample(
 ) -> Sample:
     """Degrade a photograph.
 
-    What is random is a function of `seed`, `image` and the condition's name alone, so that it is the same whatever else
-    is measured beside it.
+    Random numbers depend on `seed`, `image` and the condition's name alone, so that a sample does not change with the
+    other measurements of a run.
 
     Args:
         hr: (1, 3, H, W) in [0, 1], H and W multiples of `scale`.

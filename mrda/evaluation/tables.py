@@ -12,11 +12,11 @@ from mrda.evaluation.paired import RealRecord
 from mrda.evaluation.protocols import Record
 
 AnyRecord = Record | RealRecord
-"""What is measured against HR."""
+"""A record of either protocol that compares with HR."""
 
 
 class Scores(TypedDict):
-    """Means over images: PSNR-Y in dB and SSIM-Y, and LPIPS where all were measured by it."""
+    """Means over images: PSNR-Y in dB and SSIM-Y, and LPIPS if every record has it."""
 
     psnr_y: float
     ssim_y: float

@@ -23,11 +23,11 @@ def markdown(
 
     Args:
         datasets: data set's name -> method -> summary.
-        protocol: of the measurements; None leaves the paper out. `mrda9` and `dasr9` get a row per noise level, and a
-            second table with the PSNR of each kernel.
+        protocol: of the measurements; None leaves the paper's rows out. `mrda9` and `dasr9` get a row per noise level,
+            and a second table with the PSNR of each kernel.
         scale: the factor between LR and HR.
         photos: data set's name -> photos measured, and how many it has; where they differ, a line says so.
-        width: characters in a line of the terminal; where the kernels' table does not fit in, a line stands for it.
+        width: characters in a line of the terminal; a wider table of kernels is left out.
 
     Returns:
         One table or two, then remarks. The paper's rows follow those measured, their methods marked "(paper)".

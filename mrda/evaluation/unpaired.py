@@ -35,7 +35,7 @@ def read_unpaired(source: Source, scale: int, border: str = "clamp") -> Sample:
     Args:
         source: the file.
         scale: of its enlargement.
-        border: likewise, see `mrda.degradations.bicubic`.
+        border: border rule of the enlargement, see `mrda.degradations.bicubic`.
 
     Returns:
         LR in 8 bits and its enlargement; `hr` is (1, 3, 0, 0), and no kernel and no noise level is known.
@@ -62,7 +62,7 @@ def evaluate_unpaired(
     is measured. NIQE leaves no border out.
 
     Args:
-        methods: what upscales LR and is told nothing else, by name; there may be none.
+        methods: blind methods by name; may be empty.
         photos: LR, with names that differ.
         output: a folder.
         scale: the factor of all methods.
@@ -93,7 +93,7 @@ def evaluate_unpaired(
 
 
 def picture_path(output: Path, method: str, name: str) -> Path:
-    """Where a method's SR of a photograph goes."""
+    """Path of a method's SR of a photograph."""
     return output / method / f"{name}.png"
 
 

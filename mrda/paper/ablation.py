@@ -1,4 +1,4 @@
-"""The ablation study of Tables V and VI at a budget of one's own, and whether its orderings hold there."""
+"""The ablation study of Tables V and VI at a budget of your choice, and a check of the paper's orderings."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Row:
         name: of its configuration, without ``ablation/``.
         steps: optimizer steps in which its RDAN moved, over all stages.
         psnr_y: mean over photos and conditions, in dB.
-        psnr_y_paper: what the paper prints for its own training and photos, or the mean of that.
+        psnr_y_paper: the paper's number for its own training and photos (Table VI: the mean of its numbers).
         by_condition: means over photos.
     """
 
@@ -55,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Ordering:
-    """Something that the paper's numbers say, and whether it holds here."""
+    """An ordering in the paper's numbers, and `held`: whether it holds in this study."""
 
     statement: str
     held: bool
@@ -65,16 +65,16 @@ class Ordering:
 
 @dataclass(frozen=True)
 class Report:
-    """What a study found.
+    """Results of a study.
 
     Args:
-        config: the configuration that the rows extend, with what it was changed by.
+        config: the configuration that the rows extend, and the changes to it.
         budget: steps per stage.
         data: names of the photos.
         rows: of Table V, then those of Table VI.
         curves: PSNR-Y of the bicubic-trained and the meta-learned MLN after 0, 1, ... steps of adaptation.
-        silhouettes: of raw IDRs by sigma; None with less than two photos.
-        orderings: the proxies of METHOD, section 6.
+        silhouettes: of raw IDRs by sigma; empty with less than two photos.
+        orderings: the paper's orderings, checked here.
     """
 
     config: str
@@ -99,19 +99,20 @@ def ablate(
 ) -> Report:
     """Train every row of Tables V and VI and measure it; writes ``ablation.json`` and ``ablation.md`` into ``run_dir``.
 
-    The rows share what is the same for them, as a rule the MLN, for S1 to S3 the teacher T2, and T2 and the fixed
-    upscaler. Every stage takes ``budget`` steps, but S6, which has no teacher to start from, takes as many as S3's RDAN
-    has moved in: the paper prints T1's number for it. Stopped, it goes on where it was.
+    Rows share the stages that are equal for them: as a rule the MLN; S1 to S3 share the teacher T2, which is also the
+    row "fixed upscaler". Every stage takes ``budget`` steps, except for S6, which has no teacher to start from and
+    takes as many steps as the RDAN of S3 in total (the paper prints T1's number for it). An interrupted study
+    resumes.
 
     Args:
         base: name or path of the configuration that the rows change; sizes and photos for training are its.
         budget: optimizer steps of every stage.
         run_dir: folder of the study; made if missing.
         data: photos to measure on, never trained on.
-        overrides: of the base, as for `mrda.config.load.load_config`; what makes a row holds against them.
+        overrides: of the base, as for `mrda.config.load.load_config`; a row's own options take precedence.
         preset: below the base, as for `mrda.config.load.load_config`.
         progress: show progress on the terminal.
-        announce: is told what is done next.
+        announce: called with the name of the next step.
 
     Raises:
         RunRefusedError: (a ValueError) before any work, what `load_config` and `train` refuse, rows that would be the
@@ -148,7 +149,7 @@ def ablate(
 def orderings(
     rows: Mapping[str, Row], curves: Mapping[str, Sequence[float]], silhouettes: Mapping[str, float]
 ) -> list[Ordering]:
-    """The orderings that the paper's numbers have, and whether these have them."""
+    """Check the orderings of the paper's numbers."""
 
     def above(left: str, right: str) -> Ordering:
         one, other = rows[left].psnr_y, rows[right].psnr_y
@@ -172,7 +173,7 @@ def orderings(
 
 
 def printed(row: str) -> list[float]:
-    """What the paper prints for a row, in dB: one number of Table V, or one for each sigma of Table VI."""
+    """Numbers that the paper prints for a row, in dB: one from Table V, or one for each sigma from Table VI."""
     if row in TABLE_6:
         (found,) = (line for line in paper().table_vi if line.fixed_upscaler == TABLE_6[row])
         return [found.psnr_y[sigma] for sigma in TABLE_6_SIGMAS]
@@ -208,7 +209,7 @@ def markdown(report: Report) -> str:
 
 
 def _check(oracle: TrainConfig, photos: Sequence[Source]) -> None:
-    """Raise ValueError for what would stop the measuring, hours later."""
+    """Raise ValueError before any training for what would stop the measurement hours later."""
     size, scale = oracle.degradation.kernel_size, oracle.scale
     if size != KERNEL_SIZE:
         raise ValueError(
@@ -224,18 +225,18 @@ def _check(oracle: TrainConfig, photos: Sequence[Source]) -> None:
             raise ValueError(f"{photo} is {width} x {height} px, but must be at least {smallest} px high and wide")
         for source in oracle.data.sources:
             if _is_of(photo, source):
-                raise ValueError(f"{photo} is trained on, and can't be measured on too")
+                raise ValueError(f"{photo} is a training photo, so it can't be measured on")
 
 
 def _is_of(photo: Source, source: str) -> bool:
-    """Whether a photo is, or lies in, what a configuration trains on."""
+    """True if a training source is this photo or contains it."""
     if str(photo).startswith(SKIMAGE_PREFIX) or source.startswith(SKIMAGE_PREFIX):
         return str(photo) == source
     return Path(photo).resolve().is_relative_to(Path(source).resolve())
 
 
 def _train_rows(study: Study, tell: Callable[[str], None]) -> dict[str, Path]:
-    """The weights of every row."""
+    """Train every row, and return its weights."""
     tell("MLN: bicubic pretraining and meta-learning")
     study.weights(FIRST, "meta")
     weights: dict[str, Path] = {}
@@ -246,7 +247,7 @@ def _train_rows(study: Study, tell: Callable[[str], None]) -> dict[str, Path]:
 
 
 def _measure(study: Study, trained: Mapping[str, Path], photos: Sequence[Source]) -> list[Row]:
-    """All rows, those of a table in one go: they see the same samples."""
+    """Measure all rows; those of one table together, so that they see the same samples."""
     config = study.configs["s3"]
     tables: dict[tuple[str, ...], Sequence[Condition]] = {
         TABLE_5: conditions("gaussian8", config.scale),
@@ -320,7 +321,7 @@ def _curve(study: Study, stage: StageName, photos: Sequence[Source]) -> list[flo
 
 
 def _given(sr: Tensor) -> Method:
-    """What has been restored already, to be measured as any method is."""
+    """A method that returns a finished result."""
     return lambda _: sr
 
 
@@ -331,7 +332,7 @@ def _load_mln(path: Path) -> MLN:
 
 
 def _silhouette(scale: int, weights: Path, photos: Sequence[Source]) -> float:
-    """How well raw IDRs of the photos tell blurs apart: scikit-learn's silhouette score, -1 to 1."""
+    """Silhouette score (scikit-learn, -1 to 1) of the photos' raw IDRs, grouped by blur."""
     from sklearn.metrics import silhouette_score
 
     represent = load_representation(weights).represent

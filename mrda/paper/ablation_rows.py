@@ -1,4 +1,4 @@
-"""The rows of Tables V and VI at a base and a budget of one's own: their configurations and their training."""
+"""The rows of Tables V and VI for a given base configuration and budget: their configurations and training."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from mrda.training.state import recipe_of
 
 TABLE_5 = ("t1", "t2", "t3", "s1", "s2", "s3", "s4", "s5", "s6")
 TABLE_6 = {"free_upscaler": False, "fixed_upscaler": True}
-"""Whether the upscaler is fixed in a row of Table VI."""
+"""Rows of Table VI, True with a fixed upscaler."""
 ROWS = (*TABLE_5, *TABLE_6)
 STUDENTS = ("s1", "s2", "s3", "s4", "s5")
 """The rows that end with the student stage; S6 is called a student, but has no teacher."""
 FIRST = "t2"
 """The row whose MLN is in the folder `mln`."""
 EXTENDED = "classic-iso-x4"
-"""What the rows extend, and what another configuration may stand for."""
+"""The configuration that the rows extend, which the study replaces by its base."""
 
 
 class Study:
-    """The rows' configurations, and their training in one folder, each run taken up where it was left.
+    """The rows' configurations, and their training in one folder; interrupted runs resume.
 
-    A stage that is the same for two rows, by all that its weights depend on, is trained once. A row's own settings hold
-    against `overrides`, these against `base`, and this against `preset`.
+    A stage whose weights depend on the same options in two rows is trained once. A row's own settings take precedence
+    over `overrides`, these over `base`, and this over `preset`.
 
     Args:
         base: name or path of the configuration that the rows change.
@@ -40,8 +40,8 @@ class Study:
         progress: show progress on the terminal.
 
     Raises:
-        ValueError: a row's configuration or network is refused, two rows would be the same, or a stage would start from
-            given weights.
+        ValueError: a row's configuration or network is refused, two rows would be the same, or a stage is
+            configured to start from existing weights.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Study:
         self.configs["s6"] = _row_config("s6", self.steps("s6"), base, overrides, preset)
         for row, config in self.configs.items():
             config.check_stages(config.train.stages)
-            plan_stage(config, _last_stage(row), done=0, micro_batches=1)  # builds what it is asked about, or refuses
+            plan_stage(config, _last_stage(row), done=0, micro_batches=1)  # builds the networks, or refuses
         for one, other in combinations(STUDENTS, 2):
             if self.configs[one] == self.configs[other]:
                 raise ValueError(
@@ -65,13 +65,13 @@ class Study:
         self._trained: dict[str, Path] = {}
 
     def steps(self, row: str) -> int:
-        """Steps in which a row's RDAN moves."""
+        """Optimizer steps of a row's RDAN."""
         if row in (*STUDENTS, "s6"):
             return 2 * self.budget - self.configs["s3" if row == "s6" else row].student.encoder_steps
         return self.budget
 
     def weights(self, row: str, stage: StageName) -> Path:
-        """The weights of a row's stage; it is trained, and first what it starts from, unless an equal one has been."""
+        """Train a row's stage, and those it starts from, unless equal ones exist already; return its weights."""
         config = self.configs[row]
         inputs = {name: self.weights(row, maker) for name, maker in STAGES[stage].inputs(config).items()}
         recipe = json.dumps(recipe_of(STAGES[stage], config, inputs))
@@ -84,7 +84,7 @@ class Study:
         return self._trained[recipe]
 
     def final(self, row: str) -> Path:
-        """The weights that are measured for a row."""
+        """Weights that are measured for a row."""
         return self.weights(row, _last_stage(row))
 
 

@@ -6,7 +6,7 @@ from commands import one_sentence, run
     ("arguments", "word"),
     [
         (("--data", "nowhere"), "nowhere"),
-        (("--data", "skimage:astronaut"), "skimage:astronaut is trained on"),
+        (("--data", "skimage:astronaut"), "skimage:astronaut is a training photo"),
         (("--config", "nothing"), "nothing"),
         (("--set", "student.step=3"), "student.steps"),
         (("--preset", "published"), "recommended, paper, official"),

@@ -115,7 +115,7 @@ def test_a_photo_that_is_damaged_is_refused_before_the_training(photo: Callable[
 def test_a_photo_that_is_trained_on_is_refused(source: str, photo: Callable[..., Path], tmp_path: Path) -> None:
     measured = [photo("b.png"), photo("training/a.png")]
     message = refusal(tmp_path / "run", measured, f"data.sources=['{tmp_path / source}']")
-    assert message == f"{measured[1]} is trained on, and can't be measured on too"
+    assert message == f"{measured[1]} is a training photo, so it can't be measured on"
 
 
 def test_an_oracle_that_could_not_be_told_the_test_blurs_is_refused(photo: Callable[..., Path], tmp_path: Path) -> None:

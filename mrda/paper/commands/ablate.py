@@ -27,11 +27,13 @@ def ablate(
         list[str] | None,
         typer.Option("--set", help="Change one option of that configuration; may be repeated.", metavar="KEY=VALUE"),
     ] = None,
-    run_dir: Annotated[Path, typer.Option("--run-dir", help="Where the study lives.")] = Path("runs/ablation"),
+    run_dir: Annotated[Path, typer.Option("--run-dir", help="Folder of the study.", metavar="DIR")] = Path(
+        "runs/ablation"
+    ),
 ) -> None:
-    """Train every row of Tables V and VI at a small budget, and say which of the paper's orderings hold.
+    """Train every row of Tables V and VI at a small budget, and check the paper's orderings.
 
-    Stopped, the same command goes on where it was. The report is RUN_DIR/ablation.md and .json.
+    An interrupted study resumes with the same command. The report is RUN_DIR/ablation.md and .json.
     """
     from mrda.paper.ablation import ablate as study
     from mrda.paper.ablation import markdown

@@ -1,4 +1,4 @@
-"""`mrda figures`: the paper's figures, a command each, registered by the modules figures_*; and what those share."""
+"""`mrda figures`: the paper's figures, shared parts of the modules figures_*, which hold a command each."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,13 +25,16 @@ figures = typer.Typer(
 app.add_typer(figures, name="figures")
 
 Output = Annotated[
-    Path, typer.Option("-o", "--output", help="The picture, a .png; its data go beside it, as a .csv.", metavar="PNG")
+    Path,
+    typer.Option(
+        "-o", "--output", help="The picture, a .png; its data are written beside it as a .csv.", metavar="PNG"
+    ),
 ]
 MaxSize = Annotated[
     int,
     typer.Option(
         "--max-size",
-        help="Largest width and height in HR pixels; of larger photos the centre is used, which saves memory.",
+        help="Largest width and height in HR pixels; larger photos are cropped to their centre, which saves memory.",
         metavar="PIXELS",
     ),
 ]
@@ -58,7 +61,7 @@ class SeveralValues(TyperCommand):
 
 @contextmanager
 def working(bar: Progress, remarks: Iterable[str]) -> Iterator[None]:
-    """Say the remarks; while the work goes on then, what stops it is said in one sentence, with exit code 1."""
+    """Print the remarks, then turn an error of the work into one sentence and exit code 1."""
     from mrda.upscale.upscaler import is_out_of_memory
 
     for remark in remarks:
@@ -80,7 +83,7 @@ def working(bar: Progress, remarks: Iterable[str]) -> Iterator[None]:
 
 
 def check_picture(output: Path) -> None:
-    """Refuse a picture that could not be drawn or written when its data are there."""
+    """Refuse a picture that can't be drawn or written, before its data are computed."""
     if output.suffix.lower() != ".png":
         refuse(f"-o must be a .png file, not {output}")
     from mrda.paper.figures.canvas import csv_beside, require_matplotlib
@@ -94,7 +97,7 @@ def check_picture(output: Path) -> None:
 
 
 def check_photos(sources: "Sequence[Source]", smallest: int, max_size: int, grid: int = 1) -> list[str]:
-    """Refuse photos that can't be used; a sentence about each that is used in part. `grid`: HR pixels per pixel."""
+    """Refuse unusable photos; return a sentence for each that is used in part. `grid`: HR pixels per pixel."""
     from mrda.paper.figures.photos import check_photos
 
     if max_size < grid * smallest:
@@ -106,14 +109,14 @@ def check_photos(sources: "Sequence[Source]", smallest: int, max_size: int, grid
 
 
 def say_written(output: Path) -> None:
-    """Tell on stderr which files there are now."""
+    """Name the written files on stderr."""
     from mrda.paper.figures.canvas import csv_beside
 
     typer.echo(f"{output} and {csv_beside(output).name} are written", err=True)
 
 
 def one_scale(scales: Iterable[int]) -> int | None:
-    """The scale of all networks; None of none.
+    """The common scale of the networks; None without networks.
 
     Raises:
         ValueError: they differ.

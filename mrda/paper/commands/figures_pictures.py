@@ -8,19 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrda.cli.common import NO_WEIGHTS, Weights, check_folder, progress, refuse, refusing
-from mrda.paper.commands.figures import (
-    MaxSize,
-    Output,
-    SeveralValues,
-    check_photos,
-    check_picture,
-    figures,
-    named_paths,
-    one_scale,
-    parse_numbers,
-    say_written,
-    working,
-)
+from mrda.paper.commands import figures as shared
 
 if TYPE_CHECKING:
     from mrda.evaluation.samples import Condition
@@ -28,18 +16,18 @@ if TYPE_CHECKING:
 Photos = Annotated[list[str], typer.Argument(help="Photos, or folders of photos.", metavar="PHOTO")]
 
 
-@figures.command(
-    cls=SeveralValues,
+@shared.figures.command(
+    cls=shared.SeveralValues,
     epilog="Example: mrda figures adaptation --mln meta=runs/a/meta/weights.safetensors --data Set5 -o adaptation.png",
-    short_help="The MLN while it is adapted, and what the number of steps is worth (Fig. 9).",
+    short_help="PSNR of the MLN during its adaptation, and by the number of steps (Fig. 9).",
 )
 def adaptation(
     data: Annotated[Path, typer.Option("--data", help="A folder of HR photos; it names the figure.", metavar="DIR")],
-    output: Output,
+    output: shared.Output,
     mln: Annotated[
         list[str] | None, typer.Option("--mln", help="Panel a: an MLN, or several.", metavar="NAME=PATH...")
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", help="Panel a: how far the MLNs are adapted.")] = 10,
+    steps: Annotated[int, typer.Option("--steps", help="Panel a: number of adaptation steps.")] = 10,
     sweep: Annotated[
         list[str] | None,
         typer.Option("--sweep", help="Panel b: teachers by the steps of their training.", metavar="N=PATH..."),
@@ -58,11 +46,11 @@ def adaptation(
         str | None,
         typer.Option(
             "--inner-lr",
-            help="Learning rates of the steps, the last one for all further; else those noted in the weights.",
+            help="Learning rates of the steps, the last one for all further steps (default: those in the weights).",
             metavar="RATE,...",
         ),
     ] = None,
-    max_size: MaxSize = 1024,
+    max_size: shared.MaxSize = 1024,
 ) -> None:
     """Draw PSNR-Y against the step of adaptation, and against the steps used in training."""
     if not (mln or sweep or students):
@@ -71,7 +59,7 @@ def adaptation(
         refuse("--sweep and --sweep-mln go together: teachers read the features of an MLN")
     if steps < 0:
         refuse(f"--steps is {steps}, but must be at least 0")
-    check_picture(output)
+    shared.check_picture(output)
     from mrda.evaluation.protocols import conditions
     from mrda.paper.figures.adaptation import BASELINE, adaptation_scores, load_curves, load_sweep, save_adaptation
     from mrda.paper.figures.photos import smallest_side
@@ -83,50 +71,53 @@ def adaptation(
         sources = find_images([data])
         rates = None if inner_lr is None else _rates(inner_lr)
         device = default_device()
-        named = named_paths("--mln", mln)
+        named = shared.named_paths("--mln", mln)
         if BASELINE in named:
             raise ValueError(f"--mln {BASELINE!r} is the name of the dashed line, but must be another")
         curves = load_curves(named, steps=steps, inner_lr=rates, device=device)
         swept = load_sweep(
             _numbered("--sweep", sweep), _numbered("--students", students), sweep_mln, inner_lr=rates, device=device
         )
-        scale = one_scale([*(curve.network.scale for curve in curves.values()), *(p.scale for p in swept.values())])
+        scale = shared.one_scale(
+            [*(curve.network.scale for curve in curves.values()), *(p.scale for p in swept.values())]
+        )
         assert scale is not None  # there is something to draw
         degradations = conditions(protocol, scale)
-        remarks = check_photos(sources, smallest_side(degradations, scale), max_size)
+        remarks = shared.check_photos(sources, smallest_side(degradations, scale), max_size)
 
     total = len(sources) * len(degradations) * (1 + len(curves) * (steps + 1) + len(swept))
     scores = []
-    with progress("adapting", total) as bar, working(bar, remarks):
+    with progress("adapting", total) as bar, shared.working(bar, remarks):
         for score in adaptation_scores(curves, swept, sources, degradations, scale, largest=max_size):
             scores.append(score)
             bar.advance(bar.task_ids[0])
         centres = f", centres of at most {max_size} pixels" if remarks else ""
         title = f"{data.resolve().name} ({len(sources)} photos), {protocol}, x{scale}{centres}"
         save_adaptation(scores, output, title=title)
-    say_written(output)
+    shared.say_written(output)
 
 
-@figures.command(
+@shared.figures.command(
     epilog="Example: mrda figures modulation -w weights.safetensors photo.png --sigma 1.6 -o modulation.png",
-    short_help="Where the degradation acts: the modulation map (Fig. 10).",
+    short_help="The modulation map (Fig. 10).",
 )
 def modulation(
     photos: Photos,
-    output: Output,
+    output: shared.Output,
     weights: Weights = None,
     sigma: Annotated[
         float | None,
         typer.Option(
-            "--sigma", help="Take the photos as HR, blur them by so many pixels and shrink them; else they are LR."
+            "--sigma",
+            help="Take the photos as HR, blur them by this many pixels and shrink them (default: the photos are LR).",
         ),
     ] = None,
-    max_size: MaxSize = 1024,
+    max_size: shared.MaxSize = 1024,
 ) -> None:
-    """Draw LR, SR and the mean of all masks; the CSV says how far the map goes along with texture."""
+    """Draw LR, SR and the mean of all masks; the CSV has the map's correlation with texture."""
     if weights is None:
         refuse(NO_WEIGHTS)
-    check_picture(output)
+    shared.check_picture(output)
     from mrda.evaluation.protocols import isotropic_conditions
     from mrda.evaluation.samples import make_sample
     from mrda.paper.figures.modulation import check_has_masks, modulate, save_modulation
@@ -142,10 +133,10 @@ def modulation(
         degraded = [] if sigma is None else isotropic_conditions([sigma])
         smallest = smallest_side(degraded, scale) if degraded else 1
         multiple, grid = (scale, 1) if degraded else (1, scale)
-        remarks = check_photos(sources, smallest, max_size, grid)
+        remarks = shared.check_photos(sources, smallest, max_size, grid)
 
     rows = []
-    with progress("upscaling", len(sources)) as bar, working(bar, remarks):
+    with progress("upscaling", len(sources)) as bar, shared.working(bar, remarks):
         for source in sources:
             photo = read_centre(source, multiple=multiple, largest=max_size // grid)
             lr, hr = photo.image, None
@@ -154,16 +145,16 @@ def modulation(
             rows.append(modulate(network, lr, name=photo.name, hr=hr, sigma=sigma, cropped=photo.cropped))
             bar.advance(bar.task_ids[0])
         save_modulation(rows, output)
-    say_written(output)
+    shared.say_written(output)
 
 
-@figures.command(
+@shared.figures.command(
     epilog="Example: mrda figures compare -w weights.safetensors photo.png --sigma 2.4 -o compare.png",
-    short_help="A detail as several methods restore it (Figs 3-6).",
+    short_help="A detail restored by several methods (Figs 3-6).",
 )
 def compare(
     photos: Photos,
-    output: Output,
+    output: shared.Output,
     weights: Weights = None,
     peers: Annotated[
         list[Path] | None,
@@ -180,21 +171,21 @@ def compare(
             metavar="L1,L2,THETA",
         ),
     ] = None,
-    noise: Annotated[float, typer.Option("--noise", help="Standard deviation of the noise, of 255.")] = 0.0,
+    noise: Annotated[float, typer.Option("--noise", help="Standard deviation of the noise, from 0 to 255.")] = 0.0,
     crop: Annotated[
         str | None,
         typer.Option(
-            "--crop", help="The detail, in pixels of the photos; else that of the most structure.", metavar="X,Y,SIZE"
+            "--crop", help="The detail, in pixels of the photos (default: the most structured one).", metavar="X,Y,SIZE"
         ),
     ] = None,
-    max_size: MaxSize = 1024,
+    max_size: shared.MaxSize = 1024,
 ) -> None:
     """Degrade HR photos and draw a detail by bicubic interpolation, by peers, by MRDA_S, and of HR."""
     if weights is None:
         refuse(NO_WEIGHTS)
     if sigma is not None and kernel is not None:
         refuse("--sigma and --kernel are two blurs, but there can only be one")
-    check_picture(output)
+    shared.check_picture(output)
     from mrda.evaluation.methods import blind_method
     from mrda.paper.figures.details import BICUBIC, OURS, compare_methods, save_details
     from mrda.paper.figures.photos import read_centre, smallest_side
@@ -207,7 +198,7 @@ def compare(
         square = None if crop is None else _square(crop)
         upscaler = Upscaler.from_pretrained(weights)
         scale = upscaler.scale
-        remarks = check_photos(sources, smallest_side([condition], scale), max_size)
+        remarks = shared.check_photos(sources, smallest_side([condition], scale), max_size)
         methods = {}
         if peers:
             from mrda.evaluation.peers import load_peers
@@ -217,19 +208,19 @@ def compare(
         methods[OURS] = blind_method(upscaler)
 
     details = []
-    with progress("comparing", len(sources)) as bar, working(bar, remarks):
+    with progress("comparing", len(sources)) as bar, shared.working(bar, remarks):
         for source in sources:
             photo = read_centre(source, multiple=scale, largest=max_size)
             details.append(compare_methods(methods, photo, condition, scale, crop=square))
             bar.advance(bar.task_ids[0])
         save_details(details, output)
-    say_written(output)
+    shared.say_written(output)
 
 
 def _numbered(option: str, values: Sequence[str] | None) -> dict[int, Path]:
     """N=PATH by number."""
     numbered: dict[int, Path] = {}
-    for name, path in named_paths(option, values).items():
+    for name, path in shared.named_paths(option, values).items():
         if not (name.isascii() and name.isdigit()):
             raise ValueError(f"{option} is {name}={path}, but must be a number of steps and a file, N=PATH")
         if int(name) in numbered:
@@ -240,7 +231,7 @@ def _numbered(option: str, values: Sequence[str] | None) -> dict[int, Path]:
 
 def _rates(value: str) -> list[float]:
     what = "positive numbers with commas between"
-    rates = parse_numbers("--inner-lr", value, what)
+    rates = shared.parse_numbers("--inner-lr", value, what)
     if min(rates) <= 0:
         raise ValueError(f"--inner-lr is {value!r}, but must be {what}")
     return rates
@@ -248,7 +239,7 @@ def _rates(value: str) -> list[float]:
 
 def _square(value: str) -> tuple[int, int, int]:
     what = "three whole numbers X,Y,SIZE, SIZE at least 1"
-    numbers = parse_numbers("--crop", value, what)
+    numbers = shared.parse_numbers("--crop", value, what)
     if len(numbers) != 3 or any(number != int(number) or number < 0 for number in numbers) or numbers[2] < 1:
         raise ValueError(f"--crop is {value!r}, but must be {what}")
     x, y, size = map(int, numbers)
@@ -266,7 +257,7 @@ def _condition(sigma: float | None, kernel: str | None, noise: float) -> "Condit
     if kernel is None:
         return Condition(BICUBIC, None, noise)
     what = "three numbers L1,L2,THETA, the widths at least 0"
-    numbers = parse_numbers("--kernel", kernel, what)
+    numbers = shared.parse_numbers("--kernel", kernel, what)
     if len(numbers) != 3 or min(numbers[:2]) < 0:
         raise ValueError(f"--kernel is {kernel!r}, but must be {what}")
     l1, l2, theta = numbers

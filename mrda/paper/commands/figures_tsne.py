@@ -7,19 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrda.cli.common import check_folder, progress, refuse, refusing
-from mrda.paper.commands.figures import (
-    MaxSize,
-    Output,
-    SeveralValues,
-    check_photos,
-    check_picture,
-    figures,
-    named_paths,
-    one_scale,
-    parse_numbers,
-    say_written,
-    working,
-)
+from mrda.paper.commands import figures as shared
 
 if TYPE_CHECKING:
     from mrda.evaluation.samples import Condition
@@ -27,23 +15,25 @@ if TYPE_CHECKING:
 
 Networks = Annotated[
     list[str] | None,
-    typer.Option("--weights", help="A student or a teacher, or several, a panel each.", metavar="NAME=PATH..."),
+    typer.Option("--weights", help="A student or a teacher; several make a panel each.", metavar="NAME=PATH..."),
 ]
 Mln = Annotated[Path | None, typer.Option("--mln", help="The MLN that is adapted for teachers.", metavar="PATH")]
-Dasr = Annotated[Path | None, typer.Option("--dasr", help="DASR's checkpoint: a panel of its encoder.", metavar="PATH")]
+Dasr = Annotated[
+    Path | None, typer.Option("--dasr", help="DASR's checkpoint, for a panel of its encoder.", metavar="PATH")
+]
 Data = Annotated[Path, typer.Option("--data", help="A folder of HR photos; it names the figure.", metavar="DIR")]
-Limit = Annotated[int | None, typer.Option("--limit", min=2, help="At most so many photos, the first by name.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of the noise and of t-SNE.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=2, help="Use at most this many photos, the first by name.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the noise and of t-SNE.")]
 
 
-@figures.command(
-    cls=SeveralValues,
+@shared.figures.command(
+    cls=shared.SeveralValues,
     epilog="Example: mrda figures tsne --weights T1=t1.safetensors S3=s3.safetensors --data B100 -o tsne.png",
     short_help="Representations of isotropic blurs in the plane (Fig. 7).",
 )
 def tsne(
     data: Data,
-    output: Output,
+    output: shared.Output,
     weights: Networks = None,
     mln: Mln = None,
     dasr: Dasr = None,
@@ -52,10 +42,10 @@ def tsne(
     ] = "0.8,1.6,2.4,3.2",
     limit: Limit = None,
     seed: Seed = 0,
-    max_size: MaxSize = 1024,
+    max_size: shared.MaxSize = 1024,
 ) -> None:
     """Draw the raw IDRs of all photos under each blur, by t-SNE; a panel for each network."""
-    check_picture(output)
+    shared.check_picture(output)
     from mrda.evaluation.protocols import isotropic_conditions
 
     with refusing():
@@ -64,29 +54,29 @@ def tsne(
     _draw(rows, data, output, weights, mln, dasr, limit, seed, max_size)
 
 
-@figures.command(
-    cls=SeveralValues,
+@shared.figures.command(
+    cls=shared.SeveralValues,
     epilog="Example: mrda figures kernels --weights T1=t1.safetensors S3=s3.safetensors --data B100 -o kernels.png",
     short_help="Representations of anisotropic blurs, and of noise, in the plane (Fig. 8).",
 )
 def kernels(
     data: Data,
-    output: Output,
+    output: shared.Output,
     weights: Networks = None,
     mln: Mln = None,
     dasr: Dasr = None,
     noise: Annotated[
-        float, typer.Option("--noise", min=0, help="Upper row: the noise beside the blurs, of 255.")
+        float, typer.Option("--noise", min=0, help="Upper row: noise added to the blurs, from 0 to 255.")
     ] = 10.0,
     levels: Annotated[
-        str, typer.Option("--levels", help="Lower row: levels of noise beside one blur.", metavar="LEVEL,...")
+        str, typer.Option("--levels", help="Lower row: noise levels with one blur.", metavar="LEVEL,...")
     ] = "0,5,10,20",
     limit: Limit = None,
     seed: Seed = 0,
-    max_size: MaxSize = 1024,
+    max_size: shared.MaxSize = 1024,
 ) -> None:
     """Draw raw IDRs under the different kernels of Table III at one noise, and under noises at one kernel."""
-    check_picture(output)
+    shared.check_picture(output)
     from mrda.evaluation.protocols import NINE_KERNELS, anisotropic_condition
 
     with refusing():
@@ -105,7 +95,7 @@ def kernels(
 
 def _different(option: str, value: str) -> list[float]:
     """Two numbers at least, of which none is there twice."""
-    numbers = parse_numbers(option, value, "numbers from 0 up with commas between")
+    numbers = shared.parse_numbers(option, value, "numbers from 0 up with commas between")
     if len(set(numbers)) < max(2, len(numbers)) or min(numbers) < 0:
         raise ValueError(f"{option} is {value!r}, but must be two or more different numbers from 0 up")
     return numbers
@@ -149,11 +139,11 @@ def _draw(
         check_folder(data)
         photos = find_images([data])[:limit]
         networks = _load(weights, mln, dasr)
-        scale = one_scale(network.scale for network in networks.values() if network.scale is not None) or 4
+        scale = shared.one_scale(network.scale for network in networks.values() if network.scale is not None) or 4
         if len(photos) < 2:
             raise ValueError(f"--data {data} has {len(photos)} photo, but must have two at least")
         everything = [condition for conditions in rows.values() for condition in conditions]
-        remarks = check_photos(photos, smallest_side(everything, scale), max_size)
+        remarks = shared.check_photos(photos, smallest_side(everything, scale), max_size)
     for points in sorted({len(photos) * len(conditions) for conditions in rows.values()}):
         if perplexity_of(points) < PERPLEXITY:
             remarks.append(f"{points} points are few: the perplexity is {perplexity_of(points):g}, not {PERPLEXITY:g}")
@@ -161,7 +151,7 @@ def _draw(
     drawn = []
     with (
         progress("representing", len(photos) * len(everything) + len(networks) * len(rows)) as bar,
-        working(bar, remarks),
+        shared.working(bar, remarks),
     ):
         for row, conditions in rows.items():
             found = []
@@ -177,7 +167,7 @@ def _draw(
                 bar.advance(bar.task_ids[0])
             drawn.append(panels)
         save_tsne(drawn, output, title=f"{data.resolve().name} ({len(photos)} photos), x{scale}")
-    say_written(output)
+    shared.say_written(output)
 
 
 def _load(weights: Sequence[str] | None, mln: Path | None, dasr: Path | None) -> "dict[str, Representation]":
@@ -187,7 +177,8 @@ def _load(weights: Sequence[str] | None, mln: Path | None, dasr: Path | None) ->
 
     device = default_device()
     networks = {
-        name: load_representation(path, mln, device=device) for name, path in named_paths("--weights", weights).items()
+        name: load_representation(path, mln, device=device)
+        for name, path in shared.named_paths("--weights", weights).items()
     }
     if mln is not None and not any(network.adapts for network in networks.values()):
         raise ValueError(f"--mln is {mln}, but only a teacher needs an MLN, and no --weights is one")

@@ -1,4 +1,4 @@
-"""Fig. 9: how well the MLN restores after each step of its adaptation, and what the number of steps is worth."""
+"""Fig. 9: PSNR of the MLN after each step of its adaptation, and of networks by the number of steps."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TEACHER, STUDENT = METHOD_NAMES[MRDATeacher], METHOD_NAMES[MRDAStudent]
 HEADER = ("panel", "series", "steps", "image", "condition", "psnr_y", "inner_lr", "freeze_upscaler")
 _LABELS = {TEACHER: "MRDA$_T$", STUDENT: "MRDA$_S$"}
 MEAN = "(mean)"
-"""Stands for image and condition in the rows of the CSV that are drawn."""
+"""Image and condition in the CSV's rows of means, which are drawn."""
 
 
 class AdaptingMLN(NamedTuple):
@@ -41,16 +41,16 @@ class AdaptingMLN(NamedTuple):
 
     network: MLN
     adaptation: Adaptation
-    """How it is adapted; `steps` is the curve's length."""
+    """Settings of the adaptation; `steps` is the length of the curve."""
 
 
 class SweptMethod(NamedTuple):
-    """A point of Fig. 9b: a network that was trained with so many inner steps."""
+    """A point of Fig. 9b: a network trained with a given number of inner steps."""
 
     method: Method
     scale: int
     adaptation: Adaptation | None = None
-    """How the MLN is adapted for it; None where there is none (students)."""
+    """Settings of its MLN's adaptation; None for students."""
 
 
 class Score(NamedTuple):
@@ -60,7 +60,7 @@ class Score(NamedTuple):
     """\"a\": an MLN after `steps` of adaptation; "b": a network trained with `steps`."""
     series: str
     steps: int | None
-    """None for bicubic interpolation, which has none."""
+    """None for bicubic interpolation."""
     image: str
     condition: str
     psnr_y: float
@@ -79,8 +79,8 @@ def load_curves(
 
     Args:
         paths: their weights, by the curves' names.
-        steps: how far they are adapted.
-        inner_lr: learning rates of the steps; None takes those that each was trained with, as far as they are known
+        steps: number of adaptation steps.
+        inner_lr: learning rates of the steps; None takes those of each network's training, if its file records them
             (`mrda.evaluation.methods_loading.recorded_adaptation`).
         device: where to compute.
 
@@ -108,7 +108,7 @@ def load_sweep(
         teachers: weights of MRDA_T by the number of steps that each was trained with, and is measured with.
         students: weights of MRDA_S, alike.
         mln: weights of the MLN that is adapted for the teachers.
-        inner_lr: learning rates of the steps; None takes those that each teacher was trained with.
+        inner_lr: learning rates of the steps; None takes those of each teacher's training.
         device: where to compute.
 
     Raises:
@@ -144,7 +144,7 @@ def adaptation_scores(
 ) -> Iterator[Score]:
     """Measure both panels of Fig. 9, photo by photo and degradation by degradation.
 
-    Each photo is degraded once for all, and each MLN adapted to it once, being watched on its way. As in
+    Each photo is degraded once, and each MLN adapted to it once with all intermediate results measured. As in
     `mrda.evaluation.protocols.evaluate`, SR is rounded to 8 bits and `scale` pixels are left out along each border.
 
     Args:
@@ -152,7 +152,7 @@ def adaptation_scores(
         swept: the points of panel b, by series and number of steps.
         images: the HR photos.
         conditions: the degradations.
-        scale: the networks' own.
+        scale: scale of the networks.
         seed: of the noise.
         largest: see `mrda.paper.figures.photos.read_centre`.
 

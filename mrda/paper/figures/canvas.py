@@ -1,4 +1,4 @@
-"""Where a figure is drawn and what is written of it: matplotlib without its global state, PNG and CSV."""
+"""Drawing and saving figures: matplotlib without its global state, PNG and CSV."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 Cell = str | int | float | None
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Of the first series, the second, ...: Okabe and Ito's, which colour-blind people tell apart."""
+"""Colours of the series in order: Okabe and Ito's, which colour-blind people can tell apart."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def require_matplotlib(extra: str = "figures") -> None:
-    """Refuse early where no picture can be drawn.
+    """Check for matplotlib before any work.
 
     Raises:
         ModuleNotFoundError: matplotlib is missing; the message names the extra that brings it.
@@ -30,13 +30,13 @@ def require_matplotlib(extra: str = "figures") -> None:
 
 
 def plain(text: str) -> str:
-    """A name as it is, which matplotlib would else read for formulas ($) or leave out of legends (_...)."""
+    """Escape a name that matplotlib would otherwise read as a formula ($) or leave out of legends (_...)."""
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
 def shorten(text: str, length: int = 25) -> str:
-    """A name with its middle left out where it is longer than a title has room for."""
+    """Shorten a name in the middle to fit into a title."""
     if len(text) <= length:
         return text
     ends = (length - 1) // 2
@@ -44,7 +44,7 @@ def shorten(text: str, length: int = 25) -> str:
 
 
 def new_figure(width: float, height: float, *, extra: str = "figures") -> Figure:
-    """An empty figure of so many inches, drawn in memory.
+    """Make an empty figure in memory; width and height are in inches.
 
     Raises:
         ModuleNotFoundError: matplotlib is missing.

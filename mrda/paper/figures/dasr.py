@@ -13,7 +13,7 @@ from mrda.networks import read_pickle
 
 _WIDTHS = ((3, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1))
 _ENCODER = re.compile(r"(?:module\.)?(?:E\.)?E\.encoder_q\.E\.(.*)")
-_RANGE = 255.0  # of the published network's pixels; batch normalisation remembers it
+_RANGE = 255.0  # of the published network's pixels, in its batch statistics
 _COUNTER = "num_batches_tracked"  # of batch normalisation in training; files of an old torch have none
 
 
@@ -42,8 +42,8 @@ class DASREncoder(nn.Module):
 def load_dasr_encoder(path: str | Path) -> DASREncoder:
     """Load the encoder out of a DASR checkpoint, in evaluation mode.
 
-    Only the query encoder's convolutions are looked at (keys ``E.encoder_q.E.*``, also under ``module.`` or a further
-    ``E.``): the rest of the file is a super-resolution network and a contrastive head that the figure has no use for.
+    Only the query encoder's convolutions are read (keys ``E.encoder_q.E.*``, also under ``module.`` or a further
+    ``E.``); the rest of the file, a super-resolution network and a contrastive head, is ignored.
 
     Args:
         path: a .pth or .pt file, read with ``weights_only=True``.

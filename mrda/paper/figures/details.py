@@ -1,4 +1,4 @@
-"""Figs 3-6: a photo, and a detail of it as several methods restore it, each with its PSNR-Y over the whole photo."""
+"""Figs 3-6: a photo, and a detail of it restored by several methods, with the PSNR-Y of the whole photo."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _MOST_IN_A_ROW = 4
 
 @dataclass(frozen=True)
 class Detail:
-    """A photo under one degradation, as several methods restore it.
+    """A photo under one degradation, restored by several methods.
 
     Args:
         name: the photo's.
@@ -96,10 +96,10 @@ def compare_methods(
     """Degrade a photo, restore it by bicubic interpolation and by each method, and measure.
 
     Args:
-        methods: what upscales, by name, in the order in which it is shown.
+        methods: the methods by name, in the order of the columns.
         photo: the HR photo.
         condition: the degradation.
-        scale: the methods' own.
+        scale: scale of the methods.
         crop: x, y (from the left and the top) and size of the detail, in pixels of the photo's file; None looks for
             the square with the most detail, a quarter of the photo's shorter side wide but at least 48 pixels.
         seed: of the noise.

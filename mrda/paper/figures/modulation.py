@@ -1,4 +1,4 @@
-"""Fig. 10: where the RDA convs let the degradation act, photo by photo."""
+"""Fig. 10: the modulation map of the RDA convs, photo by photo."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Modulation:
         sigma: of the blur that the photo was degraded by, in HR pixels; None for a photo that was taken as LR.
         psnr_bicubic: PSNR-Y of `lr_up` in dB; None where there is no HR.
         psnr: PSNR-Y of `sr` in dB, alike.
-        cropped: whether this is the centre of a larger photo.
+        cropped: True if this is the centre of a larger photo.
     """
 
     name: str
@@ -90,7 +90,7 @@ def local_texture(lr: torch.Tensor, window: int = TEXTURE_WINDOW) -> torch.Tenso
 
 
 def check_has_masks(network: MRDAStudent) -> None:
-    """Refuse a network that there is no map of.
+    """Refuse a network without masks.
 
     Raises:
         ValueError: its convolutions are those of an ablation, without masks.

@@ -12,7 +12,7 @@ from mrda.evaluation.samples import Condition
 from mrda.photo.images import ImageError, Source, read_rgb, read_size, source_name, to_tensor
 
 LARGEST_SIDE = 1024
-"""Of a photo in the HR grid, by default: at the published sizes MRDA_S then takes 1 GiB, and adapting an MLN 2 GiB."""
+"""Default limit of a photo's sides in HR pixels: published sizes then need 1 GiB for MRDA_S, 2 GiB to adapt an MLN."""
 
 
 class FigurePhoto(NamedTuple):
@@ -28,7 +28,7 @@ class FigurePhoto(NamedTuple):
     size: tuple[int, int]
     """Height and width in the file."""
     cropped: bool
-    """Whether it was too large, and `image` is its centre."""
+    """True if the photo was too large and `image` is its centre."""
 
 
 def read_centre(source: Source, *, multiple: int = 1, largest: int = LARGEST_SIDE) -> FigurePhoto:
@@ -37,7 +37,7 @@ def read_centre(source: Source, *, multiple: int = 1, largest: int = LARGEST_SID
     Args:
         source: see `mrda.photo.images.read_image`.
         multiple: height and width are cropped to multiples of it, at the bottom and the right.
-        largest: largest height and width; what is beyond is cut off, evenly on both sides.
+        largest: largest height and width; the rest is cut off evenly on both sides.
 
     Raises:
         ImageError: it can't be read, or is smaller than `multiple`.
@@ -62,7 +62,7 @@ def check_photos(sources: Sequence[Source], *, smallest: int = 1, largest: int =
         largest: see `read_centre`.
 
     Returns:
-        A sentence about each photo of which the centre alone will be used.
+        A sentence for each photo of which only the centre is used.
 
     Raises:
         ImageError: a photo is missing, no image, or of fewer pixels per side than `smallest`.
@@ -94,7 +94,7 @@ def smallest_side(conditions: Sequence[Condition], scale: int) -> int:
 
 
 def _centre(side: int, multiple: int, largest: int) -> tuple[int, int]:
-    """Where the centre begins and how long it is; a side that is not too large begins at 0, as in all protocols."""
+    """Start and length of the centre along one side; a side that fits starts at 0, as in all protocols."""
     if side <= largest:
         return 0, side - side % multiple
     length = largest - largest % multiple

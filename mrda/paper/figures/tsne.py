@@ -33,13 +33,13 @@ Represent = Callable[[Sample], Tensor]
 
 
 class Representation(NamedTuple):
-    """A network, as what represents degradations."""
+    """A network as an encoder of degradations."""
 
     scale: int | None
-    """None where any scale will do."""
+    """None if the network works at any scale."""
     represent: Represent
     adapts: bool = False
-    """Whether an MLN is adapted for it."""
+    """True if an MLN is adapted for it."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Panel:
         labels: (N,) place of each point's degradation in `conditions`.
         vectors: (N, D), the representations.
         points: (N, 2), by t-SNE.
-        silhouette: scikit-learn's score of the representations by degradation: 1 apart, 0 mixed, -1 astray.
+        silhouette: scikit-learn's score of the representations by degradation: 1 separated, 0 mixed, -1 misplaced.
         silhouette_plane: that of `points`.
         perplexity: that t-SNE was run with.
     """
@@ -72,7 +72,7 @@ class Panel:
 
 
 def require_sklearn() -> None:
-    """Refuse early where there is no t-SNE.
+    """Check for scikit-learn before any work.
 
     Raises:
         ModuleNotFoundError: scikit-learn is missing; the message names the extra that brings it.
@@ -83,7 +83,7 @@ def require_sklearn() -> None:
 def load_representation(
     weights: str | Path, mln: str | Path | None = None, *, device: torch.device | str = "cpu"
 ) -> Representation:
-    """Load a student, or a teacher with its MLN, as what gives the raw IDR of a sample.
+    """Load a student, or a teacher with its MLN, as a function from a sample to its raw IDR.
 
     Args:
         weights: a student (T1, S1..S6 of Table V), or a teacher, for which the MLN is adapted to each sample as the
@@ -129,7 +129,7 @@ def representations(
     """Represent every photo under every degradation: the same HR for all of them.
 
     Args:
-        represent: what represents.
+        represent: the encoders.
         photos: HR photographs.
         conditions: the degradations.
         scale: the factor between LR and HR.
@@ -152,7 +152,7 @@ def representations(
 
 
 def perplexity_of(points: int) -> float:
-    """The perplexity that so many points are laid out with: 30, or a third of them where they are fewer than 90."""
+    """Perplexity for a number of points: 30, or a third of them below 90 points."""
     return min(PERPLEXITY, points / 3)
 
 
@@ -166,7 +166,7 @@ def embed(
     *,
     seed: int = 0,
 ) -> Panel:
-    """Lay representations out in the plane: t-SNE from a PCA, and how well the degradations are apart.
+    """Lay representations out in the plane: t-SNE from a PCA, and silhouette scores of the degradations.
 
     Args:
         name: of the network.
