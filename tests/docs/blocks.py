@@ -2,9 +2,11 @@
 
 A comment on the line above a block says what a reader need not see:
 
-    <!-- run: OLD => NEW; OLD => NEW -->    run it with these words in place of those
+    <!-- run: OLD => NEW; OLD => NEW -->    run it with NEW in place of OLD
     <!-- skip: REASON -->                   don't run it: only see that its commands take the options
     <!-- file: NAME -->                     no command, but a file that the page's commands read
+
+README has no such comments; what to replace in its blocks stands in stand_ins.yaml.
 """
 
 import re
@@ -12,8 +14,11 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md")))
+STAND_INS = yaml.safe_load((Path(__file__).parent / "stand_ins.yaml").read_text(encoding="utf-8"))
 
 _FENCED = re.compile(
     r"(?:^ *<!-- (?P<kind>run|skip|file): (?P<note>.+?) -->\n)?"
@@ -38,12 +43,14 @@ class Block:
 
     @property
     def code(self):
-        """The text with the stand-ins that its comment names."""
+        """The text, with the stand-ins of its page and those that its comment names."""
         code = self.text
+        for old, new in STAND_INS.get(self.page, {}).items():
+            code = code.replace(old, new)
         if self.kind == "run" and self.note:
             for change in self.note.split("; "):
                 old, new = change.split(" => ")
-                assert old in code, f"{self}: there is no {old!r} to put {new!r} in the place of"
+                assert old in code, f"{self}: there is no {old!r} to replace by {new!r}"
                 code = code.replace(old, new)
         return code
 

@@ -59,7 +59,8 @@ def check(words):
 
         TensorBoard().configure(argv=words)
     else:
-        assert words == [".", ".venv/bin/activate"], f"nobody has told the tests of {name}"
+        known = name == "cd" or words[:2] == ["git", "clone"] or words == [".", ".venv/bin/activate"]
+        assert known, f"the tests do not know the command {shlex.join(words)}"
 
 
 def run_mrda(arguments):

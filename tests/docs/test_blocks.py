@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import shell
-from blocks import PAGES, blocks, inline_code
+from blocks import PAGES, STAND_INS, blocks, inline_code
 from stand_ins import furnish, names
 
 from mrda.config import Section, TrainConfig
@@ -56,6 +56,16 @@ def test_python(block, place):
     code = compile(block.code, str(block), "exec")
     if block.kind == "run":
         exec(code, names())
+
+
+def test_every_stand_in_of_a_page_replaces_something():
+    for page, words in STAND_INS.items():
+        text = "".join(block.text for block in EVERY if block.page == page)
+        assert [old for old in words if old not in text] == [], page
+
+
+def test_readme_has_no_comments_for_the_tests():
+    assert [str(block) for block in EVERY if block.page == "README.md" and (block.kind != "run" or block.note)] == []
 
 
 def test_no_block_escapes():
