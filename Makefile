@@ -5,7 +5,13 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO_STAMP := $(VENV)/.installed-for-demo
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.*)
+# Python compiles what it imports; compiling all that is installed takes most of a minute.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+# Processes of the tests: one for each core, but no more than eight, so that their memory suffices.
+WORKERS ?= $(shell "$(PYTHON)" -c 'import os; print(min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()))' 2>/dev/null)
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-quick lint docs bench gpu clean
@@ -15,27 +21,36 @@ help:  ## list the targets
 
 setup: $(STAMP)  ## make .venv, build the extension, install everything the other targets need
 
-$(STAMP): $(SOURCES)
+$(BIN)/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "setup: Python 3.11 or newer is needed$(if $(PYTHON), and $(PYTHON) is not that,); install it, or name it: make setup PYTHON=/path/to/python3"; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "setup: $(PYTHON) cannot make virtual environments; install its venv package (Debian: apt-get install python3-venv)"; exit 1; }
 	@cxx="$${CXX:-$$(command -v g++ || command -v clang++ || command -v c++)}"; test "$(MRDA_KERNELS_NATIVE)" = 0 || command -v "$${cxx%% *}" >/dev/null || { echo "setup: no C++ compiler$${CXX:+ $$CXX} found; install g++ or clang++ (Debian: apt-get install g++), or go without the fast kernels: make setup MRDA_KERNELS_NATIVE=0"; exit 1; }
 	@"$(PYTHON)" -c 'import os, sysconfig; raise SystemExit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || test "$(MRDA_KERNELS_NATIVE)" = 0 || { echo "setup: Python.h is missing; install Python's headers (Debian: apt-get install python3-dev)"; exit 1; }
-	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	MRDA_KERNELS_EMULATION=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[app,dev,deep,demo,docs,export,figures,triton]'
+	"$(PYTHON)" -m venv $(VENV)
+
+$(STAMP): $(SOURCES) | $(BIN)/python
+	MRDA_KERNELS_EMULATION=1 $(INSTALL) --editable '.[app,dev,deep,demo,docs,export,figures,triton]'
 	@touch $@
 
-demo: setup  ## upscale photos by the shipped weights, then train a small MRDA and do it again: gains, pictures (a few minutes)
+# Without a GPU the demo needs no CUDA kernels. Its first imports, which compile Python's files, belong to the set-up.
+$(DEMO_STAMP): $(SOURCES) | $(BIN)/python
+	MRDA_KERNELS_CUDA=$${MRDA_KERNELS_CUDA-$$(command -v nvidia-smi >/dev/null || echo 0)} $(INSTALL) --editable '.[demo]'
+	$(BIN)/python examples/demo.py --help >/dev/null
+	@touch $@
+
+demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP))  ## upscale photos by the shipped weights, train a small MRDA, time the operator (two minutes)
 	$(BIN)/python examples/demo.py
 
-test: setup  ## run the whole test suite
-	$(BIN)/python -m pytest
+test: setup  ## run the whole test suite, on all cores
+	$(PYTEST)
 
 test-quick: setup  ## run the tests that take no more than a few seconds each
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
-lint: setup  ## check style, formatting and types
+lint: setup  ## check style, formatting, types, and which package imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -64,7 +64,7 @@ def test_the_weights_of_the_package_are_shown_first(demo, photo, tmp_path, monke
     monkeypatch.setattr(demo, "default_weights", lambda: "our-x2")
     console = Console(width=200)
     with console.capture() as capture:
-        shown = demo.show_shipped([photo], tmp_path / "out", console)
+        shown = demo.show_shipped([photo], [tmp_path / "out" / "shipped.png"], console)
     row = demo.compare(upscaler, photo, demo.PICTURED_SIGMA)
     assert shown == {
         "weights": "our-x2",
@@ -115,7 +115,7 @@ def test_the_backend_that_serves_is_named(demo, monkeypatch):
 def test_missing_packages_are_noticed_before_the_training(demo, tmp_path, monkeypatch, package, name):
     find = importlib.util.find_spec
     monkeypatch.setattr(demo.importlib.util, "find_spec", lambda wanted: None if wanted == package else find(wanted))
-    monkeypatch.setattr(demo, "train", lambda *_, **__: pytest.fail("it trained"))
+    monkeypatch.setattr("mrda.training.train", lambda *_, **__: pytest.fail("it trained"))
     with pytest.raises(typer.BadParameter, match=name):
         demo.main(config="toy", output=tmp_path / "out", rounds=1)
 
