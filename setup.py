@@ -35,7 +35,6 @@ FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"
 KERNELS = ["csrc/cpu/forward.cpp", "csrc/cpu/backward.cpp"]  # once per instruction set
 COMMON = ["csrc/cpu/launch.cpp", "csrc/bindings.cpp"]
 CUDA = ["csrc/cuda/forward.cu", "csrc/cuda/backward.cu"]
-DEVICE = "csrc/cuda/device.cu"
 EMULATION = [f"csrc/emulation/{name}.cpp" for name in ("emulation", "faulty", "bindings")] + CUDA
 CUDA_FLAGS = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-forward-unknown-to-host-compiler"]
 ALL_GPUS = ["80", "86", "89", "90", "100"]
@@ -202,7 +201,7 @@ def extension_build(compiler: list[str], nvcc: str | None, gpus: list[str]) -> B
             build.compile(source, isa, [*extra, f"-DMRDA_ISA={isa}"])
     for source in COMMON:
         build.compile(source)
-    for source in [*CUDA, DEVICE] if nvcc is not None else []:
+    for source in CUDA if nvcc is not None else []:
         build.compile(source, "cuda", rule="compile_cuda")
     return build
 
@@ -274,7 +273,7 @@ def main() -> None:
         if nvcc is not None:
             request = os.environ.get("MRDA_KERNELS_CUDA_ARCHS", "")
             NinjaBuild.gpus = choose_gpus(request, gpus_here(), known_gpus(nvcc))
-        extensions.append(Extension("mrda_kernels._C", [*KERNELS, *COMMON, *([*CUDA, DEVICE] if nvcc else [])]))
+        extensions.append(Extension("mrda_kernels._C", [*KERNELS, *COMMON, *(CUDA if nvcc else [])]))
         if switch("MRDA_KERNELS_EMULATION") == "1":
             extensions.append(Extension("mrda_kernels._emulation", EMULATION))
     if sys.argv[1:] == ["in_place"]:

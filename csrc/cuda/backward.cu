@@ -1,335 +1,396 @@
-// Backward of the RDA convolution on a GPU: one pass that recomputes z and the mask around each pixel.
+// SPDX-License-Identifier: Apache-2.0
+// Backward of the RDA convolution on a GPU, in one pass that recomputes z and the mask around each pixel.
 //
-// Down a strip of the image, three things follow each other a few rows apart: z, for a ring of pixels wider than the
-// result by K / 2; from it and grad_output the gradient of z, which goes into shared memory; and from that the gradient
-// of the input. Gradients that are sums over pixels are summed per thread, then per block, and last over the blocks, in
-// an order that the shape alone decides: no atomics.
-#include "sums.cuh"
-#include "taps.cuh"
+// While a block walks down its tile, three computations follow each other, K / 2 rows apart: z, on the result's pixels
+// and a halo of K / 2 around them; from z and grad_output, the gradient of z, which goes into shared memory; and from
+// that, the gradient of the input. See reduction.cuh for the gradients that are sums over pixels.
+#include "convolution.cuh"
+#include "reduction.cuh"
 
 namespace mrda {
 namespace gpu {
 namespace {
 
-// Of a block. K = 3 has two blocks on a multiprocessor if each thread takes no more than 168 registers; for the others the
-// kernels and much else are in shared memory, which is to stay below 96 KiB.
 template <class T, int K>
-constexpr int kThreads = K && sizeof(T) < 8 ? 192 : 128;
-template <class T>
-constexpr int kBlocks = sizeof(T) < 8 ? 2 : 1;  // on a multiprocessor, at least
-template <int K>
-constexpr int kMaxLanesLog2 = K ? 5 : 3;  // a pixel's lanes are in one warp
-
-template <class T>
-constexpr int kVectorLog2 = sizeof(T) == 8 ? 1 : 2;  // channels of a thread: 16 bytes of the accumulation type
+struct Config {
+  using Element = T;
+  static constexpr bool kAnySize = K == kAnyKernelSize, kDouble = sizeof(T) == 8;
+  static constexpr int kVectorLog2 = gpu::kVectorLog2<Accumulator<T>>;  // channels per thread: 16 bytes of sums
+  static constexpr int kPixels = kPixelsPerThread<K>;
+  // With K = 3, two blocks fit on a multiprocessor if a thread takes at most 168 registers. The other sizes have the taps
+  // and their gradient in shared memory, where fewer threads and channels keep a block below 96 KiB.
+  static constexpr int kThreads = !kAnySize && !kDouble ? 192 : 128;
+  static constexpr int kMinBlocks = kDouble ? 1 : 2;  // per multiprocessor
+  static constexpr int kMaxLanesLog2 = kAnySize ? 3 : 5;  // a pixel's lanes are in one warp
+  // Rows in the ring buffers: those in use, and kPrefetch being loaded.
+  static constexpr int kPrefetch = kAnySize ? 1 : 3;
+  static constexpr int kInputStages = kAnySize ? 8 : 6;
+  static constexpr int kGradOutputStages = kPrefetch + 1;
+  static constexpr int kGradZStages = kAnySize ? 8 : 1;
+};
 
 template <class T, int K>
-Plan plan_of(const RdaConvParams& p) {
-  return make_plan<T>(p, kThreads<T, K>, kPixels<K>, kVectorLog2<T>, kMaxLanesLog2<K>, p.kernel_size / 2);
+Tiling tiling_of(const RdaConvParams& p) {
+  return make_tiling<Config<T, K>>(p, p.kernel_size / 2);
 }
 
-// Rows in shared memory: of the input the latest K, of grad_output one, and `kAhead` of each under way.
-template <int K>
-struct Rows {
-  static constexpr int kAhead = K ? 3 : 1;
-  static constexpr int kInput = K ? 6 : 8;
-  static constexpr int kGradOutput = kAhead + 1;
-  static constexpr int kGradZ = K ? 1 : 8;
-};
-
-// What a thread keeps for itself in shared memory, since registers are what these kernels have least of: the gradient of
-// the residual term, which waits, K / 2 rows long, until the row's gradient through the convolution is known; and its
-// sums for the mask's gradients.
+// Per-thread area in shared memory for what these kernels have no registers for: a delay line of `rows` rows for the
+// gradient of the residual term, which has to wait for the gradient through the convolution, K / 2 rows later; and the
+// thread's sums for the mask's gradients.
 template <class A, int P, int V>
-struct Own {
-  A* memory;
-  int rows, next = 0;
-
-  // In vectors; an odd number of them, so that neighbouring threads' lie in other banks.
-  __host__ __device__ static int vectors(int rows) { return (rows * P + 2) | 1; }
-  __host__ __device__ static int64_t bytes(const Plan& plan, int rows) {
-    return int64_t(plan.threads()) * vectors(rows) * V * int64_t(sizeof(A));
+class ThreadScratch {
+ public:
+  __host__ __device__ static int shared_elements(const Tiling& tiling, int rows) {
+    return tiling.threads() * vectors(rows) * V;
   }
-  __device__ Own(void* all, int rows)
-      : memory(static_cast<A*>(all) + int(threadIdx.x) * vectors(rows) * V), rows(rows) {
+
+  __device__ ThreadScratch(A* shared, int rows) : memory_(shared + int(threadIdx.x) * vectors(rows) * V), rows_(rows) {
     const A zeros[V] = {};
-    store<V>(mask_weight(), zeros);
-    *mask_bias() = A(0);
+    store<V>(grad_mask_weight(), zeros);
+    *grad_mask_bias() = A(0);
   }
-  __device__ A* mask_weight() const { return memory + rows * P * V; }
-  __device__ A* mask_bias() const { return memory + (rows * P + 1) * V; }
 
-  // Puts a row in, and takes out the one that came `rows` rows before.
-  __device__ void exchange(A (&values)[P][V]) {
-    if (rows == 0) return;
+  __device__ A* grad_mask_weight() const { return memory_ + rows_ * P * V; }
+  __device__ A* grad_mask_bias() const { return memory_ + (rows_ * P + 1) * V; }
+
+  // Puts a row into the delay line and takes out the one from `rows` rows before.
+  __device__ void delay(A (&values)[P][V]) {
+    if (rows_ == 0) return;
 #pragma unroll
     for (int p = 0; p < P; ++p) {
-      A* at = memory + (next * P + p) * V;
-      A before[V];
-      load<V>(at, before);
-      store<V>(at, values[p]);
+      A* slot = memory_ + (next_ * P + p) * V;
+      A oldest[V];
+      load<V>(slot, oldest);
+      store<V>(slot, values[p]);
 #pragma unroll
-      for (int v = 0; v < V; ++v) values[p][v] = before[v];
+      for (int v = 0; v < V; ++v) values[p][v] = oldest[v];
     }
-    next = next + 1 == rows ? 0 : next + 1;
+    next_ = next_ + 1 == rows_ ? 0 : next_ + 1;
   }
+
+ private:
+  // An odd number of vectors per thread, so that neighbouring threads use different banks.
+  __host__ __device__ static int vectors(int rows) { return (rows * P + 2) | 1; }
+
+  A* memory_;
+  int rows_, next_ = 0;
 };
 
 template <class T, int K>
-struct SharedMemory {
+struct SharedStorage {
   using A = Accumulator<T>;
-  static constexpr int V = 1 << kVectorLog2<T>, P = kPixels<K>;
-  int64_t grad_output, grad_z, weight, own, sums, mask_weight, address, scratch, total;
+  using Cfg = Config<T, K>;
+  static constexpr int V = 1 << Cfg::kVectorLog2, P = Cfg::kPixels;
 
-  __host__ __device__ SharedMemory(const Plan& plan, int kernel_size) {
-    const int pad = kernel_size / 2;
-    grad_output = Ring<T, Rows<K>::kInput>::bytes(plan.columns + 2 * pad, plan);
-    grad_z = grad_output + Ring<T, Rows<K>::kGradOutput>::bytes(plan.columns, plan);
-    weight = grad_z + Ring<A, Rows<K>::kGradZ>::bytes(plan.columns + 2 * pad, plan);
-    own = weight + Taps<T, K, V>::bytes(plan, kernel_size);
-    sums = own + Own<A, P, V>::bytes(plan, pad);
-    mask_weight = sums + WeightSums<T, K, P, V>::bytes(plan, kernel_size);
-    address = mask_weight + (plan.channels() + 4) * int64_t(sizeof(A));  // mask_bias is with it, and some padding
-    const int64_t end = address + 16;
-    scratch = K ? grad_z : end;  // with a single row of grad_z, that is free once it has been read
-    total = K ? end : end + Ring<A, 1>::bytes(plan.columns, plan);
-  }
+  RingBuffer<T, Cfg::kInputStages> input;
+  RingBuffer<T, Cfg::kGradOutputStages> grad_output;
+  RingBuffer<A, Cfg::kGradZStages> grad_z;  // with a halo on both sides: never written, and never used by a result
+  A* taps;                                  // [tap][channel]; empty for K = 3
+  A* thread_scratch;
+  A* grad_weight;  // [tap][channel]; empty for K = 3
+  A* mask_weight;  // [channel], then mask_bias, then padding
+  T** grad_input;  // pointer to the block's first element; here to spare registers
+  RingBuffer<A, 1> scratch;  // for results on their way to memory, and for sums over the block
+  int bytes;
+
+  __host__ __device__ SharedStorage(SharedAllocator allocator, const Tiling& tiling, int kernel_size)
+      : input(allocator, tiling.columns + kernel_size - 1, tiling),
+        grad_output(allocator, tiling.columns, tiling),
+        grad_z(allocator, tiling.columns + kernel_size - 1, tiling),
+        taps(allocator.take<A>(Taps<T, K, V>::shared_elements(tiling, kernel_size))),
+        thread_scratch(allocator.take<A>(ThreadScratch<A, P, V>::shared_elements(tiling, kernel_size / 2))),
+        grad_weight(allocator.take<A>(WeightGrad<T, K, P, V>::shared_elements(tiling, kernel_size))),
+        mask_weight(allocator.take<A>(tiling.channels() + 4)),
+        grad_input(allocator.take<T*>(2)),
+        // the only row of grad_z is free again once it has been read
+        scratch(Cfg::kGradZStages == 1 ? RingBuffer<A, 1>(grad_z.data, tiling.columns, tiling)
+                                       : RingBuffer<A, 1>(allocator, tiling.columns, tiling)),
+        bytes(allocator.bytes()) {}
 };
 
 template <class A>
 struct Arguments {
   Backward p;
-  Plan plan;
+  Tiling tiling;
   Slopes<A> slopes;
-  Access input_access, grad_output_access, grad_input_access;
-  A* partials;  // one for each block
+  VectorAxis input_axis, grad_output_axis, grad_input_axis;
+  A* partials;  // PartialSums of every block
 };
 
-// With kVectors there is no residual from outside.
-template <class T, int K, bool kModulated, bool kVectors>
-__global__ void __launch_bounds__(kThreads<T, K>, kVectors ? kBlocks<T> : 1)
-    backward_kernel(const Arguments<Accumulator<T>> a) {
-  MRDA_DYNAMIC_SHARED(memory);
+// A block's walk down its tile. Step k loads row k of the input, which starts 2 * halo rows above the result. It
+// computes the gradients of the mask and of z in row k - halo of the input, which is row k - 2 * halo of grad_output and
+// starts halo rows above the result; and it writes row k - 4 * halo of the result.
+template <class T, int K, bool kMasked, bool kChannelVectors>
+class BackwardTile {
   using A = Accumulator<T>;
-  constexpr int V = 1 << kVectorLog2<T>, P = kPixels<K>, kAhead = Rows<K>::kAhead;
-  const Plan& plan = a.plan;
-  const Place place(a.p, plan);
-  const int size = K ? K : a.p.kernel_size, pad = size / 2;
-  const Seat seat = Seat::of<V>(plan);
-  const int column = place.left - pad + seat.pixel;  // of the thread's first pixel in the image
+  using Cfg = Config<T, K>;
+  static constexpr int V = 1 << Cfg::kVectorLog2, P = Cfg::kPixels, kPrefetch = Cfg::kPrefetch;
 
-  const SharedMemory<T, K> offsets(plan, size);
-  const Ring<T, Rows<K>::kInput> input(memory, plan.columns + 2 * pad, plan);
-  const Ring<T, Rows<K>::kGradOutput> grad_output(memory + offsets.grad_output, plan.columns, plan);
-  // with `pad` columns more on either side: nobody writes them, nor uses the sums that they are part of
-  const Ring<A, Rows<K>::kGradZ> grad_z(memory + offsets.grad_z, plan.columns + 2 * pad, plan);
-  const Ring<A, 1> scratch(memory + offsets.scratch, plan.columns, plan);
-  const Taps<T, K, V> taps(a.p, plan, place, seat.channel, memory + offsets.weight);
-  Correlation<T, K, P, V, false> forward_sums;
-  Correlation<T, K, P, V, true> backward_sums;
-  Own<A, P, V> own(memory + offsets.own, pad);
-  WeightSums<T, K, P, V> weight_sums(plan, size, memory + offsets.sums);
-
-  A* const mask_weights = reinterpret_cast<A*>(memory + offsets.mask_weight);
-  if (kModulated) {
-    const T* from = static_cast<const T*>(a.p.mask_weight);
-    for (int c = int(threadIdx.x); c < plan.channels(); c += int(blockDim.x))
-      mask_weights[c] = c < place.channels ? widen(from[c]) : A(0);
-    if (threadIdx.x == 0)
-      mask_weights[plan.channels()] = a.p.mask_bias ? widen(*static_cast<const T*>(a.p.mask_bias)) : A(0);
+ public:
+  __device__ __forceinline__ BackwardTile(const Arguments<A>& a, unsigned char* memory)
+      : a_(a),
+        block_(a.p, a.tiling),
+        thread_(a.tiling, V),
+        kernel_size_(kernel_size<K>(a.p)),
+        halo_(kernel_size_ / 2),
+        column_(block_.left - halo_ + thread_.pixel),
+        shared_(SharedAllocator(memory), a.tiling, kernel_size_),
+        taps_(a.p, a.tiling, block_, thread_.channel, shared_.taps),
+        scratch_(shared_.thread_scratch, halo_),
+        weight_grad_(a.tiling, kernel_size_, shared_.grad_weight),
+        input_(a.p, a.p.input, block_),
+        grad_output_(a.p, a.p.grad_output, block_),
+        grad_input_(a.p, a.p.grad_input, block_),
+        input_offset_(thread_.pixel * shared_.input.pitch + thread_.channel) {
+    if (kMasked) {
+      load_mask_weight<T>(a.p, a.tiling, block_, shared_.mask_weight);
+      if (threadIdx.x == 0) shared_.mask_weight[a.tiling.channels()] = load_mask_bias<T>(a.p);
+    }
+    if (threadIdx.x == 0) *shared_.grad_input = grad_input_.data;
   }
 
-  // Step k brings row k of the input, which begins 2 * pad rows above the result; grad_output's row k - 2 * pad, which
-  // begins pad rows above it, and with it the gradients of that row; and the result's row k - 4 * pad.
-  const Image<const T> x_image(a.p, a.p.input, place), grad_image(a.p, a.p.grad_output, place);
-  Image<T> result(a.p, a.p.grad_input, place);
-  T** const result_data = reinterpret_cast<T**>(memory + offsets.address);  // in shared memory to spare registers
-  if (threadIdx.x == 0) *result_data = result.data;
-  const int steps = place.rows + 4 * pad;
-  const auto fetch = [&](int k) {
-    if (k < steps) {
-      copy_row<kVectors>(x_image, a.input_access, plan, place.top - 2 * pad + k, place.left - 2 * pad, input, k);
-      if (k >= 2 * pad)
-        copy_row<kVectors>(grad_image, a.grad_output_access, plan, place.top - 3 * pad + k, place.left - pad, grad_output, k);
-    }
-    Prefetch<kAhead>::mark();
-  };
-  for (int k = 0; k < kAhead; ++k) fetch(k);
+  __device__ __forceinline__ void run() {
+    const int steps = block_.rows + 4 * halo_;
+    for (int k = 0; k < kPrefetch; ++k) prefetch(k, steps);
 #pragma unroll 1
-  for (int k = 0; k < steps; ++k) {
-    Prefetch<kAhead>::wait();
-    __syncthreads();  // row k is there; nobody needs the oldest one, nor grad_z's, any more
-    fetch(k + kAhead);
+    for (int k = 0; k < steps; ++k) {
+      __pipeline_wait_prior(kPrefetch - 1);
+      __syncthreads();  // row k has arrived, and all threads are done with the oldest rows
+      prefetch(k + kPrefetch, steps);
 
-    const int tap = seat.pixel * input.pitch + seat.channel;  // the thread's first one
-    A z[P][V] = {};
-    if (kModulated) forward_sums.push(taps, input, k, tap, z);
-    if (k < 2 * pad) continue;
+      A z[P][V] = {};
+      if (kMasked) convolve_input_.push(taps_, shared_.input, k, input_offset_, z);
+      if (k < 2 * halo_) continue;
+      A grad_z[P][V], grad_residual[P][V] = {};
+      if (kMasked) backward_of_mask(k, z, grad_z, grad_residual);
+      else
+#pragma unroll
+        for (int p = 0; p < P; ++p) load_grad_output(k, p, grad_z[p]);
+      share_grad_z(k, grad_z);
+      __syncthreads();  // the row of grad_z is complete
+      add_to_weight_grad(k, grad_z);
 
-    const int row = place.top - 3 * pad + k;
-    const bool row_counts = inside(k - 3 * pad, place.rows);
-    const auto counts = [&](int p) {  // whether a pixel's gradients are this block's to sum
-      return row_counts && inside(seat.pixel + p - pad, plan.tile_width) && column + p < int(a.p.width);
-    };
-    A dz[P][V], residual[P][V] = {};
-    const auto load_grad_output = [&](int p) {
-      load<V>(grad_output.row(k) + (seat.pixel + p) * grad_output.pitch + seat.channel, dz[p]);
-    };
-    if (!kModulated) {
-#pragma unroll
-      for (int p = 0; p < P; ++p) load_grad_output(p);
-    } else {
-      A x[P][V], mask_weight[V], t[P] = {}, dm[P] = {};
-      load<V>(mask_weights + seat.channel, mask_weight);
-#pragma unroll
-      for (int p = 0; p < P; ++p) {
-        load<V>(input.row(k - pad) + tap + (pad + p) * input.pitch, x[p]);
-#pragma unroll
-        for (int v = 0; v < V; ++v) t[p] = add_tap(t[p], mask_weight[v], x[p][v]);
-      }
-      sum_lanes(t, plan.lanes_log2);
-#pragma unroll
-      for (int p = 0; p < P; ++p) {
-        t[p] = sigmoid(t[p] + mask_weights[plan.channels()]);
-        load_grad_output(p);
-        const bool exists = inside(row, a.p.height) && inside(column + p, a.p.width);
-#pragma unroll
-        for (int v = 0; v < V; ++v) {
-          const ModulateGrads<A> d = modulate_backward(dz[p][v], z[p][v], t[p], x[p][v], a.slopes);
-          dz[p][v] = exists ? d.grad_z : A(0);
-          residual[p][v] = d.grad_residual;
-          dm[p] += d.grad_m;
-        }
-      }
-      sum_lanes(dm, plan.lanes_log2);
-      A sums[V];
-      load<V>(own.mask_weight(), sums);
-#pragma unroll
-      for (int p = 0; p < P; ++p) {
-        const A dt = counts(p) ? dm[p] * sigmoid_slope(t[p]) : A(0);
-#pragma unroll
-        for (int v = 0; v < V; ++v) {
-          residual[p][v] = add_tap(residual[p][v], mask_weight[v], dt);
-          // a pixel that does not count may hold anything
-          if (counts(p)) sums[v] = add_tap(sums[v], dt, x[p][v]);
-        }
-        *own.mask_bias() += dt;
-      }
-      store<V>(own.mask_weight(), sums);
+      A grad_input[P][V] = {};
+      convolve_grad_z_.push(taps_, shared_.grad_z, k, thread_.pixel * shared_.grad_z.pitch + thread_.channel, grad_input);
+      if (kMasked) scratch_.delay(grad_residual);
+      if (k < 4 * halo_) continue;
+      add_residual(k, grad_residual, grad_input);
+      store_grad_input(k, grad_input);
     }
-#pragma unroll
-    for (int p = 0; p < P; ++p) store<V>(grad_z.row(k) + (pad + seat.pixel + p) * grad_z.pitch + seat.channel, dz[p]);
-    __syncthreads();  // the row of grad_z is there
-    if constexpr (K == 3) {
-      if (row_counts) weight_sums.add(input, k, tap, dz, counts);
-    } else {
-      if (row_counts) weight_sums.add(input, k, grad_z, 2 * pad, 2 * pad + plan.tile_width);
-    }
+    store_partial_sums();
+  }
 
-    A sum[P][V] = {};
-    backward_sums.push(taps, grad_z, k, seat.pixel * grad_z.pitch + seat.channel, sum);
-    if (kModulated) own.exchange(residual);
-    if (k < 4 * pad) continue;
-    const int result_row = row - pad;
+ private:
+  __device__ __forceinline__ void prefetch(int k, int steps) {
+    if (k < steps) {
+      load_row<kChannelVectors>(input_, a_.input_axis, a_.tiling, block_.top - 2 * halo_ + k, block_.left - 2 * halo_,
+                                shared_.input, k);
+      if (k >= 2 * halo_)
+        load_row<kChannelVectors>(grad_output_, a_.grad_output_axis, a_.tiling, grad_row(k), block_.left - halo_,
+                                  shared_.grad_output, k);
+    }
+    __pipeline_commit();  // also without a row: wait_prior counts groups
+  }
+
+  // The row of the image whose gradients step k computes.
+  __device__ __forceinline__ int grad_row(int k) const { return block_.top - 3 * halo_ + k; }
+
+  // Tiles overlap by their halos. A pixel counts in the sums of one tile only: the one that writes its result.
+  __device__ __forceinline__ bool row_counts(int k) const { return inside(k - 3 * halo_, block_.rows); }
+  __device__ __forceinline__ bool counts(int k, int p) const {
+    return row_counts(k) && inside(thread_.pixel + p - halo_, a_.tiling.tile_width) && column_ + p < int(a_.p.width);
+  }
+
+  __device__ __forceinline__ void load_grad_output(int k, int p, A (&grad)[V]) const {
+    load<V>(shared_.grad_output.row(k) + (thread_.pixel + p) * shared_.grad_output.pitch + thread_.channel, grad);
+  }
+
+  // Recomputes the mask, and gives the gradients of z and of the residual term, the one through the mask included. Adds
+  // to the sums for the gradients of mask_weight and mask_bias.
+  __device__ __forceinline__ void backward_of_mask(int k, const A (&z)[P][V], A (&grad_z)[P][V],
+                                                   A (&grad_residual)[P][V]) {
+    A x[P][V], mask_weight[V], mask[P], grad_mask[P] = {};
+    load<V>(shared_.mask_weight + thread_.channel, mask_weight);
+#pragma unroll
+    for (int p = 0; p < P; ++p)
+      load<V>(shared_.input.row(k - halo_) + input_offset_ + (halo_ + p) * shared_.input.pitch, x[p]);
+    mask_convolution(mask_weight, x, a_.tiling.lanes_log2, mask);
+#pragma unroll
+    for (int p = 0; p < P; ++p) {
+      mask[p] = sigmoid(mask[p] + shared_.mask_weight[a_.tiling.channels()]);
+      load_grad_output(k, p, grad_z[p]);
+      const bool exists = inside(grad_row(k), a_.p.height) && inside(column_ + p, a_.p.width);
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        const ModulateGrads<A> grads = modulate_backward(grad_z[p][v], z[p][v], mask[p], x[p][v], a_.slopes);
+        grad_z[p][v] = exists ? grads.grad_z : A(0);
+        grad_residual[p][v] = grads.grad_residual;
+        grad_mask[p] += grads.grad_m;
+      }
+    }
+    warp_sum(grad_mask, a_.tiling.lanes_log2);
+
+    A grad_mask_weight[V];
+    load<V>(scratch_.grad_mask_weight(), grad_mask_weight);
+#pragma unroll
+    for (int p = 0; p < P; ++p) {
+      const A grad_mask_logit = counts(k, p) ? grad_mask[p] * sigmoid_slope(mask[p]) : A(0);
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        grad_residual[p][v] = add_tap(grad_residual[p][v], mask_weight[v], grad_mask_logit);
+        // a pixel that does not count may hold anything, even NaN
+        if (counts(k, p)) grad_mask_weight[v] = add_tap(grad_mask_weight[v], grad_mask_logit, x[p][v]);
+      }
+      *scratch_.grad_mask_bias() += grad_mask_logit;
+    }
+    store<V>(scratch_.grad_mask_weight(), grad_mask_weight);
+  }
+
+  __device__ __forceinline__ void share_grad_z(int k, const A (&grad_z)[P][V]) const {
+#pragma unroll
+    for (int p = 0; p < P; ++p)
+      store<V>(shared_.grad_z.row(k) + (halo_ + thread_.pixel + p) * shared_.grad_z.pitch + thread_.channel, grad_z[p]);
+  }
+
+  __device__ __forceinline__ void add_to_weight_grad(int k, const A (&grad_z)[P][V]) {
+    if (!row_counts(k)) return;
+    if constexpr (K == kAnyKernelSize)
+      weight_grad_.add(shared_.input, k, shared_.grad_z, 2 * halo_, 2 * halo_ + a_.tiling.tile_width);
+    else
+      weight_grad_.add(shared_.input, k, input_offset_, grad_z, [&](int p) { return counts(k, p); });
+  }
+
+  // Adds the gradient that does not come through the convolution.
+  __device__ __forceinline__ void add_residual(int k, const A (&grad_residual)[P][V], A (&grad_input)[P][V]) const {
 #pragma unroll
     for (int p = 0; p < P; ++p)
 #pragma unroll
-      for (int v = 0; v < V; ++v) sum[p][v] += residual[p][v];
-    if (!kVectors && !kModulated && a.p.residual.data) {
-      const Image<const T> more(a.p, a.p.residual, place);
+      for (int v = 0; v < V; ++v) grad_input[p][v] += grad_residual[p][v];
+    if (kChannelVectors || kMasked || !a_.p.residual.data) return;
+    const ImageView<const T> residual(a_.p, a_.p.residual, block_);
 #pragma unroll
-      for (int p = 0; p < P; ++p)
+    for (int p = 0; p < P; ++p)
 #pragma unroll
-        for (int v = 0; v < V; ++v)
-          if (inside(column + p, a.p.width) && seat.channel + v < place.channels)
-            sum[p][v] += widen(*more.at(result_row, column + p, seat.channel + v));
+      for (int v = 0; v < V; ++v)
+        if (inside(column_ + p, a_.p.width) && thread_.channel + v < block_.channels)
+          grad_input[p][v] += widen(*residual.at(grad_row(k) - halo_, column_ + p, thread_.channel + v));
+  }
+
+  __device__ __forceinline__ void store_grad_input(int k, const A (&grad_input)[P][V]) {
+    grad_input_.data = *shared_.grad_input;
+    const RingBuffer<T, 1> staging(reinterpret_cast<T*>(shared_.scratch.data), a_.tiling.columns, a_.tiling);
+    store_row<kChannelVectors>(grad_input_, a_.grad_input_axis, a_.tiling, grad_row(k) - halo_, block_.left,
+                               a_.tiling.tile_width, thread_.pixel - halo_, thread_.channel, grad_input, staging);
+  }
+
+  __device__ __forceinline__ void store_partial_sums() {
+    const Tiling& tiling = a_.tiling;
+    const PartialSums layout(tiling, kernel_size_);
+    A* const partials = a_.partials + int64_t(blockIdx.x) * layout.elements;
+    if constexpr (K == kAnyKernelSize) {
+      __syncthreads();
+      for (int i = int(threadIdx.x); i < layout.weight_elements(); i += int(blockDim.x)) partials[i] = weight_grad_.sum[i];
+    } else {
+#pragma unroll
+      for (int n = 0; n < K * K; ++n)
+        block_sum(tiling, weight_grad_.sum[n], shared_.scratch, partials + (n << tiling.channels_log2), tiling.channels());
     }
-    result.data = *result_data;
-    write_row<kVectors>(result, a.grad_input_access, plan, result_row, place.left, plan.tile_width, seat.pixel - pad,
-                        seat.channel, sum, Ring<T, 1>(scratch.data, plan.columns, plan));
+    if (!kMasked) return;
+    A grad_mask_weight[V];
+    load<V>(scratch_.grad_mask_weight(), grad_mask_weight);
+    block_sum(tiling, grad_mask_weight, shared_.scratch, partials + layout.mask_weight, tiling.channels());
+    const A grad_mask_bias[V] = {*scratch_.grad_mask_bias()};  // all lanes of a pixel have the same: take channel 0's
+    block_sum(tiling, grad_mask_bias, shared_.scratch, partials + layout.mask_bias, 1);
   }
 
-  const Partial partial(plan, size);
-  A* const mine = a.partials + int64_t(blockIdx.x) * partial.elements;
-  if constexpr (K == 3) {
-#pragma unroll
-    for (int n = 0; n < 9; ++n)
-      sum_columns(plan, weight_sums.sum[n], scratch, mine + (n << plan.channels_log2), plan.channels());
-  } else {
-    __syncthreads();
-    for (int i = int(threadIdx.x); i < partial.weight; i += int(blockDim.x)) mine[i] = weight_sums.sum[i];
-  }
-  if (kModulated) {
-    A sums[V];
-    load<V>(own.mask_weight(), sums);
-    sum_columns(plan, sums, scratch, mine + partial.weight, plan.channels());
-    const A bias[V] = {*own.mask_bias()};  // the same in all lanes: channel 0 has it
-    sum_columns(plan, bias, scratch, mine + partial.mask_weight, 1);
-  }
+  const Arguments<A>& a_;
+  const BlockTile block_;
+  const ThreadTile thread_;
+  const int kernel_size_, halo_;
+  const int column_;  // of the thread's first pixel, in the image
+  const SharedStorage<T, K> shared_;
+  const Taps<T, K, V> taps_;
+  Correlation<T, K, P, V, false> convolve_input_;
+  Correlation<T, K, P, V, true> convolve_grad_z_;
+  ThreadScratch<A, P, V> scratch_;
+  WeightGrad<T, K, P, V> weight_grad_;
+  const ImageView<const T> input_, grad_output_;
+  ImageView<T> grad_input_;  // its `data` is in shared memory between rows
+  const int input_offset_;   // in a row of the input: the thread's first channel of its first pixel's leftmost tap
+};
+
+// With kChannelVectors, `residual` must be null.
+template <class T, int K, bool kMasked, bool kChannelVectors>
+__global__ void __launch_bounds__(Config<T, K>::kThreads, kChannelVectors ? Config<T, K>::kMinBlocks : 1)
+    backward_kernel(const Arguments<Accumulator<T>> a) {
+  MRDA_DYNAMIC_SHARED(memory);
+  BackwardTile<T, K, kMasked, kChannelVectors>(a, memory).run();
 }
 
 template <class T, int K>
-int64_t workspace(const Backward& p) {
-  const Plan plan = plan_of<T, K>(p);
-  return plan.blocks(p.batch) * Partial(plan, p.kernel_size).elements * int64_t(sizeof(Accumulator<T>));
+int64_t workspace_bytes(const Backward& p) {
+  const Tiling tiling = tiling_of<T, K>(p);
+  return tiling.blocks(p.batch) * PartialSums(tiling, p.kernel_size).elements * int64_t(sizeof(Accumulator<T>));
 }
 
 template <class T, int K>
-MrdaCudaStatus backward(const Backward& p, void* memory, void* stream) {
+MrdaCudaStatus backward(const Backward& p, void* workspace, void* stream) {
   using A = Accumulator<T>;
-  const Plan plan = plan_of<T, K>(p);
-  const Access grad_input = access<T>(p, p.grad_input, 1 << kVectorLog2<T>);  // a thread's channels are the run there
-  const Access input = access<T>(p, p.input), grad_output = access<T>(p, p.grad_output);
-  const Arguments<A> a{p, plan, slopes_of<A>(p), input, grad_output, grad_input, static_cast<A*>(memory)};
-  const bool vectors = input == Access::kChannels && grad_output == Access::kChannels &&
-                       grad_input == Access::kChannels && !p.residual.data;
-  const auto kernel = p.mask_channels ? (vectors ? backward_kernel<T, K, true, true> : backward_kernel<T, K, true, false>)
-                                      : (vectors ? backward_kernel<T, K, false, true> : backward_kernel<T, K, false, false>);
-  const SharedMemory<T, K> shared(plan, p.kernel_size);
-  const MrdaCudaStatus first =
-      launch("rda_conv_backward", kernel, plan.blocks(p.batch), dim3(plan.threads()), shared.total, stream, a);
-  if (first.code) return first;
+  const Tiling tiling = tiling_of<T, K>(p);
+  const Arguments<A> a{p,
+                       tiling,
+                       slopes_of<A>(p),
+                       vector_axis<T>(p, p.input),
+                       vector_axis<T>(p, p.grad_output),
+                       vector_axis<T>(p, p.grad_input, kVector<A>),  // a thread's channels are written as one vector
+                       static_cast<A*>(workspace)};
+  const bool channel_vectors = a.input_axis == VectorAxis::kChannels && a.grad_output_axis == VectorAxis::kChannels &&
+                               a.grad_input_axis == VectorAxis::kChannels && !p.residual.data;
+  const SharedStorage<T, K> shared(SharedAllocator(nullptr), tiling, p.kernel_size);
+  const MrdaCudaStatus status = static_switch(p.mask_channels != 0, [&](auto masked) {
+    return static_switch(channel_vectors, [&](auto vectors) {
+      return launch("rda_conv_backward", backward_kernel<T, K, decltype(masked)::value, decltype(vectors)::value>,
+                    tiling.blocks(p.batch), tiling.threads(), shared.bytes, stream, a);
+    });
+  });
+  if (status.code) return status;
 
-  const Partial partial(plan, p.kernel_size);
-  const int most = partial.weight > plan.channels() + 1 ? partial.weight : plan.channels() + 1;
-  const ReduceArguments<A> r{p, plan, a.partials, (most + kTile - 1) / kTile};
-  const int64_t sums = p.batch * plan.chunks + (p.mask_channels ? 1 : 0);
-  return launch("rda_conv_reduce", reduce_kernel<T>, sums * r.groups, dim3(kTile * kTile),
-                kTile * (kTile + 1) * int64_t(sizeof(A)), stream, r);
-}
-
-template <class T>
-bool fuses(const RdaConvParams& p) {
-  return (p.kernel_size == 3 ? plan_of<T, 3>(p) : plan_of<T, 0>(p)).chunks == 1;
+  const PartialSums layout(tiling, p.kernel_size);
+  const int longest =
+      layout.weight_elements() > layout.mask_elements() ? layout.weight_elements() : layout.mask_elements();
+  const ReduceArguments<A> r{p, tiling, a.partials, (longest + kWarp - 1) / kWarp};
+  const int64_t sums = p.batch * tiling.channel_chunks + (p.mask_channels ? 1 : 0);
+  return launch("rda_conv_reduce", reduce_kernel<T>, sums * r.groups, kWarp * kWarp,
+                kWarp * (kWarp + 1) * int(sizeof(A)), stream, r);
 }
 
 }  // namespace
 
-bool forward_fuses(const RdaConvParams& p);  // forward.cu
+bool forward_fuses_mask(const RdaConvParams& p);  // in forward.cu
 
 }  // namespace gpu
 }  // namespace mrda
 
 using namespace mrda;
 
-extern "C" bool mrda_cuda_fuses(const RdaConvParams* p, bool backward) {
+extern "C" bool mrda_cuda_fuses_mask(const RdaConvParams* p, bool backward) {
   if (p->mask_channels != 1) return false;
-  if (!backward) return gpu::forward_fuses(*p);
-  return gpu::with_element_type(p->dtype, [&](auto element) { return gpu::fuses<decltype(element)>(*p); });
+  if (!backward) return gpu::forward_fuses_mask(*p);
+  return gpu::static_switch(*p, [&](auto element, auto kernel_size) {
+    return gpu::tiling_of<decltype(element), kernel_size.value>(*p).channel_chunks == 1;
+  });
 }
 
 extern "C" int64_t mrda_cuda_backward_workspace(const gpu::Backward* p) {
-  return gpu::with_element_type(p->dtype, [&](auto element) {
-    using T = decltype(element);
-    return p->kernel_size == 3 ? gpu::workspace<T, 3>(*p) : gpu::workspace<T, 0>(*p);
+  return gpu::static_switch(*p, [&](auto element, auto kernel_size) {
+    return gpu::workspace_bytes<decltype(element), kernel_size.value>(*p);
   });
 }
 
 extern "C" MrdaCudaStatus mrda_cuda_backward(const gpu::Backward* p, void* workspace, int device, void* stream) {
   return gpu::on_device(*p, device, [&] {
-    return gpu::with_element_type(p->dtype, [&](auto element) {
-      using T = decltype(element);
-      return p->kernel_size == 3 ? gpu::backward<T, 3>(*p, workspace, stream) : gpu::backward<T, 0>(*p, workspace, stream);
+    return gpu::static_switch(*p, [&](auto element, auto kernel_size) {
+      return gpu::backward<decltype(element), kernel_size.value>(*p, workspace, stream);
     });
   });
 }

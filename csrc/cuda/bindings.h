@@ -41,7 +41,7 @@ template <class Memory>
 void bind(py::module_& m) {
   m.def(
       "rda_conv_fuses_cuda",
-      [](const RdaConvParams& p, bool backward) { return mrda_cuda_fuses(&p, backward); }, py::arg("params"),
+      [](const RdaConvParams& p, bool backward) { return mrda_cuda_fuses_mask(&p, backward); }, py::arg("params"),
       py::kw_only(), py::arg("backward"), "Whether a kernel sums the modulation map's logits itself.");
 
   m.def(
@@ -50,10 +50,10 @@ void bind(py::module_& m) {
          int device, Address stream) {
         auto p = begin_call<Forward>(params);
         p.output = view(output, output_strides);
-        p.logits = view(logits, logits_strides);
+        p.mask_logit = view(logits, logits_strides);
         Memory memory(p);
         common(memory, p);
-        memory.image("logits", p.logits, accumulation_type(p.dtype), false);
+        memory.image("logits", p.mask_logit, accumulation_type(p.dtype), false);
         memory.image("output", p.output, p.dtype, true);
         const typename Memory::Running running;
         const MrdaCudaStatus status = mrda_cuda_forward(&p, device, pointer(stream));
@@ -110,21 +110,21 @@ void bind(py::module_& m) {
       [](const RdaConvParams& params, Address logits, Strides logits_strides, Address grad_output,
          Strides grad_output_strides, Strides grad_strides, Address grad_z, Address grad_residual, Address grad_logits,
          int device, Address stream) {
-        auto p = begin_call<ModulationBackward>(params);
-        p.logits = view(logits, logits_strides);
+        auto p = begin_call<MaskBackward>(params);
+        p.mask_logit = view(logits, logits_strides);
         p.grad_output = view(grad_output, grad_output_strides);
         p.grad_z = view(grad_z, grad_strides);
         p.grad_residual = view(grad_residual, grad_strides);
-        p.grad_logits = view(grad_logits, grad_strides);
+        p.grad_mask_logit = view(grad_logits, grad_strides);
         Memory memory(p);
         common(memory, p);
-        memory.image("logits", p.logits, p.dtype, false);
+        memory.image("logits", p.mask_logit, p.dtype, false);
         memory.image("grad_output", p.grad_output, p.dtype, false);
         memory.image("grad_z", p.grad_z, p.dtype, true);
         memory.image("grad_residual", p.grad_residual, p.dtype, true);
-        memory.image("grad_logits", p.grad_logits, p.dtype, true);
+        memory.image("grad_logits", p.grad_mask_logit, p.dtype, true);
         const typename Memory::Running running;
-        const MrdaCudaStatus status = mrda_cuda_modulation_backward(&p, device, pointer(stream));
+        const MrdaCudaStatus status = mrda_cuda_mask_backward(&p, device, pointer(stream));
         memory.finish();
         check(status);
       },

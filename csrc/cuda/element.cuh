@@ -1,4 +1,5 @@
-// Element types, and runs of neighbouring ones as a thread handles them.
+// SPDX-License-Identifier: Apache-2.0
+// Element types, vectors of neighbouring elements, and the arithmetic that CUDA has its own functions for.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -9,12 +10,12 @@
 
 #include "../rda_conv.h"
 
-// The block's dynamic shared memory. (The emulation has its own.)
+// The block's dynamic shared memory. The emulation defines its own.
 #ifndef MRDA_DYNAMIC_SHARED
 #define MRDA_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
-// On a GPU an access that is not aligned is an error; the emulation looks for it.
+// A GPU traps on a misaligned access; the emulation checks for it here.
 #ifndef MRDA_CHECK_ALIGNED
 #define MRDA_CHECK_ALIGNED(address, bytes)
 #endif
@@ -23,19 +24,25 @@ namespace mrda {
 namespace gpu {
 
 template <class T>
-struct Element {  // float, double: computed as stored
-  using Accumulator = T;
+struct AccumulatorOf {
+  using type = T;
 };
 template <>
-struct Element<__nv_bfloat16> {
-  using Accumulator = float;
+struct AccumulatorOf<__nv_bfloat16> {
+  using type = float;
 };
 template <>
-struct Element<__half> {
-  using Accumulator = float;
+struct AccumulatorOf<__half> {
+  using type = float;
 };
 template <class T>
-using Accumulator = typename Element<T>::Accumulator;
+using Accumulator = typename AccumulatorOf<T>::type;
+
+// Elements in 16 bytes, the widest access of a thread.
+template <class T>
+constexpr int kVectorLog2 = sizeof(T) == 8 ? 1 : sizeof(T) == 4 ? 2 : 3;
+template <class T>
+constexpr int kVector = 1 << kVectorLog2<T>;
 
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ double widen(double x) { return x; }
@@ -56,36 +63,36 @@ __device__ __forceinline__ __half narrow<__half>(float x) {
   return __float2half_rn(x);
 }
 
-// V neighbours, moved in one access where they are no more than 16 bytes.
+// V neighbouring elements. The alignment lets the compiler move up to 16 bytes in one access.
 template <class T, int V>
-struct alignas(sizeof(T) * V < 16 ? sizeof(T) * V : 16) Pack {
-  T at[V];
+struct alignas(sizeof(T) * V < 16 ? sizeof(T) * V : 16) AlignedVector {
+  T data[V];
 };
 
 template <int V, class T>
-__device__ __forceinline__ Pack<T, V> load_pack(const T* from) {
-  MRDA_CHECK_ALIGNED(from, alignof(Pack<T, V>));
-  return *reinterpret_cast<const Pack<T, V>*>(from);
+__device__ __forceinline__ AlignedVector<T, V> load_vector(const T* from) {
+  MRDA_CHECK_ALIGNED(from, alignof(AlignedVector<T, V>));
+  return *reinterpret_cast<const AlignedVector<T, V>*>(from);
 }
 
 template <int V, class T>
-__device__ __forceinline__ void store_pack(T* to, const Pack<T, V>& pack) {
-  MRDA_CHECK_ALIGNED(to, alignof(Pack<T, V>));
-  *reinterpret_cast<Pack<T, V>*>(to) = pack;
+__device__ __forceinline__ void store_vector(T* to, const AlignedVector<T, V>& vector) {
+  MRDA_CHECK_ALIGNED(to, alignof(AlignedVector<T, V>));
+  *reinterpret_cast<AlignedVector<T, V>*>(to) = vector;
 }
 
 template <int V, class T>
-__device__ __forceinline__ void widen(const Pack<T, V>& pack, Accumulator<T> (&to)[V]) {
+__device__ __forceinline__ void widen(const AlignedVector<T, V>& vector, Accumulator<T> (&to)[V]) {
 #pragma unroll
-  for (int v = 0; v < V; ++v) to[v] = widen(pack.at[v]);
+  for (int v = 0; v < V; ++v) to[v] = widen(vector.data[v]);
 }
 
-// A bfloat16 is the upper half of a float: two of them take one instruction each.
+// A bfloat16 is the upper half of a float, so that one instruction widens each element of a pair.
 template <int V>
-__device__ __forceinline__ void widen(const Pack<__nv_bfloat16, V>& pack, float (&to)[V]) {
+__device__ __forceinline__ void widen(const AlignedVector<__nv_bfloat16, V>& vector, float (&to)[V]) {
   static_assert(V % 2 == 0, "");
   uint32_t pairs[V / 2];
-  memcpy(pairs, pack.at, sizeof(pairs));
+  memcpy(pairs, vector.data, sizeof(pairs));
 #pragma unroll
   for (int i = 0; i < V / 2; ++i) {
     to[2 * i] = __uint_as_float(pairs[i] << 16);
@@ -95,35 +102,40 @@ __device__ __forceinline__ void widen(const Pack<__nv_bfloat16, V>& pack, float 
 
 template <int V, class T>
 __device__ __forceinline__ void load(const T* from, Accumulator<T> (&to)[V]) {
-  widen(load_pack<V>(from), to);
+  widen(load_vector<V>(from), to);
 }
 
 template <int V, class T>
 __device__ __forceinline__ void store(T* to, const Accumulator<T> (&from)[V]) {
-  Pack<T, V> pack;
+  AlignedVector<T, V> vector;
 #pragma unroll
-  for (int v = 0; v < V; ++v) pack.at[v] = narrow<T>(from[v]);
-  store_pack(to, pack);
+  for (int v = 0; v < V; ++v) vector.data[v] = narrow<T>(from[v]);
+  store_vector(to, vector);
 }
 
-__device__ __forceinline__ float sigmoid(float t) {
-  float x = -t;
-  x = x > 87.0f ? 87.0f : x;  // exp of it is finite; a NaN stays
+__device__ __forceinline__ float sigmoid(float logit) {
+  float x = -logit;
+  x = x > 87.0f ? 87.0f : x;  // keeps expf finite, and a NaN a NaN
   const float d = 1.0f + expf(x);
-  const float r = __fdividef(1.0f, d);  // good to 2 units in the last place; a Newton step rounds it as well as can be
+  const float r = __fdividef(1.0f, d);  // within 2 ulp; a Newton step rounds it almost correctly
   return r + r * (1.0f - d * r);
 }
-__device__ __forceinline__ double sigmoid(double t) { return 1.0 / (1.0 + exp(-t)); }
+__device__ __forceinline__ double sigmoid(double logit) { return 1.0 / (1.0 + exp(-logit)); }
 
-// The sums over 2^log2 neighbouring lanes, in each of them; all lanes of the warp take part.
+// Gives each lane the sum over its group of 2^lanes_log2 neighbouring lanes. All lanes of the warp have to call it.
 template <int N, class A>
-__device__ __forceinline__ void sum_lanes(A (&x)[N], int log2) {
+__device__ __forceinline__ void warp_sum(A (&x)[N], int lanes_log2) {
 #pragma unroll
   for (int i = 0; i < 5; ++i)
-    if (i < log2) {
+    if (i < lanes_log2) {
 #pragma unroll
       for (int n = 0; n < N; ++n) x[n] += __shfl_xor_sync(0xffffffffu, x[n], 1 << i);
     }
+}
+
+template <class A>
+Slopes<A> slopes_of(const RdaConvParams& p) {
+  return {A(p.negative_slope), A(p.output_negative_slope)};
 }
 
 }  // namespace gpu

@@ -1,213 +1,226 @@
-// Forward of the RDA convolution on a GPU; and, for logits that are in memory, the elementwise half of its backward.
-#include "taps.cuh"
+// SPDX-License-Identifier: Apache-2.0
+// Forward of the RDA convolution on a GPU and, for a mask logit in memory, the elementwise half of its backward.
+#include "convolution.cuh"
 
 namespace mrda {
 namespace gpu {
 namespace {
 
-template <class T>
-constexpr int kVectorLog2 = log2_of_vector<T>();  // channels of a thread: 16 bytes
 template <class T, int K>
-constexpr int kThreads = K && sizeof(T) == 2 ? 128 : 256;
-// On a multiprocessor, at least: that leaves 168 registers for 8 channels a thread, else 128.
-template <class T, int K>
-constexpr int kBlocks = K && sizeof(T) == 2 ? 3 : 2;
-template <int K>
-constexpr int kMaxLanesLog2 = K ? 5 : 4;  // in one warp; with kernels in shared memory, to keep a block's below 96 KiB
+struct Config {
+  using Element = T;
+  static constexpr bool kAnySize = K == kAnyKernelSize, kHalf = sizeof(T) == 2;
+  static constexpr int kVectorLog2 = gpu::kVectorLog2<T>;  // channels per thread
+  static constexpr int kPixels = kPixelsPerThread<K>;
+  static constexpr int kThreads = !kAnySize && kHalf ? 128 : 256;
+  // Blocks per multiprocessor, at least: this leaves a thread 168 registers with 8 channels, otherwise 128.
+  static constexpr int kMinBlocks = !kAnySize && kHalf ? 3 : 2;
+  // A pixel's lanes are in one warp. With the taps in shared memory fewer channels keep a block's below 96 KiB.
+  static constexpr int kMaxLanesLog2 = kAnySize ? 4 : 5;
+  // Rows in the ring buffer: those under the taps, and those being loaded.
+  static constexpr int kStages = kAnySize ? 8 : 4;
+  static constexpr int kPrefetch = kAnySize ? 1 : 2;
+};
 
 template <class T, int K>
-Plan plan_of(const RdaConvParams& p) {
-  return make_plan<T>(p, kThreads<T, K>, kPixels<K>, kVectorLog2<T>, kMaxLanesLog2<K>, 0);
+Tiling tiling_of(const RdaConvParams& p) {
+  return make_tiling<Config<T, K>>(p, 0);
 }
 
-// Rows in shared memory: those that a result needs, and `kAhead` under way.
-template <int K>
-struct Rows {
-  static constexpr int kSlots = K ? 4 : 8;
-  static constexpr int kAhead = K ? 2 : 1;
-};
-
 template <class T, int K>
-struct SharedMemory {
-  int64_t weight, mask_weight, buffer, total;
+struct SharedStorage {
+  using A = Accumulator<T>;
+  RingBuffer<T, Config<T, K>::kStages> input;
+  A* taps;         // [tap][channel]; empty for K = 3
+  A* mask_weight;  // [channel]
+  RingBuffer<T, 1> staging;  // a row of results
+  int bytes;
 
-  __host__ __device__ SharedMemory(const Plan& plan, int kernel_size) {
-    weight = Ring<T, Rows<K>::kSlots>::bytes(plan.columns + kernel_size - 1, plan);
-    mask_weight = weight + Taps<T, K, (1 << kVectorLog2<T>)>::bytes(plan, kernel_size);
-    buffer = mask_weight + plan.channels() * int64_t(sizeof(Accumulator<T>));
-    total = buffer + Ring<T, 1>::bytes(plan.columns, plan);
-  }
+  __host__ __device__ SharedStorage(SharedAllocator allocator, const Tiling& tiling, int kernel_size)
+      : input(allocator, tiling.columns + kernel_size - 1, tiling),
+        taps(allocator.take<A>(Taps<T, K, kVector<T>>::shared_elements(tiling, kernel_size))),
+        mask_weight(allocator.take<A>(tiling.channels())),
+        staging(allocator, tiling.columns, tiling),
+        bytes(allocator.bytes()) {}
 };
-
-enum class Modulation { kNone, kSummed, kGiven };  // z as it is; logits summed over the channels; logits in memory
 
 template <class Params, class A>
 struct Arguments {
   Params p;
-  Plan plan;
+  Tiling tiling;
   Slopes<A> slopes;
-  Access input_access, result_access;
+  VectorAxis input_axis, result_axis;
 };
 
-// Walks down a strip. For each row of it calls finish(row, z, input): the convolution's sums for the thread's pixels and
-// V channels, and the input's values there.
-template <class T, int K, bool kVectors, class Params, class Finish>
-__device__ void correlate_strip(const Arguments<Params, Accumulator<T>>& a, const Place& place, unsigned char* memory,
-                                Finish finish) {
-  constexpr int V = 1 << kVectorLog2<T>, P = kPixels<K>;
+// Walks down a tile. For each row of it, calls finish(row, z, x) with the dynamic convolution's result and the input at
+// the thread's pixels and channels.
+template <class T, int K, bool kChannelVectors, class Params, class Finish>
+__device__ void convolve_tile(const Arguments<Params, Accumulator<T>>& a, const BlockTile& block,
+                              const ThreadTile& thread, const SharedStorage<T, K>& shared, Finish finish) {
+  constexpr int V = kVector<T>, P = kPixelsPerThread<K>, kPrefetch = Config<T, K>::kPrefetch;
   using A = Accumulator<T>;
-  const int size = K ? K : a.p.kernel_size, pad = size / 2;
-  const Seat seat = Seat::of<V>(a.plan);
-  const SharedMemory<T, K> offsets(a.plan, size);
-  const Ring<T, Rows<K>::kSlots> rows(memory, a.plan.columns + 2 * pad, a.plan);
-  const Taps<T, K, V> taps(a.p, a.plan, place, seat.channel, memory + offsets.weight);
+  const int halo = kernel_size<K>(a.p) / 2;
+  const Taps<T, K, V> taps(a.p, a.tiling, block, thread.channel, shared.taps);
   Correlation<T, K, P, V, false> correlation;
 
-  const Image<const T> image(a.p, a.p.input, place);
-  const int first_row = place.top - pad, steps = place.rows + 2 * pad, offset = seat.pixel * rows.pitch + seat.channel;
-  const auto fetch = [&](int k) {
-    if (k < steps) copy_row<kVectors>(image, a.input_access, a.plan, first_row + k, place.left - pad, rows, k);
-    Prefetch<Rows<K>::kAhead>::mark();
+  const ImageView<const T> image(a.p, a.p.input, block);
+  const int first_row = block.top - halo, steps = block.rows + 2 * halo;
+  const int offset = thread.pixel * shared.input.pitch + thread.channel;
+  const auto prefetch = [&](int k) {
+    if (k < steps)
+      load_row<kChannelVectors>(image, a.input_axis, a.tiling, first_row + k, block.left - halo, shared.input, k);
+    __pipeline_commit();  // also without a row: wait_prior counts groups
   };
-  for (int k = 0; k < Rows<K>::kAhead; ++k) fetch(k);
+  for (int k = 0; k < kPrefetch; ++k) prefetch(k);
 #pragma unroll 1
   for (int k = 0; k < steps; ++k) {
-    Prefetch<Rows<K>::kAhead>::wait();
-    __syncthreads();  // row k is there, and nobody needs the oldest one any more
-    fetch(k + Rows<K>::kAhead);
+    __pipeline_wait_prior(kPrefetch - 1);
+    __syncthreads();  // row k has arrived, and all threads are done with the oldest row
+    prefetch(k + kPrefetch);
     A z[P][V], x[P][V];
-    correlation.push(taps, rows, k, offset, z);
-    if (k < 2 * pad) continue;
+    correlation.push(taps, shared.input, k, offset, z);
+    if (k < 2 * halo) continue;
 #pragma unroll
-    for (int p = 0; p < P; ++p) load<V>(rows.row(k - pad) + offset + (pad + p) * rows.pitch, x[p]);
-    finish(first_row + k - pad, z, x);
+    for (int p = 0; p < P; ++p) load<V>(shared.input.row(k - halo) + offset + (halo + p) * shared.input.pitch, x[p]);
+    finish(first_row + k - halo, z, x);
   }
 }
 
-template <class T, int K, Modulation kModulation, bool kVectors>
-__global__ void __launch_bounds__(kThreads<T, K>, kVectors ? kBlocks<T, K> : 1)
+enum class MaskSource { kNone, kFused, kInMemory };  // see launch.h
+
+// Turns z into the result, with the mask of the thread's pixels computed here.
+template <int P, int V, class A>
+__device__ __forceinline__ void apply_fused_mask(const A* mask_weight, A mask_bias, int lanes_log2, Slopes<A> slopes,
+                                                 const A (&x)[P][V], A (&z)[P][V]) {
+  A weight[V], mask_logit[P];
+  load<V>(mask_weight, weight);
+  mask_convolution(weight, x, lanes_log2, mask_logit);
+#pragma unroll
+  for (int p = 0; p < P; ++p) {
+    const A mask = sigmoid(mask_logit[p] + mask_bias);
+#pragma unroll
+    for (int v = 0; v < V; ++v) z[p][v] = modulate(z[p][v], mask, x[p][v], slopes);
+  }
+}
+
+// The same, with the logit in memory; it has only as many columns and channels as the image.
+template <int P, int V, class A>
+__device__ __forceinline__ void apply_mask_in_memory(const ImageView<const A>& mask_logit, int row, int column,
+                                                     int channel, Slopes<A> slopes, const A (&x)[P][V], A (&z)[P][V]) {
+#pragma unroll
+  for (int p = 0; p < P; ++p)
+#pragma unroll
+    for (int v = 0; v < V; ++v)
+      if (column + p < mask_logit.width && channel + v < mask_logit.channels) {
+        const A mask = sigmoid(*mask_logit.at(row, column + p, channel + v));
+        z[p][v] = modulate(z[p][v], mask, x[p][v], slopes);
+      }
+}
+
+template <class T, int K, MaskSource kMask, bool kChannelVectors>
+__global__ void __launch_bounds__(Config<T, K>::kThreads, kChannelVectors ? Config<T, K>::kMinBlocks : 1)
     forward_kernel(const Arguments<Forward, Accumulator<T>> a) {
   MRDA_DYNAMIC_SHARED(memory);
-  constexpr int V = 1 << kVectorLog2<T>, P = kPixels<K>;
+  constexpr int V = kVector<T>, P = kPixelsPerThread<K>;
   using A = Accumulator<T>;
-  const Place place(a.p, a.plan);
-  const Seat seat = Seat::of<V>(a.plan);
-  const Image<T> output(a.p, a.p.output, place);
-  const Ring<T, 1> buffer(memory + SharedMemory<T, K>(a.plan, a.p.kernel_size).buffer, a.plan.columns, a.plan);
-
-  A* const mask_weight = reinterpret_cast<A*>(memory + SharedMemory<T, K>(a.plan, a.p.kernel_size).mask_weight);
+  const SharedStorage<T, K> shared(SharedAllocator(memory), a.tiling, kernel_size<K>(a.p));
+  const BlockTile block(a.p, a.tiling);
+  const ThreadTile thread(a.tiling, V);
+  const ImageView<T> output(a.p, a.p.output, block);
   A mask_bias = A(0);
-  if (kModulation == Modulation::kSummed) {
-    const T* from = static_cast<const T*>(a.p.mask_weight);
-    for (int c = int(threadIdx.x); c < a.plan.channels(); c += int(blockDim.x))
-      mask_weight[c] = c < place.channels ? widen(from[c]) : A(0);
-    if (a.p.mask_bias) mask_bias = widen(*static_cast<const T*>(a.p.mask_bias));
+  if (kMask == MaskSource::kFused) {
+    load_mask_weight<T>(a.p, a.tiling, block, shared.mask_weight);
+    mask_bias = load_mask_bias<T>(a.p);
   }
 
-  correlate_strip<T, K, kVectors>(a, place, memory, [&](int row, A (&z)[P][V], const A (&x)[P][V]) {
-    if (kModulation == Modulation::kSummed) {
-      A t[P] = {}, w[V];
-      load<V>(mask_weight + seat.channel, w);
-#pragma unroll
-      for (int p = 0; p < P; ++p)
-#pragma unroll
-        for (int v = 0; v < V; ++v) t[p] = add_tap(t[p], w[v], x[p][v]);
-      sum_lanes(t, a.plan.lanes_log2);
-#pragma unroll
-      for (int p = 0; p < P; ++p) {
-        const A m = sigmoid(t[p] + mask_bias);
-#pragma unroll
-        for (int v = 0; v < V; ++v) z[p][v] = modulate(z[p][v], m, x[p][v], a.slopes);
-      }
-    } else if (kModulation == Modulation::kGiven) {
-      const Image<const A> logits(a.p, a.p.logits, place);
-#pragma unroll
-      for (int p = 0; p < P; ++p)
-#pragma unroll
-        for (int v = 0; v < V; ++v)
-          if (place.left + seat.pixel + p < logits.width && seat.channel + v < place.channels) {
-            const A m = sigmoid(*logits.at(row, place.left + seat.pixel + p, seat.channel + v));
-            z[p][v] = modulate(z[p][v], m, x[p][v], a.slopes);
-          }
-    }
-    write_row<kVectors>(output, a.result_access, a.plan, row, place.left, a.plan.columns, seat.pixel, seat.channel, z,
-                        buffer);
-  });
+  const auto finish = [&](int row, A (&z)[P][V], const A (&x)[P][V]) {
+    if (kMask == MaskSource::kFused)
+      apply_fused_mask(shared.mask_weight + thread.channel, mask_bias, a.tiling.lanes_log2, a.slopes, x, z);
+    if (kMask == MaskSource::kInMemory)
+      apply_mask_in_memory(ImageView<const A>(a.p, a.p.mask_logit, block), row, block.left + thread.pixel,
+                           thread.channel, a.slopes, x, z);
+    store_row<kChannelVectors>(output, a.result_axis, a.tiling, row, block.left, a.tiling.columns, thread.pixel,
+                               thread.channel, z, shared.staging);
+  };
+  convolve_tile<T, K, kChannelVectors>(a, block, thread, shared, finish);
 }
 
 // T is an accumulation type here.
 template <class T, int K>
-__global__ void __launch_bounds__(kThreads<T, K>, 1) modulation_backward_kernel(const Arguments<ModulationBackward, T> a) {
+__global__ void __launch_bounds__(Config<T, K>::kThreads, 1) mask_backward_kernel(const Arguments<MaskBackward, T> a) {
   MRDA_DYNAMIC_SHARED(memory);
-  constexpr int V = 1 << kVectorLog2<T>, P = kPixels<K>;
-  const Place place(a.p, a.plan);
-  const Seat seat = Seat::of<V>(a.plan);
-  const Image<const T> logits(a.p, a.p.logits, place), grad_output(a.p, a.p.grad_output, place);
-  const Image<T> grad_z(a.p, a.p.grad_z, place), grad_residual(a.p, a.p.grad_residual, place);
-  const Image<T> grad_logits(a.p, a.p.grad_logits, place);
-  const Ring<T, 1> buffer(memory + SharedMemory<T, K>(a.plan, a.p.kernel_size).buffer, a.plan.columns, a.plan);
+  constexpr int V = kVector<T>, P = kPixelsPerThread<K>;
+  const SharedStorage<T, K> shared(SharedAllocator(memory), a.tiling, kernel_size<K>(a.p));
+  const BlockTile block(a.p, a.tiling);
+  const ThreadTile thread(a.tiling, V);
+  const ImageView<const T> mask_logit(a.p, a.p.mask_logit, block), grad_output(a.p, a.p.grad_output, block);
+  const ImageView<T> grad_z(a.p, a.p.grad_z, block), grad_residual(a.p, a.p.grad_residual, block);
+  const ImageView<T> grad_mask_logit(a.p, a.p.grad_mask_logit, block);
 
-  correlate_strip<T, K, false>(a, place, memory, [&](int row, const T (&z)[P][V], const T (&x)[P][V]) {
-    T dz[P][V] = {}, residual[P][V] = {}, dt[P][V] = {};
+  const auto finish = [&](int row, const T (&z)[P][V], const T (&x)[P][V]) {
+    T z_values[P][V] = {}, residual_values[P][V] = {}, logit_values[P][V] = {};
 #pragma unroll
     for (int p = 0; p < P; ++p)
 #pragma unroll
       for (int v = 0; v < V; ++v) {
-        const int column = place.left + seat.pixel + p, channel = seat.channel + v;
-        if (column >= logits.width || channel >= place.channels) continue;
-        const T m = sigmoid(*logits.at(row, column, channel));
-        const ModulateGrads<T> d = modulate_backward(*grad_output.at(row, column, channel), z[p][v], m, x[p][v], a.slopes);
-        dz[p][v] = d.grad_z;
-        residual[p][v] = d.grad_residual;
-        dt[p][v] = d.grad_m * sigmoid_slope(m);
+        const int column = block.left + thread.pixel + p, channel = thread.channel + v;
+        if (column >= mask_logit.width || channel >= block.channels) continue;
+        const T mask = sigmoid(*mask_logit.at(row, column, channel));
+        const ModulateGrads<T> grads =
+            modulate_backward(*grad_output.at(row, column, channel), z[p][v], mask, x[p][v], a.slopes);
+        z_values[p][v] = grads.grad_z;
+        residual_values[p][v] = grads.grad_residual;
+        logit_values[p][v] = grads.grad_m * sigmoid_slope(mask);
       }
-    const auto write = [&](const Image<T>& to, const T (&values)[P][V]) {
-      write_row<false>(to, a.result_access, a.plan, row, place.left, a.plan.columns, seat.pixel, seat.channel, values,
-                       buffer);
+    const auto store = [&](const ImageView<T>& to, const T (&values)[P][V]) {
+      store_row<false>(to, a.result_axis, a.tiling, row, block.left, a.tiling.columns, thread.pixel, thread.channel,
+                       values, shared.staging);
     };
-    write(grad_z, dz);
-    write(grad_residual, residual);
-    write(grad_logits, dt);
-  });
+    store(grad_z, z_values);
+    store(grad_residual, residual_values);
+    store(grad_mask_logit, logit_values);
+  };
+  convolve_tile<T, K, false>(a, block, thread, shared, finish);
 }
 
 template <class T, int K, class Params>
-Arguments<Params, Accumulator<T>> arguments(const Params& p, Access result_access) {
-  return {p, plan_of<T, K>(p), slopes_of<Accumulator<T>>(p), access<T>(p, p.input), result_access};
+Arguments<Params, Accumulator<T>> make_arguments(const Params& p, VectorAxis result_axis) {
+  return {p, tiling_of<T, K>(p), slopes_of<Accumulator<T>>(p), vector_axis<T>(p, p.input), result_axis};
 }
 
 template <class T, int K, class Params>
-MrdaCudaStatus launch_strips(const char* name, void (*kernel)(Arguments<Params, Accumulator<T>>),
-                             const Arguments<Params, Accumulator<T>>& a, void* stream) {
-  const SharedMemory<T, K> shared(a.plan, a.p.kernel_size);
-  return launch(name, kernel, a.plan.blocks(a.p.batch), dim3(a.plan.threads()), shared.total, stream, a);
+MrdaCudaStatus launch_tiles(const char* name, void (*kernel)(Arguments<Params, Accumulator<T>>),
+                            const Arguments<Params, Accumulator<T>>& a, void* stream) {
+  const SharedStorage<T, K> shared(SharedAllocator(nullptr), a.tiling, a.p.kernel_size);
+  return launch(name, kernel, a.tiling.blocks(a.p.batch), a.tiling.threads(), shared.bytes, stream, a);
 }
 
 template <class T, int K>
 MrdaCudaStatus forward(const Forward& p, void* stream) {
-  const Arguments<Forward, Accumulator<T>> a = arguments<T, K>(p, access<T>(p, p.output));
-  const bool vectors = a.input_access == Access::kChannels && a.result_access == Access::kChannels;
-  const auto kernel = p.logits.data    ? forward_kernel<T, K, Modulation::kGiven, false>
-                      : p.mask_channels ? (vectors ? forward_kernel<T, K, Modulation::kSummed, true>
-                                                   : forward_kernel<T, K, Modulation::kSummed, false>)
-                                        : (vectors ? forward_kernel<T, K, Modulation::kNone, true>
-                                                   : forward_kernel<T, K, Modulation::kNone, false>);
-  return launch_strips<T, K>("rda_conv_forward", kernel, a, stream);
+  const auto a = make_arguments<T, K>(p, vector_axis<T>(p, p.output));
+  const auto run = [&](auto kernel) { return launch_tiles<T, K>("rda_conv_forward", kernel, a, stream); };
+  if (p.mask_logit.data) return run(forward_kernel<T, K, MaskSource::kInMemory, false>);
+  const bool channel_vectors = a.input_axis == VectorAxis::kChannels && a.result_axis == VectorAxis::kChannels;
+  return static_switch(channel_vectors, [&](auto vectors) {
+    constexpr bool kChannelVectors = decltype(vectors)::value;
+    return p.mask_channels ? run(forward_kernel<T, K, MaskSource::kFused, kChannelVectors>)
+                           : run(forward_kernel<T, K, MaskSource::kNone, kChannelVectors>);
+  });
 }
 
 template <class T, int K>
-MrdaCudaStatus modulation_backward(const ModulationBackward& p, void* stream) {
-  const Access z = access<T>(p, p.grad_z), residual = access<T>(p, p.grad_residual), logits = access<T>(p, p.grad_logits);
-  const Arguments<ModulationBackward, T> a = arguments<T, K>(p, z == residual && z == logits ? z : Access::kElements);
-  return launch_strips<T, K>("rda_conv_modulation_backward", modulation_backward_kernel<T, K>, a, stream);
+MrdaCudaStatus mask_backward(const MaskBackward& p, void* stream) {
+  const VectorAxis z = vector_axis<T>(p, p.grad_z), residual = vector_axis<T>(p, p.grad_residual);
+  const VectorAxis logit = vector_axis<T>(p, p.grad_mask_logit);
+  const auto a = make_arguments<T, K>(p, z == residual && z == logit ? z : VectorAxis::kNone);
+  return launch_tiles<T, K>("rda_conv_mask_backward", mask_backward_kernel<T, K>, a, stream);
 }
 
 }  // namespace
 
-bool forward_fuses(const RdaConvParams& p) {
-  return with_element_type(p.dtype, [&](auto element) {
-    using T = decltype(element);
-    return (p.kernel_size == 3 ? plan_of<T, 3>(p) : plan_of<T, 0>(p)).chunks == 1;
+bool forward_fuses_mask(const RdaConvParams& p) {
+  return static_switch(p, [&](auto element, auto kernel_size) {
+    return tiling_of<decltype(element), kernel_size.value>(p).channel_chunks == 1;
   });
 }
 
@@ -218,18 +231,22 @@ using namespace mrda;
 
 extern "C" MrdaCudaStatus mrda_cuda_forward(const gpu::Forward* p, int device, void* stream) {
   return gpu::on_device(*p, device, [&] {
-    return gpu::with_element_type(p->dtype, [&](auto element) {
-      using T = decltype(element);
-      return p->kernel_size == 3 ? gpu::forward<T, 3>(*p, stream) : gpu::forward<T, 0>(*p, stream);
+    return gpu::static_switch(*p, [&](auto element, auto kernel_size) {
+      return gpu::forward<decltype(element), kernel_size.value>(*p, stream);
     });
   });
 }
 
-extern "C" MrdaCudaStatus mrda_cuda_modulation_backward(const gpu::ModulationBackward* p, int device, void* stream) {
+extern "C" MrdaCudaStatus mrda_cuda_mask_backward(const gpu::MaskBackward* p, int device, void* stream) {
   return gpu::on_device(*p, device, [&] {
-    const bool three = p->kernel_size == 3;
-    if (p->dtype == DType::kFloat64)
-      return three ? gpu::modulation_backward<double, 3>(*p, stream) : gpu::modulation_backward<double, 0>(*p, stream);
-    return three ? gpu::modulation_backward<float, 3>(*p, stream) : gpu::modulation_backward<float, 0>(*p, stream);
+    return gpu::switch_kernel_size(p->kernel_size, [&](auto kernel_size) {
+      return p->dtype == DType::kFloat64 ? gpu::mask_backward<double, kernel_size.value>(*p, stream)
+                                         : gpu::mask_backward<float, kernel_size.value>(*p, stream);
+    });
   });
+}
+
+extern "C" MrdaCudaStatus mrda_cuda_versions(int* runtime, int* driver) {
+  const cudaError_t error = cudaRuntimeGetVersion(runtime);
+  return gpu::make_status(error == cudaSuccess ? cudaDriverGetVersion(driver) : error, "cudaDriverGetVersion");
 }

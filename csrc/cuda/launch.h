@@ -1,4 +1,5 @@
-// The CUDA kernels as C functions: addresses, sizes, strides, a device and a stream; no torch, no CUDA header.
+// SPDX-License-Identifier: Apache-2.0
+// C interface of the CUDA kernels: addresses, sizes, strides, a device and a stream; no torch and no CUDA header.
 #pragma once
 
 #include "../rda_conv.h"
@@ -6,26 +7,31 @@
 namespace mrda {
 namespace gpu {
 
-// Two ways to the modulation map's logits: a kernel sums over the channels as it goes (M = 1, mask_weight given, few
-// enough channels: see mrda_cuda_fuses), or finds them in memory, `logits` (B, C, H, W) in the accumulation type, with
-// a channel stride of 0 where all channels share a map. Neither: the bare dynamic convolution.
+// The mask is sigmoid(mask_logit). There are two ways to give a kernel the logit:
+//
+// - Fused: the kernel computes it, as the sum over the channels of mask_weight * input. This needs M = 1 and all
+//   channels in one thread block: see mrda_cuda_fuses_mask.
+// - In memory: `mask_logit`, (B, C, H, W) in the accumulation type. Its channel stride is 0 if all channels share one
+//   mask. mask_channels is 0 then.
+//
+// A call that has neither is the bare dynamic convolution.
 struct Forward : RdaConvForward {
-  View logits;
+  View mask_logit;
 };
 
-// Gradients of weight, mask_weight and mask_bias are written in the input's type. With logits in memory there are
-// none of the latter two; and `residual`, in the input's type and null for none, is added to grad_input: the gradient
-// that does not come through the convolution.
+// The gradients of weight, mask_weight and mask_bias are written in the input's type. If the mask logit is in memory,
+// the mask's gradients come from MaskBackward and a matrix product instead, and this is the backward of the bare
+// convolution; `residual`, in the input's type or null, is the rest of the input's gradient and is added to it.
 struct Backward : RdaConvBackward {
   View residual;
 };
 
-// For logits in memory, float or double: the gradients of the convolution's result, of the `+ input` term and, channel
-// by channel, of the logits.
-struct ModulationBackward : RdaConvParams {
-  View logits;
+// Elementwise half of the backward with the mask logit in memory, for float and double: the gradients of z, of the
+// `+ input` term and of the logit, the last one separately for every channel.
+struct MaskBackward : RdaConvParams {
+  View mask_logit;
   View grad_output;
-  View grad_z, grad_residual, grad_logits;
+  View grad_z, grad_residual, grad_mask_logit;
 };
 
 }  // namespace gpu
@@ -33,23 +39,23 @@ struct ModulationBackward : RdaConvParams {
 
 extern "C" {
 
-// 0, or CUDA's error code and what failed: a kernel's name or a call's.
+// `code` is 0 or CUDA's error code; `what` is the kernel or the CUDA function that failed.
 struct MrdaCudaStatus {
   int code;
   const char* what;
   const char* message;
 };
 
-// Of the runtime that is built in, and what the driver offers, as 1000 * major + 10 * minor; 0 for no driver.
+// Versions of the built-in CUDA runtime and of the driver's CUDA, as 1000 * major + 10 * minor; 0 if there is no driver.
 MrdaCudaStatus mrda_cuda_versions(int* runtime, int* driver);
 
-// Whether the kernel of that direction sums the mask over the channels itself.
-bool mrda_cuda_fuses(const mrda::RdaConvParams* params, bool backward);
-// Memory that the backward needs besides its results, on the device.
+// True if the kernel of that direction can compute the mask logit itself.
+bool mrda_cuda_fuses_mask(const mrda::RdaConvParams* params, bool backward);
+// Bytes of device memory that the backward needs for its partial sums.
 int64_t mrda_cuda_backward_workspace(const mrda::gpu::Backward* params);
 
 MrdaCudaStatus mrda_cuda_forward(const mrda::gpu::Forward* params, int device, void* stream);
 MrdaCudaStatus mrda_cuda_backward(const mrda::gpu::Backward* params, void* workspace, int device, void* stream);
-MrdaCudaStatus mrda_cuda_modulation_backward(const mrda::gpu::ModulationBackward* params, int device, void* stream);
+MrdaCudaStatus mrda_cuda_mask_backward(const mrda::gpu::MaskBackward* params, int device, void* stream);
 
 }

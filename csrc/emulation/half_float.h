@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// CUDA's 16-bit float types, by the CPU backend's conversions.
+#pragma once
+
+#include "../cpu/simd.h"
+
+namespace mrda {
+namespace emulation {
+
+// `Stored` is the CPU backend's type of the same format.
+template <class Stored>
+struct HalfFloat {
+  uint16_t bits;
+
+  HalfFloat() = default;
+  // Rounds to nearest, ties to even.
+  explicit HalfFloat(float x) : bits(0) {
+    MRDA_ISA::store_elements(reinterpret_cast<Stored*>(this), 1, 1, MRDA_ISA::splat(x));
+  }
+  explicit operator float() const { return MRDA_ISA::load_scalar(reinterpret_cast<const Stored*>(this)); }
+};
+
+}  // namespace emulation
+}  // namespace mrda
