@@ -89,7 +89,7 @@ def jpeg(images: Tensor, quality: Tensor, *, codec: str = "libjpeg") -> Tensor:
 
 
 def _codec_for(codec: str, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """What is fastest there (benchmarks/jpeg.py), of two that give the same."""
+    """The faster of two codecs with the same output on that device (docs/jpeg.md)."""
     if codec == "simulated":
         return _simulated
     return _encoded if device.type == "cpu" else _tensor_codec

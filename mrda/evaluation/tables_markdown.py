@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from mrda.core.markdown import table
 from mrda.evaluation.paper import SETS, PaperRow, paper, paper_rows
 from mrda.evaluation.protocols import NINE_KERNELS, NOISE_LEVELS, nine_name
 from mrda.evaluation.tables import Scores, Summary, mean_scores
@@ -129,10 +130,3 @@ def _cells(scores: Scores) -> list[str]:
 
 def _ssim(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int) -> str:
-    """A Markdown table, ending in a newline: some columns on the left, the others aligned to the right."""
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * left}{'---:|' * (len(header) - left)}"]
-    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
-    return "\n".join(lines) + "\n"

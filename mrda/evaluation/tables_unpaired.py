@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import TypedDict
 
 from mrda.core.files import write_csv
-from mrda.evaluation.tables_markdown import table
+from mrda.core.markdown import table
 from mrda.evaluation.unpaired import UnpairedRecord
 
 

@@ -8,14 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import bicubic_rows, table
+from mrda.core import markdown
 from mrda.evaluation.metrics import ssim_y
 from mrda.evaluation.protocols import evaluate
+from mrda.paper.studies import bicubic_rows
 from mrda.photo.images import read_rgb, to_tensor
 
-ROOT = Path(bicubic_rows.__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MARKED = "before\n{}\n{}{}\nafter\n"
-BEGIN, END = table.markers(bicubic_rows.SECTION)
+BEGIN, END = markdown.markers(bicubic_rows.SECTION)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +181,7 @@ def test_wrong_usage_is_refused_before_any_work(arguments, word, tmp_path, monke
 def test_the_page_of_the_repository_is_what_its_results_give():
     results = bicubic_rows.load(ROOT / "benchmarks" / "results" / "bicubic_rows.json")
     page = (ROOT / "docs" / "bicubic_rows.md").read_text()
-    assert table.insert(page, bicubic_rows.document(results), bicubic_rows.SECTION) == page
+    assert markdown.insert(page, bicubic_rows.document(results), bicubic_rows.SECTION) == page
     assert len(results["rows"]) == len(bicubic_rows.SAMPLINGS) * 8 == 48  # as the page says
 
 

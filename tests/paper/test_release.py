@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from benchmarks import release
 from mrda.evaluation.protocols import nine_name
 from mrda.networks import MRDAStudent, load_network, read_metadata, save_network
+from mrda.paper.studies import release
 
 TINY = {"scale": 4, "num_feat": 8, "num_blocks": 1, "den_width": 4}
 
@@ -79,6 +79,16 @@ def test_the_noisy_protocols_have_a_row_for_each_level_in_a_section_of_their_own
     release.main(["table", str(scores), "--protocol", "mrda9", "--section", "noisy", "--short", "--update", str(page)])
     assert "| Set14 | mrda_s | 10 | 24.50 | 0.7000 |" in page.read_text()
     assert "| k9 |" not in page.read_text()
+
+
+def test_the_overview_has_a_row_for_each_data_set():
+    scores = {"Set5": {"mrda_s": {"psnr_y": 29.5, "ssim_y": 0.8}}, "mine": {"mrda_s": {"psnr_y": 20, "ssim_y": 0.5}}}
+    header, _, *rows = release.overview(scores).splitlines()
+    assert header == "| PSNR-Y (dB) / SSIM-Y | mrda_s | RCAN (paper) | DASR (paper) | MRDA_S (paper) |"
+    assert rows == [
+        "| Set5 | 29.50 / 0.8000 | 26.60 / 0.7598 | 31.46 / 0.8789 | 31.98 / 0.8872 |",
+        "| mine | 20.00 / 0.5000 | - | - | - |",
+    ]
 
 
 def test_runs_stand_side_by_side(tmp_path):

@@ -1,23 +1,18 @@
-"""Where does the bicubic row of the paper's Table II come from? Tries ways to resample and to compare on real photos.
+"""The protocol behind the bicubic row of the paper's Table II: ways to resample and to compare, on real photos.
 
-    python benchmarks/bicubic_rows.py --json benchmarks/results/bicubic_rows.json --update docs/bicubic_rows.md
+    python -m mrda.paper.studies.bicubic_rows --json benchmarks/results/bicubic_rows.json --update docs/bicubic_rows.md
 
-The sets' folders Set5, Set14 and B100 are in the one that the environment variable MRDA_DATA names, or --data names
-them. All else is Gaussian8 at x4 as in `mrda evaluate`, which prints the row of "antialiased" and "Y", and with
+The folders Set5, Set14 and B100 lie in the folder that the environment variable MRDA_DATA names; --data names others.
+The rest is Gaussian8 at x4 as in `mrda evaluate`, which prints the row of "antialiased" and "Y", and with
 `--downsample sfold` that of "every 4th pixel from 0" and "Y".
 """
 
 import json
-import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-
-if not __package__:  # run as a script: import from the root, as `python -m benchmarks.bicubic_rows` does
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import numpy as np
 import torch
@@ -25,16 +20,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from benchmarks import commands
-from benchmarks.table import Page
-from mrda.core.files import write_text
-from mrda.core.memory import keep_freed_memory
+from mrda.core.markdown import table
 from mrda.degradations.classic import crop_to_multiple
 from mrda.degradations.quantize import quantize
 from mrda.degradations.resample import bicubic
 from mrda.evaluation.metrics import psnr_y, ssim_y
 from mrda.evaluation.paper import paper_rows
 from mrda.evaluation.protocols import conditions
+from mrda.paper.studies import command
 from mrda.photo.images import Source, find_images, read_rgb, to_array, to_tensor
 
 SCALE = 4
@@ -47,7 +40,7 @@ Scores = tuple[float, float]
 Sampling = Callable[[Tensor], Tensor]
 """HR (1, 3, H, W) after its blur, in [0, 1] -> the enlarged LR, of the same shape."""
 Results = dict[str, Any]
-"""What the file of results holds: see `study`."""
+"""The content of the file of results, see `study`."""
 
 
 def as_pillow(x: Tensor, scale: float) -> Tensor:
@@ -58,7 +51,7 @@ def as_pillow(x: Tensor, scale: float) -> Tensor:
 
 
 def as_opencv(x: Tensor, scale: float) -> Tensor:
-    """Bicubic with a = -0.75 and without antialiasing, as OpenCV's, and torch's unless told otherwise."""
+    """Bicubic with a = -0.75 and without antialiasing, as in OpenCV, and in torch by default."""
     return F.interpolate(x, scale_factor=scale, mode="bicubic")
 
 
@@ -85,7 +78,7 @@ SAMPLINGS: Mapping[str, Sampling] = {
     "every 4th pixel from 0": every_fourth(0),
     "every 4th pixel from 1": every_fourth(1),
 }
-"""Ways to make LR of blurred HR and to enlarge it. From 2 and from 3 are like from 1 and from 0, but mirrored."""
+"""Ways to make LR of blurred HR and to enlarge it. Phases 2 and 3 mirror phases 1 and 0."""
 
 STEPS = (
     ("antialiased", "Y"),
@@ -100,22 +93,12 @@ STEPS = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure every way to resample by every way to compare."""
-    command = commands.parser(__doc__)
-    command.add_argument("--data", nargs="+", type=Path, metavar="DIR", help="folders of sets that Table II has")
-    command.add_argument("--results", type=Path, metavar="FILE", help="take results from here, and measure nothing")
-    command.add_argument("--update", type=Path, metavar="FILE", help="put the tables into this file, at its markers")
-    options = command.parse_args(arguments)
-    commands.check_json(command, options.json)
-    try:
-        page = None if options.update is None else Page(options.update, SECTION)
-        results = load(options.results) if options.results else study(sets(options.data))
-    except (OSError, ValueError) as error:
-        command.error(str(error))
-    if options.json is not None:
-        write_text(options.json, json.dumps(results, indent=1) + "\n")
-    if page is not None:
-        page.update(document(results))
-    print(document(results), end="")
+    parser = command.parser(__doc__)
+    parser.add_argument("--data", nargs="+", type=Path, metavar="DIR", help="folders of sets that Table II has")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="take results from here, and measure nothing")
+    options = parser.parse_args(arguments)
+    measured = (lambda: load(options.results)) if options.results else (lambda: study(sets(options.data)))
+    command.run(parser, options, SECTION, measured, document)
 
 
 def load(path: Path) -> Results:
@@ -137,13 +120,9 @@ def sets(folders: Sequence[Path] | None) -> dict[str, list[Source]]:
     """The photos of each set, by its folder's name.
 
     Raises:
-        ValueError: nothing says where the photos are, or a folder has none.
+        ValueError: the folders are not known, or one is missing or has no photos.
     """
-    if folders is None:
-        root = os.environ.get("MRDA_DATA")
-        if not root:
-            raise ValueError(f"name the sets' folders by --data, or the folder of {', '.join(SETS)} by MRDA_DATA")
-        folders = [Path(root) / name for name in SETS]
+    folders = command.photo_sets(folders, SETS)
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"--data is {folder}, but must be a folder of photos")
@@ -164,17 +143,11 @@ def study(photos: Mapping[str, Sequence[Source]]) -> Results:
         ValueError: Table II has no bicubic row for a set, or a photo can't be read.
     """
     printed = {name: printed_scores(name) for name in photos}
-    keep_freed_memory()
-    progress = commands.Progress(sum(map(len, photos.values())))
     found: dict[tuple[str, str], dict[str, list[Scores]]] = {}
-    done = 0
-    for name, sources in photos.items():
-        for source in sources:
-            progress.show(done, f"{name} {Path(source).name}")
-            for row, scores in measure(to_tensor(read_rgb(source))).items():
-                found.setdefault(row, {}).setdefault(name, []).append(scores)
-            done += 1
-    progress.end()
+    sources = [(name, source) for name, of_set in photos.items() for source in of_set]
+    for name, source in command.track(sources, "photos"):
+        for row, scores in measure(to_tensor(read_rgb(source))).items():
+            found.setdefault(row, {}).setdefault(name, []).append(scores)
     rows = [
         {
             "sampling": sampling,
@@ -183,11 +156,15 @@ def study(photos: Mapping[str, Sequence[Source]]) -> Results:
         }
         for (sampling, comparison), by_set in found.items()
     ]
-    return {"photos": {name: len(sources) for name, sources in photos.items()}, "printed": printed, "rows": rows}
+    return {"photos": {name: len(of_set) for name, of_set in photos.items()}, "printed": printed, "rows": rows}
 
 
 def printed_scores(name: str) -> Scores:
-    """What Table II prints for bicubic on the set of that name."""
+    """The PSNR and SSIM that Table II prints for bicubic on the set of that name.
+
+    Raises:
+        ValueError: it has none.
+    """
     for row in paper_rows(name, "gaussian8", SCALE):
         if row.method == "Bicubic" and row.ssim_y is not None:
             return row.psnr_y, row.ssim_y
@@ -266,7 +243,7 @@ def inside(plane: Tensor, border: int) -> Tensor:
 
 
 def mean_inside(plane: Tensor, border: int) -> float:
-    """The mean of what is within the border."""
+    """The mean of a plane without its border."""
     return float(inside(plane, border).mean())
 
 
@@ -277,33 +254,29 @@ def mean(scores: Iterable[Scores]) -> Scores:
 
 
 def document(results: Results) -> str:
-    """The tables, from the results; ends in a newline."""
+    """The tables as Markdown, ending in a newline."""
     rows = {(row["sampling"], row["comparison"]): row["scores"] for row in results["rows"]}
     printed = results["printed"]
-    heading = f"{' | '.join(printed)} | largest gap |\n|---|{'---:|' * (len(printed) + 1)}"
 
-    def line(label: str, scores: Mapping[str, Scores], gap: str) -> str:
-        cells = [f"{scores[name][0]:.2f} / {scores[name][1]:.4f}" for name in printed]
-        return f"| {' | '.join([label, *cells, gap])} |"
+    def line(label: str, scores: Mapping[str, Scores], gap: str) -> list[str]:
+        return [label, *(f"{scores[name][0]:.2f} / {scores[name][1]:.4f}" for name in printed), gap]
 
-    def measured(label: str, row: tuple[str, str]) -> str:
+    def measured(label: str, row: tuple[str, str]) -> list[str]:
         return line(label, rows[row], largest_gap(rows[row], printed))
 
-    lines = [f"| one change after the other | {heading}", measured(": ".join(STEPS[0]), STEPS[0])]
+    steps = [measured(": ".join(STEPS[0]), STEPS[0])]
     for before, after in pairwise(STEPS):
-        lines.append(measured(after[1] if before[0] == after[0] else ": ".join(after), after))
-    lines += [line("**printed in Table II**", printed, ""), ""]
+        steps.append(measured(after[1] if before[0] == after[0] else ": ".join(after), after))
+    found = {"one change after the other": [*steps, line("**printed in Table II**", printed, "")]}
     for _, comparison in (STEPS[0], STEPS[-1]):
-        lines.append(f"| {comparison} | {heading}")
-        lines += [measured(sampling, (sampling, comparison)) for sampling in SAMPLINGS]
-        lines.append("")
+        found[comparison] = [measured(sampling, (sampling, comparison)) for sampling in SAMPLINGS]
+    tables = [table([title, *printed, "largest gap"], lines, left=1) for title, lines in found.items()]
     counts = ", ".join(f"{name} {count}" for name, count in results["photos"].items())
-    lines.append(f"PSNR in dB / SSIM: means over the eight blurs and over the photos ({counts}).")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*tables, f"PSNR in dB / SSIM: means over the eight blurs and over the photos ({counts}).\n"])
 
 
 def largest_gap(scores: Mapping[str, Scores], printed: Mapping[str, Scores]) -> str:
-    """How far PSNR and SSIM are from the printed ones, each where it is farthest."""
+    """The largest differences of PSNR and of SSIM from the printed ones."""
     gaps = [[abs(a - b) for a, b in zip(scores[name], printed[name], strict=True)] for name in printed]
     psnrs, ssims = zip(*gaps, strict=True)
     return f"{max(psnrs):.3f} / {max(ssims):.4f}"

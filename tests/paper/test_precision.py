@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import precision
 from mrda.networks import MLN, MRDAStudent, save_network
+from mrda.paper.studies import precision
 
 TINY = {"scale": 4, "num_feat": 8, "num_blocks": 2, "den_width": 4}
 

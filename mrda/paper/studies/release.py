@@ -1,14 +1,14 @@
-"""Make the files of released weights: what the package ships, their learning curve, and the table of their scores.
+"""The files of released weights: the one that the package ships, its learning curve, and tables of its scores.
 
-    python -m benchmarks.release pack runs/iso/student/weights.safetensors --name mrda-x4-iso
-    python -m benchmarks.release curve '1, teacher:64:log.jsonl' '1, student:64:log.jsonl' --name mrda-x4-iso
-    python -m benchmarks.release table docs/weights/mrda-x4-iso.json --update README.md docs/weights/mrda-x4-iso.md
-    python -m benchmarks.release table mrda9.json --protocol mrda9 --section weights-mrda9 --update card.md
-    python -m benchmarks.release compare T1=t1.json T2=t2.json --update page.md
+    python -m mrda.paper.studies.release pack runs/iso/student/weights.safetensors --name mrda-x4-iso
+    python -m mrda.paper.studies.release curve '1, teacher:64:log.jsonl' '1, student:64:log.jsonl' --name mrda-x4-iso
+    python -m mrda.paper.studies.release table docs/weights/mrda-x4-iso.json --update docs/weights/mrda-x4-iso.md
+    python -m mrda.paper.studies.release table mrda9.json --protocol mrda9 --section weights-mrda9 --update card.md
+    python -m mrda.paper.studies.release compare T1=t1.json T2=t2.json --update page.md
 
 `pack` writes mrda/weights_data/NAME.safetensors in float16 and prints its SHA-256 for
 `mrda.upscale.weights.BUNDLED`; `curve` writes docs/weights/NAME.jsonl, the legs' logs one after the other, and the
-picture NAME.png; `table` and `compare` take what `mrda evaluate --json` writes.
+picture NAME.png; `table` and `compare` read the files of `mrda evaluate --json`.
 """
 
 import argparse
@@ -19,19 +19,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.table import Page
 from mrda.core.files import atomic_write, write_text
+from mrda.core.markdown import Page, table
 from mrda.evaluation.paper import paper_rows
-from mrda.evaluation.tables_markdown import by_noise, markdown, table
+from mrda.evaluation.tables_markdown import by_noise, markdown
 from mrda.networks import load_network, read_metadata, save_network
 from mrda.paper.figures.canvas import new_figure
 from mrda.upscale.weights import BUNDLED_FOLDER
 
-DOCS = Path(__file__).resolve().parent.parent / "docs" / "weights"
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "weights"
 SECTION = "weights"
 LICENSE = "CC-BY-NC-4.0"
 KEPT = ("stage", "step", "data", "recipe", "config_hash", "torch_version")
-"""Metadata of a run's weights that go with them."""
+"""Metadata of a run's weights that the released file keeps."""
 PAPER = ("MRDA_S", "DASR", "RCAN")
 WINDOW = 9  # records that the curve is smoothed over
 
@@ -45,15 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     curving = parts.add_parser("curve", help="the log and its picture")
     curving.add_argument("legs", nargs="+", metavar="LEG:BATCH:LOG", help="log.jsonl files in order")
     for part in (packing, curving):
-        part.add_argument("--name", required=True, help="of the weights")
+        part.add_argument("--name", required=True, help="name of the weights")
     scoring = parts.add_parser("table", help="scores beside the paper's")
     scoring.add_argument("scores", type=Path, help="written by `mrda evaluate --json`")
     scoring.add_argument("--protocol", default="gaussian8", choices=["gaussian8", "mrda9", "dasr9"])
-    scoring.add_argument("--short", action="store_true", help="of the noisy protocols no table of each kernel")
+    scoring.add_argument("--short", action="store_true", help="with mrda9 or dasr9: leave out the table of each kernel")
     comparing = parts.add_parser("compare", help="scores of several runs side by side")
     comparing.add_argument("runs", nargs="+", metavar="NAME=FILE", help="each written by `mrda evaluate --json`")
     for part, section in ((scoring, SECTION), (comparing, "compare")):
-        part.add_argument("--section", default=section, help=f"the markers' name (default: {section})")
+        part.add_argument("--section", default=section, help=f"name in the markers (default: {section})")
         part.add_argument("--update", nargs="+", type=Path, default=[], metavar="FILE", help="pages to put it into")
     options = command.parse_args(arguments)
     try:
@@ -62,23 +62,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif options.part == "curve":
             curve([leg.split(":", maxsplit=2) for leg in options.legs], options.name)
         else:
-            if options.part == "compare":
-                content = comparison({name: Path(path) for name, path in (run.split("=", 1) for run in options.runs)})
-            else:
-                datasets = _datasets(options.scores)
-                if options.protocol == "gaussian8":
-                    content = document(datasets)
-                else:
-                    content = (by_noise if options.short else markdown)(datasets, options.protocol)
+            pages = [Page(path, options.section) for path in options.update]
+            content = _content(options)
             print(content, end="")
-            for page in [Page(path, options.section) for path in options.update]:
+            for page in pages:
                 page.update(content)
     except (OSError, ValueError) as error:
         command.error(str(error))
 
 
+def _content(options: argparse.Namespace) -> str:
+    if options.part == "compare":
+        return comparison({name: Path(path) for name, path in (run.split("=", 1) for run in options.runs)})
+    scores = datasets(options.scores)
+    if options.protocol == "gaussian8":
+        return document(scores)
+    return (by_noise if options.short else markdown)(scores, options.protocol)
+
+
 def pack(weights: Path, name: str) -> None:
-    """Write the weights in float16 with what their file says of them, but for paths of the machine they come from."""
+    """Write the weights in float16 with their metadata, without the paths of the machine that they come from."""
     target = BUNDLED_FOLDER / f"{name}.safetensors"
     target.parent.mkdir(exist_ok=True)
     said = {key: value for key, value in read_metadata(weights).items() if key in KEPT}
@@ -118,33 +121,50 @@ def curve(legs: Sequence[Sequence[str]], name: str) -> None:
         figure.savefig(temporary, format="png", dpi=120, facecolor="white", metadata={"Software": None})
 
 
-def document(datasets: dict[str, Any]) -> str:
-    """Scores of each set, ours and bicubic's measured, the paper's printed; Markdown that ends in a newline."""
+def document(scores: Mapping[str, Any]) -> str:
+    """Scores of each set, ours and bicubic's measured, the paper's printed, as Markdown; a row for each method."""
     rows = []
-    for name, methods in datasets.items():
-        printed = [row for row in paper_rows(name, "gaussian8", 4) if row.method in PAPER]
+    for name, methods in scores.items():
         rows += [[name, method, f"{s['psnr_y']:.2f}", f"{s['ssim_y']:.4f}"] for method, s in methods.items()]
-        rows += [[name, f"{row.method} (paper)", f"{row.psnr_y:.2f}", f"{row.ssim_y:.4f}"] for row in printed]
+        rows += [[name, f"{row.method} (paper)", f"{row.psnr_y:.2f}", f"{row.ssim_y:.4f}"] for row in _printed(name)]
     return table(["Data set", "Method", "PSNR-Y (dB)", "SSIM-Y"], rows, left=2)
+
+
+def overview(scores: Mapping[str, Any]) -> str:
+    """The scores of `document` in a row for each set: PSNR-Y in dB / SSIM-Y."""
+    columns: dict[str, dict[str, str]] = {}
+    for name, methods in scores.items():
+        cells = {method: f"{s['psnr_y']:.2f} / {s['ssim_y']:.4f}" for method, s in methods.items()}
+        cells |= {f"{row.method} (paper)": f"{row.psnr_y:.2f} / {row.ssim_y:.4f}" for row in _printed(name)}
+        columns[name] = cells
+    methods = dict.fromkeys(method for cells in columns.values() for method in cells)
+    rows = [[name, *(cells.get(method, "-") for method in methods)] for name, cells in columns.items()]
+    return table(["PSNR-Y (dB) / SSIM-Y", *methods], rows, left=1)
+
+
+def _printed(name: str) -> list[Any]:
+    """The paper's rows for a data set."""
+    return [row for row in paper_rows(name, "gaussian8", 4) if row.method in PAPER]
 
 
 def comparison(runs: Mapping[str, Path]) -> str:
     """PSNR-Y and SSIM-Y of each run on each data set, and bicubic's; Markdown that ends in a newline."""
     merged: dict[str, dict[str, Any]] = {}
     for name, path in runs.items():
-        for dataset, methods in _datasets(path).items():
+        for dataset, methods in datasets(path).items():
             of_each = merged.setdefault(dataset, {"bicubic": methods["bicubic"]})
             (of_each[name],) = (found for method, found in methods.items() if method != "bicubic")
     return markdown(merged)
 
 
-def _datasets(path: Path) -> dict[str, Any]:
-    datasets: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["datasets"]
-    return datasets
+def datasets(path: Path) -> dict[str, Any]:
+    """The scores in a file of `mrda evaluate --json`: data set -> method -> summary."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["datasets"]
+    return found
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """Medians over the records around each, which a single step that went wrong does not move."""
+    """Medians over the records around each: a single bad step does not move them."""
     return [median(values[max(0, i - WINDOW // 2) : i + WINDOW // 2 + 1]) for i in range(len(values))]
 
 

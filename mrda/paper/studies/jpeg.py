@@ -1,45 +1,35 @@
-"""How close to libjpeg are batched JPEG codecs, and how fast on the CPU? Measures ours and others' on real photos.
+"""JPEG codecs on batches: how close each is to libjpeg, and how fast on the CPU, on real photos.
 
-    python benchmarks/jpeg.py --update docs/jpeg.md
+    python -m mrda.paper.studies.jpeg --json benchmarks/results/jpeg.json --update docs/jpeg.md
 
 The photos are those of Set5, Set14, B100 and DIV2K_val_crop256 in the folder that the environment variable MRDA_DATA
-names, or --data names their folders. Kornia and OpenCV are measured where they can be imported; nothing else here needs
-them, so a folder of their own will do:
+names; --data names others. Kornia and OpenCV are measured if they can be imported; nothing else here needs them, so a
+folder of their own will do:
 
     pip install --no-deps --target FOLDER kornia kornia_rs opencv-python-headless
-    PYTHONPATH=FOLDER python benchmarks/jpeg.py
+    PYTHONPATH=FOLDER python -m mrda.paper.studies.jpeg
 """
 
 import importlib
-import json
 import math
-import os
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
-
-if not __package__:  # run as a script: import from the root, as `python -m benchmarks.jpeg` does
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import numpy as np
 import torch
 from PIL import features
 from torch import Tensor
+from torch.utils.benchmark import Timer
 
-from benchmarks import commands
-from benchmarks.records import environment
-from benchmarks.table import Page
-from benchmarks.timing import Run, host_clock, interleaved
-from mrda.core.files import write_text
-from mrda.core.memory import keep_freed_memory
+from mrda.core.machine import environment
+from mrda.core.markdown import table
 from mrda.degradations.jpeg import _encoded, _simulated, _tensor_codec
+from mrda.paper.studies import command
 from mrda.photo.images import Source, find_images, read_rgb, source_name, to_eight_bits, to_tensor
 
-RESULTS = Path(__file__).parent / "results" / "jpeg.json"
 SECTION = "jpeg"
 SETS = ("Set5", "Set14", "B100", "DIV2K_val_crop256")
 
@@ -106,59 +96,47 @@ CODECS: Mapping[str, Callable[[], Codec]] = {
     SIMULATED: lambda: _simulated,
     "kornia": kornia_codec,
 }
-"""By name, what gives a codec or raises ModuleNotFoundError."""
+"""By name, a function that returns a codec or raises ModuleNotFoundError."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure agreement and speed."""
-    command = commands.parser(__doc__)
-    command.set_defaults(json=RESULTS)
-    command.add_argument("--data", nargs="+", metavar="PHOTO", help="photos, or folders of photos")
-    command.add_argument("--update", type=Path, metavar="FILE", help="put the tables into this file, at its markers")
-    options = command.parse_args(arguments)
-    commands.check_json(command, options.json)
-    try:
-        page = None if options.update is None else Page(options.update, SECTION)
-        photos = find_images(options.data or folders())
-        batch = crops(photos, max(BATCHES))
-    except (OSError, ValueError) as error:
-        command.error(str(error))
+    parser = command.parser(__doc__)
+    parser.add_argument("--data", nargs="+", metavar="PHOTO", help="photos, or folders of photos")
+    options = parser.parse_args(arguments)
+    command.run(parser, options, SECTION, lambda: study(options.data), document)
 
-    keep_freed_memory()
+
+def study(data: Sequence[Source] | None) -> dict[str, Any]:
+    """Measure all codecs.
+
+    Args:
+        data: photos or folders of photos; None for the sets in MRDA_DATA.
+
+    Returns:
+        ``libjpeg``, the version of Pillow's; ``agreement`` and ``speed``, records of the functions of these names;
+        ``absent``, the codecs that could not be imported, with the reason.
+
+    Raises:
+        ValueError: there are no photos, or none is large enough.
+    """
+    photos = find_images(data or command.photo_sets(None, SETS))
+    batch = crops(photos, max(BATCHES))
     codecs, absent = available()
-    progress = commands.Progress(len(BATCHES) + 1)
-    times = []
-    for index, size in enumerate(BATCHES):
-        progress.show(index, f"speed, {size} images")
-        times += speed(codecs, batch[:size], SECONDS, MIN_ROUNDS)
-    progress.show(len(BATCHES), f"agreement on {len(photos)} photos")
+    times = [record for size in BATCHES for record in speed(codecs, batch[:size], SECONDS, MIN_ROUNDS)]
+    libjpeg = f"libjpeg-turbo {features.version('libjpeg_turbo')}"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one photo is too little work for more
-    libjpeg = "libjpeg-turbo " + str(features.version("libjpeg_turbo"))
-    results = {
+    try:
+        agreeing = agreement(codecs, photos)
+    finally:
+        torch.set_num_threads(threads)
+    return {
         "libjpeg": libjpeg if features.check_feature("libjpeg_turbo") else f"libjpeg {features.version('jpg')}",
-        "agreement": agreement(codecs, photos),
+        "agreement": agreeing,
         "speed": times,
         "absent": absent,
     }
-    torch.set_num_threads(threads)
-    progress.end()
-    write_text(options.json, json.dumps(results, indent=1) + "\n")
-    if page is not None:
-        page.update(document(results))
-    print(document(results), end="")
-
-
-def folders() -> list[Source]:
-    """The folders of the photo sets.
-
-    Raises:
-        ValueError: nothing says where they are.
-    """
-    root = os.environ.get("MRDA_DATA")
-    if not root:
-        raise ValueError(f"name photos by --data, or the folder of {', '.join(SETS)} by MRDA_DATA")
-    return [Path(root) / name for name in SETS]
 
 
 def read(source: Source) -> Tensor:
@@ -167,10 +145,10 @@ def read(source: Source) -> Tensor:
 
 
 def crops(photos: Sequence[Source], count: int) -> Tensor:
-    """So many crops of SIDE x SIDE, from the centres of photos that are large enough, in turn.
+    """Take `count` crops of SIDE x SIDE from the centres of the photos that are large enough, in turn.
 
     Raises:
-        ValueError: none is.
+        ValueError: none is large enough.
     """
     found: list[Tensor] = []
     for source in photos:
@@ -186,7 +164,7 @@ def crops(photos: Sequence[Source], count: int) -> Tensor:
 
 
 def available() -> tuple[dict[str, Codec], dict[str, str]]:
-    """The codecs that can be had here, and of the others why not."""
+    """The codecs that can be imported, and the reasons why the others can not."""
     codecs: dict[str, Codec] = {}
     absent: dict[str, str] = {}
     for name, get in CODECS.items():
@@ -199,18 +177,18 @@ def available() -> tuple[dict[str, Codec], dict[str, str]]:
 
 def agreement(
     codecs: Mapping[str, Codec],
-    photos: Iterable[Source],
+    photos: Sequence[Source],
     every: Sequence[int] = EVERY_QUALITY,
     some: Sequence[int] = SOME_QUALITIES,
 ) -> list[Record]:
-    """Of each codec: the PSNR over RGB between what it and what Pillow's encoder makes of each photo at each quality.
+    """The PSNR over RGB between each codec's output and that of Pillow's encoder, for each photo and quality.
 
     Our codec on tensors, which promises libjpeg's output, is tried at all qualities. None stands for the PSNR of
-    images that are the same.
+    identical images.
     """
     compared = [name for name in codecs if name != TRUTH]
     scores: dict[str, list[tuple[float, str, int]]] = {name: [] for name in compared}
-    for source in photos:
+    for source in command.track(photos, "agreement"):
         image = read(source)
         for level in sorted({*every, *some}):
             quality = torch.tensor([float(level)])
@@ -222,7 +200,7 @@ def agreement(
 
 
 def summary(name: str, scores: Sequence[tuple[float, str, int]]) -> Record:
-    """What a codec's scores come to."""
+    """A codec's record of its scores."""
     decibels = [score for score, *_ in scores]
     lowest, photo, quality = min(scores)
     return {
@@ -244,53 +222,45 @@ def psnr(images: Tensor, truth: Tensor) -> float:
 
 
 def speed(codecs: Mapping[str, Codec], images: Tensor, seconds: float, min_rounds: int) -> list[Record]:
-    """The time of each codec for a batch, qualities from 30 to 95 in it: the median, and the shortest.
+    """The median and the shortest time of each codec for a batch of qualities from 30 to 95, in interleaved rounds.
 
-    Where others work on the machine too, the shortest says more.
+    While other programs run on the machine, the shortest says more.
     """
     quality = torch.linspace(EVERY_QUALITY[0], EVERY_QUALITY[-1], len(images)).round()
-    runs = {name: partial(codec, images, quality) for name, codec in codecs.items()}
-    shortest = dict.fromkeys(runs.values(), math.inf)
-
-    def clock(run: Run) -> float:
-        ms = host_clock(run)
-        shortest[run] = min(ms, shortest[run])
-        return ms
-
-    timings = interleaved(runs, clock, seconds=seconds, min_rounds=min_rounds)
+    names = {"images": images, "quality": quality}
+    timers = {
+        name: Timer("codec(images, quality)", globals={**names, "codec": codec}, num_threads=torch.get_num_threads())
+        for name, codec in codecs.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in timers}
+    end = time.monotonic() + seconds
+    while time.monotonic() < end or min(map(len, times.values())) < min_rounds:
+        for name, timer in timers.items():
+            times[name].append(1000 * timer.timeit(1).median)
     return [
         {
             "codec": name,
             "shape": list(images.shape),
-            "ms": timing.ms,
-            "ms_shortest": shortest[runs[name]],
-            "rounds": timing.rounds,
+            "ms": median(values),
+            "ms_shortest": min(values),
+            "rounds": len(values),
         }
         | environment("cpu")
-        for name, timing in timings.items()
+        for name, values in times.items()
     ]
 
 
 def document(results: Mapping[str, Any]) -> str:
-    """The tables, for people."""
-    agreement, times = results["agreement"], results["speed"]
+    """The table as Markdown, ending in a newline."""
+    times = results["speed"]
     shapes = sorted({tuple(record["shape"]) for record in times})
     ms = {(record["codec"], tuple(record["shape"])): (record["ms_shortest"], record["ms"]) for record in times}
-    by_codec = {record["codec"]: record for record in agreement}
-    lines = [
-        f"PSNR over RGB between a codec's output and that of {TRUTH} ({results['libjpeg']}), over "
-        f"{max(record['photos'] for record in agreement)} photos; the shortest time of a call on the CPU (and the "
-        f"median): {times[0]['processor']}, {times[0]['threads']} threads, torch {times[0]['torch']}.",
-        "",
-        "| codec | qualities | identical | lowest | median | " + " | ".join(map(_shape, shapes)) + " |",
-        "|---|---|---|---|---|" + "---|" * len(shapes),
-    ]
+    by_codec = {record["codec"]: record for record in results["agreement"]}
+    rows = []
     for name in dict.fromkeys(record["codec"] for record in times):
-        cells = ["{:.1f} ms ({:.1f})".format(*ms[name, shape]) for shape in shapes]
-        record = by_codec.get(name)
-        if record is None:
-            scores = ["", "", "", ""]
-        else:
+        scores = ["", "", "", ""]
+        if name in by_codec:
+            record = by_codec[name]
             qualities = record["qualities"]
             scores = [
                 f"{len(qualities)}, {qualities[0]} to {qualities[-1]}",
@@ -298,17 +268,19 @@ def document(results: Mapping[str, Any]) -> str:
                 _decibels(record["lowest_db"]),
                 _decibels(record["median_db"]),
             ]
-        lines.append("| " + " | ".join([name, *scores, *cells]) + " |")
-    lines += [f"\nNot measured: {name} ({reason})." for name, reason in results["absent"].items()]
-    return "\n".join(lines) + "\n"
+        rows.append([name, *scores, *("{:.1f} ms ({:.1f})".format(*ms[name, shape]) for shape in shapes)])
+    header = ["codec", "qualities", "identical", "lowest", "median", *("x".join(map(str, shape)) for shape in shapes)]
+    caption = (
+        f"PSNR over RGB between a codec's output and that of {TRUTH} ({results['libjpeg']}), over "
+        f"{max(record['photos'] for record in results['agreement'])} photos; the shortest time of a call on the CPU "
+        f"(and the median): {times[0]['processor']}, {times[0]['threads']} threads, torch {times[0]['torch']}.\n"
+    )
+    absent = [f"Not measured: {name} ({reason}).\n" for name, reason in results["absent"].items()]
+    return "\n".join([caption, table(header, rows, left=len(header)), *absent])
 
 
 def _decibels(value: float | None) -> str:
     return "infinite" if value is None else f"{value:.1f} dB"
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))
 
 
 if __name__ == "__main__":

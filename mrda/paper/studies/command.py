@@ -1,0 +1,77 @@
+"""The options that the studies share, and the end of each: results go to a file, tables to a page and the terminal."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from mrda.core.files import write_text
+from mrda.core.markdown import Page
+from mrda.core.memory import keep_freed_memory
+from mrda.core.progress import progress_bar
+
+Item = TypeVar("Item")
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser of a study's options; the first line of its module's docstring serves as description."""
+    result = argparse.ArgumentParser(description=(description or "").split("\n")[0], allow_abbrev=False)
+    result.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file")
+    result.add_argument("--update", type=Path, metavar="FILE", help="put the tables into this file, at its markers")
+    return result
+
+
+def run(
+    command: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    section: str,
+    measure: Callable[[], Any],
+    document: Callable[[Any], str],
+) -> None:
+    """Check the files to write, measure, and write the results.
+
+    Args:
+        command: the study's parser; it reports an OSError or ValueError of `measure` as wrong usage.
+        options: the parsed options.
+        section: the name in the markers of the page to update.
+        measure: gives the results, fit for JSON.
+        document: makes Markdown of them, ending in a newline.
+    """
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        command.error(f"--json is {options.json}, but its folder does not exist")
+    keep_freed_memory()
+    try:
+        page = None if options.update is None else Page(options.update, section)
+        results = measure()
+    except (OSError, ValueError) as error:
+        command.error(str(error))
+    if options.json is not None:
+        write_text(options.json, json.dumps(results, indent=1) + "\n")
+    content = document(results)
+    if page is not None:
+        page.update(content)
+    print(content, end="")
+
+
+def photo_sets(folders: Sequence[Path] | None, names: Sequence[str]) -> list[Path]:
+    """The folders of photo sets: those given, or else those of these names in the folder MRDA_DATA.
+
+    Raises:
+        ValueError: neither is given.
+    """
+    if folders is not None:
+        return list(folders)
+    root = os.environ.get("MRDA_DATA")
+    if not root:
+        raise ValueError(f"name photos by --data, or set MRDA_DATA to the folder that has {', '.join(names)}")
+    return [Path(root) / name for name in names]
+
+
+def track(items: Sequence[Item], description: str) -> Iterator[Item]:
+    """The items, with a progress bar on the terminal."""
+    with progress_bar(Console(stderr=True)) as bar:
+        yield from bar.track(items, description=description)
