@@ -1,10 +1,128 @@
-"""The progress bar of the command line."""
+"""Progress bars, by one protocol, and the log on the terminal."""
 
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, TypeVar
+
+import rich.progress
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
 
 
-def progress_bar(console: Console) -> Progress:
+class Task(Protocol):
+    """A task whose progress is shown."""
+
+    def advance(self, amount: float = 1, *, note: str = "") -> None:
+        """Add ``amount`` to what is done; ``note`` is shown beside the bar."""
+
+
+class Progress(Protocol):
+    """Shows how far tasks have come. A library takes one and stays silent by default (`NoProgress`)."""
+
+    def task(self, description: str, total: float) -> AbstractContextManager[Task]:
+        """Show a task of ``total`` units while the context is open."""
+
+
+class NoProgress:
+    """A `Progress` that shows nothing."""
+
+    @contextmanager
+    def task(self, description: str, total: float) -> Iterator[Task]:
+        """See `Progress`."""
+        yield _SilentTask()
+
+
+class TerminalProgress:
+    """A `Progress` of bars with the time that remains; they vanish when the last open task ends.
+
+    Shows nothing where ``console`` is no terminal. Lines that are logged or printed meanwhile appear above the bars.
+
+    Args:
+        console: where to draw, by default on stderr.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = Console(stderr=True) if console is None else console
+        self._bars = rich.progress.Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._open = 0
+
+    @contextmanager
+    def task(self, description: str, total: float) -> Iterator[Task]:
+        """See `Progress`."""
+        if not self._open:
+            self._bars.start()
+        self._open += 1
+        task = self._bars.add_task(description, total=total, note="")
+        try:
+            yield _Bar(self._bars, task)
+        finally:
+            self._open -= 1
+            if not self._open:
+                self._bars.stop()
+                for finished in self._bars.task_ids:
+                    self._bars.remove_task(finished)
+
+
+def track(items: Iterable[Item], total: float, description: str, progress: Progress) -> Iterator[Item]:
+    """Yield ``items`` and advance a task of ``progress`` by one for each."""
+    with progress.task(description, total) as task:
+        for item in items:
+            yield item
+            task.advance()
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Let the package's log (``logging.getLogger("mrda")``) print ``mrda: MESSAGE`` lines on stderr.
+
+    For commands and scripts; a library leaves handlers to its user. Calling it again changes the level only.
+    """
+    logger = logging.getLogger("mrda")
+    logger.setLevel(level)
+    if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
+        handler = _StderrHandler()
+        handler.setFormatter(logging.Formatter("mrda: %(message)s"))
+        logger.addHandler(handler)
+
+
+def progress_bar(console: Console) -> rich.progress.Progress:
     """A bar with the time that remains; it vanishes when done, and shows only where ``console`` is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+    return rich.progress.Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    )
+
+
+class _SilentTask:
+    def advance(self, amount: float = 1, *, note: str = "") -> None:
+        pass
+
+
+class _Bar:
+    def __init__(self, bars: rich.progress.Progress, task: rich.progress.TaskID) -> None:
+        self._bars = bars
+        self._task = task
+
+    def advance(self, amount: float = 1, *, note: str = "") -> None:
+        self._bars.update(self._task, advance=amount, note=note)
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to whatever ``sys.stderr`` is at the moment: while bars are shown, rich puts a proxy there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
