@@ -50,9 +50,8 @@ test-quick: setup  ## run the tests that take no more than a few seconds each
 lint: setup  ## check style, formatting, types, and which package imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports --no-cache
-	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 docs: setup  ## build the documentation's site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
