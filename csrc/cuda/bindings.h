@@ -1,4 +1,5 @@
-// The CUDA launchers as Python functions.
+// SPDX-License-Identifier: Apache-2.0
+// Python functions that call the CUDA kernels: bound for the GPU in mrda_kernels._C, for the emulation in _emulation.
 #pragma once
 
 #include <stdexcept>
@@ -10,14 +11,15 @@
 namespace mrda {
 namespace gpu {
 
-// What a call's buffers are to the kernels. Here: themselves. The emulation has its own way.
+// Gives the kernels access to a call's buffers. On a GPU they use the buffers themselves, so there is nothing to do; the
+// emulation has a class with the same members that copies each buffer between guard pages.
 struct DeviceMemory {
-  using Running = py::gil_scoped_release;  // held while the launchers run
+  using WhileRunning = py::gil_scoped_release;
   explicit DeviceMemory(const RdaConvParams&) {}
-  void image(const char*, View&, DType, bool /* written */) {}
+  void image(const char* /* name */, View&, DType, bool /* written */) {}
   template <class Pointer>
-  void array(const char*, Pointer&, int64_t /* elements */, DType, bool /* written */) {}
-  void finish() {}
+  void array(const char* /* name */, Pointer&, int64_t /* elements */, DType, bool /* written */) {}
+  void finish() {}  // after the kernels
 };
 
 inline DType accumulation_type(DType dtype) { return dtype == DType::kFloat64 ? dtype : DType::kFloat32; }
@@ -27,14 +29,26 @@ inline void check(const MrdaCudaStatus& status) {
     throw std::runtime_error("CUDA kernel " + std::string(status.what) + " failed: " + status.message);
 }
 
-// The arguments that all calls have.
+inline int64_t weight_elements(const RdaConvParams& p) {
+  return p.batch * p.channels * p.kernel_size * p.kernel_size;
+}
+
+// The inputs that all calls have.
 template <class Memory>
-void common(Memory& memory, RdaConvParams& p) {
-  const int64_t taps = int64_t(p.kernel_size) * p.kernel_size;
+void add_inputs(Memory& memory, RdaConvParams& p) {
   memory.image("input", p.input, p.dtype, false);
-  memory.array("weight", p.weight, p.batch * p.channels * taps, p.dtype, false);
+  memory.array("weight", p.weight, weight_elements(p), p.dtype, false);
   memory.array("mask_weight", p.mask_weight, p.mask_channels * p.channels, p.dtype, false);
   memory.array("mask_bias", p.mask_bias, p.mask_channels, p.dtype, false);
+}
+
+// Calls run(), which launches kernels and returns a status.
+template <class Memory, class Run>
+void run_kernels(Memory& memory, Run run) {
+  const typename Memory::WhileRunning while_running;
+  const MrdaCudaStatus status = run();
+  memory.finish();
+  check(status);
 }
 
 template <class Memory>
@@ -42,23 +56,20 @@ void bind(py::module_& m) {
   m.def(
       "rda_conv_fuses_cuda",
       [](const RdaConvParams& p, bool backward) { return mrda_cuda_fuses_mask(&p, backward); }, py::arg("params"),
-      py::kw_only(), py::arg("backward"), "Whether a kernel sums the modulation map's logits itself.");
+      py::kw_only(), py::arg("backward"), "True if the kernel can compute the mask logit itself.");
 
   m.def(
       "rda_conv_forward_cuda",
-      [](const RdaConvParams& params, Address output, Strides output_strides, Address logits, Strides logits_strides,
+      [](const RdaConvParams& params, Address output, Strides output_strides, Address mask_logit, Strides mask_logit_strides,
          int device, Address stream) {
         auto p = begin_call<Forward>(params);
         p.output = view(output, output_strides);
-        p.mask_logit = view(logits, logits_strides);
+        p.mask_logit = view(mask_logit, mask_logit_strides);
         Memory memory(p);
-        common(memory, p);
-        memory.image("logits", p.mask_logit, accumulation_type(p.dtype), false);
+        add_inputs(memory, p);
+        memory.image("mask_logit", p.mask_logit, accumulation_type(p.dtype), false);
         memory.image("output", p.output, p.dtype, true);
-        const typename Memory::Running running;
-        const MrdaCudaStatus status = mrda_cuda_forward(&p, device, pointer(stream));
-        memory.finish();
-        check(status);
+        run_kernels(memory, [&] { return mrda_cuda_forward(&p, device, pointer(stream)); });
       },
       py::arg("params"), py::kw_only(), py::arg("output"), py::arg("output_strides"), py::arg("logits"),
       py::arg("logits_strides"), py::arg("device"), py::arg("stream"));
@@ -69,7 +80,7 @@ void bind(py::module_& m) {
         const auto p = begin_call<Backward>(params);
         return mrda_cuda_backward_workspace(&p);
       },
-      py::arg("params"), "Bytes of device memory that the backward needs besides its results.");
+      py::arg("params"), "Bytes of device memory that the backward needs for its partial sums.");
 
   m.def(
       "rda_conv_backward_cuda",
@@ -83,23 +94,19 @@ void bind(py::module_& m) {
         p.grad_weight = pointer(grad_weight);
         p.grad_mask_weight = pointer(grad_mask_weight);
         p.grad_mask_bias = pointer(grad_mask_bias);
-        void* memory_for_sums = pointer(workspace);
+        void* partial_sums = pointer(workspace);
         Memory memory(p);
-        common(memory, p);
-        const int64_t taps = int64_t(p.kernel_size) * p.kernel_size;
+        add_inputs(memory, p);
         memory.image("grad_output", p.grad_output, p.dtype, false);
         memory.image("residual", p.residual, p.dtype, false);
         memory.image("grad_input", p.grad_input, p.dtype, true);
-        memory.array("grad_weight", p.grad_weight, p.batch * p.channels * taps, p.dtype, true);
+        memory.array("grad_weight", p.grad_weight, weight_elements(p), p.dtype, true);
         memory.array("grad_mask_weight", p.grad_mask_weight, p.mask_channels * p.channels, p.dtype, true);
         memory.array("grad_mask_bias", p.grad_mask_bias, p.mask_channels, p.dtype, true);
-        const DType sums = accumulation_type(p.dtype);
-        const int64_t elements = mrda_cuda_backward_workspace(&p) / (sums == DType::kFloat64 ? 8 : 4);
-        memory.array("workspace", memory_for_sums, elements, sums, true);
-        const typename Memory::Running running;
-        const MrdaCudaStatus status = mrda_cuda_backward(&p, memory_for_sums, device, pointer(stream));
-        memory.finish();
-        check(status);
+        const DType sum_type = accumulation_type(p.dtype);
+        const int64_t elements = mrda_cuda_backward_workspace(&p) / (sum_type == DType::kFloat64 ? 8 : 4);
+        memory.array("workspace", partial_sums, elements, sum_type, true);
+        run_kernels(memory, [&] { return mrda_cuda_backward(&p, partial_sums, device, pointer(stream)); });
       },
       py::arg("params"), py::kw_only(), py::arg("grad_output"), py::arg("grad_output_strides"), py::arg("residual"),
       py::arg("residual_strides"), py::arg("grad_input"), py::arg("grad_input_strides"), py::arg("grad_weight"),
@@ -107,26 +114,23 @@ void bind(py::module_& m) {
 
   m.def(
       "rda_conv_modulation_backward_cuda",
-      [](const RdaConvParams& params, Address logits, Strides logits_strides, Address grad_output,
-         Strides grad_output_strides, Strides grad_strides, Address grad_z, Address grad_residual, Address grad_logits,
-         int device, Address stream) {
+      [](const RdaConvParams& params, Address mask_logit, Strides mask_logit_strides, Address grad_output,
+         Strides grad_output_strides, Strides grad_strides, Address grad_z, Address grad_residual,
+         Address grad_mask_logit, int device, Address stream) {
         auto p = begin_call<MaskBackward>(params);
-        p.mask_logit = view(logits, logits_strides);
+        p.mask_logit = view(mask_logit, mask_logit_strides);
         p.grad_output = view(grad_output, grad_output_strides);
         p.grad_z = view(grad_z, grad_strides);
         p.grad_residual = view(grad_residual, grad_strides);
-        p.grad_mask_logit = view(grad_logits, grad_strides);
+        p.grad_mask_logit = view(grad_mask_logit, grad_strides);
         Memory memory(p);
-        common(memory, p);
-        memory.image("logits", p.mask_logit, p.dtype, false);
+        add_inputs(memory, p);
+        memory.image("mask_logit", p.mask_logit, p.dtype, false);
         memory.image("grad_output", p.grad_output, p.dtype, false);
         memory.image("grad_z", p.grad_z, p.dtype, true);
         memory.image("grad_residual", p.grad_residual, p.dtype, true);
-        memory.image("grad_logits", p.grad_mask_logit, p.dtype, true);
-        const typename Memory::Running running;
-        const MrdaCudaStatus status = mrda_cuda_mask_backward(&p, device, pointer(stream));
-        memory.finish();
-        check(status);
+        memory.image("grad_mask_logit", p.grad_mask_logit, p.dtype, true);
+        run_kernels(memory, [&] { return mrda_cuda_mask_backward(&p, device, pointer(stream)); });
       },
       py::arg("params"), py::kw_only(), py::arg("logits"), py::arg("logits_strides"), py::arg("grad_output"),
       py::arg("grad_output_strides"), py::arg("grad_strides"), py::arg("grad_z"), py::arg("grad_residual"),

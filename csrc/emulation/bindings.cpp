@@ -1,5 +1,6 @@
-// The Python module mrda_kernels._emulation: the CUDA launchers, run on the CPU by the emulation, on guarded copies of
-// the tensors; and the emulation's controls.
+// SPDX-License-Identifier: Apache-2.0
+// The Python module mrda_kernels._emulation: the CUDA kernels on the CPU, on guarded copies of the tensors, and the
+// controls of the emulation.
 #include "../cuda/bindings.h"
 
 #include <cstring>
@@ -18,8 +19,8 @@ size_t bytes_of(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DT
 
 class GuardedMemory {
  public:
-  struct Running {  // Python's lock is kept: the emulation has one run at a time
-    Running() {}
+  struct WhileRunning {  // keeps the GIL: the emulation can only run one call at a time
+    WhileRunning() {}
   };
 
   explicit GuardedMemory(const RdaConvParams& p) : shape_{p.batch, p.channels, p.height, p.width} {
@@ -27,7 +28,7 @@ class GuardedMemory {
   }
 
   void image(const char* name, View& view, DType dtype, bool written) {
-    int64_t elements = 1;  // from the first one to the last
+    int64_t elements = 1;  // from the first to the last one in memory
     for (int i = 0; i < 4; ++i) elements += (shape_[i] - 1) * view.stride[i];
     array(name, view.data, elements, dtype, written);
   }
@@ -46,7 +47,7 @@ class GuardedMemory {
  private:
   struct Buffer {
     std::unique_ptr<emulation::Guarded> copy;
-    void* original;  // to be written; null for none
+    void* original;  // where to copy a result back to; null for an input
   };
   int64_t shape_[4];
   std::vector<Buffer> buffers_;
@@ -70,9 +71,9 @@ PYBIND11_MODULE(_emulation, m) {
       },
       py::kw_only(), py::arg("order") = emulation::Order::kShuffled, py::arg("seed") = 0, py::arg("skip_barrier") = -1,
       py::arg("skip_barrier_thread") = -1, py::arg("drop_copy") = -1,
-      "How threads take turns, and faults planted on purpose, from now on; see csrc/emulation/emulation.h.");
+      "Set the order in which threads run, and plant faults; see csrc/emulation/emulation.h.");
 
-  m.def("faulty_kernels", &emulation::faulty_kernels, "Kernels for run_faulty; the first one is right.");
+  m.def("faulty_kernels", &emulation::faulty_kernels, "Names for run_faulty; the first kernel is correct.");
   m.def(
       "run_faulty",
       [](const std::string& name, const std::array<float, 64>& values) {

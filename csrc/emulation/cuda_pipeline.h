@@ -1,4 +1,5 @@
-// Asynchronous copies: nothing arrives before it is waited for.
+// SPDX-License-Identifier: Apache-2.0
+// Asynchronous copies. They do not arrive until they are waited for.
 #pragma once
 
 #include "cuda_runtime.h"

@@ -1,5 +1,6 @@
-// As much of CUDA as csrc/cuda uses, on the CPU: found in place of the real headers, it lets a C++ compiler compile the
-// very same sources. What the functions do is in emulation.cpp.
+// SPDX-License-Identifier: Apache-2.0
+// The part of CUDA that csrc/cuda uses, on the CPU. These headers stand in for the real ones, so that a C++ compiler can
+// build the same sources. emulation.cpp implements the functions.
 #pragma once
 
 #include <algorithm>
@@ -24,19 +25,19 @@ struct dim3 {
 namespace mrda {
 namespace emulation {
 
-// Of the thread that is running.
+// The built-in variables of the running thread.
 extern dim3 thread_index, block_index, block_size, grid_size;
 unsigned char* shared_memory();
 
 void barrier();
-// Exchanges 8 bytes within a warp; all lanes named by `mask` have to come.
+// Exchanges 8 bytes within a warp. All lanes in `mask` have to call it.
 uint64_t shuffle(uint32_t mask, uint64_t value, int source_lane);
 void copy_async(void* to, const void* from, size_t bytes);
 void check_aligned(const void* address, size_t bytes);
 void commit();
 void wait_prior(size_t groups);
 
-// Runs body(argument) for all threads of all blocks.
+// Runs body(argument) for every thread of every block.
 int run(void (*body)(const void*), const void* argument, dim3 grid, dim3 block, size_t shared_bytes);
 
 template <class Argument>

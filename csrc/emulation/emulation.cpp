@@ -1,7 +1,8 @@
-// Runs a grid of CUDA threads on the CPU: block after block, each thread as a fibre with a stack of its own. A fibre runs
-// until it has to wait, at a barrier or for its warp; the order in which fibres are resumed is changed from pass to pass,
-// so that code which relies on an order without waiting for it gets caught. Shared memory starts as NaN and lies between
-// guard pages. Where threads wait for each other in vain, or touch a guard page, the run stops and says so.
+// SPDX-License-Identifier: Apache-2.0
+// Runs a grid of CUDA threads on the CPU, one block after the other, each thread as a fibre with its own stack. A fibre
+// runs until it has to wait at a barrier or for its warp. The order in which fibres are resumed changes from pass to pass,
+// which exposes code that relies on an order without waiting for it. Shared memory starts as NaN and lies between guard
+// pages. If threads deadlock, or touch a guard page, the launch stops and reports it.
 #include "emulation.h"
 
 #include <setjmp.h>
@@ -37,7 +38,7 @@ struct Copy {
 };
 
 struct Fibre {
-  jmp_buf place;
+  jmp_buf context;
   std::unique_ptr<unsigned char[]> stack;
   bool started = false;
   State state = State::kDone;
@@ -45,14 +46,14 @@ struct Fibre {
   uint32_t shuffle_mask = 0;
   uint64_t shuffle_value = 0, shuffle_result = 0;
   int shuffle_source = 0;
-  std::vector<std::vector<Copy>> copies;  // in flight: groups, the last one open
+  std::vector<std::vector<Copy>> copies;  // in flight, by group; the last group is still open
 };
 
 std::vector<std::unique_ptr<Fibre>> fibres;
 jmp_buf scheduler;
-sigjmp_buf escape;
-volatile sig_atomic_t can_escape = 0;
-const void* volatile touched;
+sigjmp_buf after_signal;  // where a signal handler jumps to
+volatile sig_atomic_t is_running = 0;
+const void* volatile signal_address;
 Fibre* current;
 void (*body)(const void*);
 const void* argument;
@@ -60,7 +61,7 @@ Guarded* block_memory;
 int64_t copy_count;
 std::vector<const Guarded*> guarded;
 
-void stop(const std::string& what) {
+void report(const std::string& what) {
   if (fault.empty()) fault = what;
 }
 
@@ -69,10 +70,10 @@ std::string thread_name(unsigned thread) {
 }
 
 void switch_to_scheduler() {
-  if (_setjmp(current->place) == 0) _longjmp(scheduler, 1);
+  if (_setjmp(current->context) == 0) _longjmp(scheduler, 1);
 }
 
-// A fibre lives on after its thread's end, to be the same thread of the next block.
+// A fibre outlives its thread: it runs the thread of the same number in the next block.
 void fibre_main() {
   for (;;) {
     body(argument);
@@ -85,7 +86,7 @@ void resume(Fibre& fibre, unsigned thread) {
   current = &fibre;
   thread_index = dim3(thread, 0, 0);
   if (_setjmp(scheduler) != 0) return;
-  if (fibre.started) _longjmp(fibre.place, 1);
+  if (fibre.started) _longjmp(fibre.context, 1);
   fibre.started = true;
   ucontext_t context;
   getcontext(&context);
@@ -96,7 +97,7 @@ void resume(Fibre& fibre, unsigned thread) {
   setcontext(&context);
 }
 
-void prepare(unsigned threads) {
+void start_threads(unsigned threads) {
   while (fibres.size() < threads) {
     fibres.push_back(std::make_unique<Fibre>());
     fibres.back()->stack.reset(new unsigned char[kStackBytes]);
@@ -109,8 +110,8 @@ void prepare(unsigned threads) {
   }
 }
 
-// Lets those go on whose wait is over. Whether there was one.
-bool release(unsigned threads) {
+// Makes threads ready whose wait is over. Returns true if there were any.
+bool wake(unsigned threads) {
   unsigned waiting = 0, done = 0;
   for (unsigned t = 0; t < threads; ++t) {
     waiting += fibres[t]->state == State::kAtBarrier;
@@ -124,7 +125,7 @@ bool release(unsigned threads) {
   if (waiting && waiting + done == threads) {
     unsigned t = 0;
     while (fibres[t]->state != State::kDone) ++t;
-    stop(thread_name(t) + " has ended while others wait for it at a barrier");
+    report(thread_name(t) + " has ended while others wait for it at a barrier");
     return false;
   }
   for (unsigned warp = 0; warp < threads; warp += 32) {
@@ -143,7 +144,7 @@ bool release(unsigned threads) {
     for (unsigned lane = 0; lane < 32; ++lane)
       if (mask >> lane & 1) {
         Fibre& f = *fibres[warp + lane];
-        if (!(mask >> f.shuffle_source & 1)) stop(thread_name(warp + lane) + " shuffles with a lane that takes no part");
+        if (!(mask >> f.shuffle_source & 1)) report(thread_name(warp + lane) + " shuffles with a lane that takes no part");
         f.shuffle_result = fibres[warp + (f.shuffle_source & 31)]->shuffle_value;
       }
     for (unsigned lane = 0; lane < 32; ++lane)
@@ -154,11 +155,12 @@ bool release(unsigned threads) {
 }
 
 void run_block(unsigned threads, std::mt19937& random) {
-  prepare(threads);
+  start_threads(threads);
   std::vector<unsigned> order(threads);
   for (unsigned t = 0; t < threads; ++t) order[t] = controls.order == Order::kReverse ? threads - 1 - t : t;
   for (;;) {
-    // whole warps are shuffled, and where one begins: lanes wait for each other often, and a pass should find them near
+    // Shuffle the warps, and start each at a random lane. A warp's lanes stay next to each other: they often wait for each
+    // other, so that this takes fewer passes.
     if (controls.order == Order::kShuffled) {
       std::vector<unsigned> warps((threads + 31) / 32);
       for (unsigned w = 0; w < warps.size(); ++w) warps[w] = w;
@@ -177,23 +179,23 @@ void run_block(unsigned threads, std::mt19937& random) {
     bool done = true;
     for (unsigned t = 0; t < threads && done; ++t) done = fibres[t]->state == State::kDone;
     if (done || !fault.empty()) return;
-    if (!release(threads) && !progress) {
+    if (!wake(threads) && !progress) {
       for (unsigned t = 0; t < threads; ++t)
-        if (fibres[t]->state == State::kInShuffle) stop(thread_name(t) + " shuffles with lanes that do not come");
-      stop("the threads of block " + std::to_string(block_index.x) + " wait for each other at different places");
+        if (fibres[t]->state == State::kInShuffle) report(thread_name(t) + " shuffles with lanes that do not come");
+      report("the threads of block " + std::to_string(block_index.x) + " wait for each other at different places");
     }
     if (!fault.empty()) return;
   }
 }
 
 void on_signal(int signal, siginfo_t* info, void*) {
-  if (!can_escape) {  // not ours
+  if (!is_running) {  // not caused by a kernel
     ::signal(signal, SIG_DFL);
     raise(signal);
     return;
   }
-  touched = info->si_addr;
-  siglongjmp(escape, 1);
+  signal_address = info->si_addr;
+  siglongjmp(after_signal, 1);
 }
 
 }  // namespace
@@ -215,7 +217,7 @@ Guarded::Guarded(std::string name, const void* from, size_t bytes) : name_(std::
   if (pages == MAP_FAILED) throw std::bad_alloc();
   pages_ = static_cast<unsigned char*>(pages);
   mprotect(pages_ + page, inner, PROT_READ | PROT_WRITE);
-  memset(pages_ + page, 0xff, inner);  // NaN in every type
+  memset(pages_ + page, 0xff, inner);  // a NaN in every element type
   data_ = pages_ + page + inner - bytes;
   data_ -= (reinterpret_cast<uintptr_t>(data_) - reinterpret_cast<uintptr_t>(from)) % 16;
   if (from && bytes) memcpy(data_, from, bytes);
@@ -248,7 +250,7 @@ uint64_t shuffle(uint32_t mask, uint64_t value, int source_lane) {
 
 void check_aligned(const void* address, size_t bytes) {
   if (reinterpret_cast<uintptr_t>(address) % bytes)
-    stop(thread_name(thread_index.x) + " accesses " + std::to_string(bytes) + " bytes at an unaligned address");
+    report(thread_name(thread_index.x) + " accesses " + std::to_string(bytes) + " bytes at an unaligned address");
 }
 
 void copy_async(void* to, const void* from, size_t bytes) {
@@ -261,15 +263,15 @@ void commit() { current->copies.emplace_back(); }
 
 void wait_prior(size_t groups) {
   auto& copies = current->copies;
-  while (copies.size() > groups + 1) {  // the open group is not waited for
+  while (copies.size() > groups + 1) {  // the open group does not count
     for (const Copy& c : copies.front()) memcpy(c.to, c.from, c.bytes);
     copies.erase(copies.begin());
   }
 }
 
 int run(void (*kernel)(const void*), const void* kernel_argument, dim3 grid, dim3 block, size_t shared_bytes) {
-  if (!fault.empty()) return cudaErrorLaunchFailure;  // an earlier kernel failed: as on a GPU, nothing runs after it
-  constexpr size_t kMaxShared = 99 << 10;             // of the smallest GPU that is built for (sm_86)
+  if (!fault.empty()) return cudaErrorLaunchFailure;  // as on a GPU, nothing runs after a kernel that failed
+  constexpr size_t kMaxShared = 99 << 10;             // on sm_86, the smallest GPU that the kernels are built for
   if (block.x > 1024 || block.x % 32 || block.y * block.z != 1 || grid.y * grid.z != 1 || grid.x == 0 || block.x == 0 ||
       shared_bytes > kMaxShared)
     return cudaErrorInvalidConfiguration;
@@ -289,12 +291,12 @@ int run(void (*kernel)(const void*), const void* kernel_argument, dim3 grid, dim
     block_index = dim3(b, 0, 0);
     Guarded memory("shared memory", nullptr, shared_bytes);
     block_memory = &memory;
-    can_escape = 1;
-    if (sigsetjmp(escape, 1) == 0) run_block(block.x, random);
-    else stop(thread_name(thread_index.x) + " reads or writes " + describe_address(touched));
-    can_escape = 0;
+    is_running = 1;
+    if (sigsetjmp(after_signal, 1) == 0) run_block(block.x, random);
+    else report(thread_name(thread_index.x) + " reads or writes " + describe_address(signal_address));
+    is_running = 0;
   }
-  if (!fault.empty()) fibres.clear();  // those that were left in the middle of a kernel
+  if (!fault.empty()) fibres.clear();  // some are still in the middle of a kernel
   sigaction(SIGSEGV, &old_segv, nullptr);
   sigaction(SIGBUS, &old_bus, nullptr);
   return fault.empty() ? int(cudaSuccess) : int(cudaErrorLaunchFailure);

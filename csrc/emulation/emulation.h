@@ -1,4 +1,5 @@
-// The emulation's controls: how threads take turns, memory with guarded borders, faults planted on purpose.
+// SPDX-License-Identifier: Apache-2.0
+// Controls of the emulation: the order of threads, planted faults, and memory between guard pages.
 #pragma once
 
 #include <cstddef>
@@ -16,18 +17,18 @@ struct Controls {
   Order order = Order::kShuffled;
   uint32_t seed = 0;
   // Planted faults; -1 for none.
-  int64_t skip_barrier = -1;         // all threads run through their barrier of this number
-  int64_t skip_barrier_thread = -1;  // only this thread of each block does
-  int64_t drop_copy = -1;            // this asynchronous copy (of all of a run's) never arrives
+  int64_t skip_barrier = -1;         // threads do not wait at their barrier of this number
+  int64_t skip_barrier_thread = -1;  // only this thread of each block skips it
+  int64_t drop_copy = -1;            // the asynchronous copy of this number, counted over a launch, never arrives
 };
 extern Controls controls;
 
-// What the last run found wrong: a sentence; empty for nothing.
+// The first fault since it was last cleared, as a sentence; empty if there was none.
 extern std::string fault;
 
-// A copy of `bytes` bytes that end right before a page which may not be touched, and begin after another one as
-// closely as the original's alignment to 16 bytes allows. A run that touches either page stops with a sentence
-// that has `name` in it.
+// A copy of `bytes` bytes between two guard pages: it ends right before one and starts after the other, as close to both
+// as keeping the original's alignment to 16 bytes allows. A kernel that touches a guard page is stopped, and `fault` says
+// that it was near `name`. `from` may be null: then the memory is NaN.
 class Guarded {
  public:
   Guarded(std::string name, const void* from, size_t bytes);

@@ -1,4 +1,5 @@
-// Kernels with a mistake each, for a test that the emulation catches it.
+// SPDX-License-Identifier: Apache-2.0
+// Kernels with one mistake each, to test that the emulation catches it.
 #include "faulty.h"
 
 #include "cuda_runtime.h"
@@ -10,10 +11,10 @@ namespace emulation {
 namespace {
 
 struct Arguments {
-  float *from, *to;  // of 64 elements each
+  float *from, *to;  // 64 elements each
 };
 
-// What the others make a mistake of: element i of the result is element 63 - i.
+// The correct kernel, of which the others are variants: element i of the result is element 63 - i.
 __global__ void reverse_kernel(Arguments a) {
   MRDA_DYNAMIC_SHARED(memory);
   float* const shared = reinterpret_cast<float*>(memory);

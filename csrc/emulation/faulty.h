@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <string>
@@ -6,9 +7,9 @@
 namespace mrda {
 namespace emulation {
 
-// Their names. The first one is right: it reverses 64 numbers.
+// Names of the kernels. The first one is correct: it reverses 64 numbers.
 const std::vector<std::string>& faulty_kernels();
-// Runs one on guarded arrays of 64 numbers.
+// Runs a kernel on two arrays of 64 numbers.
 void run_faulty(const std::string& name, float* from, float* to);
 
 }  // namespace emulation

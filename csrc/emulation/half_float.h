@@ -10,14 +10,12 @@ namespace emulation {
 // `Stored` is the CPU backend's type of the same format.
 template <class Stored>
 struct HalfFloat {
-  uint16_t bits;
+  Stored stored;
 
   HalfFloat() = default;
   // Rounds to nearest, ties to even.
-  explicit HalfFloat(float x) : bits(0) {
-    MRDA_ISA::store_elements(reinterpret_cast<Stored*>(this), 1, 1, MRDA_ISA::splat(x));
-  }
-  explicit operator float() const { return MRDA_ISA::load_scalar(reinterpret_cast<const Stored*>(this)); }
+  explicit HalfFloat(float x) : stored() { MRDA_ISA::store_elements(&stored, 1, 1, MRDA_ISA::splat(x)); }
+  explicit operator float() const { return MRDA_ISA::load_scalar(&stored); }
 };
 
 }  // namespace emulation

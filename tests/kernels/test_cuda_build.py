@@ -1,4 +1,4 @@
-"""Building the CUDA kernels: which GPUs for, what the compiler makes of them, and what a failed build says."""
+"""Building the CUDA kernels: the GPUs to build for, the compiled code, and the messages of a failed build."""
 
 import importlib.util
 import os
@@ -14,7 +14,7 @@ from mrda_kernels.backends import cuda
 from mrda_kernels.backends.native import load_extension
 
 ROOT = Path(__file__).parents[2]
-KERNELS = ("forward_kernel", "modulation_backward_kernel", "backward_kernel", "reduce_kernel")
+KERNELS = ("forward_kernel", "mask_backward_kernel", "backward_kernel", "reduce_kernel")
 
 
 def load_setup():
@@ -30,7 +30,7 @@ NVCC = setup.find_nvcc()
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="there is no nvcc")
 
 
-# ---- which GPUs ----------------------------------------------------------------------------------------------------
+# ---- GPUs to build for ---------------------------------------------------------------------------------------------
 
 KNOWN = ["80", "86", "89", "90", "100", "120"]
 
@@ -99,7 +99,7 @@ def test_where_nvcc_is_found_the_extension_has_the_kernels_and_loads_without_a_d
     assert extension.cuda_versions()[0] >= 12000
 
 
-# ---- what is said when it can't be done ----------------------------------------------------------------------------
+# ---- messages of a failed build ------------------------------------------------------------------------------------
 
 
 def run_setup(folder, **environment):
@@ -186,12 +186,12 @@ def test_nvcc_is_found_in_nvidias_wheel(tmp_path, monkeypatch):
     assert setup.find_nvcc() == str(nvcc)
 
 
-# ---- what the compiler makes of them -------------------------------------------------------------------------------
+# ---- compiled code -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=["80", "90"])
 def compiled(request, tmp_path_factory):
-    """Per kernel, by its mangled name: registers, and the bytes of stack frame and spills."""
+    """Registers of each kernel, by its mangled name, and its bytes of stack frame and spills."""
     folder = tmp_path_factory.mktemp(f"sm_{request.param}")
     found = {}
     for source in setup.CUDA:

@@ -1,4 +1,4 @@
-"""The emulation that runs the CUDA sources on the CPU: what it must catch, and what it must not depend on."""
+"""The emulation that runs the CUDA sources on the CPU: it catches mistakes, and no result depends on thread order."""
 
 import importlib
 import math
@@ -33,7 +33,7 @@ def results(call):
 
 
 def check(call):
-    """Raise AssertionError for a result out of bounds, RuntimeError where the emulation stopped."""
+    """Raise AssertionError for a result out of bounds, RuntimeError if the emulation stopped."""
     budget = RdaBudget(*call.tensors(), *call.options, exact_z=call.dyadic)
     expected = [budget.forward(), *budget.backward(call.grad_output())]
     for number, (bounded, actual) in enumerate(zip(expected, results(call), strict=True)):
@@ -63,7 +63,7 @@ def test_cuda_emulated_results_do_not_depend_on_the_order_of_threads(dtype, layo
 
 
 def fails(call, **fault):
-    """Whether a fault shows, in one of several orders of threads."""
+    """Return True if a fault shows in one of several orders of threads."""
     for order in (Order.forward, Order.reverse, Order.shuffled):
         _emulation.control(order=order, **fault)
         try:
@@ -79,7 +79,7 @@ def test_without_a_fault_nothing_fails():
 
 @pytest.mark.parametrize("number", range(1, 9))
 def test_a_missing_barrier_is_caught(number):
-    # A block's first one guards what nobody has to wait for yet.
+    # A block's first barrier is not needed: no thread has to wait for another one yet.
     assert fails(CALL, skip_barrier=number)
 
 
@@ -88,7 +88,7 @@ def test_a_thread_that_skips_a_barrier_is_reported():
     barrier = "thread 17 of block 0 has ended while others wait for it at a barrier"
     with pytest.raises(RuntimeError, match=f"^CUDA kernel rda_conv_forward failed: {barrier}$"):
         OPS.dynamic_depthwise_conv2d(*CALL.tensors()[:2], BACKEND)
-    # with a mask it comes to the next shuffle alone
+    # with a mask, the thread reaches the next shuffle alone
     with pytest.raises(RuntimeError, match=f"{barrier}|thread 17 of block 0 shuffles with lanes that do not come"):
         list(results(CALL))
 
@@ -98,7 +98,7 @@ def test_a_row_that_does_not_arrive_is_caught(number):
     assert fails(CALL, drop_copy=number)
 
 
-def test_after_a_fault_the_next_call_is_well():
+def test_after_a_fault_the_next_call_works():
     _emulation.control(skip_barrier=3, skip_barrier_thread=17)
     with pytest.raises(RuntimeError):
         list(results(CALL))
@@ -106,7 +106,7 @@ def test_after_a_fault_the_next_call_is_well():
     check(CALL)
 
 
-def test_sizes_that_the_kernels_can_not_count_are_refused():
+def test_sizes_beyond_32_bits_are_refused():
     params = _emulation.RdaConvParams(
         shape=(1, 1, 2**31, 1),
         kernel_size=3,
