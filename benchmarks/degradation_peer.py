@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import j1
 
-from mrda.degradations.real_draw import RealDraw, RoundDraw
+from mrda.degradations.real.draw import RealDraw, RoundDraw
 
 Image = npt.NDArray[np.float32]
 

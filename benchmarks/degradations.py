@@ -32,8 +32,8 @@ from benchmarks.timing import Run, host_clock, interleaved
 from mrda.core.files import write_text
 from mrda.core.memory import keep_freed_memory
 from mrda.core.randomness import generator
-from mrda.degradations import RealDegradation, quantize
-from mrda.degradations.real_draw import RealDraw
+from mrda.degradations import CommonOptions, RealDegradation, quantize
+from mrda.degradations.real.draw import RealDraw
 
 BATCH = 16
 SIZE = 256
@@ -101,7 +101,10 @@ def measure(batch: int, size: int, seeds: int, rounds: int = ROUNDS) -> list[dic
 
 def ours(images: Tensor, seed: int) -> dict[str, Run]:
     """The degradation of a batch, by one draw for all images and by one for each."""
-    degradations = {f"mrda_per_{per}": RealDegradation(SCALE, per=per, patch_size=None) for per in ("batch", "image")}
+    degradations = {
+        f"mrda_per_{per}": RealDegradation(SCALE, common=CommonOptions(per), patch_size=None)
+        for per in ("batch", "image")
+    }
     draw = control(len(images), seed)
     draws = {"mrda_per_batch": of_first_image(draw), "mrda_per_image": draw}
 
@@ -118,7 +121,7 @@ def ours(images: Tensor, seed: int) -> dict[str, Run]:
 
 def control(batch: int, seed: int) -> RealDraw:
     """What happens to the batch of a seed."""
-    return RealDegradation(SCALE, per="image").draw(batch, generator(seed, "control"))
+    return RealDegradation(SCALE, common=CommonOptions("image")).draw(batch, generator(seed, "control"))
 
 
 def of_first_image(draw: Any) -> Any:

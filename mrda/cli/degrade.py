@@ -101,8 +101,7 @@ def _steps(config: "TrainConfig") -> "Callable[[Tensor, torch.Generator], Iterab
     from mrda.degradations.classic import ClassicDegradation, crop_to_multiple
     from mrda.training.real import build_real_degradation
 
-    options = config.degradation
-    if options.type == "real":
+    if config.degradation.type == "real":
         return build_real_degradation(config, None).steps
-    classic = ClassicDegradation(config.scale, **options.model_dump(exclude={"type"}))
+    classic = ClassicDegradation(config.scale, config.degradation)
     return lambda hr, generator: classic_steps(classic, crop_to_multiple(hr, classic.scale), generator)

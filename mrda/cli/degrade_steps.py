@@ -47,10 +47,11 @@ def classic_steps(degradation: ClassicDegradation, hr: Tensor, generator: torch.
     yield Step("HR", hr, None)
     if kernel is not None:
         yield Step(f"Blur: {kernel.shape[-1]}x{kernel.shape[-1]} kernel", filter_images(hr, kernel), kernel)
-    how = "bicubic" if degradation.downsample == "bicubic" else f"one pixel of {degradation.scale}x{degradation.scale}"
+    options = degradation.options
+    how = "bicubic" if options.downsample == "bicubic" else f"one pixel of {degradation.scale}x{degradation.scale}"
     size = f"{lr.shape[3]}x{lr.shape[2]}"
     if level.any():
-        clean = degrade(hr, kernel, degradation.scale, downsample=degradation.downsample, border=degradation.border)
+        clean = degrade(hr, kernel, degradation.scale, downsample=options.downsample, border=options.border)
         yield Step(f"Downsample to {size}, {how}", clean.lr, None)
         yield Step(f"Gaussian noise, sigma {level.item():.1f}, and 8 bits: LR", lr, None)
     else:

@@ -8,9 +8,10 @@ from mrda.config.base import STAGES, Section, StageName
 from mrda.config.data import DataConfig, DegradationConfig
 from mrda.config.engine import EngineConfig, ValidationConfig
 from mrda.config.networks import AdaptationConfig, NetworksConfig
-from mrda.config.real import RealConfig, VisualConfig
+from mrda.config.real import RealConfig
 from mrda.config.stages import BicubicConfig, MetaConfig, StageConfig, StudentConfig, TeacherConfig
 from mrda.config.train import TrainConfig
+from mrda.config.visual import VisualConfig
 
 __all__ = [
     "STAGES",

@@ -1,9 +1,9 @@
-"""Configurations as YAML files: those that ship with the package, and how any is read.
+"""Reading configurations: YAML files of the user and those that ship with the package.
 
-A file is a tree of the options of `mrda.config.TrainConfig`; what it leaves out has the recommended value. Its key
-``extends`` may name other configurations, which it then changes. The presets ``paper`` and ``official`` are such
-trees too: they hold the choices of the paper and of the released code where these differ from what is recommended. A
-file's own key ``presets`` holds trees by name, which that preset lays over it.
+A file is a tree of the options of `mrda.config.TrainConfig`; options that it leaves out have the recommended values.
+Its key ``extends`` may name other configurations, which it then changes. The presets ``paper`` and ``official`` are
+trees as well: they hold the choices of the paper and of the released code where these differ from the recommended
+ones. A file may have presets of its own: its key ``presets`` holds trees by name, and the chosen one is merged over it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,20 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mrda.config import Section, TrainConfig
+from mrda.config import TrainConfig
+from mrda.config.base import option_paths
+from mrda.config.names import FLAT_NAMES, nested, nested_path
 
 Tree = dict[str, Any]
 
 PRESETS = ("recommended", "paper", "official")
 _PRESET_FOLDER = "preset"
+_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+"""Pydantic's error types for an unknown key in a model and in a dataclass."""
 
 
 def configs() -> dict[str, Traversable]:
-    """Names and files of the configurations that ship with the package, presets not among them."""
+    """Return names and files of the configurations that ship with the package, without the presets."""
     found = dict(_files(resources.files("mrda.config").joinpath("presets")))
     return {name: found[name] for name in sorted(found) if not name.startswith(f"{_PRESET_FOLDER}/")}
 
@@ -41,22 +45,22 @@ def load_config(
     instead: Mapping[str, str | Path] | None = None,
     instead_overrides: Iterable[str] = (),
 ) -> TrainConfig:
-    """Read a configuration, and apply a preset below it and overrides above it.
+    """Read a configuration over a preset, and apply overrides to it.
 
     Args:
         name_or_path: name of a configuration of the package (see `configs`) or path of a YAML file.
         overrides: assignments such as ``"teacher.steps=10"``; the value is read as YAML.
-        preset: ``recommended``, ``paper`` or ``official``, or one that the configuration itself has. Wherever the
-            configuration says something, that holds, unless its own ``presets`` say otherwise.
-        instead: names or paths to read in the place of names that are extended; ``{"classic-iso-x4": "demo"}`` with
-            ``ablation/s4`` is that row at the demo's size. What is read so may itself extend such a name, and then
-            means that one.
-        instead_overrides: assignments to what is read so; what extends it holds against them.
+        preset: ``recommended``, ``paper`` or ``official``, or a preset of the configuration itself. The configuration
+            takes precedence over the first three, and a preset of its own over the configuration.
+        instead: replacements for configurations that are extended, by name; with ``{"classic-iso-x4": "demo"}``,
+            ``ablation/s4`` is that row at the demo's size. A replacement may extend the name that it replaces, and
+            then gets the original.
+        instead_overrides: assignments to the replacements; configurations that extend them take precedence.
 
     Raises:
-        ValueError: for an unknown name or preset, a file that is unreadable or no YAML mapping, names to extend that
-            are none, an override without ``=``, an unknown key (the nearest known one is named) or a value that its
-            field does not allow.
+        ValueError: the name or the preset is unknown, a file is unreadable or not a YAML mapping, ``extends`` is not a
+            name or a list of names, an override has no ``=``, a key is unknown (the nearest known one is named), or a
+            value is not allowed.
     """
     tree: Tree = {}
     if preset in PRESETS[1:]:
@@ -76,16 +80,17 @@ def parse_config(tree: Mapping[str, Any]) -> TrainConfig:
     """Validate a nested mapping of options.
 
     Raises:
-        ValueError: one sentence on the first thing that is wrong; unknown keys come first.
+        ValueError: a key is unknown, or a value is not allowed; the message names the first of these, unknown keys
+            before values.
     """
     try:
         return TrainConfig.model_validate(tree).resized()
     except ValidationError as error:
-        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] not in _UNKNOWN_KEY)
         location, kind = problems[0]["loc"], problems[0]["type"]
         path = ".".join(str(part) for part in location)
         subject = f"config key '{path}'" if path else "config"
-        if kind == "extra_forbidden":
+        if kind in _UNKNOWN_KEY:
             raise ValueError(f"unknown config key '{path}'; did you mean '{_nearest(path)}'?") from None
         message = problems[0]["msg"].removeprefix("Value error, ")
         given = "" if kind == "value_error" else f", it was {problems[0]['input']!r}"
@@ -93,7 +98,7 @@ def parse_config(tree: Mapping[str, Any]) -> TrainConfig:
 
 
 def _merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
-    """A tree with changes laid over it, section by section; neither is modified."""
+    """Return a tree with changes merged over it, section by section; neither is modified."""
     merged = dict(tree)
     for key, value in changes.items():
         old = merged.get(key)
@@ -102,17 +107,17 @@ def _merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
 
 
 class _Reader:
-    """Reads configurations over all that they extend; a preset of theirs goes over each that has one of that name."""
+    """Reads configurations over those that they extend, each with its own preset of the chosen name, if it has one."""
 
     def __init__(self, preset: str) -> None:
         self.preset = preset
         self.presets: list[str] = []
-        """Names of the presets that were met in the files."""
+        """Names of the presets that the files have."""
 
     def read(
         self, name_or_path: str | Path, replaced: Mapping[str, Tree] | None = None, inside: tuple[str, ...] = ()
     ) -> Tree:
-        """Read one; ``replaced`` has the trees of what shall not be read by its name."""
+        """Read a configuration; ``replaced`` has trees to use in place of extended configurations, by their names."""
         name = str(name_or_path)
         if name in inside:
             raise ValueError(f"config '{name}' extends itself, by way of {' and '.join(inside)}")
@@ -136,12 +141,16 @@ class _Reader:
         ):
             raise ValueError(f"presets of config '{name}' must be mappings of options by name, it was {presets!r}")
         self.presets += presets
+        try:
+            tree, own_preset = nested(tree), nested(presets.get(self.preset, {}))
+        except ValueError as error:
+            raise ValueError(f"config '{name}': {error}") from None
         whole: Tree = {}
         for parent in parents:
             replacement = None if replaced is None else replaced.get(parent)
             other = self.read(parent, replaced, (*inside, name)) if replacement is None else replacement
             whole = _merge(whole, other)
-        return _merge(_merge(whole, tree), presets.get(self.preset, {}))
+        return _merge(_merge(whole, tree), own_preset)
 
 
 def _files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
@@ -164,12 +173,12 @@ def _read(path: Path) -> str:
 def _parse_yaml(text: str, what: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # the latter for a date that no calendar has
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2001-02-30
         raise ValueError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def _assigned(tree: Tree, overrides: Iterable[str]) -> Tree:
-    """The tree, changed in place."""
+    """Apply assignments to a tree in place, and return it."""
     for override in overrides:
         _assign(tree, override)
     return tree
@@ -180,26 +189,21 @@ def _assign(tree: dict[str, Any], override: str) -> None:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise ValueError(f"override '{override}' must look like 'section.key=value'")
-    for key in keys[:-1]:
-        if not isinstance(tree.get(key), dict):
-            tree[key] = {}
-        tree = tree[key]
-    tree[keys[-1]] = _parse_yaml(text, f"the value of override '{override}'")
+    *sections, key = nested_path(keys)
+    for name in sections:
+        if not isinstance(tree.get(name), dict):
+            tree[name] = {}
+        tree = tree[name]
+    value = _parse_yaml(text, f"the value of override '{override}'")
+    tree[key] = value if sections else nested({key: value})[key]
 
 
 def _nearest(path: str) -> str:
-    """The known dotted path closest to an unknown one: in its own section if that exists, else anywhere."""
-    known = list(_paths(TrainConfig))
+    """Return the known dotted path closest to an unknown one: in its own section if that exists, otherwise anywhere."""
+    known = [*option_paths(TrainConfig), *FLAT_NAMES]
     section, _, key = path.rpartition(".")
     siblings = [other for other in known if other.rpartition(".")[0] == section]
     close = difflib.get_close_matches(path, siblings, n=1) or [
         other for other in known if other.rpartition(".")[2] == key
     ]
     return close[0] if close else difflib.get_close_matches(path, known, n=1, cutoff=0.0)[0]
-
-
-def _paths(model: type[Section], prefix: str = "") -> Iterable[str]:
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from _paths(field.annotation, f"{prefix}{name}.")

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import model_validator
+from pydantic import BeforeValidator, model_validator
 
-from mrda.config.base import STAGES, Int, Section, StageName
+from mrda.config.base import STAGES, Section, StageName
 from mrda.config.data import DataConfig, DegradationConfig
 from mrda.config.engine import EngineConfig, ValidationConfig
+from mrda.config.names import nested_section
 from mrda.config.networks import AdaptationConfig, NetworksConfig
-from mrda.config.real import RealConfig, VisualConfig
+from mrda.config.real import RealConfig
 from mrda.config.stages import BicubicConfig, MetaConfig, StageConfig, StudentConfig, TeacherConfig
+from mrda.config.visual import VisualConfig
+from mrda.core.checks import Int, Scale
+from mrda.degradations.kernels import KERNEL_SIZE
 
 
 class TrainConfig(Section):
     """Everything that a training run of the three stages depends on."""
 
-    scale: Literal[2, 3, 4] = 4
+    scale: Scale = 4
     """Upscaling factor."""
     seed: Int = 1
-    """Every random draw of the run is a function of this seed, the stage, the step and the micro-batch."""
+    """Seed of the run: every random draw is a function of it, the stage, the step and the micro-batch."""
     freeze_upscaler: Literal["all", "student_only", "none"] = "all"
-    """Where the MLN's upscaler stays as bicubic pretraining left it: in every later stage (Table VI shows the
-    gain), in the student stage's adaptation only, or nowhere."""
+    """Keep the MLN's upscaler as bicubic pretraining left it in every later stage (Table VI shows the gain), only when
+    the student stage adapts the MLN, or never."""
     data: DataConfig = DataConfig()
     degradation: DegradationConfig = DegradationConfig()
-    real: RealConfig = RealConfig()
+    real: Annotated[RealConfig, BeforeValidator(nested_section)] = RealConfig()
     networks: NetworksConfig = NetworksConfig()
     adaptation: AdaptationConfig = AdaptationConfig()
     train: EngineConfig = EngineConfig()
@@ -43,9 +47,12 @@ class TrainConfig(Section):
     def _patches_fit_the_blur(self) -> TrainConfig:
         if self.degradation.type == "real":
             size = self.hr_size // self.scale * self.scale
-            smallest = max(self.real.blur_kernel_size, self.real.blur_kernel_size2) // 2 + 1
+            smallest = self.real.largest_kernel // 2 + 1
             if size < smallest:
-                raise ValueError(f"real.blur_kernel_size needs crops of {smallest} px at least, they were of {size}")
+                raise ValueError(
+                    f"data.crop_size must be at least {smallest} px for a blur of real.first.blur_kernel_size or "
+                    f"real.second.blur_kernel_size {self.real.largest_kernel}, crops were of {size}"
+                )
             return self
         if self.degradation.kernel == "none":
             return self
@@ -61,7 +68,7 @@ class TrainConfig(Section):
     def _patches_fit_the_crops(self) -> TrainConfig:
         patch = self.scale * self.data.patch_size
         if self.data.crop_size is not None and self.degradation.type == "classic":
-            raise ValueError("data.crop_size is for degradation.type: real, but degradation.type is classic")
+            raise ValueError("data.crop_size requires degradation.type=real, but degradation.type is classic")
         if self.hr_size < patch:
             raise ValueError(
                 f"data.crop_size must be at least scale * data.patch_size, {patch}, it was {self.data.crop_size}"
@@ -74,7 +81,9 @@ class TrainConfig(Section):
         if not pool or self.degradation.type == "classic":
             return self
         if self.degradation.per == "batch":
-            raise ValueError("real.queue_size needs degradation.per: image, for one degradation adapts the MLN else")
+            raise ValueError(
+                "real.queue_size requires degradation.per=image: otherwise the MLN adapts to a single degradation"
+            )
         for name in STAGES if self.bicubic.blur else STAGES[1:]:
             if pool % self.stage(name).batch:
                 raise ValueError(
@@ -86,7 +95,7 @@ class TrainConfig(Section):
     def _sharpened_targets_are_there(self) -> TrainConfig:
         if self.visual.sharpened and not (self.degradation.type == "real" and self.real.usm):
             raise ValueError(
-                "visual.l1_gt_usm, percep_gt_usm and gan_gt_usm need real.usm: true and degradation.type: real"
+                "visual.l1_gt_usm, percep_gt_usm and gan_gt_usm require real.usm=true and degradation.type=real"
             )
         return self
 
@@ -105,51 +114,54 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _what_adapts_shares_a_degradation(self) -> TrainConfig:
         if self.adaptation.images is not None and self.degradation.per == "image":
-            raise ValueError("adaptation.images needs degradation.per: batch, for the other images have others else")
+            raise ValueError(
+                "adaptation.images requires degradation.per=batch: with per=image every image has its own degradation"
+            )
         return self
 
     @model_validator(mode="after")
     def _oracle_has_a_kernel(self) -> TrainConfig:
         if self.teacher.den_input == "kernel" and self.degradation.kernel == "none":
-            raise ValueError("teacher.den_input: kernel needs blur kernels, but degradation.kernel is none")
+            raise ValueError("teacher.den_input=kernel requires blur kernels, but degradation.kernel is none")
         if self.teacher.den_input == "kernel" and self.degradation.type == "real":
-            raise ValueError("teacher.den_input: kernel needs one blur kernel, but degradation.type is real")
+            raise ValueError("teacher.den_input=kernel requires a single blur kernel, but degradation.type is real")
         return self
 
     @model_validator(mode="after")
     def _oracle_is_told_the_test_kernels(self) -> TrainConfig:
         size, section = self.degradation.kernel_size, self.validation
-        if self.teacher.den_input == "kernel" and section.sources and section.protocol != "bicubic" and size != 21:
+        blurred = bool(section.sources) and section.protocol != "bicubic"
+        if self.teacher.den_input == "kernel" and blurred and size != KERNEL_SIZE:
             raise ValueError(
-                "validation.sources with teacher.den_input: kernel needs degradation.kernel_size 21, that of the "
-                f"blurs it validates under, it was {size}"
+                f"validation.sources with teacher.den_input=kernel requires degradation.kernel_size {KERNEL_SIZE}, "
+                f"the size of the blurs in validation, it was {size}"
             )
         return self
 
     def check_stages(self, stages: Collection[StageName]) -> None:
-        """Refuse stages of which one could not start from what the others make.
+        """Refuse a choice of stages in which the student stage could not start from the teacher that is trained.
 
         Raises:
-            ValueError: the student's teacher would be one without an MLN.
+            ValueError: the student's teacher would have no MLN.
         """
         if "student" in stages and self.teacher.den_input != "features" and self.student.init_teacher is None:
             raise ValueError(
-                "stage 'student' needs a teacher that reads the MLN's features: give student.init_teacher, leave the "
-                f"stage out, or make teacher.den_input features; it was {self.teacher.den_input}"
+                "stage 'student' requires a teacher that reads the MLN's features: give student.init_teacher, leave "
+                f"the stage out, or set teacher.den_input=features; it was {self.teacher.den_input}"
             )
 
     @property
     def hr_size(self) -> int:
-        """Side in HR pixels of what is degraded in training."""
+        """Side in HR pixels of the images that are degraded in training."""
         return self.data.crop_size or self.scale * self.data.patch_size
 
     def stage(self, name: StageName) -> StageConfig:
-        """The section of stage ``name``."""
+        """Return the section of stage ``name``."""
         section: StageConfig = getattr(self, name)
         return section
 
     def visual_step(self, name: StageName) -> int | None:
-        """The first step of a stage with the visual loss, after any encoder-only phase; None where there is none."""
+        """Return a stage's first step with the visual loss, after any encoder-only phase; None if there is none."""
         section = self.stage(name)
         if not isinstance(section, TeacherConfig | StudentConfig) or section.visual_from is None:
             return None
@@ -157,13 +169,13 @@ class TrainConfig(Section):
         return max(section.visual_from, encoder_steps)
 
     def resized(self) -> TrainConfig:
-        """Give every stage `train.steps` steps, where that is set, its schedules in proportion; idempotent."""
+        """Give every stage `train.steps` steps, if that is set, and scale its schedules in proportion; idempotent."""
         if self.train.steps is None:
             return self
         return self.model_copy(update={name: _resized(self.stage(name), self.train.steps) for name in STAGES})
 
     def to_yaml(self) -> str:
-        """The whole configuration as YAML, which `mrda.config.load.load_config` reads back to an equal one."""
+        """Return the whole configuration as YAML; `mrda.config.load.load_config` reads an equal one from it."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
@@ -183,7 +195,7 @@ _SCHEDULES = (
 def _resized(stage: AnyStage, steps: int) -> AnyStage:
     lengths = {name: getattr(stage, name, None) for name in _SCHEDULES}
     scaled = {
-        # None stays the default of what it stands for, and 0 encoder steps stay none.
+        # None and 0 keep their meaning: the default, and no encoder-only phase.
         name: max(1, round(length * steps / stage.steps))
         for name, length in lengths.items()
         if length

@@ -1,14 +1,38 @@
-"""Checks of tensors and numbers at the boundary of public functions."""
+"""Checks of tensors, numbers and options at the boundary of public functions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-SCALES = (2, 3, 4)
+Scale = Literal[2, 3, 4]
+"""Upscaling factor of a network."""
+SCALES: tuple[int, ...] = get_args(Scale)
+
+
+class _NotBool:
+    """Makes pydantic refuse a bool, which it would otherwise read as 0 or 1."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        """Put the check before the field's own; called by pydantic alone, which this package does without."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(_refuse_bool, handler(source))
+
+
+def _refuse_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"must be an integer, it was {value}")
+    return value
+
+
+NOT_BOOL = _NotBool()
+"""Annotation of an integer in a configuration: YAML's ``yes`` and ``true`` are not numbers."""
+Int = Annotated[int, NOT_BOOL]
 
 
 def check_tensor(name: str, value: object) -> None:
@@ -26,8 +50,8 @@ def check_image(name: str, image: Tensor, *, channels: int | None = 3, like: Ten
         name: The argument's name, for the message.
         image: The tensor to check.
         channels: The only accepted C; None accepts any.
-        like: A tensor ``image`` meets first, usually a weight: device and dtype must be its own, except that
-            autocast takes care of a differing dtype.
+        like: The first tensor that ``image`` is computed with, usually a weight: device and dtype must be the same,
+            except that under autocast the dtype may differ.
 
     Raises:
         TypeError: Not a tensor, not floating point, or not of the dtype of ``like``.
@@ -45,7 +69,7 @@ def check_image(name: str, image: Tensor, *, channels: int | None = 3, like: Ten
 
 
 def check_pair(sr: Tensor, hr: Tensor) -> None:
-    """Raise unless ``sr`` and ``hr`` are images (B, 3, H, W) of one shape."""
+    """Raise unless ``sr`` and ``hr`` are images (B, 3, H, W) of the same shape."""
     check_image("sr", sr)
     check_image("hr", hr)
     if sr.shape != hr.shape:
@@ -53,7 +77,7 @@ def check_pair(sr: Tensor, hr: Tensor) -> None:
 
 
 def check_like(name: str, tensor: Tensor, like: Tensor) -> None:
-    """Raise unless ``tensor`` lives where ``like`` does, in its dtype (any floating dtype under autocast)."""
+    """Raise unless ``tensor`` is on the device and in the dtype of ``like`` (any floating dtype under autocast)."""
     if tensor.device != like.device:
         raise ValueError(f"{name} is on {tensor.device}, but must be on {like.device} as the weights are")
     if tensor.dtype != like.dtype and not torch.is_autocast_enabled(tensor.device.type):
@@ -83,8 +107,15 @@ def check_positive(name: str, value: float) -> None:
         raise ValueError(f"{name} is {value}, but must be positive")
 
 
+def check_probability(name: str, value: float) -> None:
+    """Raise unless ``value`` is an int or float from 0 to 1."""
+    check_number(name, value)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}, but must be within 0 and 1")
+
+
 def check_scale(scale: int) -> None:
-    """Raise unless ``scale`` is one of the enlargements that the networks know."""
+    """Raise unless ``scale`` is one of `SCALES`."""
     check_int("scale", scale)
     check_choice("scale", scale, SCALES)
 
@@ -102,8 +133,8 @@ def check_choice(name: str, value: object, choices: Collection[object]) -> None:
         raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(map(repr, choices))}")
 
 
-def check_range(name: str, value: tuple[float, float], *, minimum: float = -math.inf) -> tuple[float, float]:
-    """Return ``value`` as (low, high) floats; raise unless both are finite and minimum <= low <= high."""
+def check_range(name: str, value: tuple[float, float], *, minimum: float = -math.inf) -> None:
+    """Raise unless ``value`` is a pair of finite numbers with minimum <= low <= high."""
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise TypeError(f"{name} is {value!r}, but must be a pair (low, high)")
     low, high = value
@@ -112,4 +143,20 @@ def check_range(name: str, value: tuple[float, float], *, minimum: float = -math
     if not minimum <= low <= high:
         at_least = f" with low at least {minimum:g}" if math.isfinite(minimum) else ""
         raise ValueError(f"{name} is {value!r}, but must be (low, high) in this order{at_least}")
-    return float(low), float(high)
+
+
+def check_positive_range(name: str, value: tuple[float, float]) -> None:
+    """Raise unless ``value`` is a pair of finite numbers with 0 < low <= high."""
+    check_range(name, value)
+    if value[0] <= 0:
+        raise ValueError(f"{name} is {value!r}, but must be positive")
+
+
+def check_weights(name: str, value: Sequence[float], length: int) -> None:
+    """Raise unless ``value`` holds so many finite numbers of at least 0, not all of them 0."""
+    if not isinstance(value, tuple | list):
+        raise TypeError(f"{name} is {value!r}, but must be a list of {length} numbers")
+    for index, weight in enumerate(value):
+        check_number(f"{name}[{index}]", weight)
+    if len(value) != length or min(value, default=0) < 0 or not sum(value):
+        raise ValueError(f"{name} is {list(value)}, but must hold {length} numbers of at least 0, and not all 0")

@@ -1,17 +1,23 @@
-"""How LR is made from HR: blur kernels, resampling, noise and 8-bit rounding."""
+"""Degradations, which make LR from HR: blur kernels, resampling, noise, JPEG and 8-bit rounding."""
 
-from mrda.degradations.classic import ClassicDegradation, Degraded, crop_to_multiple, degrade
+from mrda.degradations.classic import ClassicDegradation, ClassicOptions, Degraded, crop_to_multiple, degrade
 from mrda.degradations.kernels import anisotropic_gaussian, isotropic_gaussian
+from mrda.degradations.options import CommonOptions
 from mrda.degradations.pool import ShufflePool
 from mrda.degradations.quantize import quantize
-from mrda.degradations.real import RealDegradation
+from mrda.degradations.real import RealDegradation, RealOptions, RoundOptions, SecondRoundOptions
 from mrda.degradations.resample import bicubic
 from mrda.degradations.sharpen import sharpen
 
 __all__ = [
     "ClassicDegradation",
+    "ClassicOptions",
+    "CommonOptions",
     "Degraded",
     "RealDegradation",
+    "RealOptions",
+    "RoundOptions",
+    "SecondRoundOptions",
     "ShufflePool",
     "anisotropic_gaussian",
     "bicubic",

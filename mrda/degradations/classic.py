@@ -3,36 +3,49 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mrda.core.checks import check_choice, check_image, check_number, check_odd, check_range, check_scale, check_tensor
+from mrda.core.checks import (
+    Int,
+    check_choice,
+    check_image,
+    check_number,
+    check_odd,
+    check_range,
+    check_scale,
+    check_tensor,
+)
 from mrda.degradations.kernels import KERNEL_SIZE, gaussian_kernels
+from mrda.degradations.options import LR_UP_FROM, CommonOptions
 from mrda.degradations.quantize import quantize
 from mrda.degradations.resample import BORDERS, bicubic
 
-DOWNSAMPLES = ("bicubic", "sfold")
-LR_UP_FROM = ("raw", "quantised")
+Kernel = Literal["isotropic", "anisotropic", "none"]
+AnisoParam = Literal["sigma", "eigen"]
+Downsample = Literal["bicubic", "sfold"]
+DOWNSAMPLES: tuple[Downsample, ...] = get_args(Downsample)
 
-# Training ranges of the blur's standard deviation, in HR pixels, by scale.
 SIGMA_RANGES = {2: (0.2, 2.0), 3: (0.2, 3.0), 4: (0.2, 4.0)}
+"""Range of the blur's standard deviation in training, in HR pixels, by scale."""
 
 
 class Degraded(NamedTuple):
-    """A degraded batch and what degraded it.
+    """A degraded batch, with the parameters of its degradation where they are known.
 
     Attributes:
         lr: (B, 3, H/scale, W/scale) in [0, 1], 8-bit values.
         lr_up: (B, 3, H, W) in [0, 1], 8-bit values: LR, before or after its rounding, enlarged by bicubic
             interpolation.
-        kernel: (B, k, k), or (1, k, k) where all images share one; None where nothing was blurred, or more than once.
-        noise_level: (B,), or (1,) where all images share one: standard deviation, in units of 1/255; None where the
-            noise was not just Gaussian.
-        hr: (B, 3, H, W) in [0, 1]: what LR shows; what was degraded, or a patch of it.
-        hr_sharp: The same patch of the sharpened HR that LR was made from; None where nothing was sharpened.
+        kernel: (B, k, k), or (1, k, k) if all images share one; None if nothing was blurred, or more than once.
+        noise_level: (B,), or (1,) if all images share one: standard deviation, in units of 1/255; None if the noise
+            was not Gaussian alone.
+        hr: (B, 3, H, W) in [0, 1]: the HR image that LR was made from, or a patch of it.
+        hr_sharp: The same patch of the sharpened HR that LR was made from; None if nothing was sharpened.
     """
 
     lr: Tensor
@@ -69,21 +82,20 @@ def degrade(
     border: str = "clamp",
     lr_up_from: str = "raw",
 ) -> Degraded:
-    """Degrade HR by given parameters: blur, shrink, add noise, round LR and its enlargement to 8 bits.
+    """Degrade HR by given parameters: blur, downsample, add noise, round LR and its enlargement to 8 bits.
 
     Args:
         hr: (B, 3, H, W) in [0, 1], H and W multiples of ``scale``.
-        kernel: (k, k) or (1, k, k) for all images, (B, k, k) for each its own, k odd, applied as a
+        kernel: (k, k) or (1, k, k) for all images, (B, k, k) for one per image, k odd, applied as a
             correlation on the image reflected at its borders (edge not repeated), after rounding to the dtype of
-            ``hr``; finite, on the device of ``hr``. None blurs nothing.
+            ``hr``; finite, on the device of ``hr``. None: no blur.
         scale: 2, 3 or 4.
         noise_level: Standard deviation of the Gaussian colour noise, in units of 1/255: a number or a tensor
             (1,) or (B,).
-        generator: Source of the noise, on the device of ``hr``; needed where there is noise.
-        downsample: "bicubic", or "sfold": the first pixel of every scale x scale cell.
-        border: See :func:`mrda.degradations.resample.bicubic`.
-        lr_up_from: What is enlarged: LR before its rounding to 8 bits ("raw", the released code), or after
-            ("quantised", all that there is of a photo that comes as LR).
+        generator: Source of the noise, on the device of ``hr``; required if there is noise.
+        downsample: See :class:`ClassicOptions`.
+        border: See :class:`ClassicOptions`.
+        lr_up_from: See :class:`ClassicOptions`; "quantised" is right for a photo that is given as LR.
 
     Raises:
         TypeError: ``hr`` or ``kernel`` is not a floating point tensor, ``noise_level`` neither a number nor a tensor,
@@ -104,101 +116,99 @@ def degrade(
     return _degrade(hr, kernels, scale, levels, generator if noisy else None, downsample, border, lr_up_from)
 
 
-class ClassicDegradation:
-    """Draws the degradation of a batch at random and applies it.
-
-    Args:
-        scale: 2, 3 or 4.
-        kernel: "isotropic" or "anisotropic" Gaussian blur, or "none".
-        sigma_range: Of the uniform standard deviations, in HR pixels; None: (0.2, scale).
-        theta_range: Of the uniform angle of anisotropic kernels, in radians.
-        noise_range: Of the uniform standard deviation of the noise, in units of 1/255.
-        per: One draw of all parameters for the whole "batch", as adaptation of the MLN needs it, or for each
-            "image".
-        aniso_param: What ``sigma_range`` gives for anisotropic kernels: standard deviations ("sigma",
-            released code) or eigenvalues of the covariance ("eigen", the paper's wording).
-        downsample: "bicubic" or "sfold", see :func:`degrade`.
-        border: See :func:`mrda.degradations.resample.bicubic`.
-        lr_up_from: "raw" or "quantised", see :func:`degrade`.
-        kernel_size: Odd side of the kernels.
+@dataclass(frozen=True)
+class ClassicOptions(CommonOptions):
+    """Options of the classic degradation.
 
     Raises:
-        TypeError: ``kernel_size`` is not an int, or a range not a pair of numbers.
-        ValueError: An option is none of those listed, a range is not finite, reversed, or negative where it
+        TypeError: ``kernel_size`` is not an int, or a range is not a pair of numbers.
+        ValueError: An option is not one of its choices, a range is not finite, reversed, or negative where it
             may not be, or ``kernel_size`` is not odd.
     """
 
-    def __init__(
-        self,
-        scale: int = 4,
-        *,
-        kernel: str = "isotropic",
-        sigma_range: tuple[float, float] | None = None,
-        theta_range: tuple[float, float] = (0.0, math.pi),
-        noise_range: tuple[float, float] = (0.0, 0.0),
-        per: str = "batch",
-        aniso_param: str = "sigma",
-        downsample: str = "bicubic",
-        border: str = "clamp",
-        lr_up_from: str = "raw",
-        kernel_size: int = KERNEL_SIZE,
-    ) -> None:
+    kernel: Kernel = "isotropic"
+    """Family of the Gaussian blur kernels; none: no blur."""
+    kernel_size: Int = KERNEL_SIZE
+    """Side of the blur kernels in HR pixels; odd."""
+    sigma_range: tuple[float, float] | None = None
+    """Range of the kernels' standard deviations in HR pixels; null: 0.2 to 2, 3, 4 for x2, x3, x4."""
+    theta_range: tuple[float, float] = (0.0, math.pi)
+    """Range of the rotation of anisotropic kernels in radians."""
+    aniso_param: AnisoParam = "sigma"
+    """Meaning of `sigma_range` for anisotropic kernels: standard deviations (released code), or eigenvalues of the
+    covariance (the paper's wording)."""
+    noise_range: tuple[float, float] = (0.0, 0.0)
+    """Range of the noise's standard deviation, in units of 1/255."""
+    downsample: Downsample = "bicubic"
+    """Downsampling after the blur: antialiased bicubic, or the first pixel of every `scale` x `scale` cell (sfold)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("kernel", self.kernel, get_args(Kernel))
+        check_odd("kernel_size", self.kernel_size)
+        if self.sigma_range is not None:
+            check_range("sigma_range", self.sigma_range, minimum=0)
+        check_range("theta_range", self.theta_range)
+        check_choice("aniso_param", self.aniso_param, get_args(AnisoParam))
+        check_range("noise_range", self.noise_range, minimum=0)
+        check_choice("downsample", self.downsample, DOWNSAMPLES)
+
+
+class ClassicDegradation:
+    """Draws the parameters of a classic degradation at random and applies it.
+
+    Args:
+        scale: 2, 3 or 4.
+        options: Ranges of the parameters; None: the defaults.
+
+    Raises:
+        TypeError: ``scale`` is not an int.
+        ValueError: ``scale`` is not 2, 3 or 4.
+    """
+
+    def __init__(self, scale: int = 4, options: ClassicOptions | None = None) -> None:
         check_scale(scale)
-        check_choice("kernel", kernel, ("isotropic", "anisotropic", "none"))
-        check_choice("per", per, ("batch", "image"))
-        check_choice("aniso_param", aniso_param, ("sigma", "eigen"))
-        check_choice("downsample", downsample, DOWNSAMPLES)
-        check_choice("border", border, BORDERS)
-        check_choice("lr_up_from", lr_up_from, LR_UP_FROM)
-        check_odd("kernel_size", kernel_size)
         self.scale = scale
-        self.kernel = kernel
-        self.sigma_range = check_range(
-            "sigma_range", SIGMA_RANGES[scale] if sigma_range is None else sigma_range, minimum=0
-        )
-        self.theta_range = check_range("theta_range", theta_range)
-        self.noise_range = check_range("noise_range", noise_range, minimum=0)
-        self.per = per
-        self.aniso_param = aniso_param
-        self.downsample = downsample
-        self.border = border
-        self.lr_up_from = lr_up_from
-        self.kernel_size = kernel_size
+        self.options = options or ClassicOptions()
+        self.sigma_range = self.options.sigma_range or SIGMA_RANGES[scale]
 
     def __call__(self, hr: Tensor, generator: torch.Generator) -> Degraded:
         """Degrade HR (B, 3, H, W) in [0, 1] by parameters drawn from ``generator``, on the device of ``hr``.
 
         Parameters are drawn in a fixed order (widths, angle, noise level), then the noise: the same seed
-        gives the same batch. All images are worked on at once, and what is drawn is never read back: on a GPU
-        nothing waits for the device.
+        gives the same batch. All images are processed together, and nothing that is drawn is read back, so that a GPU
+        is never waited for.
 
         Raises:
             TypeError: ``hr`` is not a floating point tensor, or ``generator`` not a torch.Generator.
-            ValueError: ``hr`` has another shape, a side that is no multiple of the scale, or a side too small
+            ValueError: ``hr`` has another shape, a side that is not a multiple of the scale, or a side too small
                 for the kernel; or ``generator`` is on another device.
         """
         _check_hr(hr, self.scale)
         check_generator(generator, hr)
-        count = hr.shape[0] if self.per == "image" else 1
+        options = self.options
+        count = hr.shape[0] if options.per == "image" else 1
         kernels = self._draw_kernels(count, generator)
-        levels = _uniform(count, self.noise_range, generator)
+        levels = _uniform(count, options.noise_range, generator).to(hr)
         if kernels is not None:
-            check_room(hr, self.kernel_size)
+            check_room(hr, options.kernel_size)
             kernels = kernels.to(hr)
-        source = generator if self.noise_range[1] > 0 else None
-        return _degrade(hr, kernels, self.scale, levels.to(hr), source, self.downsample, self.border, self.lr_up_from)
+        source = generator if options.noise_range[1] > 0 else None
+        resampling = options.downsample, options.border, options.lr_up_from
+        return _degrade(hr, kernels, self.scale, levels, source, *resampling)
 
     def _draw_kernels(self, count: int, generator: torch.Generator) -> Tensor | None:
-        if self.kernel == "none":
+        options = self.options
+        if options.kernel == "none":
             return None
         l1 = _uniform(count, self.sigma_range, generator)
-        if self.kernel == "isotropic":
-            return gaussian_kernels(l1, l1, torch.zeros_like(l1), self.kernel_size)
+        if options.kernel == "isotropic":
+            return gaussian_kernels(l1, l1, torch.zeros_like(l1), options.kernel_size)
         l2 = _uniform(count, self.sigma_range, generator)
-        theta = _uniform(count, self.theta_range, generator)
-        if self.aniso_param == "eigen":
+        theta = _uniform(count, options.theta_range, generator)
+        if options.aniso_param == "eigen":
             l1, l2 = l1.sqrt(), l2.sqrt()
-        return gaussian_kernels(l1, l2, theta, self.kernel_size)
+        return gaussian_kernels(l1, l2, theta, options.kernel_size)
 
 
 def _degrade(
@@ -211,7 +221,7 @@ def _degrade(
     border: str,
     lr_up_from: str,
 ) -> Degraded:
-    """Degrade by arguments that are known to be good, without a look at the tensors' values; no generator, no noise."""
+    """Degrade by arguments that have been checked, without reading the tensors' values; no generator: no noise."""
     blurred = hr if kernels is None else _blur(hr, kernels)
     if downsample == "bicubic":
         lr = bicubic(blurred, 1 / scale, border)
@@ -232,7 +242,7 @@ def _uniform(count: int, bounds: tuple[float, float], generator: torch.Generator
 
 
 def _blur(hr: Tensor, kernels: Tensor) -> Tensor:
-    """Correlate every plane of ``hr`` with its image's kernel, on an image reflected at its borders."""
+    """Correlate every channel of ``hr`` with its image's kernel, the image being reflected at its borders."""
     batch, channels, height, width = hr.shape
     reach = kernels.shape[-1] // 2
     with torch.autocast(hr.device.type, enabled=False):
@@ -243,17 +253,22 @@ def _blur(hr: Tensor, kernels: Tensor) -> Tensor:
 
 
 def _check_hr(hr: Tensor, scale: int) -> None:
-    check_image("hr", hr)
-    if len(hr) == 0:
-        raise ValueError(f"hr has shape {tuple(hr.shape)}, but must hold at least one image")
+    check_batch(hr)
     if hr.shape[2] % scale or hr.shape[3] % scale:
         raise ValueError(
             f"hr has shape {tuple(hr.shape)}, but height and width must be divisible by {scale} (see crop_to_multiple)"
         )
 
 
+def check_batch(hr: Tensor) -> None:
+    """Raise unless ``hr`` is a floating point batch (B, 3, H, W) of at least one image."""
+    check_image("hr", hr)
+    if len(hr) == 0:
+        raise ValueError(f"hr has shape {tuple(hr.shape)}, but must hold at least one image")
+
+
 def check_room(hr: Tensor, size: int) -> None:
-    """Raise unless ``hr`` can be reflected at its borders as far as a kernel of that size reaches."""
+    """Raise unless ``hr`` is large enough to be reflected at its borders for a ``size`` x ``size`` kernel."""
     smallest = size // 2 + 1
     if min(hr.shape[2:]) < smallest:
         raise ValueError(
@@ -278,7 +293,7 @@ def _check_kernel(kernel: Tensor, hr: Tensor) -> Tensor:
 
 
 def check_generator(generator: torch.Generator | None, hr: Tensor) -> None:
-    """Raise unless ``generator`` can draw random numbers for ``hr``."""
+    """Raise unless ``generator`` can draw random numbers on the device of ``hr``."""
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator is {generator!r}, but must be a torch.Generator for random numbers")
     if generator.device.type != hr.device.type:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from mrda.core.checks import check_choice, check_image
 
-CODECS = ("libjpeg", "simulated")
+Codec = Literal["libjpeg", "simulated"]
+CODECS: tuple[Codec, ...] = get_args(Codec)
 
 _SUBSAMPLING = 2  # Pillow's number for 4:2:0
 

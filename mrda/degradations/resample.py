@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -11,15 +12,15 @@ from torch import Tensor
 from mrda.core.checks import check_choice, check_image, check_positive
 from mrda.core.linear_maps import Block, Taps, apply_blocks, blocks
 
-BORDERS = ("clamp", "mirror")
-"""Rules for the pixels outside, see `bicubic`."""
+Border = Literal["clamp", "mirror"]
+"""Rule for the pixels outside the image, see `bicubic`."""
+BORDERS: tuple[Border, ...] = get_args(Border)
 
-_BLOCK = 64  # outputs per product: small enough for its matrix to be nearly a band, large enough to be a good GEMM
+_BLOCK = 64  # outputs per product: few enough for a nearly banded matrix, enough for an efficient GEMM
 
 
 def bicubic(x: Tensor, scale: float, border: str = "clamp") -> Tensor:
-    """Resample a batch of images by ``scale`` with Keys' cubic (a = -0.5), widened by 1/scale where it
-    shrinks.
+    """Resample a batch of images by ``scale`` with Keys' cubic (a = -0.5), widened by 1/scale when downsampling.
 
     Output pixel i (from 1) is centred at i/scale + (1 - 1/scale)/2; its weights are divided by their sum.
     Rows first, then columns. Nothing is clipped. Differentiable; weights are computed in float64 and applied
@@ -28,7 +29,7 @@ def bicubic(x: Tensor, scale: float, border: str = "clamp") -> Tensor:
     Args:
         x: (B, C, H, W).
         scale: Ratio of output to input size: 1/4 shrinks, 4 enlarges.
-        border: Pixels outside repeat the edge ("clamp", the released code) or reflect the image, edge
+        border: Pixels outside the image repeat the edge ("clamp", the released code) or reflect the image, edge
             included ("mirror", MATLAB).
 
     Returns:
@@ -50,7 +51,7 @@ def bicubic(x: Tensor, scale: float, border: str = "clamp") -> Tensor:
 
 
 def output_size(size: int, scale: float) -> int:
-    """Return floor(size*scale), taking a product within rounding of an integer for that integer."""
+    """Return floor(size*scale), where a product within rounding error of an integer counts as that integer."""
     return math.floor(size * scale * (1 + 4 * torch.finfo(torch.float64).eps))
 
 
@@ -63,19 +64,22 @@ def _cubic(distance: Tensor) -> Tensor:
 
 
 def _blocks_for(x: Tensor, size: int, scale: float, border: str) -> tuple[Block, ...]:
-    """The blocks of one axis in the dtype and on the device of ``x``; kept, since every copy to a GPU waits for it."""
+    """Return the blocks of one axis in the dtype and on the device of ``x``.
+
+    They are cached, because every copy to a GPU waits for it.
+    """
     return _cast_blocks(size, scale, border, x.dtype, x.device)
 
 
 @lru_cache(maxsize=64)
 def _cast_blocks(size: int, scale: float, border: str, dtype: torch.dtype, device: torch.device) -> tuple[Block, ...]:
-    with torch.inference_mode(False):  # what is kept must serve training too
+    with torch.inference_mode(False):  # cached tensors must work in training too
         made = blocks(_taps(size, scale, border), _BLOCK, dtype)
         return tuple(block._replace(weights=block.weights.to(device).contiguous()) for block in made)
 
 
 def _taps(size: int, scale: float, border: str) -> Taps:
-    """The resampling of one axis of ``size`` pixels."""
+    """Return the sources and weights along one axis of ``size`` pixels."""
     shrink = min(scale, 1.0)
     support = 4 / shrink
     centers = torch.arange(1, output_size(size, scale) + 1, dtype=torch.float64) / scale + 0.5 * (1 - 1 / scale)

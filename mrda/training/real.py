@@ -44,12 +44,4 @@ def build_real_degradation(config: TrainConfig, patch_size: int | None) -> RealD
         config: the configuration.
         patch_size: side in LR pixels of the patches that are cut out of the result; None keeps it whole.
     """
-    options = config.degradation
-    return RealDegradation(
-        config.scale,
-        **config.real.model_dump(exclude={"queue_size"}),
-        per=options.per,
-        patch_size=patch_size,
-        border=options.border,
-        lr_up_from=options.lr_up_from,
-    )
+    return RealDegradation(config.scale, config.real, config.degradation, patch_size=patch_size)

@@ -199,9 +199,8 @@ def with_den_init(network: AnyMRDA, config: TrainConfig) -> AnyMRDA:
 
 def build_degradation(config: TrainConfig) -> Degradation:
     """The degradation that the config describes."""
-    options = config.degradation
-    if options.type == "classic":
-        return ClassicDegradation(config.scale, **options.model_dump(exclude={"type"}))
+    if config.degradation.type == "classic":
+        return ClassicDegradation(config.scale, config.degradation)
     degradation = build_real_degradation(config, config.data.patch_size)
     pool = config.real.queue_size
     return PooledDegradation(degradation, ShufflePool(pool)) if pool else degradation

@@ -20,6 +20,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mrda.config import EngineConfig, TrainConfig
+from mrda.config.names import nested_key
 from mrda.core.files import atomic_write, remove_leftovers, write_text
 from mrda.networks import Network, load_network, read_pickle, save_network
 from mrda.training.errors import RunRefusedError
@@ -80,6 +81,7 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
         stored = None
     if not isinstance(stored, dict):
         raise RunRefusedError(f"{path} is not the JSON that a run writes: train anew without resuming")
+    stored = {nested_key(key): value for key, value in stored.items()}
     stored = {key: value for key, value in _flatten(TrainConfig().model_dump(mode="json")) if key in recipe} | stored
     for key in [*recipe, *stored]:
         if stored.get(key) != recipe.get(key):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mrda.config import TrainConfig
+from mrda.config.names import fingerprint_tree
 from mrda.degradations.classic import crop_to_multiple
 from mrda.degradations.resample import bicubic
 from mrda.evaluation.metrics import psnr_y, ssim_y
@@ -69,7 +70,7 @@ class Validation:
         self.photos: list[tuple[str, Tensor]] = []
         smallest = 2 * self.scale + 11  # the border of the metrics and the window of SSIM
         if config.degradation.type == "real":
-            smallest = max(smallest, config.real.blur_kernel_size // 2 + 1, config.real.blur_kernel_size2 // 2 + 1)
+            smallest = max(smallest, config.real.largest_kernel // 2 + 1)
         least = -(-smallest // self.scale) * self.scale
         if section.crop is not None and section.crop < least:
             raise ValueError(
@@ -114,7 +115,7 @@ class Validation:
         )
 
     def _fingerprint(self, config: TrainConfig) -> str:
-        judged = config.model_dump(mode="json", include={"scale", "seed", "degradation", "real"})
+        judged = fingerprint_tree(config.model_dump(mode="json", include={"scale", "seed", "degradation", "real"}))
         judged["validation"] = config.validation.model_dump(mode="json", include={"protocol", "conditions"})
         digest = hashlib.sha256(json.dumps(judged).encode())
         for name, hr in self.photos:

@@ -5,8 +5,8 @@ from commands import one_sentence, refused, run
 from PIL import Image
 
 import mrda.cli.degrade  # noqa: F401
-from mrda.degradations.classic import ClassicDegradation
-from mrda.degradations.real import RealDegradation
+from mrda.degradations import CommonOptions, RealDegradation, RealOptions, RoundOptions
+from mrda.degradations.classic import ClassicDegradation, ClassicOptions
 from mrda.photo.images import read_rgb, to_tensor
 
 CLASSIC = ("--preset", "toy", "--set", "degradation.noise_range=[5,25]", "--set", "degradation.kernel=anisotropic")
@@ -45,7 +45,7 @@ def seeded(seed):
 def test_lr_of_a_classic_configuration(photo, out):
     result = run("degrade", photo, *CLASSIC, "--seed", 3, "-o", out)
     assert result.exit_code == 0, result.stderr
-    degradation = ClassicDegradation(2, kernel="anisotropic", noise_range=(5, 25))
+    degradation = ClassicDegradation(2, ClassicOptions(kernel="anisotropic", noise_range=(5, 25)))
     expected = degradation(to_tensor(read_rgb(photo))[..., :46, :60], seeded(3)).lr
     assert np.array_equal(levels(out / "photo_lr.png"), as_levels(expected))
     assert [path.name for path in out.iterdir()] == ["photo_lr.png"]
@@ -64,7 +64,8 @@ def test_lr_of_a_real_configuration(photo, out):
     )
     result = run("degrade", photo, *REAL, *options, "--seed", 4, "-o", out)
     assert result.exit_code == 0, result.stderr
-    degradation = RealDegradation(2, jpeg_range=(35, 36), usm=True, per="image", patch_size=None)
+    options = RealOptions(first=RoundOptions(jpeg_range=(35, 36)), usm=True)
+    degradation = RealDegradation(2, options, CommonOptions(per="image"), patch_size=None)
     expected = degradation(to_tensor(read_rgb(photo)), seeded(4)).lr
     assert expected.shape == (1, 3, 23, 30)
     assert np.array_equal(levels(out / "photo_lr.png"), as_levels(expected))
@@ -129,7 +130,9 @@ def test_a_configuration_and_its_preset_are_named_as_for_training(photo, out, tm
         kernel = "anisotropic" if folder == "official" else "isotropic"
         # The released code's own choices, of those that make LR.
         options = {"theta_range": (0, np.pi / 180)} if folder == "official" else {}
-        expected = ClassicDegradation(2, kernel=kernel, **options)(to_tensor(read_rgb(photo))[..., :46, :60], seeded(0))
+        expected = ClassicDegradation(2, ClassicOptions(kernel=kernel, **options))(
+            to_tensor(read_rgb(photo))[..., :46, :60], seeded(0)
+        )
         assert np.array_equal(levels(out / folder / "photo_lr.png"), as_levels(expected.lr))
     refused(run("degrade", photo, "-o", out / "none"), out / "none", "--preset must name a configuration")
 

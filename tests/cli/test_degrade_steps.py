@@ -4,7 +4,7 @@ import torch
 
 from mrda.cli import degrade_steps as module
 from mrda.cli.degrade_steps import classic_steps, draw_steps
-from mrda.degradations.classic import ClassicDegradation, degrade
+from mrda.degradations.classic import ClassicDegradation, ClassicOptions, degrade
 from mrda.degradations.real import Step
 from mrda.photo.images import to_array
 
@@ -30,7 +30,9 @@ def caption(picture, index, columns=4):
 @pytest.mark.parametrize("downsample", ["bicubic", "sfold"])
 def test_classic_steps_lead_to_lr(downsample):
     hr = noise(40, 48)
-    degradation = ClassicDegradation(2, kernel="anisotropic", noise_range=(10, 20), downsample=downsample)
+    degradation = ClassicDegradation(
+        2, ClassicOptions(kernel="anisotropic", noise_range=(10, 20), downsample=downsample)
+    )
     steps = list(classic_steps(degradation, hr, torch.Generator().manual_seed(1)))
     degraded = degradation(hr, torch.Generator().manual_seed(1))
     assert torch.equal(steps[0].image, hr)
@@ -52,7 +54,7 @@ def test_classic_steps_lead_to_lr(downsample):
 
 
 def test_classic_steps_without_blur_and_noise():
-    steps = list(classic_steps(ClassicDegradation(4, kernel="none"), noise(16, 16), torch.Generator()))
+    steps = list(classic_steps(ClassicDegradation(4, ClassicOptions(kernel="none")), noise(16, 16), torch.Generator()))
     assert [step.caption for step in steps] == ["HR", "Downsample to 4x4, bicubic, and 8 bits: LR"]
 
 

@@ -1,11 +1,17 @@
+import ast
+import inspect
 import math
 import re
+import textwrap
+import typing
+from dataclasses import is_dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 
-from mrda.config import STAGES, StudentConfig, TrainConfig
+from mrda.config import STAGES, Section, StudentConfig, TrainConfig
+from mrda.config.base import option_paths
 from mrda.config.load import PRESETS, configs, load_config, parse_config
 from mrda.degradations.kernels import KERNEL_SIZE
 from mrda.training.schedule import learning_rate
@@ -149,18 +155,35 @@ def test_overrides_reach_their_fields_as_yaml_values() -> None:
     assert load_config("toy", ["train.gradient_clip=1", "train.gradient_clip=null"]).train.gradient_clip is None
 
 
-def every_field(model: type[BaseModel]) -> list[tuple[str, str | None]]:
-    fields = []
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            fields += [(f"{name}.{inner}", text) for inner, text in every_field(field.annotation)]
-        else:
-            fields.append((name, field.description))
-    return fields
+def described(section: type) -> set[str]:
+    """Names of fields that a docstring follows, in the section or in a class that it is derived from."""
+    names: set[str] = set()
+    for parent in section.__mro__[:-1]:
+        if not parent.__module__.startswith("mrda."):
+            continue
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(parent))).body
+        assert isinstance(body, ast.ClassDef)
+        for field, text in pairwise(body.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                assert isinstance(field.target, ast.Name)
+                names.add(field.target.id)
+    return names
+
+
+def undescribed(section: type) -> list[str]:
+    missing = []
+    for name in option_paths(section):
+        if "." not in name:
+            kind = typing.get_type_hints(section)[name]
+            if isinstance(kind, type) and (issubclass(kind, Section) or is_dataclass(kind)):
+                missing += [f"{name}.{inner}" for inner in undescribed(kind)]
+            elif name not in described(section):
+                missing.append(name)
+    return missing
 
 
 def test_every_field_is_described() -> None:
-    assert [name for name, description in every_field(TrainConfig) if not description] == []
+    assert undescribed(TrainConfig) == []
 
 
 @pytest.mark.parametrize(
@@ -175,12 +198,20 @@ def test_every_field_is_described() -> None:
             "'networks': mask_channels and mask_input are the RDA conv's, but conv_type is static",
         ),
         ("adaptation={images: 2, per: image}", "'adaptation': images needs per: batch"),
-        ("real.resize_prob2=[0, 0, 0]", "'real': resize_prob2 must not be 0 for all"),
-        ("real.kernel_prob=[1]", "'real': kernel_prob must hold a number for each of the 6 families"),
-        ("real.jpeg_range=[30, 101]", "'real.jpeg_range': must be within 1 and 100"),
-        ("real.blur_kernel_size=8", "'real.blur_kernel_size': must be odd and at least 7, it was 8"),
-        ("data.crop_size=30", "config: data.crop_size is for degradation.type: real"),
-        ("visual.l1_gt_usm=true", "config: visual.l1_gt_usm, percep_gt_usm and gan_gt_usm need real.usm: true"),
+        ("real.resize_prob2=[0, 0, 0]", "'real.second': resize_prob is [0.0, 0.0, 0.0], but must hold 3 numbers"),
+        ("real.first.kernel_prob=[1]", "'real.first': kernel_prob is [1.0], but must hold 6 numbers of at least 0"),
+        ("real.jpeg_range=[30, 101]", "'real.first': jpeg_range is (30.0, 101.0), but must be within 1 and 100"),
+        ("real.blur_kernel_size=8", "'real.first': blur_kernel_size is 8, but must be odd"),
+        ("real.second.blur_kernel_size=5", "'real.second': blur_kernel_size is 5, but must be at least 7"),
+        ("real.second.blur_kernel_size=true", "'real.second.blur_kernel_size': must be an integer, it was True"),
+        ("degradation.kernel_size=true", "'degradation.kernel_size': must be an integer, it was True"),
+        ("real.second.sinc_prob=2", "'real.second': sinc_prob is 2.0, but must be within 0 and 1"),
+        ("real.queue_size=-1", "'real.queue_size': input should be greater than or equal to 0, it was -1"),
+        ("real.first.sinc_prb=1", "unknown config key 'real.first.sinc_prb'; did you mean 'real.first.sinc_prob'?"),
+        ("real.jpeg_rang2=1", "unknown config key 'real.jpeg_rang2'; did you mean 'real.jpeg_range2'?"),
+        ("real.usm2=1", "unknown config key 'real.usm2'; did you mean 'real.usm'?"),
+        ("data.crop_size=30", "config: data.crop_size requires degradation.type=real"),
+        ("visual.l1_gt_usm=true", "config: visual.l1_gt_usm, percep_gt_usm and gan_gt_usm require real.usm=true"),
         ("train.ema_decay=1", "'train.ema_decay': input should be less than 1"),
         ("meta.maml_order=3", "'meta.maml_order': input should be 1 or 2, it was 3"),
         ("patch_size=1", "unknown config key 'patch_size'; did you mean 'data.patch_size'?"),
@@ -193,13 +224,13 @@ def test_every_field_is_described() -> None:
         ("meta.batch=3", "'meta': batch must be even, it was 3"),
         ("meta.inner_lr=[]", "'meta.inner_lr': list should have at least 1 item"),
         ("student.encoder_steps=7", "'student': encoder_steps must be at most steps, it was 7 of 6"),
-        ("degradation.kernel_size=4", "'degradation.kernel_size': must be odd, it was 4"),
+        ("degradation.kernel_size=4", "'degradation': kernel_size is 4, but must be odd"),
         (
             "degradation.sigma_range=[3, 1]",
-            "'degradation.sigma_range': must be [lowest, highest], it was [3.0, 1.0]",
+            "'degradation': sigma_range is (3.0, 1.0), but must be (low, high) in this order",
         ),
         ("data.patch_size=5", "config: scale * data.patch_size must be at least 11 px"),
-        ("degradation.theta_range=[0, .inf]", "'degradation.theta_range.1': input should be a finite number"),
+        ("degradation.theta_range=[0, .inf]", "'degradation': theta_range[1] is inf, but must be finite"),
         ("seed=2001-02-30", "the value of override 'seed=2001-02-30' is not valid YAML: day is out of range"),
         ("seed.x=1", "'seed': input should be a valid integer"),
         ("teacher.steps=true", "'teacher.steps': must be an integer, it was True"),
@@ -315,11 +346,14 @@ def test_the_real_world_presets_are_what_they_claim() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("real.blur_kernel_size=61", "real.blur_kernel_size needs crops of 31 px at least, they were of 30"),
+        ("real.blur_kernel_size=61", "data.crop_size must be at least 31 px for a blur of real.first.blur_kernel_size"),
         ("data.crop_size=20", "data.crop_size must be at least scale * data.patch_size, 24, it was 20"),
         ("data.patch_size=3", "scale * data.patch_size must be at least 8 px for the visual loss, it was 6"),
-        ("real.queue_size=8", "real.queue_size needs degradation.per: image"),
-        ("teacher.den_input=kernel", "teacher.den_input: kernel needs one blur kernel, but degradation.type is real"),
+        ("real.queue_size=8", "real.queue_size requires degradation.per=image: otherwise the MLN adapts"),
+        (
+            "teacher.den_input=kernel",
+            "teacher.den_input=kernel requires a single blur kernel, but degradation.type is real",
+        ),
     ],
 )
 def test_what_can_t_be_trained_in_the_real_world_is_refused(override: str, message: str) -> None:

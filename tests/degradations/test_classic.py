@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mrda.degradations import (
     ClassicDegradation,
+    ClassicOptions,
     anisotropic_gaussian,
     bicubic,
     crop_to_multiple,
@@ -118,7 +119,7 @@ def test_autocast_leaves_it_alone():
 @pytest.mark.parametrize("noise_range", [(0, 0), (0, 25), (5, 25)])
 def test_drawn_degradations_are_repeatable_and_equal_the_fixed_ones(kernel, per, noise_range):
     hr = photo(batch=3, dtype=torch.float32)
-    degradation = ClassicDegradation(4, kernel=kernel, per=per, noise_range=noise_range)
+    degradation = ClassicDegradation(4, ClassicOptions(kernel=kernel, per=per, noise_range=noise_range))
     whole = seeded(1)
     first, again = degradation(hr, whole), degradation(hr, seeded(1))
     other = degradation(hr, seeded(2))
@@ -145,21 +146,21 @@ def test_drawn_degradations_are_repeatable_and_equal_the_fixed_ones(kernel, per,
 def test_ranges_and_the_meaning_of_widths():
     hr = photo(batch=1)
     point = {"sigma_range": (2.25, 2.25), "theta_range": (0.3, 0.3), "kernel": "anisotropic"}
-    sigma = ClassicDegradation(4, **point)(hr, seeded())
+    sigma = ClassicDegradation(4, ClassicOptions(**point))(hr, seeded())
     # Kernel weights below 1, computed in float64 and rounded to float32 by the float call.
     budget = {"rtol": 0, "atol": 2**-24}
     torch.testing.assert_close(sigma.kernel[0], anisotropic_gaussian(2.25, 2.25, 0.3).double(), **budget)
-    eigen = ClassicDegradation(4, **point, aniso_param="eigen")(hr, seeded())
+    eigen = ClassicDegradation(4, ClassicOptions(**point, aniso_param="eigen"))(hr, seeded())
     torch.testing.assert_close(eigen.kernel[0], isotropic_gaussian(1.5).double(), **budget)
     for scale in (2, 3, 4):
         degradation = ClassicDegradation(scale)
         assert degradation.sigma_range == (0.2, scale)
-    assert ClassicDegradation(4).theta_range == (0.0, math.pi)
+    assert ClassicDegradation(4).options.theta_range == (0.0, math.pi)
 
 
 def test_draws_fill_their_range():
     hr = torch.rand(400, 3, 2, 2)
-    degradation = ClassicDegradation(2, per="image", kernel_size=3, noise_range=(5, 25))
+    degradation = ClassicDegradation(2, ClassicOptions(per="image", kernel_size=3, noise_range=(5, 25)))
     levels = degradation(hr, seeded()).noise_level
     # 400 uniform draws on a range of 20: the extremes lie within 1 of its ends but for a chance of 1e-9 each.
     assert 5 <= levels.min() < 6
@@ -177,7 +178,7 @@ def test_lr_up_from():
     assert torch.equal(raw.lr, quantised.lr)
     assert torch.equal(quantised.lr_up, quantize(bicubic(quantised.lr, 4)))
     assert not torch.equal(quantised.lr_up, raw.lr_up)
-    drawn = ClassicDegradation(4, lr_up_from="quantised")(hr, seeded())
+    drawn = ClassicDegradation(4, ClassicOptions(lr_up_from="quantised"))(hr, seeded())
     assert torch.equal(drawn.lr_up, quantize(bicubic(drawn.lr, 4)))
 
 
@@ -198,7 +199,7 @@ class Operations(TorchDispatchMode):
 @pytest.mark.parametrize("kernel", ["isotropic", "anisotropic", "none"])
 @pytest.mark.parametrize("per", ["batch", "image"])
 def test_all_images_at_once_and_no_look_at_the_values(kernel, per):
-    degradation = ClassicDegradation(4, kernel=kernel, per=per, noise_range=(0, 25))
+    degradation = ClassicDegradation(4, ClassicOptions(kernel=kernel, per=per, noise_range=(0, 25)))
     degradation(photo(1), seeded())  # the weights of the resampling are computed once
     counts = []
     for batch in (2, 7):
@@ -212,7 +213,7 @@ def test_all_images_at_once_and_no_look_at_the_values(kernel, per):
 @pytest.mark.gpu
 @pytest.mark.parametrize("kernel", ["isotropic", "anisotropic"])
 def test_on_a_gpu_nothing_waits_for_it(kernel):
-    degradation = ClassicDegradation(4, kernel=kernel, per="image", noise_range=(0, 25))
+    degradation = ClassicDegradation(4, ClassicOptions(kernel=kernel, per="image", noise_range=(0, 25)))
     hr, generator = photo(dtype=torch.float32).cuda(), torch.Generator("cuda").manual_seed(0)
     degradation(hr, generator)
     torch.cuda.set_sync_debug_mode("error")
@@ -364,7 +365,6 @@ def test_the_smallest_image_that_can_be_blurred():
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"scale": 8}, ValueError, "scale is 8, but must be one of"),
         (
             {"kernel": "box"},
             ValueError,
@@ -393,7 +393,12 @@ def test_the_smallest_image_that_can_be_blurred():
 )
 def test_bad_options(options, error, match):
     with pytest.raises(error, match=match):
-        ClassicDegradation(**options)
+        ClassicOptions(**options)
+
+
+def test_a_scale_that_no_network_has():
+    with pytest.raises(ValueError, match="scale is 8, but must be one of"):
+        ClassicDegradation(8)
 
 
 def test_bad_call():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mrda.degradations import poisson as module
-from mrda.degradations.poisson import PEAKS, poisson
+from mrda.degradations.real import poisson as module
+from mrda.degradations.real.poisson import PEAKS, poisson
 
 COLUMNS = 512
 

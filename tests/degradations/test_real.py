@@ -1,7 +1,6 @@
 """The second-order degradation as a whole: its order, its draws, its shapes and its errors."""
 
-import inspect
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,14 +8,30 @@ import real_formulas
 import torch
 import torch.nn.functional as F
 
-from mrda.config import RealConfig
 from mrda.core.checks import SCALES
-from mrda.degradations import Degraded, RealDegradation, bicubic, quantize, sharpen
-from mrda.degradations import real as module
+from mrda.degradations import (
+    CommonOptions,
+    Degraded,
+    RealDegradation,
+    RealOptions,
+    RoundOptions,
+    SecondRoundOptions,
+    bicubic,
+    quantize,
+    sharpen,
+)
 from mrda.degradations.jpeg import jpeg
+from mrda.degradations.real import pipeline as module
 
-SILENT = {f"{name}{end}": (0.0, 0.0) for name in ("noise_range", "poisson_scale_range") for end in ("", "2")}
-KEPT = {"resize_prob": (0, 0, 1), "resize_prob2": (0, 0, 1)}
+NOISELESS = {"noise_range": (0.0, 0.0), "poisson_scale_range": (0.0, 0.0)}
+SILENT = {"first": NOISELESS, "second": NOISELESS}
+
+
+def build(scale=4, *, first=(), second=(), patch_size=64, **options):
+    """A degradation from the options of its rounds, its own and those that all degradations have."""
+    common = {field.name: options.pop(field.name) for field in fields(CommonOptions) if field.name in options}
+    rounds = {"first": RoundOptions(**dict(first)), "second": SecondRoundOptions(**dict(second))}
+    return RealDegradation(scale, RealOptions(**rounds, **options), CommonOptions(**common), patch_size=patch_size)
 
 
 def seeded(seed=0):
@@ -83,7 +98,7 @@ def by_definition(hr, draw, scale=4):
 def test_every_step_in_its_order(per, seed):
     pytest.importorskip("scipy", reason="needs scipy, which comes with scikit-image")
     hr = photo(3, 61, 66, torch.float64)
-    degradation = RealDegradation(4, per=per, patch_size=None, **SILENT)
+    degradation = build(4, per=per, patch_size=None, **SILENT)
     draw = degradation.draw(3, seeded(seed))
     pair = degradation.apply(hr, draw, seeded(seed))
     raw = by_definition(hr, draw)
@@ -97,7 +112,7 @@ def test_the_seeds_above_meet_every_branch():
     met = set()
     for per in ("batch", "image"):
         for seed in range(12):
-            draw = RealDegradation(4, per=per).draw(3, seeded(seed))
+            draw = build(4, per=per).draw(3, seeded(seed))
             for number, part in enumerate((draw.first, draw.second)):
                 met |= {(number, part.mode), (number, part.gaussian), (number, (part.factor > 1) - (part.factor < 1))}
             met |= {("blur", draw.second_blur), ("order", draw.sinc_first), ("mode", draw.mode)}
@@ -111,7 +126,7 @@ def test_the_seeds_above_meet_every_branch():
 @pytest.mark.parametrize("patch_size", [10, None])
 def test_the_steps_are_those_of_the_call(per, usm, patch_size):
     hr = photo()
-    degradation = RealDegradation(4, per=per, usm=usm, patch_size=patch_size)
+    degradation = build(4, per=per, usm=usm, patch_size=patch_size)
     for seed in range(6):
         called, shown = seeded(seed), seeded(seed)
         pair, steps = degradation(hr, called), list(degradation.steps(hr, shown))
@@ -127,7 +142,7 @@ def test_the_steps_are_those_of_the_call(per, usm, patch_size):
 
 def test_captions_say_what_was_drawn():
     hr = photo()
-    degradation = RealDegradation(4, patch_size=None, per="image")
+    degradation = build(4, patch_size=None, per="image")
     draw = degradation.draw(2, seeded(5))
     captions = [step.caption for step in degradation.steps(hr, seeded(5))]
     sigma = f"{float(draw.first.level[0]):.1f}" if draw.first.gaussian else f"{float(draw.first.level[0]):.2f}"
@@ -143,7 +158,7 @@ def test_captions_say_what_was_drawn():
 
 @pytest.mark.parametrize("per", ["batch", "image"])
 def test_a_seed_is_a_batch(per):
-    hr, degradation = photo(), RealDegradation(4, per=per, patch_size=12, usm=True)
+    hr, degradation = photo(), build(4, per=per, patch_size=12, usm=True)
     before = hr.clone()
     pair = degradation(hr, seeded(3))
     assert same(pair, degradation(hr, seeded(3)))
@@ -159,10 +174,10 @@ def test_a_seed_is_a_batch(per):
 def test_a_batch_shares_its_draw_and_an_image_has_its_own():
     hr = photo(1).expand(3, -1, -1, -1)
     for seed in range(8):
-        shared = RealDegradation(4, patch_size=None, **SILENT)(hr, seeded(seed)).lr
+        shared = build(4, patch_size=None, **SILENT)(hr, seeded(seed)).lr
         assert torch.equal(shared[0], shared[1])
         assert torch.equal(shared[0], shared[2])
-    own = RealDegradation(4, patch_size=None, per="image", **SILENT)
+    own = build(4, patch_size=None, per="image", **SILENT)
     assert own.draw(3, seeded()).count == 3
     lr = own(hr, seeded()).lr
     assert not torch.equal(lr[0], lr[1])
@@ -171,7 +186,7 @@ def test_a_batch_shares_its_draw_and_an_image_has_its_own():
 
 
 def test_parts_of_a_batch_may_share_a_draw():
-    hr, degradation = photo(4), RealDegradation(4, patch_size=None, **SILENT)
+    hr, degradation = photo(4), build(4, patch_size=None, **SILENT)
     draw = degradation.draw(4, seeded())
     whole = degradation.apply(hr, draw, seeded()).lr
     halves = [degradation.apply(half, draw, seeded()).lr for half in hr.chunk(2)]
@@ -182,10 +197,8 @@ def test_parts_of_a_batch_may_share_a_draw():
 def test_patches_lie_where_their_hr_lies(scale, monkeypatch):
     """With nothing left but area averages, LR is that of HR's patch, wherever it was cut out."""
     monkeypatch.setattr(module, "jpeg", lambda images, quality, codec: images)
-    narrow = {f"{name}{end}": (1e-3, 1e-3) for name in ("blur_sigma",) for end in ("", "2")}
-    degradation = RealDegradation(
-        scale, patch_size=7, sinc_prob=0, sinc_prob2=0, final_sinc_prob=0, **narrow, **SILENT, **KEPT
-    )
+    plain = {**NOISELESS, "blur_sigma": (1e-3, 1e-3), "sinc_prob": 0, "resize_prob": (0, 0, 1)}
+    degradation = build(scale, patch_size=7, first=plain, second=plain, final_sinc_prob=0)
     hr = torch.rand(2, 3, 47, 61, generator=seeded(), dtype=torch.float64)  # no average is halfway between two levels
     places = set()
     for seed in range(20):
@@ -205,7 +218,7 @@ def test_patches_lie_where_their_hr_lies(scale, monkeypatch):
 
 
 def test_crops_reach_the_corners():
-    degradation = RealDegradation(4, patch_size=10, **SILENT)
+    degradation = build(4, patch_size=10, **SILENT)
     hr, draw = photo(), degradation.draw(2, seeded())
     last = replace(draw, place=(1 - 2**-53, 1 - 2**-53))
     assert torch.equal(degradation.apply(hr, last, seeded()).hr, hr[..., 24:, 32:])
@@ -214,7 +227,7 @@ def test_crops_reach_the_corners():
 
 def test_sharpened_hr():
     hr = photo()
-    plain, sharp = (RealDegradation(4, patch_size=10, usm=usm) for usm in (False, True))
+    plain, sharp = (build(4, patch_size=10, usm=usm) for usm in (False, True))
     pair = sharp(hr, seeded())
     draw = sharp.draw(2, seeded())
     (top, left) = (4 * int(at * (length // 4 - 9)) for at, length in zip(draw.place, hr.shape[2:], strict=True))
@@ -228,7 +241,7 @@ def test_sharpened_hr():
 @pytest.mark.parametrize("lr_up_from", ["raw", "quantised"])
 @pytest.mark.parametrize("border", ["clamp", "mirror"])
 def test_what_the_mln_starts_from(lr_up_from, border):
-    degradation = RealDegradation(4, patch_size=10, lr_up_from=lr_up_from, border=border)
+    degradation = build(4, patch_size=10, lr_up_from=lr_up_from, border=border)
     pairs = [degradation(photo(), seeded(seed)) for seed in range(6)]
     from_lr = [torch.equal(pair.lr_up, quantize(bicubic(pair.lr, 4, border))) for pair in pairs]
     assert all(from_lr) if lr_up_from == "quantised" else not all(from_lr)
@@ -238,7 +251,7 @@ def test_what_the_mln_starts_from(lr_up_from, border):
 @pytest.mark.parametrize("size", [(47, 59), (12, 13), (11, 200)])
 @pytest.mark.parametrize("codec", ["libjpeg", "simulated"])
 def test_any_size(scale, size, codec):
-    degradation = RealDegradation(scale, patch_size=None, jpeg=codec, usm=True)
+    degradation = build(scale, patch_size=None, jpeg=codec, usm=True)
     height, width = (length // scale for length in size)
     for seed in range(4):
         pair = degradation(photo(1, *size), seeded(seed))
@@ -256,7 +269,7 @@ def test_jpeg_gets_no_value_beyond_its_range(monkeypatch):
         return images
 
     monkeypatch.setattr(module, "jpeg", spy)
-    degradation = RealDegradation(4, patch_size=None, final_sinc_prob=1)
+    degradation = build(4, patch_size=None, final_sinc_prob=1)
     for seed in range(10):
         degradation(photo(1), seeded(seed))
     assert len(met) == 20
@@ -264,18 +277,18 @@ def test_jpeg_gets_no_value_beyond_its_range(monkeypatch):
 
 
 def test_codecs_differ():
-    pairs = [RealDegradation(4, patch_size=10, jpeg=codec)(photo(), seeded()) for codec in ("libjpeg", "simulated")]
+    pairs = [build(4, patch_size=10, jpeg=codec)(photo(), seeded()) for codec in ("libjpeg", "simulated")]
     assert not torch.equal(pairs[0].lr, pairs[1].lr)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_other_dtypes(dtype):
-    pair = RealDegradation(4, patch_size=10, usm=True)(photo().to(dtype), seeded())
+    pair = build(4, patch_size=10, usm=True)(photo().to(dtype), seeded())
     assert {image.dtype for image in (pair.lr, pair.lr_up, pair.hr, pair.hr_sharp)} == {dtype}
 
 
 def test_autocast_and_gradients_leave_it_alone():
-    hr, degradation = photo().requires_grad_(), RealDegradation(4, patch_size=10, usm=True)
+    hr, degradation = photo().requires_grad_(), build(4, patch_size=10, usm=True)
     outside = degradation(hr, seeded())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert same(outside, degradation(hr, seeded()))
@@ -290,20 +303,25 @@ def test_probabilities_decide():
     hr = photo(1)
 
     def captions(seed=0, **options):
-        return [step.caption for step in RealDegradation(4, patch_size=None, **options).steps(hr, seeded(seed))]
+        return [step.caption for step in build(4, patch_size=None, **options).steps(hr, seeded(seed))]
 
     for seed in range(5):
         assert sum("Blur" in caption for caption in captions(seed, second_blur_prob=0)) == 1
         assert sum("Blur" in caption for caption in captions(seed, second_blur_prob=1)) == 2
         assert "Last filter: none" in captions(seed, final_sinc_prob=0)
         assert any("Last filter: sinc" in caption for caption in captions(seed, final_sinc_prob=1))
-        assert sum("sinc" in caption for caption in captions(seed, sinc_prob=1, sinc_prob2=1)) >= 2
-        noise = captions(seed, gaussian_noise_prob=1, gaussian_noise_prob2=0, gray_noise_prob=1, gray_noise_prob2=0)
+        assert (
+            sum("sinc" in caption for caption in captions(seed, first={"sinc_prob": 1}, second={"sinc_prob": 1})) >= 2
+        )
+        gray_gaussian = {"gaussian_noise_prob": 1, "gray_noise_prob": 1}
+        noise = captions(seed, first=gray_gaussian, second=dict.fromkeys(gray_gaussian, 0))
         assert [caption.split(",")[0] for caption in noise if "noise" in caption] == ["Gaussian noise", "Poisson noise"]
         assert [caption.endswith("gray") for caption in noise if "noise" in caption] == [True, False]
         sizes = [
             caption.split(" ")[2].rstrip(",")
-            for caption in captions(seed, resize_prob=(1, 0, 0), resize_range=(0.5, 2), resize_prob2=(0, 1, 0))
+            for caption in captions(
+                seed, first={"resize_prob": (1, 0, 0), "resize_range": (0.5, 2)}, second={"resize_prob": (0, 1, 0)}
+            )
             if "Resize" in caption
         ]
         (first, second, last) = (tuple(map(int, size.split("x"))) for size in sizes)
@@ -313,15 +331,17 @@ def test_probabilities_decide():
 
 
 def test_ranges_are_those_of_their_round():
-    options = {
-        "gaussian_noise_prob": 1, "gaussian_noise_prob2": 0, "noise_range": (3, 4), "poisson_scale_range2": (0.5, 0.75),
-        "jpeg_range": (40, 45), "jpeg_range2": (80, 85), "blur_sigma": (1, 1.5), "blur_sigma2": (0.5, 0.75),
-        "blur_kernel_size": 11, "blur_kernel_size2": 9,
-        "kernel_list": ("generalized_iso",), "kernel_prob": (1,), "betag_range": (2, 2.5),
-        "kernel_list2": ("plateau_iso", "generalized_iso"), "kernel_prob2": (1, 0), "betap_range2": (3, 3.5),
-        "betag_range2": (7, 8), "betap_range": (8, 9), "sinc_prob": 0, "sinc_prob2": 0,
+    first = {
+        "gaussian_noise_prob": 1, "noise_range": (3, 4), "jpeg_range": (40, 45), "blur_sigma": (1, 1.5),
+        "blur_kernel_size": 11, "kernel_list": ("generalized_iso",), "kernel_prob": (1,), "betag_range": (2, 2.5),
+        "betap_range": (8, 9), "sinc_prob": 0,
     }  # fmt: skip
-    draw = RealDegradation(4, per="image", **options).draw(100, seeded())
+    second = {
+        "gaussian_noise_prob": 0, "poisson_scale_range": (0.5, 0.75), "jpeg_range": (80, 85), "blur_sigma": (0.5, 0.75),
+        "blur_kernel_size": 9, "kernel_list": ("plateau_iso", "generalized_iso"), "kernel_prob": (1, 0),
+        "betap_range": (3, 3.5), "betag_range": (7, 8), "sinc_prob": 0,
+    }  # fmt: skip
+    draw = build(4, per="image", first=first, second=second).draw(100, seeded())
     for value, (low, high) in (
         (draw.first.level, (3, 4)), (draw.second.level, (0.5, 0.75)),
         (draw.first.quality, (40, 45)), (draw.second.quality, (80, 85)),
@@ -332,34 +352,36 @@ def test_ranges_are_those_of_their_round():
         assert low <= value.min() < low + 0.1 * (high - low)
         assert high - 0.1 * (high - low) < value.max() < high
     assert (draw.first.kernel.side, draw.second.kernel.side) == (11, 9)
-    flipped = RealDegradation(4, gaussian_noise_prob=0, gaussian_noise_prob2=1, noise_range2=(5, 5)).draw(1, seeded())
+    second = {"gaussian_noise_prob": 1, "noise_range": (5, 5)}
+    flipped = build(4, first={"gaussian_noise_prob": 0}, second=second).draw(1, seeded())
     assert 0.05 <= flipped.first.level.item() < 3
     assert flipped.second.level.item() == 5
-    other = {"kernel_list2": ("generalized_iso",), "kernel_prob2": (1,), "betag_range2": (7, 8), "sinc_prob2": 0}
-    assert 7 <= RealDegradation(4, **other).draw(1, seeded()).second.kernel.beta.item() < 8
+    other = {"kernel_list": ("generalized_iso",), "kernel_prob": (1,), "betag_range": (7, 8), "sinc_prob": 0}
+    assert 7 <= build(4, second=other).draw(1, seeded()).second.kernel.beta.item() < 8
 
 
 def test_factors_of_the_sizes():
-    down = {"resize_prob": (0, 10, 0), "resize_range": (0.4, 1.5), "resize_prob2": (0, 1, 0), "resize_range2": (0.6, 3)}
-    up = {"resize_prob": (3, 0, 0), "resize_range": (0.4, 1.5), "resize_prob2": (1, 0, 0), "resize_range2": (0.6, 3)}
-    mixed = {"resize_prob": (0, 10, 10), "resize_prob2": (5, 0, 5)}
+    ranges = {"resize_range": (0.4, 1.5)}, {"resize_range": (0.6, 3)}
 
-    def factors(options):
-        draws = [RealDegradation(4, **options).draw(1, seeded(seed)) for seed in range(60)]
+    def factors(first, second):
+        options = {"first": {"resize_prob": first} | ranges[0], "second": {"resize_prob": second} | ranges[1]}
+        draws = [build(4, **options).draw(1, seeded(seed)) for seed in range(60)]
         return [[getattr(draw, name).factor for draw in draws] for name in ("first", "second")]
 
+    down, up = ((0, 10, 0), (0, 1, 0)), ((3, 0, 0), (1, 0, 0))
     for options, bounds in ((down, ((0.4, 1), (0.6, 1))), (up, ((1, 1.5), (1, 3)))):
-        for values, (low, high) in zip(factors(options), bounds, strict=True):
+        for values, (low, high) in zip(factors(*options), bounds, strict=True):
             assert low <= min(values) < low + 0.1 * (high - low)
             assert high - 0.1 * (high - low) < max(values) <= high
-    first, second = factors(mixed)
+    first, second = factors((0, 10, 10), (5, 0, 5))
     assert 15 < sum(factor < 1 for factor in first) < 45
     assert 15 < sum(factor > 1 for factor in second) < 45
 
 
 def test_no_option_moves_the_draws_of_another():
-    plain = RealDegradation(4, per="image").draw(3, seeded())
-    other = RealDegradation(4, per="image", second_blur_prob=0, sinc_prob=0, kernel_list=("iso",), kernel_prob=(1,))
+    plain = build(4, per="image").draw(3, seeded())
+    first = {"sinc_prob": 0, "kernel_list": ("iso",), "kernel_prob": (1,)}
+    other = build(4, per="image", second_blur_prob=0, first=first)
     changed = other.draw(3, seeded())
     assert changed.place == plain.place
     assert changed.second.factor == plain.second.factor
@@ -367,13 +389,12 @@ def test_no_option_moves_the_draws_of_another():
     assert torch.equal(changed.sinc.cutoff, plain.sinc.cutoff)
 
 
-def test_defaults_are_those_of_the_configuration():
-    parameters = inspect.signature(RealDegradation).parameters
-    for name, value in RealConfig().model_dump(exclude={"queue_size"}).items():
-        default = parameters[name].default
-        assert (list(default) if isinstance(default, tuple) else default) == (
-            list(value) if isinstance(value, tuple | list) else value
-        ), name
+def test_the_second_round_is_the_milder_one_by_default():
+    first, second = RoundOptions(), SecondRoundOptions()
+    assert {field.name for field in fields(first) if getattr(first, field.name) != getattr(second, field.name)} == {
+        "blur_sigma", "resize_prob", "resize_range", "noise_range", "poisson_scale_range"
+    }  # fmt: skip
+    assert RealOptions() == RealOptions(first=first, second=second)
 
 
 @pytest.mark.parametrize(
@@ -385,31 +406,43 @@ def test_defaults_are_those_of_the_configuration():
         ({"border": "wrap"}, ValueError, "border is 'wrap'"),
         ({"lr_up_from": "hr"}, ValueError, "lr_up_from is 'hr'"),
         ({"patch_size": 0}, ValueError, "patch_size is 0, but must be at least 1"),
-        ({"kernel_list": ("iso", "square")}, ValueError, "kernel_list is 'square', but must be one of 'iso', 'aniso'"),
-        ({"kernel_prob2": (1, 2)}, ValueError, r"kernel_prob2 is \[1, 2\], but must hold 6 numbers of at least 0"),
-        ({"kernel_prob": (0,) * 6}, ValueError, "kernel_prob is .*, and not all 0"),
-        ({"kernel_prob": 0.5}, TypeError, "kernel_prob is 0.5, but must be a list of 6 numbers"),
-        ({"resize_prob": (1, 1)}, ValueError, r"resize_prob is \[1, 1\], but must hold 3 numbers"),
-        ({"resize_prob2": (1, 1, -1)}, ValueError, "resize_prob2 is .*, but must hold 3 numbers of at least 0"),
-        ({"resize_prob2": (1, 1, "a")}, TypeError, r"resize_prob2\[2\] is 'a', but must be a number"),
-        ({"resize_range": (0, 1)}, ValueError, r"resize_range is \(0, 1\), but must be positive"),
-        ({"blur_kernel_size": 20}, ValueError, "blur_kernel_size is 20, but must be odd"),
-        ({"blur_kernel_size2": 5}, ValueError, "blur_kernel_size2 is 5, but must be at least 7"),
-        ({"blur_sigma2": (0, 1)}, ValueError, r"blur_sigma2 is \(0, 1\), but must be positive"),
-        ({"betag_range": (2, 1)}, ValueError, "betag_range is .* in this order"),
-        ({"noise_range": (-1, 1)}, ValueError, "noise_range is .* low at least 0"),
-        ({"poisson_scale_range2": 3}, TypeError, "poisson_scale_range2 is 3, but must be a pair"),
-        ({"jpeg_range": (0, 50)}, ValueError, "jpeg_range is .* low at least 1"),
-        ({"jpeg_range2": (30, 101)}, ValueError, r"jpeg_range2 is \(30, 101\), but must be within 1 and 100"),
-        ({"sinc_prob": 1.5}, ValueError, "sinc_prob is 1.5, but must be within 0 and 1"),
-        ({"gray_noise_prob2": -0.1}, ValueError, "gray_noise_prob2 is -0.1, but must be within 0 and 1"),
+        (
+            {"first": {"kernel_list": ("iso", "square")}},
+            ValueError,
+            "kernel_list is 'square', but must be one of 'iso', 'aniso'",
+        ),
+        (
+            {"second": {"kernel_prob": (1, 2)}},
+            ValueError,
+            r"kernel_prob is \[1, 2\], but must hold 6 numbers of at least 0",
+        ),
+        ({"first": {"kernel_prob": (0,) * 6}}, ValueError, "kernel_prob is .*, and not all 0"),
+        ({"first": {"kernel_prob": 0.5}}, TypeError, "kernel_prob is 0.5, but must be a list of 6 numbers"),
+        ({"first": {"resize_prob": (1, 1)}}, ValueError, r"resize_prob is \[1, 1\], but must hold 3 numbers"),
+        (
+            {"second": {"resize_prob": (1, 1, -1)}},
+            ValueError,
+            "resize_prob is .*, but must hold 3 numbers of at least 0",
+        ),
+        ({"second": {"resize_prob": (1, 1, "a")}}, TypeError, r"resize_prob\[2\] is 'a', but must be a number"),
+        ({"first": {"resize_range": (0, 1)}}, ValueError, r"resize_range is \(0, 1\), but must be positive"),
+        ({"first": {"blur_kernel_size": 20}}, ValueError, "blur_kernel_size is 20, but must be odd"),
+        ({"second": {"blur_kernel_size": 5}}, ValueError, "blur_kernel_size is 5, but must be at least 7"),
+        ({"second": {"blur_sigma": (0, 1)}}, ValueError, r"blur_sigma is \(0, 1\), but must be positive"),
+        ({"first": {"betag_range": (2, 1)}}, ValueError, "betag_range is .* in this order"),
+        ({"first": {"noise_range": (-1, 1)}}, ValueError, "noise_range is .* low at least 0"),
+        ({"second": {"poisson_scale_range": 3}}, TypeError, "poisson_scale_range is 3, but must be a pair"),
+        ({"first": {"jpeg_range": (0, 50)}}, ValueError, "jpeg_range is .* low at least 1"),
+        ({"second": {"jpeg_range": (30, 101)}}, ValueError, r"jpeg_range is \(30, 101\), but must be within 1 and 100"),
+        ({"first": {"sinc_prob": 1.5}}, ValueError, "sinc_prob is 1.5, but must be within 0 and 1"),
+        ({"second": {"gray_noise_prob": -0.1}}, ValueError, "gray_noise_prob is -0.1, but must be within 0 and 1"),
         ({"final_sinc_prob": "often"}, TypeError, "final_sinc_prob is 'often', but must be a number"),
         ({"second_blur_prob": 2}, ValueError, "second_blur_prob is 2, but must be within 0 and 1"),
     ],
 )
 def test_bad_options(options, error, match):
     with pytest.raises(error, match=match):
-        RealDegradation(**options)
+        build(**options)
 
 
 @pytest.mark.parametrize(
@@ -436,7 +469,7 @@ def test_bad_options(options, error, match):
     ],
 )
 def test_bad_calls(hr, generator, options, error, match):
-    degradation = RealDegradation(4, **{"patch_size": 10} | options)
+    degradation = build(4, **{"patch_size": 10} | options)
     with pytest.raises(error, match=match):
         degradation(hr, generator)
     with pytest.raises(error, match=match):
@@ -444,7 +477,7 @@ def test_bad_calls(hr, generator, options, error, match):
 
 
 def test_a_draw_of_other_images():
-    degradation = RealDegradation(4, patch_size=10, per="image")
+    degradation = build(4, patch_size=10, per="image")
     with pytest.raises(ValueError, match="draw is of 3 images, but must be of one or of 2 as hr has"):
         degradation.apply(photo(), degradation.draw(3, seeded()), seeded())
 
@@ -456,7 +489,7 @@ def test_a_thousand_batches_are_finite_and_in_range():
     sizes = [(24, 24), (29, 43), (61, 31), (32, 27), (25, 52)]
     for seed in range(1000):
         scale = SCALES[seed % 3]
-        degradation = RealDegradation(
+        degradation = build(
             scale,
             per=("batch", "image")[seed // 3 % 2],
             jpeg=("libjpeg", "simulated")[seed // 6 % 2],
@@ -475,7 +508,7 @@ def test_a_thousand_batches_are_finite_and_in_range():
 @pytest.mark.gpu
 @pytest.mark.parametrize("per", ["batch", "image"])
 def test_on_a_gpu_only_the_draw_waits_for_it(per):
-    degradation = RealDegradation(4, per=per, patch_size=10, usm=True)
+    degradation = build(4, per=per, patch_size=10, usm=True)
     hr, generator = photo().cuda(), torch.Generator("cuda").manual_seed(0)
     for seed in range(20):
         generator.manual_seed(seed)

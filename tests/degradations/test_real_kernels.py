@@ -6,19 +6,11 @@ import pytest
 import real_formulas
 import torch
 
-from mrda.degradations.real_kernels import FAMILIES, FINAL_DRAWS, KernelOptions, KernelShapes, final_shapes
+from mrda.degradations.real import RoundOptions
+from mrda.degradations.real.kernels import FINAL_DRAWS, KERNEL_DRAWS, KernelShapes, draw_final, draw_kernels
+from mrda.degradations.real.options import FAMILIES
 
 pytest.importorskip("scipy", reason="needs scipy, which comes with scikit-image")
-
-DEFAULTS = {
-    "blur_kernel_size": 21,
-    "kernel_list": FAMILIES,
-    "kernel_prob": (0.45, 0.25, 0.12, 0.03, 0.12, 0.03),
-    "sinc_prob": 0.1,
-    "blur_sigma": (0.2, 3.0),
-    "betag_range": (0.5, 4.0),
-    "betap_range": (1.0, 2.0),
-}
 
 # Torch's J1 is off by up to 5e-7 at arguments t from 5 to 8, and less beyond. A tap has c / (2 pi r) of that, below
 # 2e-7; all rings together change the sum by the integral of the error over t, which is about 1e-6.
@@ -30,7 +22,7 @@ def uniform(rows, count, seed=0):
 
 
 def shapes(count, seed=0, **options):
-    return KernelOptions(**DEFAULTS | options).shapes(uniform(KernelOptions.DRAWS, count, seed))
+    return draw_kernels(RoundOptions(**options), uniform(KERNEL_DRAWS, count, seed))
 
 
 def by_definition(shapes, index):
@@ -70,7 +62,7 @@ def test_how_often_each_family_and_size_is_drawn():
     count = 20_000
     drawn = shapes(count)
     assert close_to((drawn.family == len(FAMILIES)).double().mean(), 0.1, count)
-    for number, probability in enumerate(DEFAULTS["kernel_prob"]):
+    for number, probability in enumerate((0.45, 0.25, 0.12, 0.03, 0.12, 0.03)):
         assert close_to((drawn.family == number).double().mean(), 0.9 * probability, count)
     for size in range(7, 22, 2):
         assert close_to((drawn.size == size).double().mean(), 1 / 8, count)
@@ -123,7 +115,7 @@ def test_exponents_beyond_1_fill_their_range(bounds):
 
 def test_final_filters():
     count = 5000
-    drawn = final_shapes(0.8, uniform(FINAL_DRAWS, count))
+    drawn = draw_final(0.8, uniform(FINAL_DRAWS, count))
     used = drawn.size > 1
     assert close_to(used.double().mean(), 0.8, count)
     assert set(drawn.size[used].tolist()) == set(range(7, 22, 2))

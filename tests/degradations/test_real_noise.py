@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mrda.degradations.poisson import poisson
-from mrda.degradations.real_noise import add_gaussian_noise, add_poisson_noise, photons
+from mrda.degradations.real.noise import add_gaussian_noise, add_poisson_noise, photons
+from mrda.degradations.real.poisson import poisson
 
 
 def seeded(seed=0):

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mrda.degradations.resize import MODES, resize
+from mrda.degradations.real.resize import MODES, resize
 
 SIZES = [(40, 56), (1, 1), (6, 80), (13, 9), (39, 57), (41, 55), (60, 84), (20, 28)]
 

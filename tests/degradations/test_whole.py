@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mrda.degradations import ClassicDegradation, anisotropic_gaussian, degrade, isotropic_gaussian
+from mrda.degradations import ClassicDegradation, ClassicOptions, anisotropic_gaussian, degrade, isotropic_gaussian
 from mrda.degradations.classic import _blur
 
 pytest.importorskip("scipy", reason="needs scipy, which comes with scikit-image")
@@ -113,7 +113,7 @@ def test_random_kernels_one_per_image(seed):
 
 def test_drawn_parameters_lead_to_the_formulas():
     hr = torch.from_numpy(photo(2))
-    degradation = ClassicDegradation(4, kernel="anisotropic", per="image", lr_up_from="quantised")
+    degradation = ClassicDegradation(4, ClassicOptions(kernel="anisotropic", per="image", lr_up_from="quantised"))
     degraded = degradation(hr, seeded(3))
     generator = seeded(3)
     l1, l2, turn = (torch.rand(2, generator=generator, dtype=torch.float64).numpy() for _ in range(3))
@@ -151,7 +151,9 @@ def test_the_noise_is_gaussian_white_and_of_the_given_level(level):
 
 def test_the_level_of_the_noise_is_drawn_uniformly_per_image():
     hr = torch.full((400, 3, 2, 2), 0.5)
-    levels = ClassicDegradation(2, kernel="none", per="image", noise_range=(0, 25))(hr, seeded()).noise_level
+    levels = ClassicDegradation(2, ClassicOptions(kernel="none", per="image", noise_range=(0, 25)))(
+        hr, seeded()
+    ).noise_level
     # Mean and standard deviation of 400 uniform draws, to five standard errors.
     assert abs(levels.mean() - 12.5) < 5 * 25 / math.sqrt(12 * 400)
     assert abs(levels.var() - 25**2 / 12) < 5 * 25**2 * math.sqrt(1 / 180 / 400)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mrda.degradations.poisson import poisson
+from mrda.degradations.real.poisson import poisson
 
 _LUMA = (0.2989, 0.587, 0.114)
 _STRIDE = 3  # of the pixels that are looked at first

@@ -1,0 +1,6 @@
+"""The degradation of real photos: Real-ESRGAN's second-order pipeline (ICCVW 2021), on a whole batch at once."""
+
+from mrda.degradations.real.options import RealOptions, RoundOptions, SecondRoundOptions
+from mrda.degradations.real.pipeline import RealDegradation, Step
+
+__all__ = ["RealDegradation", "RealOptions", "RoundOptions", "SecondRoundOptions", "Step"]
