@@ -1,6 +1,9 @@
-"""What all tests share: the same examples on every run, a failure that can be repeated, and the GPU if there is one."""
+"""Settings of all tests: repeatable examples, one thread in each parallel process, the GPU if there is one."""
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is imported, and so do the processes that tests start
 
 import pytest
 import torch
@@ -20,11 +23,25 @@ def float32_upscalers(monkeypatch):
     monkeypatch.setattr("mrda.upscale.upscaler._best_dtype", lambda device: torch.float32)
 
 
-def pytest_collection_modifyitems(items):
-    """Skip what is marked `gpu` where there is none."""
-    if torch.cuda.is_available():
-        return
-    skip = pytest.mark.skip(reason="needs an NVIDIA GPU, and torch finds none here")
+def pytest_collection_modifyitems(config, items):
+    """Skip the tests marked `gpu` where there is none; in parallel runs, keep together what shares something.
+
+    A file's tests share fixtures, and stay in one process. So do all tests on a GPU, and those of the group `system`:
+    they open ports, wait for signals or start processes that train together. The files with slow tests go first, so
+    that the processes end at about the same time.
+    """
     for item in items:
         if item.get_closest_marker("gpu"):
-            item.add_marker(skip)
+            item.add_marker(pytest.mark.xdist_group("gpu"))
+            if not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU, and torch finds none here"))
+        elif not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(config.rootpath).as_posix()))
+    if hasattr(config, "workerinput"):
+        slow = {group(item) for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: (group(item) != "system", group(item) not in slow))
+
+
+def group(item):
+    """The tests that run in the same process as this one have the same group."""
+    return item.get_closest_marker("xdist_group").args[0]

@@ -12,6 +12,7 @@ from mrda.photo.images import to_tensor
 
 gradio_client = pytest.importorskip("gradio_client", reason="gradio is not installed: pip install 'mrda-kernels[app]'")
 httpx = pytest.importorskip("httpx")
+pytestmark = pytest.mark.xdist_group("system")
 
 
 @pytest.fixture

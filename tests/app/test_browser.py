@@ -14,6 +14,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("system"),
     pytest.mark.skipif(chromium.CHROMIUM is None, reason="no Chromium is found (Debian: apt-get install chromium)"),
 ]
 

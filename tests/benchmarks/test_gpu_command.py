@@ -13,6 +13,7 @@ from benchmarks import gpu, preferences
 from benchmarks.gpu import Step, environment, run_all, run_step, slug, steps, summarize
 
 ROOT = Path(gpu.__file__).resolve().parent.parent
+pytestmark = pytest.mark.xdist_group("system")
 
 
 def test_without_a_gpu_there_is_one_sentence(monkeypatch, capsys):

@@ -14,6 +14,7 @@ from commands import refused, run, start
 from mrda.upscale.weights import BUNDLED
 
 INSTALLED = "gradio is not installed: pip install 'mrda-kernels[app]'"
+pytestmark = pytest.mark.xdist_group("system")
 
 
 @pytest.fixture

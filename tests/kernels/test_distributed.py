@@ -12,6 +12,7 @@ from torch import nn
 from mrda_kernels import rda_conv2d
 
 WORLD = 2
+pytestmark = pytest.mark.xdist_group("system")
 
 
 class Layer(nn.Module):
