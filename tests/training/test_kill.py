@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KILLS = 6
+pytestmark = pytest.mark.xdist_group("system")
 
 
 def start(photo: Path, run_dir: Path, seed: int) -> "subprocess.Popen[str]":
@@ -23,7 +24,7 @@ def start(photo: Path, run_dir: Path, seed: int) -> "subprocess.Popen[str]":
         "data.sources": f"['{photo}']",
         "validation.sources": f"['{photo}']",
         "validation.every": 4,
-        "train.steps": 80,  # for several times as long as all kills can take
+        "train.steps": 30,  # in four stages: more than twice as long as all kills can take
         "train.checkpoint_every": 2,
         "train.ema_decay": 0.9,
         "adaptation.reset_mln": "false",

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from mrda.config import STAGES, TrainConfig
+from mrda.configs import load_config
 from mrda.training import RunRefusedError, train
 from mrda.training.pipeline import _check_adapt_sync
 from mrda.training.processes import Processes
@@ -21,16 +22,15 @@ from mrda.training.processes import Processes
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = 3
 LR = 1e-3  # of all stages of the toy
+pytestmark = pytest.mark.xdist_group("system")
 
 
-def torchrun(processes: int, *arguments: str) -> str:
-    """Run Python with those arguments in so many processes; returns what they print."""
-    launcher = []
-    if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}"]
+def torchrun(*arguments: str) -> str:
+    """Run Python with those arguments in two processes; returns what they print."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(
@@ -38,22 +38,6 @@ def torchrun(processes: int, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def launch(processes: int, photo: Path, run_dir: Path, *options: str, config: str = "toy") -> str:
-    """Train the toy's stages by torchrun, or alone; returns what is printed."""
-    arguments = ["-m", "mrda", "train", "--config", config, "--run-dir", str(run_dir)]
-    settings = [
-        f"data.sources=['{photo}']",
-        f"validation.sources=['{photo}']",
-        "validation.every=2",
-        f"train.steps={STEPS}",
-        "train.log_every=1",
-        *options,
-    ]
-    for setting in settings:
-        arguments += ["--set", setting]
-    return torchrun(processes, *arguments)
 
 
 def largest_difference(one: Path, other: Path) -> float:
@@ -71,9 +55,19 @@ def test_two_processes_equal_one_with_two_micro_batches(
 ) -> None:
     # Of the real-world toy the third step, the last one, goes through the discriminator in teacher and student.
     visual = ("teacher.visual_from=1", "student.visual_from=1") if config == "real-toy" else ()
-    options = (f"adaptation.reset_mln={reset_mln}", "train.ema_decay=0.5", *visual)
-    launch(1, photo, tmp_path / "one", "train.micro_batches=2", *options, config=config)
-    said = launch(2, photo, tmp_path / "two", *options, config=config)
+    options = [
+        f"data.sources=['{photo}']",
+        f"validation.sources=['{photo}']",
+        "validation.every=2",
+        f"train.steps={STEPS}",
+        "train.log_every=1",
+        f"adaptation.reset_mln={reset_mln}",
+        "train.ema_decay=0.5",
+        *visual,
+    ]
+    train(load_config(config, [*options, "train.micro_batches=2"]), tmp_path / "one", progress=False)
+    settings = [word for option in options for word in ("--set", option)]
+    said = torchrun("-m", "mrda", "train", "--config", config, "--run-dir", str(tmp_path / "two"), *settings)
     assert [line.split(":")[0] for line in said.splitlines()] == list(STAGES)  # one process speaks for both
     for name in STAGES:
         one, two = (tmp_path / run / name for run in ("one", "two"))
@@ -94,7 +88,7 @@ def test_two_processes_equal_one_with_two_micro_batches(
 
 def test_inner_gradients_are_averaged_over_processes(tmp_path: Path) -> None:
     """Two processes that adapt one MLN to half a batch each get what one gets from the whole."""
-    torchrun(2, str(Path(__file__).with_name("two_processes.py")), str(tmp_path))
+    torchrun(str(Path(__file__).with_name("two_processes.py")), str(tmp_path))
     together = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     torch.testing.assert_close(together[0]["synced"], together[1]["synced"], rtol=0, atol=0)
     # The same sums of some hundred products, in another order, in float64.
