@@ -1,4 +1,4 @@
-"""The stages of the method."""
+"""Options of the method's stages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class StageConfig(Section):
-    """What every stage has."""
+    """Options that every stage has."""
 
     steps: PositiveInt
     """Optimizer steps."""
@@ -22,21 +22,22 @@ class StageConfig(Section):
     lr: PositiveFloat = 1e-4
     """Adam's learning rate at the start."""
     lr_law: Literal["halving", "cosine", "constant"] = "halving"
-    """The learning rate halves every `halve_every` steps, follows half a cosine to `lr_min`, or stays."""
+    """Schedule of the learning rate: halve it every `halve_every` steps, let it fall along half a cosine to `lr_min`,
+    or keep it."""
     halve_every: PositiveInt
     """Steps between two halvings."""
     halve_first: PositiveInt | None = None
-    """Steps before the first halving; null is `halve_every`. The released code counts epochs from 1, so that its
-    first halving comes an epoch early."""
+    """Steps before the first halving; null: `halve_every`. The released code counts epochs from 1, so that its first
+    halving comes an epoch early."""
     lr_min: Weight = 0.0
-    """Where the cosine ends."""
+    """Learning rate at the end of the cosine."""
     warmup_steps: Count = 0
-    """First steps, in which the learning rate rises evenly up to what its law says."""
+    """First steps, in which the learning rate rises linearly to that of its schedule."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """Adam's decay rates."""
     init_network: Path | None = None
-    """Weights to start from, which another run of this very stage has left; of a network of another kind the RDAN alone
-    is taken. Adam's averages start anew, so that a few `warmup_steps` are advisable."""
+    """Weights to start from, made by another run of the same stage; from those of another kind of network, only the
+    RDAN is used. Adam's moments start at zero, so that a few `warmup_steps` are advisable."""
 
 
 class BicubicConfig(StageConfig):
@@ -49,8 +50,8 @@ class BicubicConfig(StageConfig):
     halve_every: PositiveInt = 121_375
     """Steps between two halvings."""
     blur: bool = False
-    """Train on the training degradations instead of plain bicubic downsampling: an MLN of Fig. 9a that is neither
-    bicubic-trained nor meta-learned."""
+    """Train on the training degradations instead of plain bicubic downsampling, which gives the MLN of Fig. 9a that is
+    neither bicubic-trained nor meta-learned."""
 
 
 class MetaConfig(StageConfig):
@@ -59,24 +60,24 @@ class MetaConfig(StageConfig):
     steps: PositiveInt = 129_600
     """Optimizer steps."""
     batch: PositiveInt = 32
-    """Images in one micro-batch; even, for one half adapts the MLN and the other judges it."""
+    """Images in one micro-batch; even, because one half adapts the MLN and the other gives its loss."""
     halve_every: PositiveInt = 32_400
     """Steps between two halvings."""
     tasks: PositiveInt = 5
     """Degradations (tasks) per step, m in the paper."""
     same_hr_across_tasks: bool = True
-    """All tasks of a step see the same HR images, or each draws its own."""
+    """Use the same HR images for all tasks of a step; false: draw new ones for each."""
     maml_order: Annotated[Literal[1, 2], NoBool] = 1
-    """Order of the meta-gradient: at the adapted weights (first order), or through the inner steps (second order, as
-    MAML; takes two to three times the memory)."""
+    """Order of the meta-gradient: 1 takes it at the adapted weights, 2 differentiates through the inner steps, as MAML
+    does, with two to three times the memory."""
     outer_aggregate: Literal["mean", "sum"] = "mean"
-    """Whether the tasks' gradients are averaged or summed; Adam sees no difference but through `gradient_clip`."""
+    """Average or sum the tasks' gradients; for Adam this makes a difference only with `train.gradient_clip`."""
     inner_steps: Count = 5
     """SGD steps per task, n in the paper."""
     inner_lr: Annotated[list[PositiveFloat], Field(min_length=1)] = [1e-2]
-    """Learning rate of each inner step, alpha in the paper; the last one serves all further steps."""
+    """Learning rate of each inner step, alpha in the paper; the last one is used for all further steps."""
     init_mln: Path | None = None
-    """Weights of the bicubic MLN to start from, in place of this run's own."""
+    """Weights of the bicubic MLN to start from; null: those of this run."""
 
     @model_validator(mode="after")
     def _halves(self) -> MetaConfig:
@@ -89,10 +90,10 @@ class TeacherConfig(StageConfig):
     """Stage 2: RDAN and the teacher's DEN learn from the adapted MLN's features."""
 
     den_input: Literal["features", "lr", "kernel"] = "features"
-    """What the degradation is read from: the adapted MLN's features (MRDA_T, T2 of Table V); LR alone, without any
-    MLN (T1, S6); or the blur kernel itself, through linear layers (the oracle T3)."""
+    """Input of the DEN: the adapted MLN's features (MRDA_T, T2 of Table V); LR alone, without an MLN (T1, S6); or the
+    blur kernel itself, through linear layers (the oracle T3)."""
     visual_from: Count | None = None
-    """First step with the visual loss in the place of L1 (section `visual`); null never."""
+    """First step with the visual loss in place of L1 (section `visual`); null: never."""
 
     steps: PositiveInt = 647_000
     """Optimizer steps."""
@@ -101,41 +102,42 @@ class TeacherConfig(StageConfig):
     halve_every: PositiveInt = 161_750
     """Steps between two halvings."""
     init_mln: Path | None = None
-    """Weights of the meta-learned MLN, in place of this run's own."""
+    """Weights of the meta-learned MLN; null: those of this run."""
 
 
 class StudentConfig(StageConfig):
-    """Stage 3: a DEN that sees the LR image alone learns the teacher's IDR, and RDAN follows."""
+    """Stage 3: a DEN that sees only the LR image learns the teacher's IDR, and the RDAN is trained with it."""
 
     steps: PositiveInt = 323_500
-    """Optimizer steps, those of the encoder-only phase included."""
+    """Optimizer steps, including the encoder-only phase."""
     batch: PositiveInt = 16
     """Images in one micro-batch."""
     halve_every: PositiveInt = 80_875
     """Steps between two halvings, counted from the end of the encoder-only phase."""
     encoder_steps: Count = 64_700
-    """First steps, in which only the DEN moves and only the distillation losses count."""
+    """Steps of the encoder-only phase at the start: only the DEN is trained, by the distillation losses alone."""
     encoder_lr: PositiveFloat = 1e-4
     """Learning rate of the encoder-only phase."""
     encoder_decay_every: PositiveInt = 38_820
-    """Steps of the encoder-only phase after each of which its learning rate falls to a tenth."""
+    """Steps of the encoder-only phase between two falls of its learning rate to a tenth."""
     encoder_decay_first: PositiveInt | None = None
-    """Steps before the first such fall; null is `encoder_decay_every`."""
+    """Steps before the first such fall; null: `encoder_decay_every`."""
     visual_from: Count | None = None
-    """First step with the visual loss in the place of L1 (section `visual`), not before the encoder-only phase is over;
-    null never."""
+    """First step with the visual loss in place of L1 (section `visual`), or the first one after the encoder-only phase
+    if that is later; null: never."""
     lambda_kl: Weight = 1.0
     """Weight of the KL divergence between the IDRs (Eq. 4)."""
     lambda_abs: Weight = 0.1
     """Weight of the L1 distance between the IDRs (Eq. 5)."""
     kl_temperature: PositiveFloat = 0.15
-    """What both raw IDRs are divided by before their softmax; 1 in the paper."""
+    """Divisor of both raw IDRs before their softmax; 1 in the paper."""
     kl_reduction: Literal["batchmean", "mean_elements"] = "batchmean"
-    """KL summed over the IDR and averaged over the batch, or averaged over both (Eq. 4 as printed)."""
+    """Reduction of the KL divergence: sum over the IDR and average over the batch, or average over both (Eq. 4 as
+    printed)."""
     init_mln: Path | None = None
-    """Weights of the meta-learned MLN, in place of this run's own."""
+    """Weights of the meta-learned MLN; null: those of this run."""
     init_teacher: Path | None = None
-    """Weights of the teacher, in place of this run's own."""
+    """Weights of the teacher; null: those of this run."""
 
     @model_validator(mode="after")
     def _phases(self) -> StudentConfig:

@@ -26,7 +26,7 @@ class TrainConfig(Section):
     scale: Scale = 4
     """Upscaling factor."""
     seed: Int = 1
-    """Seed of the run: every random draw is a function of it, the stage, the step and the micro-batch."""
+    """Every random draw of the run is a function of this seed, the stage, the step and the micro-batch."""
     freeze_upscaler: Literal["all", "student_only", "none"] = "all"
     """Keep the MLN's upscaler as bicubic pretraining left it in every later stage (Table VI shows the gain), only when
     the student stage adapts the MLN, or never."""

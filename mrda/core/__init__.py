@@ -1,1 +1,1 @@
-"""Small parts that any other package may use; they know nothing of super-resolution."""
+"""General tools for all other packages; nothing in here is about super-resolution."""

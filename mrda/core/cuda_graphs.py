@@ -11,22 +11,22 @@ import torch
 
 Result = TypeVar("Result")
 
-_ALONE = threading.RLock()  # torch wants one capture at a time, and cuDNN's flag is one for all threads
+_ALONE = threading.RLock()  # torch captures one graph at a time, and cuDNN's flag is shared by all threads
 
 
 def capture(compute: Callable[[], Result], stream: torch.cuda.Stream) -> tuple[torch.cuda.CUDAGraph, Result]:
-    """Capture what ``compute`` launches on the current device, none of which runs.
+    """Capture the kernels that ``compute`` launches on the current device, without running them.
 
-    What is set up on first use must have been: call ``compute`` in :func:`beside` the current stream before.
+    Call ``compute`` once in :func:`beside` before, so that everything that is set up on first use exists.
 
     Returns:
-        The graph, and what ``compute`` returned: tensors that every replay fills anew.
+        The graph, and the tensors that ``compute`` returned, which every replay overwrites.
 
     Raises:
-        RuntimeError: out of memory, or what ``compute`` does can't be part of a graph.
+        RuntimeError: out of memory, or an operation of ``compute`` cannot be captured.
     """
     graph = torch.cuda.CUDAGraph()
-    # Other threads may go on to allocate: only what this one does has to fit into a graph.
+    # thread_local: other threads may allocate memory meanwhile.
     with (
         fastest_convolutions(),
         torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
@@ -37,7 +37,7 @@ def capture(compute: Callable[[], Result], stream: torch.cuda.Stream) -> tuple[t
 
 @contextmanager
 def beside(stream: torch.cuda.Stream) -> Iterator[None]:
-    """Work on ``stream`` for a while, between what the current one did before and does after."""
+    """Run a block on ``stream``, after the work queued on the current stream, which then waits for the block."""
     current = torch.cuda.current_stream(stream.device)
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
@@ -47,7 +47,7 @@ def beside(stream: torch.cuda.Stream) -> Iterator[None]:
 
 @contextmanager
 def fastest_convolutions() -> Iterator[None]:
-    """Let cuDNN try its algorithms, which pays where one is to be replayed; one thread at a time is in here."""
+    """Let cuDNN benchmark its algorithms, which pays off for graphs that are replayed; one thread at a time."""
     with _ALONE:
         before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
         try:

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Files that are written completely or not at all, and folders."""
 
 import csv
 import os
@@ -11,11 +11,11 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block ends well.
+    """Yield a temporary path beside `path`, and rename it to `path` when the block ends without an error.
 
-    Where the block raises (Ctrl-C included) the temporary file is removed and `path` is left as it was. The
-    temporary name keeps the suffix of `path`, because many writers choose the format by it. It is another one each
-    time, so that two writers do not meet in it; what a kill leaves under it is for `remove_leftovers`.
+    If the block raises (also on Ctrl-C), the temporary file is removed and `path` is left as it was. The temporary name
+    keeps the suffix of `path`, because many writers choose the format by it, and is different in every call, so that
+    two writers do not share it. `remove_leftovers` removes the temporary files of killed processes.
 
     Args:
         path: the file to write; its folder must exist.
@@ -27,7 +27,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     temporary = _beside(path)
     try:
         yield temporary
-        with open(temporary, "rb+") as file:  # on the disk before the name is, so that a power cut keeps one of both
+        with open(temporary, "rb+") as file:  # so that a power cut leaves the old file or the new one
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
@@ -35,7 +35,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: str | Path) -> None:
-    """Remove the temporary files that a killed `atomic_write` of `path` has left; nobody must be writing `path` now."""
+    """Remove the temporary files of killed calls of `atomic_write(path)`; no other process may be writing `path`."""
     path = Path(path)
     pattern = re.compile(rf"\.{re.escape(path.stem)}\.[0-9a-f]{{8}}{re.escape(path.suffix)}")
     for leftover in path.parent.glob(".*"):
@@ -44,18 +44,18 @@ def remove_leftovers(path: str | Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file in UTF-8; it appears whole or not at all."""
+    """Write a text file in UTF-8, by `atomic_write`."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table in UTF-8; it appears whole or not at all.
+    """Write a table as CSV in UTF-8, by `atomic_write`.
 
     Args:
         path: the file.
         header: the names of the columns.
-        rows: as long as the header each; floats are written so that they read back to the bit, None as nothing.
+        rows: rows as long as the header; floats are written with all their digits, None as an empty field.
     """
     with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -64,25 +64,25 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[o
 
 
 def make_folder(path: Path, name: str) -> None:
-    """Make a folder and those above it, unless it exists.
+    """Create a folder and its parents, unless it exists.
 
     Args:
         path: the folder.
-        name: its name in the message, such as "output folder".
+        name: its name in messages, such as "output folder".
 
     Raises:
-        ValueError: it can't be made; the message says why.
+        ValueError: it can't be created; the message says why.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise ValueError(f"the {name} {path} can't be made: it is a file") from None
+        raise ValueError(f"the {name} {path} can't be created: it is a file") from None
     except OSError as error:
-        raise ValueError(f"the {name} {path} can't be made: {error.strerror}") from None
+        raise ValueError(f"the {name} {path} can't be created: {error.strerror}") from None
 
 
 def check_writable(path: str | Path) -> None:
-    """Try whether `atomic_write` could write `path`, and leave no trace.
+    """Check that `atomic_write` can write `path`, without leaving a file.
 
     Raises:
         OSError: the folder is missing, not writable, or the name is too long.

@@ -1,7 +1,7 @@
-"""Linear maps along rows and columns whose every output has few inputs: resampling and separable filters.
+"""Linear maps along rows and columns in which every output depends on few inputs: resampling and separable filters.
 
-They are done as products with blocks of their matrices, which are bands. On a CPU torch's own resizing takes up to
-three times as long, and its convolutions with long filters even more.
+They are computed as products with blocks of their banded matrices. On a CPU, torch's own resizing takes up to three
+times as long, and its convolutions with long filters even longer.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_BLOCK = 16  # outputs per product: few enough for little more than the band, enough for a good GEMM
+_BLOCK = 16  # outputs per product: few enough for a nearly banded matrix, enough for an efficient GEMM
 
 
 class Taps(NamedTuple):
-    """The inputs of each of n outputs along an axis.
+    """Inputs and weights of n outputs along an axis.
 
     Attributes:
-        sources: (n, t) int64: their places.
-        weights: (n, t) float64.
+        sources: (n, t) int64: indices of the inputs.
+        weights: (n, t) float64: weights of the inputs.
     """
 
     sources: Tensor
@@ -28,7 +28,7 @@ class Taps(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Outputs of one axis, as a matrix (outputs, stop - start) over inputs start..stop."""
+    """Consecutive outputs along an axis, as a matrix (outputs, stop - start) that maps the inputs start..stop."""
 
     start: int
     stop: int
@@ -36,12 +36,12 @@ class Block(NamedTuple):
 
 
 def apply_taps(images: Tensor, rows: Taps, columns: Taps) -> Tensor:
-    """Map (B, C, H, W) to (B, C, H', W'): every column by ``rows``, of H' outputs, then every row by ``columns``."""
+    """Map (B, C, H, W) to (B, C, H', W'): every column by ``rows``, with H' outputs, then every row by ``columns``."""
     return apply_blocks(images, *(blocks(taps, _BLOCK, images.dtype) for taps in (rows, columns)))
 
 
 def apply_blocks(images: Tensor, rows: Iterable[Block], columns: Iterable[Block]) -> Tensor:
-    """Do what :func:`apply_taps` does, by what :func:`blocks` has made of the taps."""
+    """Map (B, C, H, W) as :func:`apply_taps` does, given the results of :func:`blocks`."""
     parts = [torch.matmul(weights, images[..., start:stop, :]) for start, stop, weights in rows]
     images = torch.cat(parts, dim=2)
     parts = [torch.matmul(images[..., start:stop], weights.T) for start, stop, weights in columns]
@@ -49,7 +49,7 @@ def apply_blocks(images: Tensor, rows: Iterable[Block], columns: Iterable[Block]
 
 
 def blocks(taps: Taps, outputs: int, dtype: torch.dtype) -> list[Block]:
-    """Cut a map into blocks of so many outputs each."""
+    """Split a map into blocks of ``outputs`` outputs each."""
     sources, weights = taps
     count = len(sources)
     missing = -count % outputs

@@ -1,4 +1,4 @@
-"""How the process gets its memory from the system."""
+"""Memory of the process: the C library's settings, and the memory that is free."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
-_LARGEST_HEAP_BLOCK = 32 << 20  # bytes; glibc takes no larger mmap threshold
+_LARGEST_HEAP_BLOCK = 32 << 20  # bytes; the largest mmap threshold that glibc accepts
 
 
 def keep_freed_memory() -> None:
     """Let the C library keep freed memory, for programs that compute on the CPU; does nothing without glibc.
 
-    By default glibc hands the memory of a freed tensor back to the system and asks for it again at the next one;
-    the page faults on that fresh memory can take as long as a convolution. It is a setting of the whole process,
-    so it is for programs to choose, not for libraries. What is kept is no more than the process once needed.
+    By default, glibc returns the memory of a freed tensor to the system and requests it again for the next one; the
+    page faults on the new memory can take as long as a convolution. The setting applies to the whole process, so that
+    programs should choose it, not libraries. The memory kept never exceeds the peak use of the process.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -28,7 +28,7 @@ def keep_freed_memory() -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be had on a device; of a system that does not tell, a GiB."""
+    """Return the bytes that are free on a device; 1 GiB if the system does not report them."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -44,7 +44,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def _container_memory() -> int:
-    """Bytes that this container may still take, where it has a limit (Linux, control groups version 2)."""
+    """Return the bytes that this container may still allocate (Linux, control groups 2); 2^63-1 if unlimited."""
     limit, used = (Path("/sys/fs/cgroup") / f"memory.{name}" for name in ("max", "current"))
     if not (limit.is_file() and used.is_file()):
         return 2**63 - 1

@@ -1,23 +1,23 @@
-"""Packages that come with an extra only."""
+"""Optional packages, which an extra of this project installs."""
 
 import importlib.util
 
 
 def require_package(module: str, *, name: str, user: str, extra: str) -> None:
-    """Refuse early where a package is missing, before any work that would need it at its end.
+    """Check that an optional package is installed, before any work whose result it is required for.
 
     Args:
-        module: as it is imported.
-        name: as it is installed.
-        user: what needs it, for the message.
-        extra: of this project, which brings it.
+        module: name of the package in imports.
+        name: name of the package on the package index.
+        user: what requires it, for the message.
+        extra: the extra of this project that installs it.
 
     Raises:
         ModuleNotFoundError: it is missing; the message names the extra.
     """
     try:
         found = importlib.util.find_spec(module) is not None
-    except ValueError:  # a module that is barred from import has no spec
+    except ValueError:  # raised for a module whose import is blocked
         found = False
     if not found:
         raise ModuleNotFoundError(f"{user} needs {name}: pip install 'mrda-kernels[{extra}]'", name=module)

@@ -1,4 +1,4 @@
-"""Large images by tiles, with the very result of the whole image."""
+"""Tiles and strips of large images, chosen so that the result is that of the whole image."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ class Tile(NamedTuple):
     """A part of an image, in LR pixels.
 
     Attributes:
-        rows: what it contributes.
-        columns: what it contributes.
-        seen_rows: what it is computed from: that, and the pad around it, as far as the image goes.
-        seen_columns: likewise.
+        rows: rows of the result.
+        columns: columns of the result.
+        seen_rows: rows that the result is computed from: `rows` and the pad around them, within the image.
+        seen_columns: columns that the result is computed from, likewise.
     """
 
     rows: slice
@@ -23,17 +23,17 @@ class Tile(NamedTuple):
 
 
 def tiles(rows: slice, height: int, width: int, side: int, pad: int) -> Iterator[Tile]:
-    """Cut a band of an image into tiles of about the same width, from left to right.
+    """Split a band of rows of an image into tiles of about the same width, from left to right.
 
-    A convolutional network whose receptive field reaches ``pad`` pixels far gives in the middle of such a tile what it
-    gives there on the whole image: where a tile ends at the image's border, it is padded as the image is.
+    If the receptive field of a convolutional network reaches at most ``pad`` pixels, its result in the middle of a tile
+    is that on the whole image: a tile that ends at the image's border is padded as the image is.
 
     Args:
         rows: the band.
-        height: of the image, in LR pixels.
-        width: of the image.
-        side: largest width that a tile contributes.
-        pad: pixels that it sees around what it contributes.
+        height: height of the image, in LR pixels.
+        width: width of the image.
+        side: maximum width of a tile's result.
+        pad: width of the border that a tile sees around its result.
     """
     count = -(-width // side)
     for number in range(count):
@@ -42,16 +42,16 @@ def tiles(rows: slice, height: int, width: int, side: int, pad: int) -> Iterator
 
 
 def strips(height: int, side: int, overlap: int, step: int) -> Iterator[tuple[slice, slice]]:
-    """Cut rows into strips, each with what it contributes and what it is computed from.
+    """Split rows into strips; yield the rows of each strip's result, and the rows that it is computed from.
 
-    Both start at multiples of ``step`` and end there or at the image's end, so that a network with a total stride of
-    ``step`` sees the grid that it sees in the whole image.
+    Both start at multiples of ``step``, and end there or at the image's end, so that a network with a total stride of
+    ``step`` samples the same grid as in the whole image.
 
     Args:
         height: rows of the image.
-        side: rows that a strip contributes; rounded up to a multiple of ``step``.
-        overlap: rows that it sees beyond those, at least; a multiple of ``step``.
-        step: the network's total stride.
+        side: rows of a strip's result; rounded up to a multiple of ``step``.
+        overlap: rows that a strip sees above and below its result; a multiple of ``step``.
+        step: total stride of the network.
     """
     side = -(-side // step) * step
     for start in range(0, height, side):

@@ -1,4 +1,4 @@
-"""Filtering a batch of images with a symmetric kernel for each."""
+"""Filtering of a batch of images, each with a symmetric kernel of its own."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mrda.core.linear_maps import Taps, apply_taps
 
 
 def filter_images(images: Tensor, kernels: Tensor) -> Tensor:
-    """Filter every channel of an image with the image's kernel, reflecting the image at its borders.
+    """Filter every channel of an image with the image's kernel, the image being reflected at its borders.
 
-    The edge is not repeated; an image smaller than the kernel's reach is reflected as often as it takes. Rounding
-    errors are as small as those of a direct convolution, which takes several times as long with 21x21 kernels.
+    The edge is not repeated; an image smaller than the kernel's reach is reflected repeatedly. Rounding errors are as
+    small as those of a direct convolution, which takes several times as long with 21x21 kernels.
 
-    The upper and the lower half of each channel go through one Fourier transform, as its real and its imaginary part:
-    the spectrum of a symmetric kernel is real, so they do not mix. On the CPU, taps at the edges of all kernels that
-    cannot change a pixel are left out, and a kernel that all images share may be the product of a column and a row, by
-    which they are filtered then.
+    The upper and the lower half of each channel share one Fourier transform, as its real and its imaginary part: the
+    spectrum of a symmetric kernel is real, so that they do not mix. On the CPU, taps at the edges that are too small in
+    all kernels to change a pixel are left out, and if all images share a separable kernel, they are filtered by its
+    column and its row instead.
 
     Args:
         images: (B, C, H, W) in float32 or float64.
@@ -30,7 +30,7 @@ def filter_images(images: Tensor, kernels: Tensor) -> Tensor:
     Returns:
         (B, C, H, W).
     """
-    if images.device.type == "cpu":  # where a look at the kernels costs nothing
+    if images.device.type == "cpu":  # reading the kernels' values is free here
         last_bit = torch.finfo(images.dtype).eps
         kernels = _trimmed(kernels, 1e-3 * last_bit)
         if kernels.shape[-1] == 1:
@@ -41,7 +41,7 @@ def filter_images(images: Tensor, kernels: Tensor) -> Tensor:
 
 
 def _trimmed(kernels: Tensor, negligible: float) -> Tensor:
-    """Cut off what is negligible at the edges of all kernels."""
+    """Crop all kernels to the same side, so that only negligible taps are cut off."""
     middle = kernels.shape[-1] // 2
     places = (kernels.abs() > negligible).any(dim=0).nonzero() - middle
     reach = int(places.abs().max()) if len(places) else 0
@@ -49,7 +49,7 @@ def _trimmed(kernels: Tensor, negligible: float) -> Tensor:
 
 
 def _is_product(kernel: Tensor, negligible: float) -> bool:
-    """Whether a kernel is its middle column times its middle row, but for negligible taps."""
+    """Return True if a kernel is the product of its middle column and its middle row, up to a negligible error."""
     middle = len(kernel) // 2
     product = torch.outer(kernel[:, middle], kernel[middle])
     return bool((kernel * kernel[middle, middle] - product).abs().sum() < negligible * kernel[middle, middle])
@@ -73,7 +73,7 @@ def _filter_spectra(images: Tensor, kernels: Tensor) -> Tensor:
     reach = kernels.shape[-1] // 2
     half = (height + 1) // 2
     rows, columns = _fast_length(half + 2 * reach), _fast_length(width + 2 * reach)
-    # Beyond its reach the padding may hold anything.
+    # The padding beyond the kernel's reach is not used.
     padded = _reflect(images, reach, half + rows - reach - height, columns - reach - width)
     halves = torch.complex(padded[..., :rows, :], padded[..., half : half + rows, :])
     spectra = torch.fft.fft2(halves)
@@ -85,7 +85,7 @@ def _filter_spectra(images: Tensor, kernels: Tensor) -> Tensor:
 
 
 def _spectra(kernels: Tensor, rows: int, columns: int) -> Tensor:
-    """The kernels' spectra, divided by rows * columns: (B, rows, 2 * columns), every value twice."""
+    """Return the kernels' spectra, divided by rows * columns: (B, rows, 2 * columns), every value twice."""
     cos_y, sin_y = _waves(kernels, rows)
     waves_y = torch.cat((cos_y @ kernels, -(sin_y @ kernels)), dim=2)
     waves_x = torch.cat(_waves(kernels, columns), dim=1).T.repeat_interleave(2, dim=1)
@@ -93,7 +93,7 @@ def _spectra(kernels: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _waves(kernels: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every frequency at the places of a kernel's taps: (length, k) each."""
+    """Return cosine and sine of every frequency at the positions of a kernel's taps: (length, k) each."""
     size = kernels.shape[-1]
     frequencies = torch.arange(length, dtype=torch.float64, device=kernels.device)
     taps = torch.arange(size, dtype=torch.float64, device=kernels.device) - size // 2
@@ -102,7 +102,7 @@ def _waves(kernels: Tensor, length: int) -> tuple[Tensor, Tensor]:
 
 
 def _reflect(images: Tensor, before: int, below: int, right: int) -> Tensor:
-    """Reflect (B, C, H, W) beyond its borders: ``before`` pixels above and at the left."""
+    """Pad (B, C, H, W) by reflection: ``before`` pixels above and at the left."""
     height, width = images.shape[2:]
     if max(before, below) < height and max(before, right) < width:
         return F.pad(images, (before, right, before, below), mode="reflect")
@@ -113,14 +113,14 @@ def _reflect(images: Tensor, before: int, below: int, right: int) -> Tensor:
 
 
 def _reflected_places(length: int, before: int, after: int, device: torch.device) -> Tensor:
-    """Which of so many pixels stands at each place from -before to length + after, by repeated reflection."""
+    """Return the index of the pixel at each position from -before to length + after, by repeated reflection."""
     period = max(1, 2 * (length - 1))
     places = torch.arange(-before, length + after, device=device).remainder(period)
     return torch.minimum(places, period - places).clamp_(max=length - 1)
 
 
 def _fast_length(least: int) -> int:
-    """The next length at which Fourier transforms are fast: no prime factor above 7."""
+    """Return the next length at which Fourier transforms are fast: no prime factor above 7."""
     length = least
     while not _is_smooth(length):
         length += 1

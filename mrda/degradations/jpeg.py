@@ -1,8 +1,8 @@
-"""JPEG compression of a batch and back, at a quality for each image: libjpeg's, and Real-ESRGAN's approximation.
+"""JPEG compression and decompression of a batch, with one quality per image, by libjpeg or Real-ESRGAN's approximation.
 
-libjpeg's is done twice here. On the CPU nothing is faster than the encoder itself, which Pillow brings. Other devices
-take its arithmetic on tensors: baseline JPEG without the entropy coding, which loses nothing, in libjpeg's own integers
-(accurate integer DCT, 4:2:0, triangle filter for chroma). The two agree to the bit where the device has float64.
+libjpeg has two implementations here. On the CPU nothing is faster than the library itself, through Pillow. Other
+devices compute its arithmetic on tensors: baseline JPEG without the entropy coding, which is lossless, in libjpeg's own
+integers (accurate integer DCT, 4:2:0, triangle filter for chroma). Both give the same bits on devices with float64.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _CHROMA_TABLE = (
     *((99,) * 8,) * 4,
 )
 
-# sqrt(2) cos(...) of the DCT in units of 2^-13. libjpeg adds up each from rounded terms, which makes some of those that
-# are equal in theory differ by one.
+# sqrt(2) cos(...) of the DCT in units of 2^-13. libjpeg computes each as a sum of rounded terms, so that some that are
+# equal in theory differ by one.
 _EVEN = (
     (8192, 8192, 8192, 8192),
     (10703, 4433, -4433, -10703),
@@ -61,19 +61,19 @@ _ODD = (
 
 @torch.no_grad()
 def jpeg(images: Tensor, quality: Tensor, *, codec: str = "libjpeg") -> Tensor:
-    """Return images as they come out of a JPEG file with 4:2:0 chroma and the standard tables.
+    """Return images after compression to JPEG, with 4:2:0 chroma and the standard tables, and decompression.
 
-    Computed in float32 or better, whatever the dtype of ``images`` and under autocast too. There is no gradient:
-    that of rounding is zero.
+    Computed in float32 or better, whatever the dtype of ``images``, under autocast too. No gradient is computed: that
+    of rounding is zero.
 
     Args:
         images: (B, 3, H, W), RGB in [0, 1], of any size; "libjpeg" clips them and rounds them to 8 bits.
         quality: (B,), or (1,) for all images, integer or floating point, 1 to 100, on the device of ``images``.
-            "libjpeg" rounds it to an integer, as the file has it. Values beyond are refused where a look costs
-            nothing, on the CPU, and clamped elsewhere.
-        codec: "libjpeg": what libjpeg and its like make of it, with 8-bit values k/255. "simulated": as Real-ESRGAN
-            trains, without libjpeg's roundings of colours, tables and output, with black beyond the right and lower
-            borders, and chroma pixels repeated.
+            "libjpeg" rounds it to an integer, as a file stores it. Values outside are refused on the CPU, where
+            reading them is free, and clamped on other devices.
+        codec: "libjpeg": the output of libjpeg and compatible libraries, 8-bit values k/255. "simulated": the
+            approximation that Real-ESRGAN trains with, without libjpeg's rounding of colours, tables and output, with
+            black beyond the right and lower borders, and chroma pixels repeated.
 
     Returns:
         (B, 3, H, W) in [0, 1], in the dtype and on the device of ``images``.
@@ -81,7 +81,7 @@ def jpeg(images: Tensor, quality: Tensor, *, codec: str = "libjpeg") -> Tensor:
     Raises:
         TypeError: ``images`` is not a floating point tensor, or ``quality`` not a tensor of real numbers.
         ValueError: ``images`` is not (B, 3, H, W), ``quality`` has another shape or device or, on the CPU, a value
-            beyond 1 to 100, or ``codec`` is unknown.
+            outside 1 to 100, or ``codec`` is unknown.
     """
     check_image("images", images)
     check_choice("codec", codec, CODECS)
@@ -115,9 +115,9 @@ def _check_quality(quality: Tensor, images: Tensor) -> Tensor:
 def _encoded(images: Tensor, quality: Tensor) -> Tensor:
     """Write each image to a JPEG file in memory and read it back.
 
-    Threads would not help: what of the encoder runs without Python's lock is too short at the size of patches.
+    Threads would not help: at the size of patches, too little of the encoder's time is spent without Python's lock.
     """
-    from PIL import Image  # the one that needs it: networks and degradations want torch alone
+    from PIL import Image  # imported here, because other degradations require torch alone
 
     pixels = _levels(images).byte().permute(0, 2, 3, 1).contiguous().numpy()
     decoded = np.empty_like(pixels)
@@ -131,12 +131,12 @@ def _encoded(images: Tensor, quality: Tensor) -> Tensor:
 
 
 def _tensor_codec(images: Tensor, quality: Tensor) -> Tensor:
-    """Do what libjpeg's encoder and decoder do to the pixels; all images at once, without waiting for the device."""
+    """Compute libjpeg's encoder and decoder on all images at once, without waiting for the device."""
     height, width = images.shape[2:]
     luma, chroma = _to_ycc(_repeat_edges(_levels(images), down=height % 2, right=-width % 16))
     luma = _repeat_edges(luma, down=-luma.shape[2] % 16)
     chroma = _shrink(chroma)
-    rows = chroma.shape[2]  # those that the decoder knows; below them it repeats the last
+    rows = chroma.shape[2]  # the rows that the decoder gets; below them it repeats the last one
     chroma = _repeat_edges(chroma, down=-rows % 8)
 
     tables = _integer_tables(quality.round())
@@ -144,20 +144,20 @@ def _tensor_codec(images: Tensor, quality: Tensor) -> Tensor:
 
     luma = luma[..., :height, :width]
     chroma = chroma[..., :rows, : (width + 1) // 2]
-    # Few columns have no neighbours that it would be worth to blend, libjpeg says.
+    # libjpeg does not blend chroma of one or two columns.
     chroma = _blend_up(chroma) if chroma.shape[3] > 2 else _repeat_up(chroma)
     return _to_rgb(luma, chroma[..., :height, :width]) / 255
 
 
 def _simulated(images: Tensor, quality: Tensor) -> Tensor:
-    """Compress as DiffJPEG does in Real-ESRGAN, on which its degradation was tuned."""
+    """Compress as Real-ESRGAN's DiffJPEG does."""
     height, width = images.shape[2:]
     r, g, b = F.pad(255 * images, (0, -width % 16, 0, -height % 16)).unbind(1)
     luma = (0.299 * r + 0.587 * g + 0.114 * b)[:, None]
     chroma = torch.stack((-0.168736 * r - 0.331264 * g + 0.5 * b, 0.5 * r - 0.418688 * g - 0.081312 * b), 1)
 
     factor = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality) / 100
-    # At quality 100 no step is left to divide by; then a tiny one rounds nothing away.
+    # At quality 100 the step would be 0; a tiny one leaves the values unchanged.
     luma_table, chroma_table = (factor.clamp(min=1e-3)[:, None, None] * table for table in _tables(images.device))
     luma = _real_dct(luma - 128, luma_table) + 128
     cb, cr = _repeat_up(_real_dct(F.avg_pool2d(chroma, 2), chroma_table)).split(1, 1)
@@ -172,7 +172,7 @@ def _levels(images: Tensor) -> Tensor:
 
 
 def _repeat_edges(planes: Tensor, *, down: int = 0, right: int = 0) -> Tensor:
-    """Append so many copies of the last row, and of the last column."""
+    """Append copies of the last row, and of the last column."""
     return F.pad(planes, (0, right, 0, down), mode="replicate") if down or right else planes
 
 
@@ -183,26 +183,26 @@ def _to_ycc(rgb: Tensor) -> tuple[Tensor, Tensor]:
     """
     r, g, b = rgb.split(1, 1)
     luma = 19595 * r + 38470 * g + 7471 * b + 32768
-    middle = 128 * 65536 + 32767  # that is what libjpeg adds: half a level, less the smallest step
+    middle = 128 * 65536 + 32767  # libjpeg adds half a level less the smallest step
     chroma = torch.cat((32768 * b - 11059 * r - 21709 * g, 32768 * r - 27439 * g - 5329 * b), 1) + middle
     return (luma / 65536).floor_(), (chroma / 65536).floor_()
 
 
 def _to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
-    """Convert back to the integers 0..255 of RGB, (B, 3, H, W), exact in float32 as well."""
+    """Convert back to integers 0..255 of RGB, (B, 3, H, W), exact in float32 as well."""
     cb, cr = (chroma - 128).split(1, 1)
     offsets = torch.cat((91881 * cr, -22554 * cb - 46802 * cr, 116130 * cb), 1)
     return (luma + ((offsets + 32768) / 65536).floor_()).clamp_(0, 255)
 
 
 def _shrink(chroma: Tensor) -> Tensor:
-    """Average 2x2 pixels; halves go down in even columns and up in odd ones, so that they cancel out."""
+    """Average 2x2 pixels; halves are rounded down in even columns and up in odd ones, so that there is no bias."""
     bias = torch.arange(chroma.shape[3] // 2, device=chroma.device) % 2 * 0.25 + 0.25
     return F.avg_pool2d(chroma, 2).add_(bias).floor_()
 
 
 def _blend_up(chroma: Tensor) -> Tensor:
-    """Double height and width by libjpeg's triangle filter, 3/4 the nearer and 1/4 the further pixel per axis."""
+    """Double height and width by libjpeg's triangle filter: per axis, 3/4 the nearer and 1/4 the further pixel."""
     batch, channels, height, width = chroma.shape
     padded = F.pad(chroma, (1, 1, 1, 1), mode="replicate")
     near = 3 * padded[..., 1:-1, :]
@@ -219,17 +219,17 @@ def _repeat_up(chroma: Tensor) -> Tensor:
 
 
 def _integer_tables(quality: Tensor) -> tuple[Tensor, Tensor]:
-    """The quantisation tables (B, 8, 8) for luma and chroma that libjpeg derives from integer qualities (B,)."""
+    """Return libjpeg's quantisation tables (B, 8, 8) for luma and chroma at integer qualities (B,)."""
     percent = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)[:, None, None]
     luma, chroma = (((percent * table + 50) / 100).floor().clamp(1, 255) for table in _tables(quality.device))
     return luma, chroma
 
 
 def _quantized_dct(planes: Tensor, tables: Tensor) -> Tensor:
-    """Take integers 0..255 (B, C, H, W) through DCT, quantisation by (B, 8, 8) and back, as libjpeg's integers go.
+    """Apply DCT, quantisation by (B, 8, 8) and inverse DCT to integers 0..255 (B, C, H, W), in libjpeg's integers.
 
-    Each of the four passes over rows or columns rounds: two bits after the point are kept between the first two, and
-    three at the end of them; likewise on the way back.
+    Each of the four passes over rows or columns rounds: two fractional bits are kept after the first pass, three after
+    the second; likewise on the way back.
     """
     transform = _integer_dct(planes.device)
     blocks = _strips(planes, transform.dtype) - 128
@@ -245,7 +245,7 @@ def _quantized_dct(planes: Tensor, tables: Tensor) -> Tensor:
 
 
 def _real_dct(planes: Tensor, tables: Tensor) -> Tensor:
-    """Take (B, C, H, W) through an orthonormal DCT, quantisation by (B, 8, 8) and back, without other roundings."""
+    """Apply an orthonormal DCT, quantisation by (B, 8, 8) and the inverse DCT to (B, C, H, W); nothing else rounds."""
     transform = _orthonormal_dct(planes.device)
     blocks = transform @ _transform_rows(_strips(planes, transform.dtype), transform)
     steps = _across(tables.to(transform.dtype), planes.shape[3])
@@ -255,23 +255,23 @@ def _real_dct(planes: Tensor, tables: Tensor) -> Tensor:
 
 
 def _strips(planes: Tensor, dtype: torch.dtype) -> Tensor:
-    """Cut (B, C, H, W) into strips of blocks side by side, (B, C, H/8, 8, W)."""
+    """Reshape (B, C, H, W) to rows of blocks, (B, C, H/8, 8, W)."""
     batch, channels, height, width = planes.shape
     return planes.to(dtype).reshape(batch, channels, height // 8, 8, width)
 
 
 def _across(tables: Tensor, width: int) -> Tensor:
-    """Repeat tables (B, 8, 8) for the blocks of a strip: (B, 1, 1, 8, width)."""
+    """Repeat tables (B, 8, 8) for a row of blocks: (B, 1, 1, 8, width)."""
     return tables.repeat(1, 1, width // 8)[:, None, None]
 
 
 def _transform_rows(strips: Tensor, transform: Tensor) -> Tensor:
-    """Multiply the rows of each block by an 8x8 matrix; ``transform @ strips`` does the columns."""
+    """Multiply the rows of each block by an 8x8 matrix; ``transform @ strips`` multiplies the columns."""
     return (strips.view(-1, 8) @ transform.T).view(strips.shape)
 
 
 def _round_bits(values: Tensor, bits: int) -> Tensor:
-    """Divide by 2^bits and round, halves up: what libjpeg's shifts do."""
+    """Divide by 2^bits and round halves up, in place, as libjpeg's shifts do."""
     return values.mul_(0.5**bits).add_(0.5).floor_()
 
 
@@ -289,13 +289,13 @@ def _orthonormal_dct(device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Luma and chroma table; libjpeg's DCT and the orthonormal one, as matrices (frequency, pixel).
+    """Return the luma and chroma tables, and libjpeg's DCT and the orthonormal DCT as matrices (frequency, pixel).
 
-    Kept, since every copy to a GPU waits for it. The matrices are float64, in which libjpeg's sums of 30 bits are exact
-    and no setting can have products computed in TF32 or bfloat16.
+    They are cached, because every copy to a GPU waits for it. The matrices are float64, in which libjpeg's sums of 30
+    bits are exact, and which no setting lets torch replace by TF32 or bfloat16.
     """
     products = torch.float32 if device.type == "mps" else torch.float64
-    with torch.inference_mode(False):  # what is kept must serve training too
+    with torch.inference_mode(False):  # cached tensors must work in training too
         even, odd = torch.tensor(_EVEN), torch.tensor(_ODD)
         integer = torch.empty(8, 8, dtype=torch.float64)
         integer[0::2] = torch.cat((even, even.flip(1)), 1)

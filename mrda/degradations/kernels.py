@@ -8,9 +8,10 @@ from torch import Tensor
 from mrda.core.checks import check_number, check_odd, check_tensor
 
 KERNEL_SIZE = 21
+"""Side of the blur kernels in HR pixels, in the paper's training and tests."""
 
-# Stands for a width of zero: a neighbouring pixel gets exp(-0.5/0.02^2), which is 0 in float64, and yet the rounding of
-# a rotated axis (1e-15 px) moves no weight.
+# Smallest standard deviation, used in place of 0: the weight of a neighbouring pixel, exp(-0.5/0.02^2), is 0 in
+# float64, and the rounding error of a rotated axis (1e-15 px) changes no weight.
 _NARROWEST = 0.02
 
 
@@ -43,13 +44,13 @@ def anisotropic_gaussian(
 
     Args:
         l1: Standard deviation along the first axis, in HR pixels, >= 0; below 0.02 it counts as 0.02.
-        l2: Standard deviation along the second axis, alike.
+        l2: Standard deviation along the second axis, likewise.
         theta: Angle from the x to the first axis, in radians.
         size: Odd side of the kernel.
 
     Returns:
-        (size, size) in float32 where all three are floats; otherwise (B, size, size) in the dtype of the
-        tensors (B,), floats standing for all B.
+        (size, size) in float32 if all three are floats; otherwise (B, size, size) in the dtype of the
+        tensors (B,), where a float applies to all B.
 
     Raises:
         TypeError: An argument is neither a number nor a floating point tensor, the tensors differ in dtype, or
@@ -76,7 +77,7 @@ def anisotropic_gaussian(
 
 
 def gaussian_kernels(l1: Tensor, l2: Tensor, theta: Tensor, size: int) -> Tensor:
-    """Return kernels (B, size, size) for tensors (B,) or (1,) whose values are known to be good."""
+    """Return kernels (B, size, size) for tensors (B,) or (1,), whose values are not checked."""
     check_odd("size", size)
     dtype = l1.dtype
     axis = torch.arange(size, dtype=torch.float64, device=l1.device) - size // 2
@@ -88,7 +89,7 @@ def gaussian_kernels(l1: Tensor, l2: Tensor, theta: Tensor, size: int) -> Tensor
 
 
 def _check_vector(name: str, value: float | Tensor) -> Tensor:
-    """Return ``value`` as a tensor (B,), float64 for a number; raise unless all of it is finite."""
+    """Return ``value`` as a tensor (B,), float64 for a number; raise unless it is finite."""
     if isinstance(value, Tensor):
         check_tensor(name, value)
         if value.dim() != 1:

@@ -14,17 +14,17 @@ _FILLED = "filled"
 
 
 class ShufflePool:
-    """Exchanges batches of pairs for pairs of earlier batches.
+    """Exchanges the pairs of a batch for pairs of earlier batches.
 
-    The images of a batch share the draws that `RealDegradation(per="image")` makes once per batch; out of the pool
-    comes a mixture. Where one degradation per batch is wanted (``per="batch"``) a pool would defeat that. While it is
-    filled, batches are returned as they come. From then on as many pairs as the batch has leave it, chosen at random,
-    and the batch takes their places.
+    With one degradation per image, a batch still shares the draws that `RealDegradation` makes once per batch; the pool
+    mixes them. It makes no sense with one degradation per batch. While the pool is being filled, batches are returned
+    unchanged. After that, as many pairs as the batch has are chosen at random and returned, and the batch takes their
+    places.
 
-    Images are kept in 8 bits, on the device of the first batch.
+    Images are stored in 8 bits, on the device of the first batch.
 
     Args:
-        size: Number of pairs (``queue_size`` in Real-ESRGAN's option files, 180); a multiple of the batch.
+        size: Number of pairs, a multiple of the batch; ``queue_size`` in Real-ESRGAN's option files, where it is 180.
 
     Raises:
         TypeError: ``size`` is not an int.
@@ -41,17 +41,17 @@ class ShufflePool:
         """Exchange a batch.
 
         Args:
-            pair: A degraded batch, of the same shape each time. Its HR has 8-bit values, as image files do; other
-                values are rounded.
-            generator: Chooses the pairs that leave, on the device of ``pair``.
+            pair: A degraded batch, of the same shape in every call. Its HR should have 8-bit values, as image files
+                have; other values are rounded.
+            generator: Source of the choice of pairs, on the device of ``pair``.
 
         Returns:
-            As many pairs, without the kernel and the noise level. Sharpened HR, where ``pair`` has it, is made from
-            HR anew, as Real-ESRGAN does, so that it may differ close to the borders of a patch.
+            A batch of the same size, without kernel and noise level. If ``pair`` has sharpened HR, it is computed again
+            from HR, as in Real-ESRGAN, so that it may differ near the borders of a patch.
 
         Raises:
             TypeError: ``generator`` is not a torch.Generator.
-            ValueError: The size is no multiple of the batch, the images have other shapes than those in the pool, or
+            ValueError: The size is not a multiple of the batch, the images differ in shape from those in the pool, or
                 ``generator`` is on another device.
         """
         batch = len(pair.lr)
@@ -75,17 +75,17 @@ class ShufflePool:
         return Degraded(lr, lr_up, None, None, hr, None if pair.hr_sharp is None else sharpen(hr))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a resumed run needs: the images (size, 3, H, W) in uint8, and how many there are so far.
+        """Return the images (size, 3, H, W) in uint8 and the number of pairs so far, which a resumed run requires.
 
-        The images are those of the pool, not copies; there are none before the first batch.
+        The images are not copied; there are none before the first batch.
         """
         return {**self._images, _FILLED: torch.tensor(self._filled)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from a `state_dict` of a pool of the same size; its images are copied.
+        """Restore the `state_dict` of a pool of the same size; its images are copied.
 
         Raises:
-            ValueError: The state is not one of such a pool.
+            ValueError: The state is not that of such a pool.
         """
         filled = int(state[_FILLED]) if _FILLED in state else -1
         names = {_FILLED, *_IMAGES} if filled else {_FILLED}
@@ -104,7 +104,7 @@ class ShufflePool:
         self._images = {name: state[name].clone() for name in _IMAGES if name in state}
 
     def _prepare(self, arriving: dict[str, Tensor]) -> None:
-        """Make room at the first batch, and see that later ones fit in."""
+        """Allocate the images at the first batch, and check the shapes of later ones."""
         for name, images in arriving.items():
             if name not in self._images:
                 self._images[name] = torch.zeros(

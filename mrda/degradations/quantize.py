@@ -10,8 +10,7 @@ from mrda.core.checks import check_tensor
 def quantize(x: Tensor) -> Tensor:
     """Return ``x`` clipped to [0, 1] and rounded (half to even) to multiples of 1/255, same shape and dtype.
 
-    The gradient is zero. bfloat16 and float16 cannot hold all 256 levels exactly; the levels are then
-    rounded.
+    The gradient is zero. bfloat16 and float16 cannot represent all 256 levels exactly, so that they are rounded.
 
     Raises:
         TypeError: ``x`` is not a floating point tensor.

@@ -1,4 +1,4 @@
-"""Unsharp masking of HR, as Real-ESRGAN sharpens what LR is made from."""
+"""Unsharp masking, by which Real-ESRGAN sharpens HR before it makes LR from it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _THRESHOLD = 10 / 255
 
 @torch.no_grad()
 def sharpen(images: Tensor) -> Tensor:
-    """Add half of what a wide Gaussian blur takes away, where that is more than 10 levels, and around there.
+    """Sharpen images: add half of the difference to a wide Gaussian blur, where it exceeds 10 levels, and around there.
 
-    Images are reflected at their borders. There is no gradient.
+    Images are reflected at their borders. No gradient is computed.
 
     Args:
         images: (B, 3, H, W) in [0, 1], of any size.

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mrda.config.visual import LAYER_WEIGHTS
 from mrda.core.checks import check_number, check_pair
 from mrda.networks.vgg import check_vgg, load_vgg
-
-LAYER_WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0}
-)
-"""Real-ESRGAN's layers, all before their ReLU, and weights."""
 
 _OTHERWISE = "or name the file, or set perceptual_weight: 0"
 _MEAN = (0.485, 0.456, 0.406)

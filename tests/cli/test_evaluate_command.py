@@ -455,7 +455,7 @@ def test_evaluate_refuses_wrong_usage(tmp_path, folder, pairs, weights, networks
         ((*bicubic_alone, *unpaired, "--niqe", mln), "can't be read"),
         ((*bicubic_alone, *unpaired, "--noise", 10), "--noise can't go with --protocol unpaired"),
         ((*bicubic_alone, *unpaired, "--variant", "matlab"), "--variant can't go with --protocol unpaired"),
-        ((*bicubic_alone, *unpaired[:2], "-o", weights), "can't be made"),
+        ((*bicubic_alone, *unpaired[:2], "-o", weights), "can't be created"),
         ((*data, "-w", mln, *unpaired), "must be adapted to HR"),
         ((*data, "-w", teacher, "--mln", mln, *unpaired), "must be adapted to HR"),
         ((*data, "-w", oracle, *unpaired), "must be told the blur kernel"),

@@ -1,3 +1,5 @@
+import html
+import re
 import subprocess
 import sys
 
@@ -38,6 +40,17 @@ def test_every_page_is_on_the_site_and_in_its_menu(site):
 def test_descriptions_of_arguments_and_options_come_from_the_code(site):
     assert "one per sample and channel" in (site / "api" / "kernels" / "index.html").read_text()
     assert "Every random draw of the run" in (site / "api" / "configuration" / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_options_of_components_have_their_choices_and_defaults_in_the_configuration(site):
+    page = (site / "api" / "configuration" / "index.html").read_text()
+    text = " ".join(html.unescape(re.sub(r"<[^>]+>", "", page)).split())
+    assert "border: Literal['clamp', 'mirror'] = 'clamp'" in text
+    assert "kernel_size: Int = 21 Side of the blur kernels" in text
+    assert "blur_kernel_size: Int = 21 Side of the largest kernel" in text
+    assert "jpeg: Literal['libjpeg', 'simulated'] = 'libjpeg'" in text
+    assert "noise_range: tuple[float, float] = (1.0, 25.0)" in text
 
 
 @pytest.mark.slow

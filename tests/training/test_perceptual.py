@@ -4,8 +4,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from vgg_weights import plain_features, publish, random_state, write
 
+from mrda.config.visual import LAYER_WEIGHTS
 from mrda.networks.vgg import VGG_WEIGHTS
-from mrda.training.perceptual import LAYER_WEIGHTS, PerceptualLoss
+from mrda.training.perceptual import PerceptualLoss
 
 INDICES = {"conv1_2": 2, "conv2_2": 7, "conv3_4": 16, "conv4_4": 25, "conv5_4": 34}
 EPS = torch.finfo(torch.float32).eps

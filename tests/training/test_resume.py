@@ -430,7 +430,7 @@ def test_a_value_error_in_the_training_is_not_the_users(
 def test_a_run_directory_that_is_a_file_is_refused(toy: TrainConfig, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for run_dir in (tmp_path / "file", tmp_path / "file" / "deep", tmp_path / ("x" * 300)):
-        with pytest.raises(RunRefusedError, match=r"the run directory .* can't be made"):
+        with pytest.raises(RunRefusedError, match=r"the run directory .* can't be created"):
             train(toy, run_dir, progress=False)
 
 

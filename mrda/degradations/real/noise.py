@@ -10,7 +10,7 @@ from torch import Tensor
 from mrda.degradations.real.poisson import poisson
 
 _LUMA = (0.2989, 0.587, 0.114)
-_STRIDE = 3  # of the pixels that are looked at first
+_STRIDE = 3  # step between the pixels that are counted first
 
 
 def add_gaussian_noise(images: Tensor, sigma: Tensor, gray: Sequence[bool], generator: torch.Generator) -> Tensor:
@@ -19,7 +19,7 @@ def add_gaussian_noise(images: Tensor, sigma: Tensor, gray: Sequence[bool], gene
     Args:
         images: (B, 3, H, W).
         sigma: (B,), or (1,) for all images: standard deviation, in units of 1/255.
-        gray: Of as many images: whether their noise is the same in all channels.
+        gray: As many flags: True if an image's noise is the same in all channels.
         generator: On the device of ``images``.
     """
 
@@ -31,15 +31,15 @@ def add_gaussian_noise(images: Tensor, sigma: Tensor, gray: Sequence[bool], gene
 
 
 def add_poisson_noise(images: Tensor, scale: Tensor, gray: Sequence[bool], generator: torch.Generator) -> Tensor:
-    """Add ``scale`` times what Poisson noise changes, and clip to [0, 1].
+    """Add Poisson noise times ``scale``, and clip to [0, 1].
 
-    An image, or its luma for gray noise, is rounded to 8 bits, and the next power of two N of the number of its values
-    counts as the photons of white: the noise is Poisson(N * image) / N - image.
+    An image, or its luma for gray noise, is rounded to 8 bits. The number of its different values, rounded up to a
+    power of two N, is taken as the number of photons of white: the noise is Poisson(N * image) / N - image.
 
     Args:
         images: (B, 3, H, W).
-        scale: (B,), or (1,) for all images.
-        gray: As for `add_gaussian_noise`.
+        scale: (B,), or (1,) for all images: factor of the noise.
+        gray: See `add_gaussian_noise`.
         generator: On the device of ``images``.
     """
 
@@ -55,7 +55,7 @@ def add_poisson_noise(images: Tensor, scale: Tensor, gray: Sequence[bool], gener
 
 
 def photons(levels: Tensor) -> Tensor:
-    """For each image the least power of two that is no less than the number of its values.
+    """Return the number of different values of each image, rounded up to a power of two.
 
     Args:
         levels: (B, C, H, W), integers from 0 to 255 as floating point numbers.
@@ -63,24 +63,24 @@ def photons(levels: Tensor) -> Tensor:
     Returns:
         (B,) int64, from 1 to 256.
     """
-    if levels.device.type == "cpu":  # where a look costs nothing
+    if levels.device.type == "cpu":  # reading the values is free here
         count = _values(levels[..., ::_STRIDE, ::_STRIDE])
-        if (count > 128).all():  # as in most photos; the other pixels cannot change the result
+        if (count > 128).all():  # as in most photos: the other pixels cannot change the result
             return torch.full_like(count, 256)
     count = _values(levels)
-    # Counting the powers below is exact, which the logarithm is not everywhere.
+    # Counting smaller powers is exact; the logarithm is not on every device.
     return 1 << sum((count > 2**power).long() for power in range(8))
 
 
 def _values(levels: Tensor) -> Tensor:
-    """How many different ones there are in each image."""
+    """Return the number of different values in each image, (B,)."""
     places = levels.flatten(1).long().clamp_(0, 255)
     seen = torch.zeros(len(levels), 256, dtype=torch.bool, device=levels.device).scatter_(1, places, True)
     return seen.sum(dim=1)
 
 
 def _by_colour(images: Tensor, gray: Sequence[bool], noise: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """Make noise for the coloured and for the gray images, (B, 3, H, W), or (B, 1, H, W) where all are gray."""
+    """Return the noise of the coloured and of the gray images, (B, 3, H, W), or (B, 1, H, W) if all are gray."""
     flags = list(gray) * (len(images) if len(gray) == 1 else 1)
     if all(flags) or not any(flags):
         return noise(images, 1 if flags[0] else 3)
@@ -92,4 +92,5 @@ def _by_colour(images: Tensor, gray: Sequence[bool], noise: Callable[[Tensor, in
 
 
 def _add(images: Tensor, strength: Tensor, noise: Tensor) -> Tensor:
+    """Add noise times the images' strengths, (B,) or (1,), and clip to [0, 1]."""
     return torch.addcmul(images, noise, strength.to(images)[:, None, None, None]).clamp_(0, 1)

@@ -20,8 +20,10 @@ KernelFamily = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "
 FAMILIES: tuple[KernelFamily, ...] = get_args(KernelFamily)
 """Families of blur kernels: Gaussian, generalised Gaussian and plateau-shaped, each isotropic and anisotropic."""
 
-SMALLEST, LARGEST = 7, 21
-"""Sides of Real-ESRGAN's smallest and largest kernels, in pixels."""
+SMALLEST = 7
+"""Side of Real-ESRGAN's smallest kernels, in pixels."""
+LARGEST = 21
+"""Side of Real-ESRGAN's largest kernels and of its final sinc filter, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class RoundOptions:
     """
 
     kernel_list: tuple[KernelFamily, ...] = FAMILIES
-    """Families of blur kernels."""
+    """Families of blur kernels, all of them by default: iso, aniso, generalized_iso, generalized_aniso, plateau_iso,
+    plateau_aniso."""
     kernel_prob: tuple[float, ...] = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
     """Probability of each family in `kernel_list`."""
     blur_kernel_size: Int = LARGEST

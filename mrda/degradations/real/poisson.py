@@ -1,4 +1,4 @@
-"""Poisson random numbers whose expectations come from 8-bit images."""
+"""Poisson random numbers with expectations from 8-bit images."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ _DRAW_BITS = 31
 def poisson(levels: Tensor, peaks: Tensor, generator: torch.Generator) -> Tensor:
     """Draw a Poisson number with the expectation levels / 255 * peak for each pixel.
 
-    On the CPU an alias table (Walker 1977) for each of the 256 levels turns a 31-bit number into a Poisson number: its
-    probabilities are right to 2^-31, and it takes a tenth of the time of torch's own sampler, which serves elsewhere.
+    On the CPU, an alias table (Walker 1977) for each of the 256 levels turns a 31-bit random number into a Poisson
+    number. Its probabilities are exact to 2^-31, and it takes a tenth of the time of torch's own sampler, which is used
+    on other devices.
 
     Args:
         levels: (B, C, H, W), integers from 0 to 255 as floating point numbers.
@@ -27,13 +28,13 @@ def poisson(levels: Tensor, peaks: Tensor, generator: torch.Generator) -> Tensor
         generator: On the device of ``levels``.
 
     Returns:
-        As ``levels``.
+        The numbers, in the shape, dtype and device of ``levels``.
     """
     if levels.device.type != "cpu":
         return torch.poisson(levels * (peaks.to(levels) / 255)[:, None, None, None], generator)
     table, starts = _tables(tuple(int(peak) for peak in peaks.tolist()))
     draws = torch.empty(levels.shape, dtype=torch.int32).random_(generator=generator)
-    # NaN becomes some integer too, and must not lead out of the table.
+    # NaN becomes an arbitrary integer, which must not index beyond the table.
     places = levels.int().clamp_(0, _LEVELS - 1).mul_(_COLUMNS)
     places.add_(starts[:, None, None, None]).add_(draws.bitwise_and(_COLUMNS - 1))
     entries = table.index_select(0, places.view(-1)).view(levels.shape)
@@ -41,7 +42,7 @@ def poisson(levels: Tensor, peaks: Tensor, generator: torch.Generator) -> Tensor
 
 
 def _tables(peaks: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """The tables of all peaks, one after the other, and where that of each of the peaks begins."""
+    """Return the tables of all different peaks, concatenated, and the offset of each peak's table in them."""
     found = sorted(set(peaks))
     tables = [_alias_table(peak) for peak in found]
     starts = torch.tensor([found.index(peak) * _LEVELS * _COLUMNS for peak in peaks], dtype=torch.int32)
@@ -50,12 +51,13 @@ def _tables(peaks: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=len(PEAKS))
 def _alias_table(peak: int) -> Tensor:
-    """An entry for each level and column: (256 * 512,) int32.
+    """Return an entry for each level and column: (256 * 512,) int32.
 
-    The lowest bits of a draw choose a column, whose number is the result if the draw is below the entry; else the
-    result is in the lowest bits of the entry. Either way it is in those of the smaller of the two.
+    The lowest bits of a random number choose a column. If the random number is below the column's entry, the result is
+    the column's index; otherwise it is the alias, in the lowest bits of the entry. In both cases the result is in the
+    lowest bits of the smaller of the two.
     """
-    with torch.inference_mode(False):  # what is kept must serve training too
+    with torch.inference_mode(False):  # cached tensors must work in training too
         numbers = torch.arange(_COLUMNS, dtype=torch.float64)
         expectations = (torch.arange(_LEVELS, dtype=torch.float64) * (peak / 255))[:, None]
         shares = torch.exp(torch.xlogy(numbers, expectations) - expectations - torch.lgamma(numbers + 1))

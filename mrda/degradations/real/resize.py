@@ -1,4 +1,4 @@
-"""Resizing without antialiasing, as training on real photos wants it: the aliasing is part of the degradation."""
+"""Resizing without antialiasing: in the degradation of real photos, aliasing is intended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MODES = ("area", "bilinear", "bicubic")
 
 
 def resize(images: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """Do what ``torch.nn.functional.interpolate(images, size, mode=mode)`` does; on the CPU, faster where it can be.
+    """Resize as ``torch.nn.functional.interpolate(images, size, mode=mode)`` does; faster on the CPU.
 
     Args:
         images: (B, C, H, W) in float32 or float64.
@@ -20,7 +20,7 @@ def resize(images: Tensor, size: tuple[int, int], mode: str) -> Tensor:
         mode: One of `MODES`; "bicubic" has a = -0.75 and overshoots.
 
     Returns:
-        (B, C, *size); ``images`` itself where that is their size.
+        (B, C, *size); ``images`` itself if it has that size.
     """
     if images.shape[2:] == size:
         return images
@@ -47,10 +47,10 @@ def _taps(old: int, new: int, mode: str) -> Taps:
 
 
 def _near(distance: Tensor) -> Tensor:
-    """Keys' cubic with a = -0.75, up to a distance of 1."""
+    """Keys' cubic with a = -0.75, at distances up to 1."""
     return (1.25 * distance - 2.25) * distance**2 + 1
 
 
 def _far(distance: Tensor) -> Tensor:
-    """Between 1 and 2."""
+    """Keys' cubic with a = -0.75, at distances from 1 to 2."""
     return ((-0.75 * distance + 3.75) * distance - 6) * distance + 3
