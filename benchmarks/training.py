@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import count, cycle
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,10 @@ from mrda.networks.rda_conv import RDAConv
 from mrda.networks.rdan import RDAN
 from mrda.networks.upscaler import PixelShuffleUpscaler
 from mrda.training import STAGES as STAGE_CLASSES
-from mrda.training.gradients import build_backward
-from mrda.training.loop import train_step
+from mrda.training.components import build_teacher, mln_options
 from mrda.training.processes import Processes
-from mrda.training.stage import Stage, mln_options
-from mrda.training.state import TrainingState
-from mrda.training.teacher import TeacherStage
+from mrda.training.stages import Stage
+from mrda.training.trainer import Trainer, build_optimizer
 
 OURS = "mrda"
 SECTION = "training"
@@ -217,7 +215,7 @@ def _now() -> float:
 
 def random_weights(config: TrainConfig, folder: Path) -> dict[str, Path]:
     """What stages start from, by the names they know it under."""
-    networks = {"mln": MLN(**mln_options(config)), "teacher": TeacherStage.build(config)}
+    networks = {"mln": MLN(**mln_options(config)), "teacher": build_teacher(config)}
     paths = {key: folder / f"{key}.safetensors" for key in networks}
     for key, network in networks.items():
         save_network(network, paths[key])
@@ -229,23 +227,18 @@ def step_of(
 ) -> tuple[Callable[[], float], Stage]:
     """A function that takes one step more of a stage of its own, and the stage."""
     stage: Stage = STAGE_CLASSES[name](config, inputs)
-    engine = config.train
     if way != OURS:
-        engine = engine.model_copy(update={"cuda_graphs": False})
+        changes = {"cuda_graphs": False, "compile": way == "released_compiled"}
+        config = config.model_copy(update={"train": config.train.model_copy(update=changes)})
         for network in (stage.network, *stage.frozen):
             release(network)
-    stage.to(processes.device)
-    if way == "released_compiled":
-        stage.compile()
-    state = TrainingState(stage, config.stage(name).lr, engine)
+    trainer = Trainer(stage, config, processes)
     if way != OURS:
-        state.optimizer = torch.optim.Adam(stage.trainable(), lr=config.stage(name).lr)
-    first = config.student.encoder_steps if name == "student" else 0
-    steps, patches = count(first), random_patches(config, name)
-    backward = build_backward(stage, engine, state.scaler, processes.micro_batches, processes.device)
-    take = partial(train_step, config=config, state=state, batches=patches, processes=processes, backward=backward)
+        trainer.optimizer = build_optimizer(stage, config)
+    trainer.step = config.student.encoder_steps if name == "student" else 0
+    patches = random_patches(config, name)
     # The loss comes from the device, so the step has been done when it is there.
-    return lambda: take(stage, next(steps)).scalars["loss"], stage
+    return lambda: trainer.train_step(patches).scalars["loss"], stage
 
 
 def release(network: nn.Module) -> None:

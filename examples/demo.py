@@ -24,7 +24,7 @@ import mrda_kernels
 from mrda.config import TrainConfig
 from mrda.config.load import load_config
 from mrda.core.memory import keep_freed_memory
-from mrda.core.progress import progress_bar
+from mrda.core.progress import log_to_stderr, progress_bar
 from mrda.degradations.classic import crop_to_multiple, degrade
 from mrda.degradations.kernels import isotropic_gaussian
 from mrda.degradations.resample import bicubic
@@ -103,6 +103,7 @@ def main(
     """Upscale by the shipped weights, train a small MRDA and upscale by it, and time the fused operator."""
     start = time.perf_counter()
     keep_freed_memory()
+    log_to_stderr()
     console = Console()
     check_packages()
     backend = operator_backend()

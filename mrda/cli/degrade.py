@@ -99,7 +99,7 @@ def _steps(config: "TrainConfig") -> "Callable[[Tensor, torch.Generator], Iterab
     """What shows a photo (1, 3, H, W) before the first step and after each; the last image is LR."""
     from mrda.cli.degrade_steps import classic_steps
     from mrda.degradations.classic import ClassicDegradation, crop_to_multiple
-    from mrda.training.real import build_real_degradation
+    from mrda.training.components import build_real_degradation
 
     if config.degradation.type == "real":
         return build_real_degradation(config, None).steps

@@ -22,28 +22,37 @@ if TYPE_CHECKING:
 def train(
     config: Annotated[
         str | None,
-        typer.Option("--config", help="A configuration's name or a YAML file; --list shows the names.", metavar="NAME"),
+        typer.Option(
+            "--config", help="Name of a configuration or a YAML file; --list shows the names.", metavar="NAME"
+        ),
     ] = None,
     preset: Annotated[
         str,
-        typer.Option("--preset", help="recommended, paper or official below the configuration, or one of its own."),
+        typer.Option(
+            "--preset", help="Defaults below the configuration: recommended, paper, official, or one of its own."
+        ),
     ] = "recommended",
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change one option; may be repeated.", metavar="KEY=VALUE"),
+        typer.Option("--set", help="Set one option; may be repeated.", metavar="KEY=VALUE"),
     ] = None,
     run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", help="Where the run lives; runs/NAME if not given.")
+        Path | None, typer.Option("--run-dir", help="Folder of the run (default: runs/NAME).", metavar="DIR")
     ] = None,
     stages: Annotated[
         list[str] | None,
-        typer.Option("--stage", help="bicubic, meta, teacher or student; may be repeated; all if not given."),
+        typer.Option(
+            "--stage", help="bicubic, meta, teacher or student; may be repeated (default: all).", metavar="STAGE"
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Go on from the checkpoints in the run directory.")
+        bool,
+        typer.Option("--resume/--no-resume", help="Continue from the checkpoints in the run directory, or start over."),
     ] = True,
     show_list: Annotated[bool, typer.Option("--list", help="List the configurations of the package.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained, as YAML too.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the stages and the whole configuration; train nothing.")
+    ] = False,
 ) -> None:
     """Train the MLN, the teacher and the student, in this order, or some of the stages.
 
@@ -60,38 +69,40 @@ def train(
         settings = load_config(config, overrides or (), preset=preset)
     chosen = cast("list[StageName] | None", stages)  # `train` checks them
     if dry_run:
-        from mrda.training.pipeline import in_order
         from mrda.training.plan import plan_stage
+        from mrda.training.run import in_order
 
         micro_batches = settings.train.micro_batches or 1
         with refusing():
             names = in_order(settings.train.stages if chosen is None else chosen)
             settings.check_stages(names)
-        _announce([plan_stage(settings, name, done=0, micro_batches=micro_batches) for name in names])
+        _print_plan([plan_stage(settings, name, done=0, micro_batches=micro_batches) for name in names])
         typer.echo(settings.to_yaml(), nl=False)
         return
-    from accelerate import PartialState
+    from mrda.core.progress import log_to_stderr
+    from mrda.training import Run, RunRefusedError
 
-    from mrda.training import RunRefusedError
-    from mrda.training import train as run_training
-
+    log_to_stderr()
     if run_dir is None:
         name = config.replace("/", "-") if config in configs() else Path(config).stem
         run_dir = Path("runs") / (name if preset == "recommended" else f"{name}-{preset}")
     try:
-        weights = run_training(settings, run_dir, stages=chosen, resume=resume, announce=_announce)
+        run = Run(settings, run_dir, stages=chosen, resume=resume)
+        if run.is_main:
+            _print_plan(run.plan())
+        weights = run.train()
     except RunRefusedError as error:
         refuse(str(error))
     except FloatingPointError as error:
         typer.echo(f"mrda: {error}", err=True)
         raise typer.Exit(1) from None
-    if PartialState().is_main_process:
+    if run.is_main:
         for stage, path in weights.items():
             typer.echo(f"{stage}: {path}")
 
 
-def _announce(plans: "list[StagePlan]") -> None:
-    """What the run is going to do, on stderr."""
+def _print_plan(plans: "list[StagePlan]") -> None:
+    """Print a table of the stages to stderr."""
     table = Table(title="What will be trained")
     table.add_column("stage")
     for heading in (

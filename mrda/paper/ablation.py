@@ -27,8 +27,8 @@ from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, load_networ
 from mrda.paper.ablation_rows import FIRST, ROWS, TABLE_5, TABLE_6, Study
 from mrda.paper.figures.tsne import load_representation, representations
 from mrda.photo.images import SKIMAGE_PREFIX, Source, read_rgb, source_name, to_tensor
-from mrda.training.errors import refusals
-from mrda.training.stage import upscaler_is_frozen
+from mrda.training.checkpoints import refusals
+from mrda.training.components import upscaler_is_frozen
 
 TABLE_6_SIGMAS = (0.0, 1.2, 2.4, 3.6)
 SILHOUETTE_SIGMAS = (0.8, 1.6, 2.4, 3.2)

@@ -10,8 +10,8 @@ from pathlib import Path
 from mrda.config import StageName, TrainConfig
 from mrda.config.load import load_config
 from mrda.training import STAGES, train
+from mrda.training.checkpoints import recipe_of
 from mrda.training.plan import plan_stage
-from mrda.training.state import recipe_of
 
 TABLE_5 = ("t1", "t2", "t3", "s1", "s2", "s3", "s4", "s5", "s6")
 TABLE_6 = {"free_upscaler": False, "fixed_upscaler": True}

@@ -1,11 +1,11 @@
 """The training of MRDA: MLN pretraining and meta-learning, teacher, student.
 
-`train` runs the stages; each is a small class (`mrda.training.mln`, `.teacher`, `.student`) that the one loop
-(`mrda.training.loop`) drives.
+`train` runs the stages (`mrda.training.stages`) one after the other; a `Trainer` (`mrda.training.trainer`) trains each.
 """
 
-from mrda.training.errors import RunRefusedError
-from mrda.training.pipeline import STAGES, train, weights_path
+from mrda.training.checkpoints import RunRefusedError
 from mrda.training.plan import StagePlan
+from mrda.training.run import Run, train, weights_path
+from mrda.training.stages import STAGES
 
-__all__ = ["STAGES", "RunRefusedError", "StagePlan", "train", "weights_path"]
+__all__ = ["STAGES", "Run", "RunRefusedError", "StagePlan", "train", "weights_path"]

@@ -1,14 +1,30 @@
-"""Reconstruction and adversarial losses, and the distillation losses between the raw IDRs of student and teacher."""
+"""The losses: reconstruction, distillation of the raw IDR, and the visual loss (perceptual and adversarial)."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrda.core.checks import check_choice, check_positive
+from mrda.config import StageName, TrainConfig
+from mrda.config.visual import LAYER_WEIGHTS
+from mrda.core.checks import check_choice, check_number, check_pair, check_positive
+from mrda.core.randomness import seeded_weights
+from mrda.degradations import Degraded
+from mrda.networks.discriminator import UNetDiscriminator
+from mrda.networks.vgg import check_vgg, load_vgg
+
+Terms = dict[str, Tensor]
+"""Scalars by name: ``"loss"``, which is minimised, and its parts."""
+
+
+_WITHOUT_VGG19 = "or name the file, or set perceptual_weight: 0"
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
 
 
 def reconstruction(sr: Tensor, hr: Tensor) -> Tensor:
@@ -16,29 +32,7 @@ def reconstruction(sr: Tensor, hr: Tensor) -> Tensor:
     return F.l1_loss(sr, hr)
 
 
-def generator_loss(fake: Tensor) -> Tensor:
-    """Binary cross entropy of the discriminator's logits on SR to the label real: what the SR network minimises.
-
-    Args:
-        fake: logits of any shape, such as (B, 1, H, W), above 0 where SR passes for real.
-
-    Returns:
-        The mean over all elements of -log(sigmoid(fake)), a scalar, in float32 at least.
-    """
-    return F.softplus(-_wide(fake)).mean()
-
-
-def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Binary cross entropy of the discriminator's logits to the labels real and fake, added and not halved.
-
-    Args:
-        real: logits on HR, of any shape.
-        fake: logits on SR, which must be detached, of any shape.
-
-    Returns:
-        The mean of -log(sigmoid(real)) plus that of -log(1 - sigmoid(fake)), a scalar, in float32 at least.
-    """
-    return F.softplus(-_wide(real)).mean() + F.softplus(_wide(fake)).mean()
+# Distillation
 
 
 def kl_divergence(
@@ -53,7 +47,7 @@ def kl_divergence(
     Args:
         student: (B, 4C) raw IDR of the student.
         teacher: (B, 4C) raw IDR of the teacher.
-        temperature: what both are divided by; positive.
+        temperature: divisor of both; positive.
         reduction: ``batchmean`` sums over the 4C elements and averages over the batch (the published code);
             ``mean_elements`` averages over both (Eq. 4 as printed).
 
@@ -64,7 +58,7 @@ def kl_divergence(
         TypeError: the temperature is not a number.
         ValueError: the shapes differ or are not (B, 4C), the temperature is not positive, or the reduction is unknown.
     """
-    _check_pair(student, teacher)
+    _check_idrs(student, teacher)
     check_positive("temperature", temperature)
     check_choice("reduction", reduction, ("batchmean", "mean_elements"))
     log_student = F.log_softmax(student / temperature, dim=1)
@@ -79,17 +73,195 @@ def absolute_difference(student: Tensor, teacher: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ or are not (B, 4C).
     """
-    _check_pair(student, teacher)
+    _check_idrs(student, teacher)
     return F.l1_loss(student, teacher)
 
 
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _check_pair(student: Tensor, teacher: Tensor) -> None:
+def _check_idrs(student: Tensor, teacher: Tensor) -> None:
     if student.ndim != 2 or student.shape != teacher.shape:
         raise ValueError(
             f"student and teacher have shapes {tuple(student.shape)} and {tuple(teacher.shape)}, "
             "but must be raw IDRs of one shape (B, 4C)"
         )
+
+
+# Adversarial
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    """Binary cross entropy of the discriminator's logits on SR to the label real, which the SR network minimises.
+
+    Args:
+        fake: logits of any shape, such as (B, 1, H, W), above 0 where SR passes for real.
+
+    Returns:
+        The mean over all elements of -log(sigmoid(fake)), a scalar, in float32 at least.
+    """
+    return F.softplus(-_at_least_float32(fake)).mean()
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Binary cross entropy of the discriminator's logits to the labels real and fake, added and not halved.
+
+    Args:
+        real: logits on HR, of any shape.
+        fake: logits on SR, which must be detached, of any shape.
+
+    Returns:
+        The mean of -log(sigmoid(real)) plus that of -log(1 - sigmoid(fake)), a scalar, in float32 at least.
+    """
+    return F.softplus(-_at_least_float32(real)).mean() + F.softplus(_at_least_float32(fake)).mean()
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+# Perceptual
+
+
+class PerceptualLoss(nn.Module):
+    """Sum over layers of weight * mean |features of SR - features of HR| in VGG19 (Johnson et al., 2016).
+
+    Computed in float32 also under autocast. Images are normalised by ImageNet's mean and deviation first. The network
+    is frozen; only SR receives gradients.
+
+    Args:
+        weights: Torchvision's published vgg19-dcbb9e9d.pth, under any name; None looks for it in torch's hub cache.
+            Nothing is downloaded.
+        layer_weights: Weight of each layer, by the names in :class:`mrda.networks.vgg.VGG`; 0 leaves a layer out.
+
+    Raises:
+        TypeError: A weight is not a number.
+        ValueError: The file is not there, cannot be read, or is not the published one; there is no such layer; a weight
+            is negative or not finite, or none is positive.
+    """
+
+    def __init__(
+        self, weights: str | os.PathLike[str] | None = None, layer_weights: Mapping[str, float] = LAYER_WEIGHTS
+    ) -> None:
+        super().__init__()
+        self.layer_weights = _positive(layer_weights)
+        self.vgg = load_vgg("vgg19", list(self.layer_weights), weights, otherwise=_WITHOUT_VGG19)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(_MEAN).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_STD).reshape(1, 3, 1, 1), persistent=False)
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        """Return the loss, a float32 scalar, of SR and HR (B, 3, H, W) in [0, 1], H and W at least 16 with conv5_4.
+
+        Raises:
+            TypeError: An image is not a floating point tensor.
+            ValueError: The images differ in shape, are too small, or are on another device than the weights.
+        """
+        check_pair(sr, hr)
+        with torch.autocast(sr.device.type, enabled=False):
+            with torch.no_grad():
+                targets = self.vgg(self._normalised(hr))
+            features = self.vgg(self._normalised(sr))
+            losses = [
+                weight * F.l1_loss(features[layer], targets[layer]) for layer, weight in self.layer_weights.items()
+            ]
+        return torch.stack(losses).sum()
+
+    def _normalised(self, image: Tensor) -> Tensor:
+        return (image.float() - self.mean) / self.std
+
+
+def _positive(layer_weights: Mapping[str, float]) -> dict[str, float]:
+    for layer, weight in layer_weights.items():
+        check_number(f"weight of layer {layer}", weight)
+        if weight < 0:
+            raise ValueError(f"weight of layer {layer} is {weight}, but must not be negative")
+    positive = {layer: float(weight) for layer, weight in layer_weights.items() if weight}
+    if not positive:
+        raise ValueError(f"layer_weights are {dict(layer_weights)}, but must have a positive one")
+    return positive
+
+
+# The image loss of teacher and student
+
+
+class ImageLoss:
+    """The loss on SR: L1, and from step `visual_from` of the stage on the visual loss (Eq. 7, weights of Real-ESRGAN).
+
+    The discriminator learns in the same backward pass as the network: it sees SR detached, and the network sees it with
+    frozen weights, so that the two losses share no gradient. The discriminator stays in evaluation mode; `after_step`
+    updates its spectral norms once per step, so that a step is the same for any number of micro-batches and processes.
+
+    Args:
+        config: the run's configuration.
+        stage: the stage, teacher or student.
+
+    Raises:
+        ValueError: VGG19's weights are needed, but are missing or are not the published ones.
+    """
+
+    def __init__(self, config: TrainConfig, stage: StageName) -> None:
+        self.options = config.visual
+        self.first = config.visual_step(stage)
+        self.perceptual: PerceptualLoss | None = None
+        self.discriminator: UNetDiscriminator | None = None
+        if self.first is None:
+            return
+        if self.options.perceptual_weight:
+            self.perceptual = PerceptualLoss(self.options.vgg19, self.options.perceptual_layers)
+        if self.options.gan_weight:
+            with seeded_weights(config.seed, stage, "discriminator"):
+                self.discriminator = UNetDiscriminator(num_feat=self.options.num_feat).eval()
+
+    def networks(self) -> list[nn.Module]:
+        """VGG19 and the discriminator, if the loss has them."""
+        return [network for network in (self.perceptual, self.discriminator) if network is not None]
+
+    def is_visual(self, step: int) -> bool:
+        """True if the loss of ``step`` is more than L1."""
+        return self.first is not None and step >= self.first
+
+    def __call__(self, step: int, sr: Tensor, batch: Degraded) -> Terms:
+        """Compute the loss of SR (B, 3, sH, sW) against its HR.
+
+        Returns:
+            ``"loss"`` and its parts. With a discriminator, ``"loss"`` is the sum of the network's loss and the
+            discriminator's.
+        """
+        options = self.options
+        l1 = reconstruction(sr, _target(batch, options.l1_gt_usm))
+        if not self.is_visual(step):
+            return {"loss": l1, "l1": l1}
+        terms, loss = {"l1": l1}, options.l1_weight * l1
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual(sr, _target(batch, options.percep_gt_usm))
+            loss = loss + options.perceptual_weight * terms["perceptual"]
+        if self.discriminator is not None:
+            real = _target(batch, options.gan_gt_usm)
+            self.discriminator.requires_grad_(False)
+            terms["adversarial"] = generator_loss(self.discriminator(sr))
+            self.discriminator.requires_grad_(True)
+            terms["discriminator"] = discriminator_loss(self.discriminator(real), self.discriminator(sr.detach()))
+            loss = loss + options.gan_weight * terms["adversarial"] + terms["discriminator"]
+        return {"loss": loss, **terms}
+
+    def after_step(self) -> None:
+        """Update the discriminator's spectral norms by one iteration, after the optimizer has moved its weights."""
+        if self.discriminator is not None:
+            self.discriminator.iterate_spectral_norms()
+
+
+def check_image_loss(config: TrainConfig, stages: Iterable[StageName]) -> None:
+    """Check that `ImageLoss` would find VGG19's weights, without loading them.
+
+    Raises:
+        ValueError: they are needed, but are missing or are not the published ones.
+    """
+    options = config.visual
+    if options.perceptual_weight and any(config.visual_step(stage) is not None for stage in stages):
+        check_vgg("vgg19", list(_positive(options.perceptual_layers)), options.vgg19, otherwise=_WITHOUT_VGG19)
+
+
+def _target(batch: Degraded, sharpened: bool) -> Tensor:
+    if not sharpened:
+        return batch.hr
+    assert batch.hr_sharp is not None  # the configuration requires `real.usm` then
+    return batch.hr_sharp

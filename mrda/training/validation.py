@@ -1,4 +1,4 @@
-"""Validation during the training: held-out photos, fixed degradations, the same noise every time."""
+"""Validation during the training, on held-out photos with fixed degradations and noise."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from mrda.evaluation.protocols import conditions
 from mrda.evaluation.samples import Condition, Sample, make_sample
 from mrda.networks import Network
 from mrda.photo.images import find_images, read_rgb, source_name, to_tensor
+from mrda.training.components import build_real_degradation
 from mrda.training.processes import Processes
-from mrda.training.real import build_real_degradation
-from mrda.training.stage import Stage
+from mrda.training.stages import Stage
 
 CURVE_STEPS = 5
-"""Adaptation steps that the curve of an MLN shows."""
+"""Adaptation steps in the curve of an MLN."""
 
 
 @dataclass(frozen=True)
-class Found:
+class ValidationResult:
     """Means over photos and degradations.
 
     Args:
@@ -52,10 +52,10 @@ class Validation:
     """The photos and degradations to validate on, kept in memory.
 
     Args:
-        config: the run's configuration; its section `validation` names a photo at least.
+        config: the run's configuration; its section `validation` names at least one photo.
 
     Attributes:
-        fingerprint: of all that its results depend on besides the network: photos, crops, degradations, noise.
+        fingerprint: hash of everything the results depend on besides the network: photos, crops, degradations, noise.
 
     Raises:
         ImageError: a photo can't be read, or a folder holds none.
@@ -83,8 +83,8 @@ class Validation:
             self.photos.append((source_name(source), hr))
         self.fingerprint = self._fingerprint(config)
 
-    def measure(self, stage: Stage, network: Network, processes: Processes) -> Found:
-        """Measure a stage's network; the photos are shared out among the processes, which all get the result."""
+    def measure(self, stage: Stage, network: Network, processes: Processes) -> ValidationResult:
+        """Measure a stage's network; each process takes a share of the photos, and all get the result."""
         was_training = network.training
         network.eval()
         method, wanted = stage.method(network), stage.conditions(self.conditions)
@@ -106,7 +106,7 @@ class Validation:
         network.train(was_training)
         rows = sorted(processes.gather(rows))  # one order of summation for any number of processes
         curves = processes.gather(curves)
-        return Found(
+        return ValidationResult(
             psnr_y=fmean(row[2] for row in rows),
             ssim_y=fmean(row[3] for row in rows),
             psnr_y_bicubic=fmean(row[4] for row in rows),
@@ -132,7 +132,7 @@ class Validation:
 
 
 def protocol_conditions(config: TrainConfig) -> list[Condition]:
-    """The degradations that `validation.protocol` names."""
+    """Degradations of `validation.protocol`; ``auto`` follows the degradations of the training."""
     protocol = config.validation.protocol
     if protocol != "auto":
         return list(conditions(protocol, config.scale))
@@ -149,7 +149,7 @@ def protocol_conditions(config: TrainConfig) -> list[Condition]:
 
 
 def evenly(items: Sequence[Condition], count: int) -> list[Condition]:
-    """At most ``count`` of the items, evenly spaced, the first and the last among them where there are two."""
+    """At most ``count`` of the items, evenly spaced; from two on the first and the last are among them."""
     if count >= len(items):
         return list(items)
     if count == 1:
@@ -158,7 +158,7 @@ def evenly(items: Sequence[Condition], count: int) -> list[Condition]:
 
 
 def centre(image: Tensor, size: int | None) -> Tensor:
-    """The centre (1, C, size, size) of an image, or less where it has less; all of it for None."""
+    """The centre (1, C, size, size) of an image, smaller if the image is smaller; the whole image for None."""
     if size is None:
         return image
     top, left = (max(0, (length - size) // 2) for length in image.shape[2:])

@@ -13,6 +13,17 @@ def test_train_runs_the_chosen_stages(tmp_path):
     assert "seed: 5" in (tmp_path / "run" / "config.yaml").read_text()
 
 
+def test_without_a_terminal_train_logs_a_line_for_each_record(tmp_path, photo):
+    sources = f"data.sources=['{photo}']"
+    arguments = ("train", "--config", "toy", "--set", sources, "--run-dir", tmp_path / "run", "--stage", "bicubic")
+    first = run(*arguments)
+    lines = [line.split("  ")[:2] for line in first.stderr.splitlines() if line.startswith("mrda: ")]
+    assert [step for step, _ in lines] == ["mrda: bicubic 2/4", "mrda: bicubic 4/4"]
+    assert all(loss.startswith("loss 0.") for _, loss in lines)
+    assert "  left 0:00:00" in first.stderr
+    assert "mrda: " not in run(*arguments).stderr
+
+
 def test_train_goes_on_where_it_was_unless_told_otherwise(tmp_path):
     pytest.importorskip("skimage")
     arguments = ("train", "--config", "toy", "--run-dir", tmp_path / "run", "--stage", "bicubic")
@@ -64,7 +75,7 @@ def test_train_hides_no_fault_of_the_training(tmp_path, monkeypatch):
     def broken(*_):
         raise ValueError("a bug")
 
-    monkeypatch.setattr("mrda.training.pipeline.run_stage", broken)
+    monkeypatch.setattr("mrda.training.trainer.Trainer.train", broken)
     result = run("train", "--config", "toy", "--run-dir", tmp_path / "run", "--stage", "bicubic")
     assert isinstance(result.exception, ValueError)
     assert result.exit_code == 1

@@ -14,7 +14,7 @@ from mrda.config import STAGES, Section, StudentConfig, TrainConfig
 from mrda.config.base import option_paths
 from mrda.config.load import PRESETS, configs, load_config, parse_config
 from mrda.degradations.kernels import KERNEL_SIZE
-from mrda.training.schedule import learning_rate
+from mrda.training.plan import learning_rate
 
 SETTINGS = [f"classic-{kind}-x{scale}" for kind in ("iso", "aniso-noise") for scale in (2, 3, 4)]
 RELEASE = ["release/mrda-x4-iso", "release/mrda-x4-iso-leg2", "release/mrda-x4-aniso-noise", "release/evidence-x4"]

@@ -14,9 +14,9 @@ import yaml
 from mrda.config import TrainConfig
 from mrda.config.load import load_config, parse_config
 from mrda.config.names import FLAT_NAMES, nested_key
-from mrda.training.errors import RunRefusedError
-from mrda.training.pipeline import STAGES
-from mrda.training.state import check_recipe, recipe_of
+from mrda.training import RunRefusedError
+from mrda.training.checkpoints import check_recipe, recipe_of
+from mrda.training.stages import STAGES
 from mrda.training.validation import Validation
 
 BEFORE = Path(__file__).parent / "before"

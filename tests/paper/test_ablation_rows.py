@@ -8,7 +8,7 @@ import pytest
 from mrda.config import STAGES, TrainConfig
 from mrda.paper.ablation_rows import ROWS, STUDENTS, TABLE_6, Study
 from mrda.training import STAGES as STAGE_CLASSES
-from mrda.training.state import recipe_of
+from mrda.training.checkpoints import recipe_of
 
 MakeStudy = Callable[..., Study]
 

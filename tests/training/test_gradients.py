@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from mrda.config import STAGES, StageName, TrainConfig
 from mrda.degradations import Degraded
 from mrda.networks import save_network
 from mrda.training import STAGES as STAGE_CLASSES
-from mrda.training.gradients import PLAIN_CALLS, Backward, GraphedBackward, build_backward
-from mrda.training.stage import Stage
+from mrda.training.cuda_graph import PLAIN_CALLS, GraphedBackward
+from mrda.training.processes import Processes
+from mrda.training.stages import Stage
+from mrda.training.trainer import Trainer
 
 Changed = Callable[..., TrainConfig]
 DEVICE = torch.device("cuda")
@@ -33,6 +36,12 @@ def build(name: StageName, config: TrainConfig, inputs: dict[str, Path]) -> Stag
     stage: Stage = STAGE_CLASSES[name](config, {"mln": inputs["mln"], "teacher": inputs["teacher"]})
     stage.to(DEVICE)
     return stage
+
+
+def trainer_of(stage: Stage, config: TrainConfig, micro_batches: int = 1, device: torch.device = DEVICE) -> Trainer:
+    processes = Processes(Accelerator(mixed_precision="no"), micro_batches)
+    processes.device = device
+    return Trainer(stage, config, processes)
 
 
 def degraded(stage: Stage, config: TrainConfig, seed: int) -> Degraded:
@@ -70,7 +79,7 @@ def test_graphs_compute_what_plain_calls_do(
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     config = changed(toy, student={"encoder_steps": 5}, **changes)
     stage = build(name, config, inputs)
-    plain = Backward(stage, precision, torch.amp.GradScaler("cuda", enabled=precision == "fp16"), 0.5)
+    plain = trainer_of(stage, changed(config, train={"mixed_precision": precision}), 2).forward_backward
     graphed = GraphedBackward(plain, stage, DEVICE)
     optimizer = torch.optim.Adam(stage.trainable(), lr=1e-3)
     # Half precision rounds to 11 or 8 bits in each of a dozen layers, forward and backward, and cuDNN may sum in
@@ -100,21 +109,21 @@ def test_graphs_compute_what_plain_calls_do(
 def test_what_has_effects_beyond_its_result_is_not_recorded(
     toy: TrainConfig, inputs: dict[str, Path], changed: Changed
 ) -> None:
-    def kind(config: TrainConfig, device: torch.device = DEVICE) -> type:
-        stage = build("teacher", config, inputs)
-        return type(build_backward(stage, config.train, torch.amp.GradScaler("cuda", enabled=False), 1, device))
+    def graphed(config: TrainConfig, device: torch.device = DEVICE) -> bool:
+        trainer = trainer_of(build("teacher", config, inputs), config, device=device)
+        return isinstance(trainer.backward, GraphedBackward)
 
-    assert kind(toy) is GraphedBackward
-    assert kind(toy, torch.device("cpu")) is Backward
+    assert graphed(toy)
+    assert not graphed(toy, torch.device("cpu"))
     for changes in ({"cuda_graphs": False}, {"compile": True}):
-        assert kind(changed(toy, train=changes)) is Backward
-    assert kind(changed(toy, adaptation={"reset_mln": False})) is Backward
+        assert not graphed(changed(toy, train=changes))
+    assert not graphed(changed(toy, adaptation={"reset_mln": False}))
 
 
 @pytest.mark.gpu
 def test_a_loss_that_waits_for_the_device_is_refused_with_advice(toy: TrainConfig, inputs: dict[str, Path]) -> None:
     stage = build("bicubic", toy, inputs)
-    plain = Backward(stage, "no", torch.amp.GradScaler("cuda", enabled=False), 1.0)
+    plain = trainer_of(stage, toy).forward_backward
 
     def reads(step: int, pair: Degraded) -> dict[str, Tensor]:
         terms = plain(step, pair)

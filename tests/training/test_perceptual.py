@@ -6,7 +6,7 @@ from vgg_weights import plain_features, publish, random_state, write
 
 from mrda.config.visual import LAYER_WEIGHTS
 from mrda.networks.vgg import VGG_WEIGHTS
-from mrda.training.perceptual import PerceptualLoss
+from mrda.training.losses import PerceptualLoss
 
 INDICES = {"conv1_2": 2, "conv2_2": 7, "conv3_4": 16, "conv4_4": 25, "conv5_4": 34}
 EPS = torch.finfo(torch.float32).eps

@@ -7,7 +7,7 @@ import torch
 from mrda.config import STAGES, TrainConfig
 from mrda.config.load import load_config
 from mrda.networks import UNetDiscriminator
-from mrda.training import StagePlan, train
+from mrda.training import Run, StagePlan
 from mrda.training.plan import plan_stage
 
 Changed = Callable[..., TrainConfig]
@@ -43,10 +43,12 @@ def test_memory_grows_with_what_is_kept(toy: TrainConfig, changed: Changed) -> N
         assert memory("teacher", changed(toy, teacher={"den_input": den_input})) < memory("teacher", toy)
 
 
-def test_a_run_announces_what_is_done_already(toy: TrainConfig, tmp_path: Path) -> None:
+def test_a_run_plans_the_steps_that_are_left(toy: TrainConfig, tmp_path: Path) -> None:
     told: list[list[StagePlan]] = []
-    train(toy, tmp_path, stages=["bicubic"], progress=False, announce=told.append)
-    train(toy, tmp_path, progress=False, announce=told.append)
+    for stages in (["bicubic"], None):
+        run = Run(toy, tmp_path, stages=stages, progress=False)  # type: ignore[arg-type]
+        told.append(run.plan())
+        run.train()
     assert [[(plan.name, plan.done) for plan in plans] for plans in told] == [
         [("bicubic", 0)],
         [("bicubic", 4), ("meta", 0), ("teacher", 0), ("student", 0)],

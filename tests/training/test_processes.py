@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from mrda.configs import load_config
 from safetensors.torch import load_file
 
 from mrda.config import STAGES, TrainConfig
-from mrda.configs import load_config
 from mrda.training import RunRefusedError, train
-from mrda.training.pipeline import _check_adapt_sync
 from mrda.training.processes import Processes
+from mrda.training.run import check_processes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = 3
@@ -114,8 +114,8 @@ def test_inner_gradients_are_averaged_over_processes(tmp_path: Path) -> None:
             {"train": {"micro_batches": 4}},
             r"one micro-batch for each process.*micro_batches is 4, the processes are 2$",
         ),
-        (1, {"adaptation": {"per": "image"}}, r"needs adaptation\.per: batch"),
-        (2, {"meta": {"maml_order": 2}}, r"needs meta\.maml_order 1 on several processes"),
+        (1, {"adaptation": {"per": "image"}}, r"requires adaptation\.per=batch"),
+        (2, {"meta": {"maml_order": 2}}, r"requires meta\.maml_order=1 on several processes"),
     ],
 )
 def test_what_can_not_adapt_together_is_refused_before_any_training(
@@ -139,10 +139,10 @@ def test_what_adapts_together_or_on_its_own_is_not_refused(
     toy: TrainConfig, changed: Callable[..., TrainConfig]
 ) -> None:
     together = changed(toy, train={"adapt_sync": True, "micro_batches": 2}, meta={"maml_order": 2})
-    _check_adapt_sync(together, ["teacher", "student"], 2)
-    _check_adapt_sync(changed(together, meta={"maml_order": 1}), STAGES, 2)
-    _check_adapt_sync(changed(together, train={"micro_batches": 1}), STAGES, 1)
-    _check_adapt_sync(changed(together, train={"adapt_sync": False}, adaptation={"per": "image"}), STAGES, 1)
+    check_processes(together, ["teacher", "student"], 2)
+    check_processes(changed(together, meta={"maml_order": 1}), STAGES, 2)
+    check_processes(changed(together, train={"micro_batches": 1}), STAGES, 1)
+    check_processes(changed(together, train={"adapt_sync": False}, adaptation={"per": "image"}), STAGES, 1)
 
 
 def test_micro_batches_that_can_not_be_shared_out_are_refused(

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mrda.config import StageName, TrainConfig
 from mrda.degradations import Degraded
 from mrda.training import STAGES, RunRefusedError, train
-from mrda.training.interrupt import deferred_interrupt
-from mrda.training.mln import BicubicStage
-from mrda.training.stage import Stage
-from mrda.training.state import Checkpoints, TrainingState
-from mrda.training.teacher import TeacherStage
+from mrda.training.checkpoints import Checkpoints
+from mrda.training.processes import Processes, deferred_interrupt
+from mrda.training.stages import BicubicStage, Stage, TeacherStage
+from mrda.training.trainer import Trainer
 
 Changed = Callable[..., TrainConfig]
 Loss = dict[str, Tensor]
@@ -154,7 +154,7 @@ def test_an_unfinished_checkpoint_is_no_checkpoint(toy: TrainConfig, finished: P
 def test_a_checkpoint_is_on_the_disk_before_its_name_is(
     toy: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = TrainingState(BicubicStage(toy, {}), 1e-3, toy.train)
+    trainer = Trainer(BicubicStage(toy, {}), toy, Processes(Accelerator(mixed_precision="no"), None))
     store = Checkpoints(tmp_path, keep=1)
     synced = []
 
@@ -163,13 +163,13 @@ def test_a_checkpoint_is_on_the_disk_before_its_name_is(
         synced.append(os.fstat(descriptor).st_size)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    folder = store.save(state)
+    folder = store.save(trainer)
     assert sorted(synced) == sorted(path.stat().st_size for path in folder.iterdir())
 
 
 def test_finished_stages_are_skipped(toy: TrainConfig, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("weights.safetensors")}
-    monkeypatch.setattr("mrda.training.pipeline.run_stage", kill)
+    monkeypatch.setattr("mrda.training.trainer.Trainer.train", lambda *_: kill({}))
     assert set(train(toy, finished, progress=False).values()) == set(before)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -213,8 +213,8 @@ def test_stage_1a_depends_on_the_blur_only_where_it_has_one(toy: TrainConfig, tm
 
 
 def test_a_validation_that_finds_nan_is_never_the_best(toy: TrainConfig) -> None:
-    state = TrainingState(BicubicStage(toy, {}), 1e-3, toy.train)
-    noted = [(psnr, state.note(psnr)) for psnr in (math.nan, 20.0, math.nan, 19.0, 20.0, 20.5)]
+    trainer = Trainer(BicubicStage(toy, {}), toy, Processes(Accelerator(mixed_precision="no"), None))
+    noted = [(psnr, trainer.is_best(psnr)) for psnr in (math.nan, 20.0, math.nan, 19.0, 20.0, 20.5)]
     assert [psnr for psnr, best in noted if best] == [20.0, 20.5]
 
 
@@ -348,7 +348,7 @@ def test_old_results_lose_their_name_before_they_are_deleted(
             assert not (tmp_path / "bicubic").exists()
             raise KilledError
 
-        patch.setattr("mrda.training.state.shutil.rmtree", rmtree)
+        patch.setattr("mrda.training.checkpoints.shutil.rmtree", rmtree)
         with pytest.raises(KilledError):
             train(toy, tmp_path, stages=["bicubic"], resume=False, progress=False)
     train(toy, tmp_path, stages=["bicubic"], resume=False, progress=False)
@@ -368,7 +368,7 @@ def damage(checkpoint: Path, name: str, how: str) -> None:
 @pytest.mark.parametrize("how", ["cut short", "one bit", "missing"])
 @pytest.mark.parametrize("name", ["state.pt", "network.safetensors", "files.json"])
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
-    name: str, how: str, toy: TrainConfig, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, how: str, toy: TrainConfig, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         meddle(patch, "student", 5, kill)
@@ -380,7 +380,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
     assert checkpoints(student) == ["step-00000002", "step-00000004"]
     damage(student / "checkpoints" / "step-00000004", name, how)
     weights = train(toy, tmp_path / "run", stages=["student"])["student"]
-    said = capsys.readouterr().err
+    said = caplog.text
     assert f"{student / 'checkpoints' / 'step-00000004'} is damaged (" in said
     assert checkpoints(student) == ["damaged-step-00000004", "step-00000004", "step-00000006"]
     assert name in said or (name, how) == ("files.json", "one bit")  # then a file does not have the hash that is listed
@@ -392,7 +392,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
 def test_unusable_weights_that_are_given_cost_no_training(
     toy: TrainConfig, finished: Path, tmp_path: Path, changed: Changed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mrda.training.pipeline.run_stage", kill)
+    monkeypatch.setattr("mrda.training.trainer.Trainer.train", lambda *_: kill({}))
     (tmp_path / "junk.safetensors").write_text("junk")
     wrong = finished / "meta" / "weights.safetensors"
     for path, message in ((tmp_path / "junk.safetensors", r"junk\.safetensors cannot be read"), (wrong, "hold MLN")):
@@ -406,7 +406,7 @@ def test_weights_found_in_the_run_are_looked_at_first(
     toy: TrainConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(finished / "meta", tmp_path / "meta")
-    monkeypatch.setattr("mrda.training.pipeline.run_stage", lambda *_: kill({}))
+    monkeypatch.setattr("mrda.training.trainer.Trainer.train", lambda *_: kill({}))
     (tmp_path / "meta" / "weights.safetensors").write_text("junk")
     with pytest.raises(RunRefusedError, match="cannot be read"):
         train(toy, tmp_path, progress=False)
@@ -443,7 +443,7 @@ def test_a_ctrl_c_after_the_look_waits_for_the_next_step(
     def interrupt() -> Iterator[Callable[[], bool]]:
         yield lambda: next(looks)
 
-    monkeypatch.setattr("mrda.training.pipeline.deferred_interrupt", interrupt)
+    monkeypatch.setattr("mrda.training.run.deferred_interrupt", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train(changed(toy, train={"checkpoint_every": 100}), tmp_path, stages=["bicubic"], progress=False)
     assert checkpoints(tmp_path / "bicubic") == ["step-00000002"]

@@ -1,7 +1,7 @@
 import pytest
 
 from mrda.config import StudentConfig, TeacherConfig
-from mrda.training.schedule import learning_rate
+from mrda.training.plan import learning_rate
 
 
 def test_halving_falls_at_the_boundaries() -> None:

@@ -18,16 +18,11 @@ from mrda.data import PatchSampler, load_patches
 from mrda.degradations import Degraded
 from mrda.networks import MLN, MRDAOracle, MRDAStudent, adaptation, load_network
 from mrda.training import STAGES, train
-from mrda.training.adapter import Adapter
-from mrda.training.gradients import build_backward
-from mrda.training.loop import _places, _read, train_step
+from mrda.training.components import Adapter, build_degradation
 from mrda.training.losses import reconstruction
-from mrda.training.mln import BicubicStage, MetaStage
 from mrda.training.processes import Processes
-from mrda.training.stage import Stage, build_degradation
-from mrda.training.state import TrainingState
-from mrda.training.student import StudentStage
-from mrda.training.teacher import TeacherStage
+from mrda.training.stages import BicubicStage, MetaStage, Stage, StudentStage, TeacherStage
+from mrda.training.trainer import Trainer, build_optimizer
 
 Changed = Callable[..., TrainConfig]
 
@@ -180,14 +175,13 @@ def test_micro_batches_that_adapt_together_share_the_degradation(
 def step(stage: Stage, config: TrainConfig, number: int = 0) -> dict[str, float]:
     sampler = load_patches(config.data, config.scale)
     processes = Processes(Accelerator(mixed_precision="no"), config.train.micro_batches)
-    places = _places(stage, [number], processes.mine())
-    batches = (_read(stage, config, sampler, place) for place in places)
-    state = TrainingState(stage, 1e-3, config.train)
-    backward = build_backward(stage, config.train, state.scaler, processes.micro_batches, processes.device)
-    outcome = train_step(stage, number, config, state, batches, processes, backward)
-    assert outcome.fault is None
+    trainer = Trainer(stage, config, processes)
+    batches = (trainer.sample(sampler, key) for key in trainer.patch_keys([number]))
+    trainer.step = number
+    result = trainer.train_step(batches)
+    assert result.fault is None
     assert next(batches, None) is None
-    return outcome.scalars
+    return result.scalars
 
 
 def test_a_teacher_step_moves_the_whole_teacher_and_no_mln(toy: TrainConfig, weights: dict[StageName, Path]) -> None:
@@ -293,9 +287,9 @@ def test_tasks_of_other_hr_images_draw_them(
     seen: list[Tensor] = []
     loss = MetaStage.loss
 
-    def spy(self: MetaStage, number: int, pair: Degraded) -> dict[str, Tensor]:
-        seen.append(pair.hr)
-        return loss(self, number, pair)
+    def spy(self: MetaStage, number: int, batch: Degraded) -> dict[str, Tensor]:
+        seen.append(batch.hr)
+        return loss(self, number, batch)
 
     monkeypatch.setattr(MetaStage, "loss", spy)
     step(stage, config)
@@ -489,17 +483,14 @@ def test_float16_scales_the_loss_and_skips_what_overflows(
     assert half["loss"] == pytest.approx(plain["loss"], rel=12 * 2**-11)
     assert half["gradient_norm"] == pytest.approx(plain["gradient_norm"], rel=24 * 2**-11)
 
-    state = TrainingState(stage, 1e-3, config.train)
-    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    trainer = Trainer(stage, config, Processes(Accelerator(mixed_precision="no"), 1))
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
     before = parameters(stage.network)
-    processes = Processes(Accelerator(mixed_precision="no"), 1)
-    batches = iter([torch.zeros(2, 3, 24, 24, dtype=torch.uint8)])
-    backward = build_backward(stage, config.train, state.scaler, 1, processes.device)
-    outcome = train_step(stage, 0, config, state, batches, processes, backward)
-    assert outcome.fault is not None
+    result = trainer.train_step(iter([torch.zeros(2, 3, 24, 24, dtype=torch.uint8)]))
+    assert result.fault is not None
     assert moved(before, stage.network) == set()
-    assert state.scaler.get_scale() == 2.0**126
-    assert (state.step, state.skipped, state.skipped_in_row) == (1, 1, 1)
+    assert trainer.scaler.get_scale() == 2.0**126
+    assert (trainer.step, trainer.skipped, trainer.skipped_in_row) == (1, 1, 1)
 
 
 def test_the_average_of_the_weights_is_what_is_published(
@@ -522,7 +513,6 @@ def test_compiled_networks_compute_the_same(
 ) -> None:
     config = changed(toy, train={"compile": True})
     plain, stage = build(name, toy, weights), build(name, config, weights)
-    stage.compile()
     first, second = step(plain, toy, 3), step(stage, config, 3)
     # Fused arithmetic rounds otherwise; the loss is an average over networks of a dozen layers.
     assert second["loss"] == pytest.approx(first["loss"], rel=12 * 8 * torch.finfo().eps)
@@ -594,14 +584,12 @@ def test_the_mln_starts_as_the_configuration_says(toy: TrainConfig, changed: Cha
 
 def test_what_is_kept_of_weights_sees_a_fused_optimizer(toy: TrainConfig) -> None:
     stage = BicubicStage(toy, {})
-    state = TrainingState(stage, 1e-2, toy.train)
-    state.optimizer = torch.optim.Adam(stage.trainable(), lr=1e-2, fused=True)  # as on a GPU
+    optimizer = build_optimizer(stage, toy, fused=True)  # as on a GPU
     upscaler, features = stage.network.upscaler, torch.ones(1, toy.networks.mln_feat, 4, 4)
     with torch.no_grad():
         before = upscaler(features)
     upscaler(features).sum().backward()
-    state.optimizer.step()
-    state.applied()
+    optimizer.step()
     with torch.no_grad():
         after = upscaler(features)
         assert torch.equal(after, copy.deepcopy(upscaler)(features))
@@ -615,13 +603,13 @@ def test_gradients_and_moments_have_the_layout_of_their_parameters(
     saved = None
     for channels_last in (False, True):
         stage = BicubicStage(toy, {})
-        stage.to(torch.device("cpu"), channels_last=channels_last)
-        state = TrainingState(stage, 1e-3, toy.train)
+        processes = Processes(Accelerator(mixed_precision="no"), 2)
+        engine = toy.train.model_copy(update={"channels_last": channels_last})
+        trainer = Trainer(stage, toy.model_copy(update={"train": engine}), processes)
         if saved is not None:
-            state.load_state_dict(saved)
+            trainer.load_state_dict(saved)
         pair = stage.degrade(patches(toy), generator(0))
         stage.loss(0, pair)["loss"].backward()
-        processes = Processes(Accelerator(mixed_precision="no"), 2)
         monkeypatch.setattr(processes, "count", 2)
         monkeypatch.setattr(processes.accelerator, "reduce", lambda flat, reduction: 2 * flat)
         before = [parameter.grad.clone() for parameter in stage.trainable()]
@@ -631,8 +619,8 @@ def test_gradients_and_moments_have_the_layout_of_their_parameters(
             assert total is parameter.grad
             assert torch.equal(total, 2 * gradient)
             assert total.stride() == parameter.stride()
-        state.optimizer.step()
-        for parameter, moments in state.optimizer.state.items():
+        trainer.optimizer.step()
+        for parameter, moments in trainer.optimizer.state.items():
             assert moments["exp_avg"].stride() == moments["exp_avg_sq"].stride() == parameter.stride()
-        saved = state.state_dict()
+        saved = trainer.state_dict()
     assert stage.trainable()[0].stride() != BicubicStage(toy, {}).trainable()[0].stride()

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from mrda.config import TrainConfig
 from mrda.training import RunRefusedError, train
-from mrda.training.mln import BicubicStage
-from mrda.training.report import ScalarLog
-from mrda.training.stage import Stage
-from mrda.training.state import Checkpoints, TrainingState
-from mrda.training.validation import Found, Validation
+from mrda.training.checkpoints import Checkpoints
+from mrda.training.log import ScalarLog
+from mrda.training.processes import Processes
+from mrda.training.stages import BicubicStage, Stage
+from mrda.training.trainer import Trainer
+from mrda.training.validation import Validation, ValidationResult
 
 Changed = Callable[..., TrainConfig]
 
@@ -57,33 +59,42 @@ def saved_steps(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def saved_at(store: Checkpoints, state: TrainingState, *steps: int) -> None:
+def bicubic_trainer(config: TrainConfig, validation: Validation | None = None) -> Trainer:
+    processes = Processes(Accelerator(mixed_precision="no"), None)
+    return Trainer(BicubicStage(config, {}), config, processes, validation=validation)
+
+
+def saved_at(store: Checkpoints, trainer: Trainer, *steps: int) -> None:
     for step in steps:
-        state.step = step
-        store.save(state)
+        trainer.step = step
+        store.save(trainer)
 
 
 def test_saving_never_drops_the_checkpoint_just_saved(toy: TrainConfig, tmp_path: Path) -> None:
-    state, store = TrainingState(BicubicStage(toy, {}), 1e-3, toy.train), Checkpoints(tmp_path, keep=2)
-    saved_at(store, state, 7, 8, 1, 2, 3)
+    trainer, store = bicubic_trainer(toy), Checkpoints(tmp_path, keep=2)
+    saved_at(store, trainer, 7, 8, 1, 2, 3)
     assert saved_steps(tmp_path) == [f"step-0000000{step}" for step in (2, 3, 7, 8)]
 
 
-def test_damaged_checkpoints_are_set_aside_and_push_no_good_one_out(toy: TrainConfig, tmp_path: Path) -> None:
-    state, store = TrainingState(BicubicStage(toy, {}), 1e-3, toy.train), Checkpoints(tmp_path, keep=2)
-    saved_at(store, state, 2)
+def test_damaged_checkpoints_are_set_aside_and_push_no_good_one_out(
+    toy: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer, store = bicubic_trainer(toy), Checkpoints(tmp_path, keep=2)
+    saved_at(store, trainer, 2)
     for step in (4, 6):  # one that was saved otherwise
         shutil.copytree(tmp_path / "step-00000002", tmp_path / f"step-0000000{step}")
         (tmp_path / f"step-0000000{step}" / "state.pt").unlink()
     (tmp_path / "damaged-step-00000006").mkdir()  # of an earlier time
-    found, warnings = store.newest()
-    assert found == 2
+    assert store.newest() == 2
+    warnings = caplog.messages
     assert ["step-00000006" in warnings[0], "step-00000004" in warnings[1]] == [True, True]
     aside = ["damaged-step-00000004", "damaged-step-00000006"]
     assert saved_steps(tmp_path) == [*aside, "step-00000002"]
-    saved_at(store, state, 3)
+    saved_at(store, trainer, 3)
     assert saved_steps(tmp_path) == [*aside, "step-00000002", "step-00000003"]
-    assert store.newest() == (3, [])
+    caplog.clear()
+    assert store.newest() == 3
+    assert caplog.messages == []
 
 
 def test_every_process_takes_up_the_checkpoint_that_the_main_one_names(
@@ -94,8 +105,10 @@ def test_every_process_takes_up_the_checkpoint_that_the_main_one_names(
     assert saved_steps(folder / "checkpoints") == ["step-00000002", "step-00000003"]
     taken: list[int] = []
     load = Checkpoints.load
-    monkeypatch.setattr(Checkpoints, "load", lambda self, state, step: (taken.append(step), load(self, state, step)))
-    monkeypatch.setattr("mrda.training.processes.Processes.broadcast", lambda self, item: (2, []))
+    monkeypatch.setattr(
+        Checkpoints, "load", lambda self, trainer, step: (taken.append(step), load(self, trainer, step))
+    )
+    monkeypatch.setattr("mrda.training.processes.Processes.broadcast", lambda self, item: 2)
     train(config, tmp_path, stages=["bicubic"], progress=False)
     assert taken == [2]
 
@@ -111,11 +124,11 @@ def test_a_signal_in_the_last_validation_ends_the_run_with_everything_saved(
     validated: TrainConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     measure, seen = Validation.measure, []
 
-    def interrupting(self: Validation, stage: Stage, *arguments: object) -> Found:
+    def interrupting(self: Validation, stage: Stage, *arguments: object) -> ValidationResult:
         seen.append(stage.name)
         if seen == ["bicubic", "bicubic"]:  # in steps 2 and 4 of 4
             signal.raise_signal(number)
@@ -127,7 +140,7 @@ def test_a_signal_in_the_last_validation_ends_the_run_with_everything_saved(
         with pytest.raises(KeyboardInterrupt):
             train(validated, tmp_path / "run", stages=stages)  # type: ignore[arg-type]
         assert signal.getsignal(number) == before
-    assert "interrupted" in capsys.readouterr().err
+    assert "interrupted" in caplog.text
     assert seen == ["bicubic", "bicubic"]
     assert not (tmp_path / "run" / "meta").exists()
     expected = train(validated, tmp_path / "whole", stages=["bicubic"], progress=False)["bicubic"]
@@ -163,20 +176,19 @@ def test_the_best_counts_under_its_own_validation(
     assert (folder / "best.safetensors").exists() == survives
     # Nor is the number in the checkpoint compared with.
     config = changed(validated, validation=change)
-    judge = Validation(config).fingerprint if config.validation.sources else None
-    state = TrainingState(BicubicStage(config, {}), 1e-3, config.train, validation=judge)
-    Checkpoints(folder / "checkpoints", keep=2).load(state, 2)
-    assert (state.best is not None) == survives
+    trainer = bicubic_trainer(config, Validation(config) if config.validation.sources else None)
+    Checkpoints(folder / "checkpoints", keep=2).load(trainer, 2)
+    assert (trainer.best is not None) == survives
 
 
 def test_a_best_without_a_checkpoint_that_knows_it_is_removed(
-    validated: TrainConfig, tmp_path: Path, changed: Changed, capsys: pytest.CaptureFixture[str]
+    validated: TrainConfig, tmp_path: Path, changed: Changed, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = interrupted_at(changed(validated, train={"checkpoint_every": 100}), tmp_path, 2)
     assert (folder / "best.safetensors").exists()
     train(changed(validated, validation={"sources": []}), tmp_path, stages=["bicubic"])
     assert not (folder / "best.safetensors").exists()
-    assert f"removed {folder / 'best.safetensors'}" in capsys.readouterr().err
+    assert f"removed {folder / 'best.safetensors'}" in caplog.text
 
 
 # Leftovers
@@ -256,7 +268,7 @@ def test_a_file_in_the_place_of_a_stages_folder_is_refused_before_any_training(
 
 def test_the_log_holds_only_what_json_can(tmp_path: Path) -> None:
     with ScalarLog(tmp_path, 0) as log:
-        log.validated(1, Found(float("nan"), 0.5, float("inf"), [20.0, float("nan"), float("inf")], {}))
+        log.validated(1, ValidationResult(float("nan"), 0.5, float("inf"), [20.0, float("nan"), float("inf")], {}))
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)

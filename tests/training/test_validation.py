@@ -21,8 +21,8 @@ from mrda.evaluation.samples import make_sample
 from mrda.networks import MRDAStudent, load_network, read_metadata
 from mrda.photo.images import read_rgb, to_tensor
 from mrda.training import RunRefusedError, train
-from mrda.training.mln import BicubicStage
 from mrda.training.processes import Processes
+from mrda.training.stages import BicubicStage
 from mrda.training.validation import Validation, centre, evenly, protocol_conditions
 
 Changed = Callable[..., TrainConfig]

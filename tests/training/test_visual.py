@@ -11,8 +11,8 @@ from torch import Tensor
 from mrda.config import TrainConfig
 from mrda.config.load import load_config
 from mrda.degradations import Degraded
-from mrda.training.schedule import learning_rate
-from mrda.training.visual import ImageLoss
+from mrda.training.losses import ImageLoss
+from mrda.training.plan import discriminator_share, learning_rate
 
 Changed = Callable[..., TrainConfig]
 
@@ -78,7 +78,7 @@ def test_passes_leave_the_spectral_norms_alone_and_a_step_moves_them(
     before = {name: value.clone() for name, value in loss.discriminator.state_dict().items()}
     loss(2, sr, pair)
     torch.testing.assert_close(dict(loss.discriminator.state_dict()), before, rtol=0, atol=0)
-    loss.finish_step()
+    loss.after_step()
     moved = {name for name, value in loss.discriminator.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {name for name in before if name.endswith(("_u", "_v"))}
 
@@ -118,7 +118,7 @@ def test_without_vgg19_one_is_told_where_to_put_it(
 def test_the_discriminator_begins_at_its_own_learning_rate(real: TrainConfig, changed: Changed) -> None:
     halved = changed(real, teacher={"steps": 8, "visual_from": 4, "halve_every": 4, "lr": 1e-3})
     assert learning_rate(halved.teacher, 4) == 5e-4
-    assert ImageLoss(halved, "teacher").discriminator_share == pytest.approx(1e-4 / 5e-4)
+    assert discriminator_share(halved, "teacher") == pytest.approx(1e-4 / 5e-4)
     # in the student stage not before the encoder-only phase is over
     late = changed(real, student={"visual_from": 0, "encoder_steps": 2, "lr": 2e-3})
-    assert ImageLoss(late, "student").discriminator_share == pytest.approx(1e-4 / 2e-3)
+    assert discriminator_share(late, "student") == pytest.approx(1e-4 / 2e-3)

@@ -35,11 +35,13 @@ def ablate(
 
     An interrupted study resumes with the same command. The report is RUN_DIR/ablation.md and .json.
     """
+    from mrda.core.progress import log_to_stderr
     from mrda.paper.ablation import ablate as study
     from mrda.paper.ablation import markdown
     from mrda.photo.images import find_images
     from mrda.training import RunRefusedError
 
+    log_to_stderr()
     with refusing():
         photos = find_images(data)
     try:

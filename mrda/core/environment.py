@@ -1,4 +1,4 @@
-"""What a run was made with: programs, machine, source revision."""
+"""A description of the environment: programs, machine, source revision."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PACKAGES = ("mrda-kernels", "torch", "accelerate", "numpy", "pillow", "triton")
 
 
 def environment(processes: int) -> dict[str, Any]:
-    """A description fit for JSON; None stands for what can't be found out.
+    """Describe the environment, for a JSON file; unknown values are None.
 
     Args:
-        processes: of the run.
+        processes: number of processes of the run.
     """
     cuda = torch.cuda.is_available()
     return {
@@ -46,7 +46,7 @@ def _version(package: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of this package's own source tree; None where it is none, or git is missing."""
+    """Run git in this package's source tree; None if it is not a git repository, or git is missing."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,0 +1,264 @@
+"""The parts that stages are made of, built as the configuration says: networks, degradations, the adapted MLN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from mrda.config import AdaptationConfig, StageName, TrainConfig
+from mrda.degradations import ClassicDegradation, Degraded, RealDegradation
+from mrda.degradations.pool import ShufflePool
+from mrda.networks import MLN, RDAN, MRDAOracle, MRDAStudent, MRDATeacher, Network, adaptation, load_network
+
+Degradation = Callable[[Tensor, torch.Generator], Degraded]
+"""HR (B, 3, H, W) in [0, 1] and a random generator -> a degraded batch."""
+
+Mean = Callable[[Sequence[Tensor]], list[Tensor]]
+"""Means of tensors over all processes."""
+
+AnyNetwork = TypeVar("AnyNetwork", MLN, MRDATeacher)
+AnyMRDA = TypeVar("AnyMRDA", MRDATeacher, MRDAStudent)
+
+
+# Networks
+
+
+def mln_options(config: TrainConfig) -> dict[str, Any]:
+    """Keyword arguments of the MLN."""
+    return {"scale": config.scale, "num_feat": config.networks.mln_feat, "num_body": config.networks.mln_body}
+
+
+def mrda_options(config: TrainConfig) -> dict[str, Any]:
+    """Keyword arguments that teacher and student share."""
+    networks = config.networks
+    return {
+        "scale": config.scale,
+        "num_feat": networks.num_feat,
+        "num_blocks": networks.num_blocks,
+        "kernel_size": networks.kernel_size,
+        "den_width": networks.den_width,
+        "mask_channels": networks.num_feat if networks.mask_channels == "C" else 1,
+        "mask_input": networks.mask_input,
+        "dyn_act": networks.dyn_act,
+        "conv_type": networks.conv_type,
+        "static_groups": networks.static_groups,
+    }
+
+
+def build_mln(config: TrainConfig) -> MLN:
+    """An untrained MLN, initialised by `networks.mln_init`."""
+    mln = MLN(**mln_options(config))
+    return mln.initialize_he() if config.networks.mln_init == "he" else mln
+
+
+def build_teacher(config: TrainConfig) -> MRDATeacher | MRDAStudent | MRDAOracle:
+    """An untrained teacher; `teacher.den_input` chooses the class."""
+    if config.teacher.den_input == "lr":
+        return build_student(config)
+    if config.teacher.den_input == "kernel":
+        return MRDAOracle(blur_size=config.degradation.kernel_size, **mrda_options(config))
+    return _initialize_den(MRDATeacher(mln_feat=config.networks.mln_feat, **mrda_options(config)), config)
+
+
+def build_student(config: TrainConfig) -> MRDAStudent:
+    """An untrained student."""
+    return _initialize_den(MRDAStudent(**mrda_options(config)), config)
+
+
+def load_mln(config: TrainConfig, path: Path) -> MLN:
+    """Load the MLN of an earlier stage.
+
+    Raises:
+        ValueError: the file is unreadable, or holds another architecture or other sizes than ``config``.
+    """
+    return _load(path, MLN, mln_options(config))
+
+
+def load_teacher(config: TrainConfig, path: Path) -> MRDATeacher:
+    """Load the teacher of an earlier stage.
+
+    Raises:
+        ValueError: the file is unreadable, or holds another architecture or other sizes than ``config``.
+    """
+    return _load(path, MRDATeacher, {**mrda_options(config), "mln_feat": config.networks.mln_feat})
+
+
+LOADERS: Mapping[str, Callable[[TrainConfig, Path], Network]] = {"mln": load_mln, "teacher": load_teacher}
+"""Functions that load the input weights of a stage, by the names in `Stage.inputs`."""
+
+
+def load_initial_weights(network: Network, path: Path) -> None:
+    """Load the weights of a file into ``network``; from a network of another class, only those of its RDAN.
+
+    Raises:
+        ValueError: the file is unreadable, its sizes differ from those of ``network``, or the two share no part.
+    """
+    saved = load_network(path)
+    target: Network | RDAN = network
+    source: Network | RDAN = saved
+    if type(saved) is not type(network):
+        if isinstance(saved, MLN) or isinstance(network, MLN):
+            raise ValueError(
+                f"{path} holds the network {type(saved).__name__}, but a {type(network).__name__} is to start from it: "
+                f"name the weights of a {type(network).__name__}"
+            )
+        target, source = network.rdan, saved.rdan
+    _check_options(path, source.hyperparameters, target.hyperparameters)
+    target.load_state_dict(source.state_dict())
+
+
+def upscaler_is_frozen(config: TrainConfig, stage: StageName) -> bool:
+    """True if ``stage`` trains neither the MLN's upscaler nor adapts it."""
+    stages = {"all": ("meta", "teacher", "student"), "student_only": ("student",), "none": ()}
+    return stage in stages[config.freeze_upscaler]
+
+
+def _initialize_den(network: AnyMRDA, config: TrainConfig) -> AnyMRDA:
+    if config.networks.den_init == "he":
+        network.den.initialize_he()
+    return network
+
+
+def _load(path: Path, expect: type[AnyNetwork], options: Mapping[str, Any]) -> AnyNetwork:
+    network = cast(AnyNetwork, load_network(path, expect=expect))
+    _check_options(path, network.hyperparameters, options)
+    return network
+
+
+def _check_options(path: Path, made_with: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    for key, value in options.items():
+        if made_with[key] != value:
+            raise ValueError(f"the weights {path} were made with {key}={made_with[key]}, the config says {value}")
+
+
+# Degradations
+
+
+class PooledDegradation:
+    """A degradation whose batches are mixed with earlier ones, as in the training of Real-ESRGAN.
+
+    Args:
+        degradation: makes new pairs.
+        pool: exchanges them for older ones.
+    """
+
+    def __init__(self, degradation: RealDegradation, pool: ShufflePool) -> None:
+        self.degradation = degradation
+        self.pool = pool
+
+    def __call__(self, hr: Tensor, generator: torch.Generator) -> Degraded:
+        """Degrade a batch, and return as many pairs from the pool."""
+        return self.pool(self.degradation(hr, generator), generator)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the pairs in the pool."""
+        return self.pool.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the pool from `state_dict`."""
+        self.pool.load_state_dict(state)
+
+
+def build_degradation(config: TrainConfig) -> Degradation:
+    """The degradation of the training, by `degradation.type`."""
+    if config.degradation.type == "classic":
+        return ClassicDegradation(config.scale, config.degradation)
+    degradation = build_real_degradation(config, config.data.patch_size)
+    pool = config.real.queue_size
+    return PooledDegradation(degradation, ShufflePool(pool)) if pool else degradation
+
+
+def build_real_degradation(config: TrainConfig, patch_size: int | None) -> RealDegradation:
+    """The second-order degradation of the section `real`.
+
+    Args:
+        config: the configuration.
+        patch_size: side in LR pixels of the patch that is cut out of the result; None keeps all of it.
+    """
+    return RealDegradation(config.scale, config.real, config.degradation, patch_size=patch_size)
+
+
+def degradation_keys(config: TrainConfig) -> tuple[str, ...]:
+    """Config sections that the degradation depends on."""
+    return ("degradation",) if config.degradation.type == "classic" else ("degradation", "real")
+
+
+# The adapted MLN
+
+
+class Adapter:
+    """The meta-learned MLN as stages 2 and 3 use it: adapted to every batch (Algorithm 2).
+
+    By default each adaptation starts from the same weights. With `adaptation.reset_mln: false` the MLN drifts: a step
+    starts from the weights at which the adaptations of the step before ended, averaged over its micro-batches.
+
+    Args:
+        mln: the MLN, frozen.
+        options: how it is adapted.
+        freeze_upscaler: leave its upscaler as it is.
+    """
+
+    def __init__(self, mln: MLN, options: AdaptationConfig, *, freeze_upscaler: bool) -> None:
+        self.mln = mln
+        self.options = options
+        self.freeze_upscaler = freeze_upscaler
+        self._adapted: list[adaptation.Weights] = []
+
+    def features(self, lr: Tensor, lr_up: Tensor, hr: Tensor, sync: Mean | None = None) -> Tensor:
+        """D'_T (B, C', H, W) in float32, detached: the features of the MLN adapted to this batch.
+
+        Args:
+            lr: LR (B, 3, H, W) in [0, 1].
+            lr_up: LR enlarged to the size of HR.
+            hr: HR (B, 3, sH, sW) in [0, 1].
+            sync: averages the inner gradients over processes; None adapts to this batch alone.
+        """
+        per_image, some = self.options.per == "image", slice(self.options.images)
+        weights = adaptation.adapt(
+            self.mln,
+            lr[some],
+            lr_up[some],
+            hr[some],
+            inner_lr=self.options.inner_lr,
+            steps=self.options.inner_steps,
+            freeze_upscaler=self.freeze_upscaler,
+            per_image=per_image,
+            sync=sync,
+        )
+        if not self.options.reset_mln:
+            self._adapted.append(weights)
+        with torch.no_grad():
+            return adaptation.features(self.mln, weights, lr, per_image=per_image).float()
+
+    def after_step(self, mean: Mean) -> None:
+        """Move a drifting MLN to the mean of the step's adapted weights.
+
+        Args:
+            mean: averages tensors over processes.
+        """
+        if not self._adapted:
+            return
+        names = list(self._adapted[0])
+        own = [torch.stack([weights[name] for weights in self._adapted]).mean(dim=0) for name in names]
+        self._adapted.clear()
+        parameters = dict(self.mln.named_parameters())
+        with torch.no_grad():
+            for name, value in zip(names, mean(own), strict=True):
+                parameters[name].copy_(value)
+
+    def after_skipped_step(self) -> None:
+        """Forget the adapted weights of a step that is skipped."""
+        self._adapted.clear()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the weights of a drifting MLN; empty if it is reset in every step."""
+        return {} if self.options.reset_mln else self.mln.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore a drifting MLN from `state_dict`."""
+        if not self.options.reset_mln:
+            self.mln.load_state_dict(state)
