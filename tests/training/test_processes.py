@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from mrda.configs import load_config
 from safetensors.torch import load_file
 
 from mrda.config import STAGES, TrainConfig
+from mrda.config.load import load_config
 from mrda.training import RunRefusedError, train
 from mrda.training.processes import Processes
 from mrda.training.run import check_processes
