@@ -62,7 +62,6 @@ bench: setup  ## time the operator against its peers and write benchmarks/result
 	$(BIN)/python benchmarks/rda_conv.py --device cpu --quick --keep-memory --json benchmarks/results/rda_conv_cpu_kept_memory.json
 	$(BIN)/python -m benchmarks.table benchmarks/results/rda_conv_cpu.json --update docs/performance.md
 	$(BIN)/python -m benchmarks.table benchmarks/results/rda_conv_cpu_kept_memory.json --update docs/performance.md --section speed-kept-memory
-	$(BIN)/python -m benchmarks.preferences benchmarks/results
 	$(BIN)/python benchmarks/rda_block.py --device cpu --quick --json benchmarks/results/rda_block_cpu.json
 	$(BIN)/python benchmarks/model.py --device cpu --quick --json benchmarks/results/model_cpu.json
 	$(BIN)/python -m benchmarks.table benchmarks/results/model_cpu.json --update README.md --section speed-model

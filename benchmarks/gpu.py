@@ -8,7 +8,6 @@ Results appear as soon as each part is ready, so that a run that is cut off leav
     RESULTS/GPU_rda_block.json  records of benchmarks/rda_block.py
     RESULTS/GPU_model.json      records of benchmarks/model.py
     RESULTS/GPU.md              tables of all of them
-    mrda_kernels/preferences.json  the order in which backends are tried, from all results in the folder
 """
 
 import argparse
@@ -28,7 +27,7 @@ if not __package__:  # run as a script: import from the root, as `python -m benc
 
 import torch
 
-from benchmarks import preferences, tables
+from benchmarks import tables
 from benchmarks.records import load
 from benchmarks.table import titled
 from mrda.core.files import write_text
@@ -162,16 +161,11 @@ def environment(outer: Mapping[str, str]) -> dict[str, str]:
 
 
 def summarize(results: Path, name: str) -> None:
-    """Write the tables of what is measured so far, and the preferences from all results in the folder."""
+    """Write the tables of what is measured so far."""
     measured = [load(path) for path in result_files(results, name) if path.exists()]
     if measured:
         parts = [f"{titled(records)}\n{tables.details(records).markdown()}" for records in measured]
         write_text(results / f"{name}.md", "\n".join(parts))
-    of_operator = preferences.results_in(results)
-    try:
-        preferences.write(of_operator, preferences.OUTPUT)
-    except ValueError as error:  # nothing to go by yet
-        print(f"no preferences: {error}")
 
 
 def slug(name: str) -> str:

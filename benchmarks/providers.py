@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers import released, shift_add, vmapped
-from benchmarks.records import OURS, Setting, dtype_name
+from benchmarks.records import OURS, Setting
 from mrda_kernels import dispatch
 
 Operator = Callable[..., Tensor]
@@ -89,17 +89,13 @@ def why_nothing_to_measure(device: str) -> str | None:
 
 
 def picked(setting: Setting) -> str:
-    """The backend that dispatch picks where the caller names none; where the backward has another, both."""
-    layout = "channels_last" if setting.layout == "nhwc" else "nchw"
-    modes = ("forward",) if setting.mode == "forward" else ("forward", "forward_backward")
-    kinds = [dispatch.Kind(dtype_name(setting.dtype), layout, mode) for mode in modes]
-    chosen = [dispatch.select(None, setting.device, kind) for kind in kinds]
-    # each module is named after its backend
-    return "+".join(dict.fromkeys(backend.__name__.rpartition(".")[2] for backend in chosen))  # type: ignore[attr-defined]
+    """Return the name of the backend that dispatch picks if the caller names none."""
+    chosen = dispatch.select(None, setting.device)
+    return str(chosen.__name__.rpartition(".")[2])  # type: ignore[attr-defined]  # modules are named after backends
 
 
 def _why_not_on_a_gpu() -> dict[str, str | None]:
-    names = [name for name in dispatch.DEFAULT_ORDER["cuda"] if name != "reference"]
+    names = [name for name in dispatch.ORDER["cuda"] if name != "reference"]
     return {name: dispatch.load(name).why_not("cuda") for name in names}
 
 

@@ -14,30 +14,29 @@ PYBIND11_MODULE(_C, m) {
 
   m.def(
       "rda_conv_forward_cpu",
-      [](const RdaConvParams& common, Address output, Strides output_strides, int threads) {
-        auto p = begin_call<RdaConvForward>(common);
-        p.output = view(output, output_strides);
+      [](const RdaConvParams& params, py::handle output, int threads) {
+        auto p = begin_call<RdaConvForward>(params);
+        p.output = view(output);
         py::gil_scoped_release release;
         cpu::rda_conv_forward(p, threads);
       },
-      py::arg("params"), py::kw_only(), py::arg("output"), py::arg("output_strides"), py::arg("threads"));
+      py::arg("params"), py::arg("output"), py::arg("threads"));
 
   m.def(
       "rda_conv_backward_cpu",
-      [](const RdaConvParams& common, Address grad_output, Strides grad_output_strides, Address grad_input,
-         Strides grad_input_strides, Address grad_weight, Address grad_mask_weight, Address grad_mask_bias, int threads) {
-        auto p = begin_call<RdaConvBackward>(common);
-        p.grad_output = view(grad_output, grad_output_strides);
-        p.grad_input = view(grad_input, grad_input_strides);
-        p.grad_weight = pointer(grad_weight);
-        p.grad_mask_weight = pointer(grad_mask_weight);
-        p.grad_mask_bias = pointer(grad_mask_bias);
+      [](const RdaConvParams& params, py::handle grad_output, py::handle grad_input, py::handle grad_weight,
+         py::handle grad_mask_weight, py::handle grad_mask_bias, int threads) {
+        auto p = begin_call<RdaConvBackward>(params);
+        p.grad_output = view(grad_output);
+        p.grad_input = view(grad_input);
+        p.grad_weight = data(grad_weight);
+        p.grad_mask_weight = data(grad_mask_weight);
+        p.grad_mask_bias = data(grad_mask_bias);
         py::gil_scoped_release release;
         cpu::rda_conv_backward(p, threads);
       },
-      py::arg("params"), py::kw_only(), py::arg("grad_output"), py::arg("grad_output_strides"), py::arg("grad_input"),
-      py::arg("grad_input_strides"), py::arg("grad_weight"), py::arg("grad_mask_weight"), py::arg("grad_mask_bias"),
-      py::arg("threads"));
+      py::arg("params"), py::arg("grad_output"), py::arg("grad_input"), py::arg("grad_weight"),
+      py::arg("grad_mask_weight"), py::arg("grad_mask_bias"), py::arg("threads"));
 
   m.def("cpu_instruction_sets", &cpu::instruction_sets, "Those this machine can run, best first.");
   m.def("cpu_instruction_set", &cpu::instruction_set);

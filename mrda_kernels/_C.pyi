@@ -1,44 +1,24 @@
-"""Native kernels of mrda_kernels, from csrc/bindings.cpp: addresses, sizes and strides; nothing is checked."""
+"""Native kernels of mrda_kernels, from csrc/bindings.cpp; nothing is checked."""
 
 from collections.abc import Sequence
 
-class DType:
-    float32: DType
-    float64: DType
-    bfloat16: DType
-    float16: DType
+from torch import Tensor
+
+from mrda_kernels.call import RdaCall
 
 class RdaConvParams:
-    def __init__(
-        self,
-        *,
-        shape: Sequence[int],
-        kernel_size: int,
-        mask_channels: int,
-        negative_slope: float,
-        output_negative_slope: float,
-        dtype: DType,
-        channels_last: bool,
-        input: int,
-        input_strides: Sequence[int],
-        weight: int,
-        mask_weight: int,
-        mask_bias: int,
-    ) -> None: ...
+    """A call as the kernels take it: addresses, sizes and strides; it keeps no tensor alive."""
 
-def rda_conv_forward_cpu(
-    params: RdaConvParams, *, output: int, output_strides: Sequence[int], threads: int
-) -> None: ...
+    def __init__(self, call: RdaCall, dtype: str, channels_last: bool) -> None: ...
+
+def rda_conv_forward_cpu(params: RdaConvParams, output: Tensor, threads: int) -> None: ...
 def rda_conv_backward_cpu(
     params: RdaConvParams,
-    *,
-    grad_output: int,
-    grad_output_strides: Sequence[int],
-    grad_input: int,
-    grad_input_strides: Sequence[int],
-    grad_weight: int,
-    grad_mask_weight: int,
-    grad_mask_bias: int,
+    grad_output: Tensor,
+    grad_input: Tensor,
+    grad_weight: Tensor,
+    grad_mask_weight: Tensor | None,
+    grad_mask_bias: Tensor | None,
     threads: int,
 ) -> None: ...
 def cpu_instruction_sets() -> list[str]: ...
@@ -46,7 +26,7 @@ def cpu_instruction_set() -> str: ...
 def set_cpu_instruction_set(name: str) -> None: ...
 def set_gomp_parallel(address: int) -> None: ...
 
-# Only where the extension was built with CUDA:
+# Only if the extension was built with CUDA:
 cuda_architectures: str
 
 def cuda_versions() -> tuple[int, int]: ...

@@ -1,7 +1,6 @@
 """Fused kernels for per-sample depthwise dynamic convolution, as torch operators with autograd."""
 
-from mrda_kernels.dynamic_conv import dynamic_depthwise_conv2d
-from mrda_kernels.rda_conv import rda_conv2d
+from mrda_kernels.rda_conv import dynamic_depthwise_conv2d, rda_conv2d
 
 __all__ = ["dynamic_depthwise_conv2d", "rda_conv2d"]
 __version__ = "0.1.0"

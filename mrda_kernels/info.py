@@ -1,4 +1,4 @@
-"""What this installation can do: ``python -m mrda_kernels.info``."""
+"""A report on this installation: ``python -m mrda_kernels.info``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HOME = {"cuda": "cuda", "triton": "cuda", "cpu": "cpu", "reference": "cpu"}  # t
 
 
 def report() -> str:
-    """Versions, and for each backend whether it serves, or why it doesn't and how to get it; several lines."""
+    """Describe the versions and each backend, what it serves or why it doesn't and how to get it, on several lines."""
     lines = [
         f"mrda-kernels {mrda_kernels.__version__}",
         f"Python {platform.python_version()} on {platform.system()} {platform.machine()}",
@@ -24,8 +24,8 @@ def report() -> str:
     ]
     width = max(map(len, dispatch.BACKENDS))
     lines += [f"  {name:<{width}}  {_describe(name)}" for name in dispatch.BACKENDS]
-    lines += ["", "tried in this order where the caller names none, and no kind of call was measured otherwise:"]
-    lines += [f"  on {words}: {', '.join(dispatch.order(device))}" for device, words in DEVICES.items()]
+    lines += ["", "tried in this order if the caller names none:"]
+    lines += [f"  on {words}: {', '.join(dispatch.ORDER[device])}" for device, words in DEVICES.items()]
     return "\n".join(lines)
 
 

@@ -1,14 +1,22 @@
-"""The RDA convolution (Eqs. 7-9 of arXiv 2207.13963): a dynamic kernel per sample and channel, modulated per pixel."""
+"""The operators: the RDA convolution (Eqs. 8-10 of arXiv 2207.13963) and its bare dynamic convolution (Eq. 8).
+
+Each is an operator of torch.library, with a backward operator beside it. The forward saves nothing but its inputs: the
+backward recomputes what it needs. The backward operators are differentiable too, through the reference's formulas, so
+gradients of any order exist. An ordinary eager call takes a shorter way, past the dispatcher, to the same functions.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mrda_kernels import checks, dispatch, ops, reference
-from mrda_kernels.transforms import autocast, functorch_is_active
+from mrda_kernels import dispatch, reference
+from mrda_kernels.call import ARGUMENTS, RdaCall
+from mrda_kernels.transforms import functorch_is_active, is_plain
 
-__all__ = ["rda_conv2d"]
+__all__ = ["dynamic_depthwise_conv2d", "rda_conv2d"]
 
 
 def rda_conv2d(
@@ -21,58 +29,238 @@ def rda_conv2d(
     output_negative_slope: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Filter each channel of each sample with its own kernel, modulate by a learned map, add the input.
+    """Filter each channel of each sample with its own kernel, multiply by a learned mask, add the input.
 
     Equivalent to::
 
-        z = depthwise_conv2d(input[b], weight[b])       # correlation, zero padding K // 2
-        m = sigmoid(conv2d(input, mask_weight, mask_bias))
-        y = leaky_relu(z, negative_slope) * m + input
-        y = leaky_relu(y, output_negative_slope)        # only where given
+        z = depthwise_conv2d(input[b], weight[b])       # Eq. 8: correlation, zero padding K // 2
+        mask = sigmoid(conv2d(input, mask_weight, mask_bias))               # Eq. 9
+        y = leaky_relu(z, negative_slope) * mask + input                    # Eq. 10
+        y = leaky_relu(y, output_negative_slope)        # only if given
 
     Args:
         input: (B, C, H, W); float32, float64, bfloat16 or float16; any strides. Sizes may be 0 or 1.
         weight: (B, C, K, K), K one of 1, 3, 5, 7: the kernels, one per sample and channel.
-        mask_weight: (M, C, 1, 1), M = 1 (one map for all channels, the published network) or M = C.
+        mask_weight: (M, C, 1, 1), M = 1 (one mask for all channels, the published network) or M = C.
         mask_bias: (M,), or None for zero.
         negative_slope: of the LeakyReLU after the convolution; 1 leaves that out.
         output_negative_slope: of the LeakyReLU on the result; None leaves that out.
-        backend: "cuda", "triton", "cpu" or "reference"; None takes the environment variable MRDA_KERNELS_BACKEND,
-            else the one that was measured fastest for such a call among those that can serve it.
+        backend: "cuda", "triton", "cpu" or "reference"; None takes the environment variable MRDA_KERNELS_BACKEND if it
+            is set, otherwise the first of these that can serve the call.
 
     Returns:
         (B, C, H, W) in input's dtype, each element computed in float32 (float64 for float64) and rounded once;
-        channels_last where ``input`` is channels_last-contiguous and not NCHW-contiguous, else NCHW-contiguous.
+        channels_last if ``input`` is channels_last-contiguous and not NCHW-contiguous, otherwise NCHW-contiguous.
 
     Differentiable any number of times; the forward keeps nothing but its inputs. All backends' results and gradients
     are deterministic, those of "cpu" the same to the bit for any number of threads. With M = C, "cuda" and "triton"
-    leave the map's 1x1 convolution to torch's matrix product, which torch.set_float32_matmul_precision rules. Under
-    autocast, tensors are cast as for ``conv2d``. Inside ``torch.func`` transforms the eager reference is used, whatever
-    ``backend`` says; a transform inside a function under ``torch.compile`` is not supported. A CUDA graph can capture
-    calls once the same call has been made outside of it.
+    leave the mask's 1x1 convolution to torch's matrix product, whose precision torch.set_float32_matmul_precision sets.
+    Under autocast, tensors are cast as for ``conv2d``. Inside ``torch.func`` transforms the eager reference is used,
+    whatever ``backend`` says; a transform inside a function under ``torch.compile`` is not supported. A CUDA graph can
+    capture calls once the same call has been made outside of it.
 
     Raises:
-        TypeError: an argument that is no tensor, a dtype that isn't supported, or dtypes that differ.
+        TypeError: an argument that is not a tensor, an unsupported dtype, or dtypes that differ.
         ValueError: shapes or devices that do not fit together, an unknown backend, a slope that is not finite.
         RuntimeError: ``backend`` can't serve the call; the message says why.
     """
-    checks.require_tensors(input=input, weight=weight, mask_weight=mask_weight)
-    if mask_bias is not None:
-        checks.require_tensors(mask_bias=mask_bias)
-    checks.require_numbers(negative_slope=negative_slope)
-    if output_negative_slope is not None:
-        checks.require_numbers(output_negative_slope=output_negative_slope)
-    input, weight, mask_weight, mask_bias = autocast(input, weight, mask_weight, mask_bias)
+    if mask_weight is None:
+        raise TypeError("mask_weight is NoneType, but must be a torch.Tensor")
+    return _run(RdaCall(input, weight, mask_weight, mask_bias, negative_slope, output_negative_slope), backend)
+
+
+def dynamic_depthwise_conv2d(input: Tensor, weight: Tensor, *, backend: str | None = None) -> Tensor:
+    """Filter each channel of each sample with its own kernel; correlation, zero padding K // 2 (Eq. 8).
+
+    This is the bare dynamic convolution of DASR, KDSR, DDF and MRDA, equivalent to ``conv2d(input.view(1, B * C, H,
+    W), weight.view(B * C, 1, K, K), padding=K // 2, groups=B * C)``, viewed as (B, C, H, W).
+
+    Args:
+        input: (B, C, H, W); float32, float64, bfloat16 or float16; any strides.
+        weight: (B, C, K, K), K one of 1, 3, 5, 7.
+        backend: as for :func:`mrda_kernels.rda_conv2d`.
+
+    Returns:
+        (B, C, H, W), with the dtype, rounding, memory format and gradients of :func:`mrda_kernels.rda_conv2d`.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`mrda_kernels.rda_conv2d`.
+    """
+    return _run(RdaCall(input, weight), backend)
+
+
+def _run(call: RdaCall, backend: str | None) -> Tensor:
+    """Check the types of a call and take the shortest way that serves everybody who takes part in it."""
+    dispatch.check_name(backend)
+    if not torch.compiler.is_compiling() and is_plain(call[:4]) and call.has_float_slopes():
+        return _run_eagerly(call.autocast(), backend)
+    call.check_types()
+    call = call.autocast()
     if functorch_is_active():
-        ops.check_rda(input, weight, mask_weight, mask_bias, negative_slope, output_negative_slope)
-        return reference.rda_conv2d(
-            input,
-            weight,
-            mask_weight,
-            mask_bias,
-            negative_slope=negative_slope,
-            output_negative_slope=output_negative_slope,
+        call.check()
+        return reference.forward(call)
+    if call.mask_weight is None:
+        return torch.ops.mrda_kernels.dynamic_depthwise_conv2d(call.input, call.weight, backend)
+    return torch.ops.mrda_kernels.rda_conv2d(*call, backend)
+
+
+# ---- the work ------------------------------------------------------------------------------------------------------
+
+
+def _forward(call: RdaCall, chosen: dispatch.Backend) -> Tensor:
+    return call.empty_result() if call.input.numel() == 0 else chosen.forward(call)
+
+
+def _backward(grad_output: Tensor, call: RdaCall, chosen: dispatch.Backend) -> tuple[Tensor, ...]:
+    return _zero_gradients(call) if call.input.numel() == 0 else chosen.backward(grad_output, call)
+
+
+def _zero_gradients(call: RdaCall) -> tuple[Tensor, ...]:
+    """Make the gradients of a call on an empty input."""
+    grads = (call.empty_result(), call.weight.new_zeros(call.weight.shape))
+    if call.mask_weight is None:
+        return grads
+    return *grads, call.mask_weight.new_zeros(call.mask_weight.shape), call.mask_weight.new_zeros(call.masks)
+
+
+# ---- eager calls ---------------------------------------------------------------------------------------------------
+
+
+def _run_eagerly(call: RdaCall, backend: str | None) -> Tensor:
+    """Run past torch's dispatcher, whose way through Python costs several times the work of a small call."""
+    call.check()
+    chosen = dispatch.select(backend, call.input.device)
+    if torch.is_grad_enabled() and call.requires_grad():
+        return _apply(chosen, backend, *call)
+    return _forward(call, chosen)
+
+
+class _Eager(torch.autograd.Function):
+    """The forward of a checked call, and its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, chosen: dispatch.Backend, backend: str | None, *arguments: Any) -> Tensor:
+        ctx.save_for_backward(*arguments[:4])
+        ctx.options = chosen, backend, arguments[4:]
+        return _forward(RdaCall(*arguments), chosen)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+        chosen, backend, slopes = ctx.options
+        call = RdaCall(*ctx.saved_tensors, *slopes)
+        if torch.is_grad_enabled() or not is_plain((grad_output,)):
+            grads = _backward_operator(grad_output, call, backend)
+        else:
+            grads = _backward(grad_output, call, chosen)
+        return None, None, *_for_inputs(grads, call, len(call))
+
+
+# Function.apply without its care for torch.func transforms, which are not active here.
+_apply = super(torch.autograd.Function, _Eager).apply
+
+
+def _backward_operator(grad_output: Tensor, call: RdaCall, backend: str | None) -> tuple[Tensor, ...]:
+    """Call the operator that computes the gradients, and can be differentiated."""
+    if call.mask_weight is None:
+        operator = torch.ops.mrda_kernels.dynamic_depthwise_conv2d_backward
+        return operator(grad_output, call.input, call.weight, backend)
+    return torch.ops.mrda_kernels.rda_conv2d_backward(grad_output, *call, backend)
+
+
+def _for_inputs(grads: tuple[Tensor, ...], call: RdaCall, count: int) -> tuple[Tensor | None, ...]:
+    """Make the gradients ``count``, one for each input of a function: None for inputs that are no tensors."""
+    if call.mask_bias is None:
+        grads = grads[:3]
+    return *grads, *[None] * (count - len(grads))
+
+
+# ---- gradients of the operators ------------------------------------------------------------------------------------
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """Save the inputs of a forward operator: a call's arguments, all of them or the first two, and the backend."""
+    *arguments, ctx.backend = inputs
+    ctx.save_for_backward(*arguments[:4])
+    ctx.slopes, ctx.count = arguments[4:], len(inputs)
+
+
+def _differentiate(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+    """Return the gradients of a forward operator's inputs."""
+    call = RdaCall(
+        *ctx.saved_tensors, *ctx.slopes
+    )  # once: checkpointing recomputes them here, and refuses a second time
+    return _for_inputs(_backward_operator(grad_output, call, ctx.backend), call, ctx.count)
+
+
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """Save the inputs of a backward: the gradient, then those of a forward."""
+    grad_output, *arguments, _ = inputs
+    ctx.save_for_backward(grad_output, *arguments[:4])
+    ctx.slopes, ctx.count = arguments[4:], len(inputs)
+
+
+def _differentiate_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Any, ...]:
+    """Return the gradients of a backward's inputs, by the reference; differentiable in their turn."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views: the graph that leads from grad_output to the inputs, if there is one, is not this function's.
+        tensors: list[Any] = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
+        grad_output, *arguments = tensors
+        outputs = reference.backward(grad_output, RdaCall(*arguments, *ctx.slopes))
+    wanted = [t for t in tensors if t is not None and t.requires_grad]
+    pairs = [(o, g) for o, g in zip(outputs, grad_grads, strict=True) if g is not None and o.requires_grad]
+    grads = iter(
+        torch.autograd.grad(
+            [o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=create_graph, allow_unused=True
         )
-    return torch.ops.mrda_kernels.rda_conv2d(
-        input, weight, mask_weight, mask_bias, negative_slope, output_negative_slope, dispatch.check_name(backend)
     )
+    found = [next(grads) if t is not None and t.requires_grad else None for t in tensors]
+    return *found, *[None] * (ctx.count - len(found))
+
+
+# ---- registration --------------------------------------------------------------------------------------------------
+
+
+def _define(name: str, arguments: str, gradients: str) -> None:
+    """Define an operator and its backward, for devices of every type: backends decide what they serve."""
+    name = f"mrda_kernels::{name}"
+    torch.library.define(name, f"({arguments}, str? backend) -> Tensor")
+
+    @torch.library.impl(name, "default")
+    def forward(*inputs: Any) -> Tensor:
+        *arguments, backend = inputs
+        call = RdaCall(*arguments)
+        call.check()
+        return _forward(call, dispatch.select(backend, call.input.device))
+
+    @torch.library.register_fake(name)
+    def fake_forward(*inputs: Any) -> Tensor:
+        call = RdaCall(*inputs[:-1])
+        call.check()
+        return call.empty_result()
+
+    torch.library.register_autograd(name, _differentiate, setup_context=_save)
+
+    name = f"{name}_backward"
+    torch.library.define(name, f"(Tensor grad_output, {arguments}, str? backend) -> ({gradients})")
+
+    @torch.library.impl(name, "default")
+    def backward(grad_output: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+        *arguments, backend = inputs
+        call = RdaCall(*arguments)
+        call.check()
+        call.check_grad_output(grad_output)
+        return _backward(grad_output, call, dispatch.select(backend, call.input.device))
+
+    @torch.library.register_fake(name)
+    def fake_backward(grad_output: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+        call = RdaCall(*inputs[:-1])
+        call.check()
+        call.check_grad_output(grad_output)
+        return _zero_gradients(call)
+
+    torch.library.register_autograd(name, _differentiate_backward, setup_context=_save_backward)
+
+
+_define("rda_conv2d", ARGUMENTS, "Tensor, Tensor, Tensor, Tensor")
+_define("dynamic_depthwise_conv2d", ", ".join(ARGUMENTS.split(", ")[:2]), "Tensor, Tensor")

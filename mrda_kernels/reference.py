@@ -1,21 +1,28 @@
 """The operators in plain PyTorch: the one oracle for every test, document and benchmark.
 
 Everything is computed in float32 (float64 for float64 input) and rounded once, at the end. Each function is
-differentiable any number of times; the forward ones work under ``torch.func`` transforms.
+differentiable any number of times; the forward works under ``torch.func`` transforms.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mrda_kernels.call import RdaCall
+
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def rda_conv2d(*arguments: Any, **options: Any) -> Tensor:
+    """Compute :func:`mrda_kernels.rda_conv2d`, of the same arguments, in eager PyTorch; nothing is checked."""
+    return forward(RdaCall(*arguments, **options))
 
 
 def _without_autocast(function: Callable[P, R]) -> Callable[P, R]:
@@ -23,7 +30,7 @@ def _without_autocast(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        device_type = cast(Tensor, args[0]).device.type
+        device_type = next(a.input.device.type for a in args if isinstance(a, RdaCall))
         if not torch.amp.is_autocast_available(device_type):
             return function(*args, **kwargs)
         with torch.autocast(device_type, enabled=False):
@@ -33,75 +40,53 @@ def _without_autocast(function: Callable[P, R]) -> Callable[P, R]:
 
 
 @_without_autocast
-def dynamic_depthwise_conv2d(input: Tensor, weight: Tensor) -> Tensor:
-    """See :func:`mrda_kernels.dynamic_depthwise_conv2d`; here in eager PyTorch."""
-    dtype = accumulation_dtype(input.dtype)
-    return _depthwise(input.to(dtype), weight.to(dtype)).to(input.dtype)
-
-
-@_without_autocast
-def rda_conv2d(
-    input: Tensor,
-    weight: Tensor,
-    mask_weight: Tensor,
-    mask_bias: Tensor | None = None,
-    *,
-    negative_slope: float = 0.1,
-    output_negative_slope: float | None = None,
-) -> Tensor:
-    """See :func:`mrda_kernels.rda_conv2d`; here in eager PyTorch."""
-    dtype = accumulation_dtype(input.dtype)
-    x = input.to(dtype)
-    features = F.leaky_relu(_depthwise(x, weight.to(dtype)), negative_slope)
-    mask = _modulation(x, mask_weight.to(dtype), None if mask_bias is None else mask_bias.to(dtype))
-    out = features * mask + x
-    if output_negative_slope is not None:
-        out = F.leaky_relu(out, output_negative_slope)
-    return out.to(input.dtype)
-
-
-@_without_autocast
-def dynamic_depthwise_conv2d_backward(grad_output: Tensor, input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of :func:`dynamic_depthwise_conv2d` with respect to ``input`` and ``weight``."""
-    dtype = accumulation_dtype(input.dtype)
-    grads = _depthwise_backward(grad_output.to(dtype), input.to(dtype), weight.to(dtype))
-    return grads[0].to(input.dtype), grads[1].to(input.dtype)
-
-
-@_without_autocast
-def rda_conv2d_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    mask_weight: Tensor,
-    mask_bias: Tensor | None = None,
-    *,
-    negative_slope: float = 0.1,
-    output_negative_slope: float | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of :func:`rda_conv2d` with respect to input, weight, mask_weight and mask_bias, by hand."""
-    dtype = accumulation_dtype(input.dtype)
-    x, kernels, mixing, grad = (t.to(dtype) for t in (input, weight, mask_weight, grad_output))
+def forward(call: RdaCall) -> Tensor:
+    """Return the result of a call, (B, C, H, W)."""
+    x, kernels, mask_weight, mask_bias = _widened(call)
     z = _depthwise(x, kernels)
-    features = F.leaky_relu(z, negative_slope)
-    mask = _modulation(x, mixing, None if mask_bias is None else mask_bias.to(dtype))
-    if output_negative_slope is not None:
-        grad = _leaky_relu_backward(grad, features * mask + x, output_negative_slope)
+    if mask_weight is None:
+        return z.to(call.input.dtype)
+    out = F.leaky_relu(z, call.negative_slope) * _mask(x, mask_weight, mask_bias) + x
+    if call.output_negative_slope is not None:
+        out = F.leaky_relu(out, call.output_negative_slope)
+    return out.to(call.input.dtype)
 
-    grad_x, grad_kernels = _depthwise_backward(_leaky_relu_backward(grad * mask, z, negative_slope), x, kernels)
+
+@_without_autocast
+def backward(grad_output: Tensor, call: RdaCall) -> tuple[Tensor, ...]:
+    """Return the gradients of a call by hand: of input and weight, and with a mask of mask_weight and mask_bias."""
+    x, kernels, mask_weight, mask_bias = _widened(call)
+    grad = grad_output.to(call.accumulation_dtype)
+    if mask_weight is None:
+        return tuple(g.to(call.input.dtype) for g in _depthwise_backward(grad, x, kernels))
+
+    z = _depthwise(x, kernels)
+    features = F.leaky_relu(z, call.negative_slope)
+    mask = _mask(x, mask_weight, mask_bias)
+    if call.output_negative_slope is not None:
+        grad = _leaky_relu_backward(grad, features * mask + x, call.output_negative_slope)
+
+    grad_x, grad_kernels = _depthwise_backward(_leaky_relu_backward(grad * mask, z, call.negative_slope), x, kernels)
     grad_mask = grad * features
-    if mixing.shape[0] == 1:
+    if call.masks == 1:
         grad_mask = grad_mask.sum(dim=1, keepdim=True)
-    grad_logit = grad_mask * mask * (1 - mask)
-    grad_x = grad_x + grad + torch.einsum("mc,bmhw->bchw", mixing.flatten(1), grad_logit)
-    grad_mixing = torch.einsum("bmhw,bchw->mc", grad_logit, x)[..., None, None]
-    grads = (grad_x, grad_kernels, grad_mixing, grad_logit.sum(dim=(0, 2, 3)))
-    return tuple(g.to(input.dtype) for g in grads)  # type: ignore[return-value]
+    grad_logits = grad_mask * mask * (1 - mask)
+    grad_x = grad_x + grad + torch.einsum("mc,bmhw->bchw", mask_weight.flatten(1), grad_logits)
+    grad_mask_weight = torch.einsum("bmhw,bchw->mc", grad_logits, x)[..., None, None]
+    grads = (grad_x, grad_kernels, grad_mask_weight, grad_logits.sum(dim=(0, 2, 3)))
+    return tuple(g.to(call.input.dtype) for g in grads)
 
 
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that sums are kept in: float64 for float64, float32 for all others."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def _widened(call: RdaCall) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Return a call's tensors in the accumulation dtype."""
+    dtype = call.accumulation_dtype
+    input, weight, mask_weight, mask_bias = call[:4]
+    return (
+        input.to(dtype),
+        weight.to(dtype),
+        None if mask_weight is None else mask_weight.to(dtype),
+        None if mask_bias is None else mask_bias.to(dtype),
+    )
 
 
 def _depthwise(x: Tensor, kernels: Tensor) -> Tensor:
@@ -117,10 +102,9 @@ def _depthwise(x: Tensor, kernels: Tensor) -> Tensor:
 
 
 def _depthwise_backward(grad_z: Tensor, x: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
-    """By correlation with the turned kernels, and tap by tap.
+    """Return the gradients of ``_depthwise``: by correlation with the rotated kernels, and tap by tap.
 
-    Not by torch.nn.grad, whose own derivatives do not take the symbolic sizes of
-    ``torch.compile(dynamic=True)``.
+    torch.nn.grad would not do: its own derivatives do not take the symbolic sizes of ``torch.compile(dynamic=True)``.
     """
     grad_x = _depthwise(grad_z, kernels.flip(2, 3))
     size, (height, width) = kernels.shape[-1], x.shape[2:]
@@ -131,7 +115,7 @@ def _depthwise_backward(grad_z: Tensor, x: Tensor, kernels: Tensor) -> tuple[Ten
     return grad_x, torch.stack(taps, dim=-1).reshape(kernels.shape)
 
 
-def _modulation(x: Tensor, mask_weight: Tensor, mask_bias: Tensor | None) -> Tensor:
+def _mask(x: Tensor, mask_weight: Tensor, mask_bias: Tensor | None) -> Tensor:
     # not by conv2d, which cuDNN computes in TF32 unless told otherwise
     logits = torch.einsum("bchw,mc->bmhw", x, mask_weight.flatten(1))
     return torch.sigmoid(logits if mask_bias is None else logits + mask_bias[:, None, None])

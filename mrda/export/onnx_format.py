@@ -1,4 +1,4 @@
-"""ONNX files. Each conv of ONNX has a fixed number of groups, so kernels per sample are shifts, products and sums."""
+"""ONNX files. A Conv of ONNX has a fixed number of groups, so kernels per sample become shifts, products and sums."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from onnxscript import opset18
 from torch import Tensor
 from torch.export import ExportedProgram
 
-import mrda_kernels  # noqa: F401  # makes the operators
+import mrda_kernels  # noqa: F401  # registers the operators
+from mrda_kernels.call import RdaCall
 
 OPSET = 18
-op: Any = opset18  # its types do not know of graphs that are being built
-_END = 2**31 - 1  # of a slice that goes on to the end
+op: Any = opset18  # its type annotations do not cover graphs that are being built
+_END = 2**31 - 1  # as the end of a slice: up to the last element
 
 
 def write(
@@ -31,21 +32,21 @@ def write(
         opset_version=OPSET,
         input_names=list(inputs),
         output_names=[output],
-        dynamic_shapes=({0: "batch", 2: "height", 3: "width"}, {})[: len(inputs)],  # names, of the first alone
+        dynamic_shapes=({0: "batch", 2: "height", 3: "width"}, {})[: len(inputs)],  # only the first one's vary
         custom_translation_table={
             torch.ops.mrda_kernels.rda_conv2d.default: _rda_conv2d,
             torch.ops.mrda_kernels.dynamic_depthwise_conv2d.default: _dynamic_depthwise_conv2d,
         },
     )
-    assert exported is not None  # as it is where no file is named
+    assert exported is not None  # it would be None if a file had been named
     for node in exported.model.graph:
-        node.metadata_props.clear()  # where in PyTorch each comes from: a tenth of the file
+        node.metadata_props.clear()  # the origin of each node in PyTorch: a tenth of the file
     exported.model.metadata_props.update(metadata)
     exported.save(str(path))
 
 
 def load(path: Path) -> Callable[..., Tensor]:
-    """Make a function of tensors of a file, on the CPU."""
+    """Load a file as a function of tensors, on the CPU."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
 
@@ -73,15 +74,10 @@ def _dynamic_depthwise_conv2d(input: Any, weight: Any, backend: str | None = Non
     return total
 
 
-def _rda_conv2d(
-    input: Any,
-    weight: Any,
-    mask_weight: Any,
-    mask_bias: Any = None,
-    negative_slope: float = 0.1,
-    output_negative_slope: float | None = None,
-    backend: str | None = None,
-) -> Any:
-    features = op.LeakyRelu(_dynamic_depthwise_conv2d(input, weight), alpha=negative_slope)
-    out = op.Add(op.Mul(features, op.Sigmoid(op.Conv(input, mask_weight, mask_bias))), input)
-    return out if output_negative_slope is None else op.LeakyRelu(out, alpha=output_negative_slope)
+def _rda_conv2d(*inputs: Any) -> Any:
+    call = RdaCall(*inputs[:-1])  # of graph values in place of tensors
+    features = op.LeakyRelu(_dynamic_depthwise_conv2d(call.input, call.weight), alpha=call.negative_slope)
+    mask = op.Sigmoid(op.Conv(call.input, call.mask_weight, call.mask_bias))
+    out = op.Add(op.Mul(features, mask), call.input)
+    slope = call.output_negative_slope
+    return out if slope is None else op.LeakyRelu(out, alpha=slope)

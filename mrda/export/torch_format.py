@@ -1,4 +1,4 @@
-"""torch.export's .pt2 files, of torch's own operators alone."""
+"""Files of torch.export (.pt2) that use only torch's own operators."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
 from mrda_kernels import reference
+from mrda_kernels.call import RdaCall
 
 METADATA = "mrda.json"
 """The entry of the file that holds the metadata."""
@@ -20,44 +22,26 @@ METADATA = "mrda.json"
 def write(
     program: ExportedProgram, path: Path, inputs: tuple[str, ...], output: str, metadata: Mapping[str, str]
 ) -> None:
-    """Write a graph; the names are of no use, for it takes its inputs by place."""
+    """Write a graph; the names are ignored, because it takes its inputs by position."""
     if any(node.target in _PLAIN for node in program.graph.nodes):
         program = program.run_decompositions(_PLAIN)
-    buffer = io.BytesIO()  # a file's name would go into the file
+    buffer = io.BytesIO()  # torch.export.save would write a file's name into the file
     torch.export.save(program, buffer, extra_files={METADATA: json.dumps(dict(metadata))})
     path.write_bytes(buffer.getvalue())
 
 
 def load(path: Path) -> Callable[..., Tensor]:
-    """Make a function of tensors of a file."""
+    """Load a file as a function of tensors."""
     return torch.export.load(path).module()
 
 
-def _dynamic_depthwise_conv2d(input: Tensor, weight: Tensor, backend: str | None = None) -> Tensor:
-    return reference.dynamic_depthwise_conv2d(input, weight)
-
-
-def _rda_conv2d(
-    input: Tensor,
-    weight: Tensor,
-    mask_weight: Tensor,
-    mask_bias: Tensor | None,
-    negative_slope: float,
-    output_negative_slope: float | None,
-    backend: str | None = None,
-) -> Tensor:
-    return reference.rda_conv2d(
-        input,
-        weight,
-        mask_weight,
-        mask_bias,
-        negative_slope=negative_slope,
-        output_negative_slope=output_negative_slope,
-    )
+def _forward(*inputs: Any) -> Tensor:
+    """Compute either operator: a call's arguments, all of them or the first two, and the backend."""
+    return reference.forward(RdaCall(*inputs[:-1]))
 
 
 _PLAIN = {
-    torch.ops.mrda_kernels.rda_conv2d.default: _rda_conv2d,
-    torch.ops.mrda_kernels.dynamic_depthwise_conv2d.default: _dynamic_depthwise_conv2d,
+    torch.ops.mrda_kernels.rda_conv2d.default: _forward,
+    torch.ops.mrda_kernels.dynamic_depthwise_conv2d.default: _forward,
 }
-"""Our operators by those of torch."""
+"""Decompositions of our operators into torch's."""

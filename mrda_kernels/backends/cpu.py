@@ -10,30 +10,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mrda_kernels.backends.native import NativeCall, load_extension, missing_extension
-from mrda_kernels.memory_format import empty_result
-from mrda_kernels.reference import accumulation_dtype
+from mrda_kernels.backends import install_hint, load_extension
+from mrda_kernels.call import RdaCall
 
 _C, _missing = load_extension()
 
 
-def why_not(device_type: str) -> str | None:
-    """Why this backend can't serve tensors of a device type, or None where it can."""
+def why_not(device: torch.device | str) -> str | None:
+    """Return why this backend can't serve tensors on a device, or None if it can."""
+    device_type = torch.device(device).type
     if _missing is not None:
-        return missing_extension(_missing)
+        return install_hint(_missing)
     if device_type != "cpu":
         return f"it serves CPU tensors, not {device_type} ones"
     return None
 
 
 def details() -> str:
-    """The instruction set in use, those that could be, and whose threads do the work."""
+    """Describe the instruction set in use, those that could be, and whose threads do the work."""
     threads = "on torch's own threads" if shares_torch_threads else "on one thread (torch has no OpenMP to share)"
     return f"{_C.cpu_instruction_set()} of {', '.join(_C.cpu_instruction_sets())}, {threads}"
 
 
 def _gomp_parallel_address() -> int:
-    """Where torch's own OpenMP runtime keeps GOMP_parallel; 0 where it has none.
+    """Return the address of GOMP_parallel in torch's own OpenMP runtime; 0 if it has none.
 
     torch's wheels carry their OpenMP runtime under a private name. A second one beside it would keep threads of
     its own, which spin against torch's between operators; so the kernels are linked to none and borrow torch's.
@@ -54,51 +54,37 @@ if _missing is None:
     shares_torch_threads = _address != 0
 
 
-def forward(
-    input: Tensor,
-    weight: Tensor,
-    mask_weight: Tensor | None,
-    mask_bias: Tensor | None,
-    negative_slope: float,
-    output_negative_slope: float | None,
-) -> Tensor:
-    """The result, in the operator's memory format."""
-    output = empty_result(input)
-    call = NativeCall(_C, input, weight, mask_weight, mask_bias, negative_slope, output_negative_slope)
+def forward(call: RdaCall) -> Tensor:
+    """Return the result, in the operator's memory format."""
+    call = call.dense()
+    output = call.empty_result()
     _C.rda_conv_forward_cpu(
-        call.params,
-        output=output.data_ptr(),
-        output_strides=output.stride(),
-        threads=torch.get_num_threads(),
+        _C.RdaConvParams(call, call.dtype_name, call.channels_last), output, torch.get_num_threads()
     )
     return output
 
 
-def backward(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    mask_weight: Tensor | None,
-    mask_bias: Tensor | None,
-    negative_slope: float,
-    output_negative_slope: float | None,
-) -> tuple[Tensor, ...]:
-    """Gradients of input and weight; where there is a mask, of its weight and bias too."""
-    dtype = accumulation_dtype(input.dtype)
-    grad_input = empty_result(input)
-    sums = [torch.empty(weight.shape, dtype=dtype)]
-    if mask_weight is not None:
-        sums += [torch.empty(mask_weight.shape, dtype=dtype), torch.empty(mask_weight.shape[0], dtype=dtype)]
-    call = NativeCall(_C, input, weight, mask_weight, mask_bias, negative_slope, output_negative_slope)
+def backward(grad_output: Tensor, call: RdaCall) -> tuple[Tensor, ...]:
+    """Return the gradients of input and weight, and with a mask of its weight and bias."""
+    call = call.dense()
+    dtype = call.accumulation_dtype
+    grad_input, grad_weight = call.empty_result(), _empty_like(call.weight, dtype)
+    grad_mask_weight = grad_mask_bias = None
+    if call.mask_weight is not None:
+        grad_mask_weight = _empty_like(call.mask_weight, dtype)
+        grad_mask_bias = grad_mask_weight.new_empty(call.masks)
     _C.rda_conv_backward_cpu(
-        call.params,
-        grad_output=grad_output.data_ptr(),
-        grad_output_strides=grad_output.stride(),
-        grad_input=grad_input.data_ptr(),
-        grad_input_strides=grad_input.stride(),
-        grad_weight=sums[0].data_ptr(),
-        grad_mask_weight=sums[1].data_ptr() if mask_weight is not None else 0,
-        grad_mask_bias=sums[2].data_ptr() if mask_weight is not None else 0,
-        threads=torch.get_num_threads(),
+        _C.RdaConvParams(call, call.dtype_name, call.channels_last),
+        grad_output,
+        grad_input,
+        grad_weight,
+        grad_mask_weight,
+        grad_mask_bias,
+        torch.get_num_threads(),
     )
-    return grad_input, *(grad.to(input.dtype) for grad in sums)
+    sums = [g for g in (grad_weight, grad_mask_weight, grad_mask_bias) if g is not None]
+    return grad_input, *(sums if dtype == call.input.dtype else [g.to(call.input.dtype) for g in sums])
+
+
+def _empty_like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format)

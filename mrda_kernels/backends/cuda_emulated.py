@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from mrda_kernels.backends.cuda_calls import CudaCalls
-from mrda_kernels.backends.native import load_extension
+import torch
+
+from mrda_kernels.backends import load_extension
+from mrda_kernels.backends.cuda import CudaKernels
 
 _emulation, _missing = load_extension("_emulation")
 
 
-def why_not(device_type: str) -> str | None:
-    """Why this backend can't serve tensors of a device type, or None where it can."""
+def why_not(device: torch.device | str) -> str | None:
+    """Return why this backend can't serve tensors on a device, or None if it can."""
+    device_type = torch.device(device).type
     if _missing is not None:
-        return "the emulation is not built: it is for tests, and `make setup` or MRDA_KERNELS_EMULATION=1 builds it"
+        return "the emulation is not built; build it with make setup, or set MRDA_KERNELS_EMULATION=1 (it is for tests)"
     if device_type != "cpu":
         return f"it serves CPU tensors, not {device_type} ones"
     return None
 
 
 def details() -> str:
-    """What it is."""
+    """Describe the backend."""
     return "the CUDA kernels on the CPU, thread by thread, for tests"
 
 
 if _missing is None:
-    _calls = CudaCalls(_emulation, lambda tensor: (0, 0))
-    forward = _calls.forward
-    backward = _calls.backward
+    _kernels = CudaKernels(_emulation, lambda tensor: (0, 0))
+    forward = _kernels.forward
+    backward = _kernels.backward

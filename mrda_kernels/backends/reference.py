@@ -2,66 +2,29 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from mrda_kernels import reference
-from mrda_kernels.memory_format import empty_result
+from mrda_kernels.call import RdaCall
 
 
-def why_not(device_type: str) -> str | None:
-    """None: the reference serves every device."""
+def why_not(device: torch.device | str) -> str | None:
+    """Return None: the reference serves every device."""
     return None
 
 
 def details() -> str:
-    """What it is."""
+    """Describe the backend."""
     return "eager PyTorch, any device, slow"
 
 
-def forward(
-    input: Tensor,
-    weight: Tensor,
-    mask_weight: Tensor | None,
-    mask_bias: Tensor | None,
-    negative_slope: float,
-    output_negative_slope: float | None,
-) -> Tensor:
-    """The result, in the operator's memory format."""
-    if mask_weight is None:
-        out = reference.dynamic_depthwise_conv2d(input, weight)
-    else:
-        out = reference.rda_conv2d(
-            input,
-            weight,
-            mask_weight,
-            mask_bias,
-            negative_slope=negative_slope,
-            output_negative_slope=output_negative_slope,
-        )
-    return empty_result(input).copy_(out)
+def forward(call: RdaCall) -> Tensor:
+    """Return the result, in the operator's memory format."""
+    return call.empty_result().copy_(reference.forward(call))
 
 
-def backward(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    mask_weight: Tensor | None,
-    mask_bias: Tensor | None,
-    negative_slope: float,
-    output_negative_slope: float | None,
-) -> tuple[Tensor, ...]:
-    """Gradients of input and weight; where there is a mask, of its weight and bias too."""
-    grads: tuple[Tensor, ...]
-    if mask_weight is None:
-        grads = reference.dynamic_depthwise_conv2d_backward(grad_output, input, weight)
-    else:
-        grads = reference.rda_conv2d_backward(
-            grad_output,
-            input,
-            weight,
-            mask_weight,
-            mask_bias,
-            negative_slope=negative_slope,
-            output_negative_slope=output_negative_slope,
-        )
-    return empty_result(input).copy_(grads[0]), *grads[1:]
+def backward(grad_output: Tensor, call: RdaCall) -> tuple[Tensor, ...]:
+    """Return the gradients of input and weight, and with a mask of its weight and bias."""
+    grad_input, *others = reference.backward(grad_output, call)
+    return call.empty_result().copy_(grad_input), *others

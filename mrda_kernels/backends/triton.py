@@ -24,17 +24,17 @@ from torch import Tensor
 from mrda_kernels.backends import full_mask
 from mrda_kernels.backends import triton_configs as configs
 from mrda_kernels.backends.triton_configs import FUSED_MASK, GIVEN_LOGITS, NO_MASK, Config, Problem
-from mrda_kernels.memory_format import empty_result, result_memory_format
-from mrda_kernels.reference import accumulation_dtype
+from mrda_kernels.call import RdaCall
 
 TUNE_VARIABLE = "MRDA_KERNELS_TUNE"
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in {"1", "true", "yes", "on", "y"}
-"""Triton decides for good when the kernels are first imported, so the question is put once, too."""
+"""True under Triton's interpreter; read once, as Triton does when the kernels are first imported."""
 
 
-def why_not(device_type: str) -> str | None:
-    """Why this backend can't serve tensors of a device type, or None where it can."""
+def why_not(device: torch.device | str) -> str | None:
+    """Return why this backend can't serve tensors on a device, or None if it can."""
+    device_type = torch.device(device).type
     if importlib.util.find_spec("triton") is None:
         return "the package triton is not installed; install it with pip install triton (it exists for Linux)"
     if device_type == "cpu" and INTERPRETED:
@@ -51,121 +51,87 @@ def why_not(device_type: str) -> str | None:
 
 
 def details() -> str:
-    """The version of Triton, and where the kernels run."""
+    """Describe the version of Triton, and where the kernels run."""
     version = importlib.metadata.version("triton")
     return f"triton {version}, " + ("interpreted on the CPU, slow" if INTERPRETED else torch.cuda.get_device_name())
 
 
-def forward(
-    input: Tensor,
-    weight: Tensor,
-    mask_weight: Tensor | None,
-    mask_bias: Tensor | None,
-    negative_slope: float,
-    output_negative_slope: float | None,
-) -> Tensor:
-    """The result, in the operator's memory format."""
-    call = _Call(input, weight, mask_weight, mask_bias, negative_slope, output_negative_slope)
+def forward(call: RdaCall) -> Tensor:
+    """Return the result, in the operator's memory format."""
     return _forward(call)
 
 
-def backward(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    mask_weight: Tensor | None,
-    mask_bias: Tensor | None,
-    negative_slope: float,
-    output_negative_slope: float | None,
-) -> tuple[Tensor, ...]:
-    """Gradients of input and weight; where there is a mask, of its weight and bias too."""
-    call = _Call(input, weight, mask_weight, mask_bias, negative_slope, output_negative_slope)
+def backward(grad_output: Tensor, call: RdaCall) -> tuple[Tensor, ...]:
+    """Return the gradients of input and weight, and with a mask of its weight and bias."""
     return _backward(grad_output, call)
 
 
-class _Call(NamedTuple):
-    input: Tensor
-    weight: Tensor
-    mask_weight: Tensor | None
-    mask_bias: Tensor | None
-    negative_slope: float
-    output_negative_slope: float | None
-
-    def problem(self, direction: str) -> Problem:
-        """What the choice of a tile depends on."""
-        channels, kernel_size = self.input.shape[1], self.weight.shape[-1]
-        dtype = str(self.input.dtype).removeprefix("torch.")
-        masks = 0 if self.mask_weight is None else self.mask_weight.shape[0]
-        return Problem(
-            direction,
-            channels,
-            kernel_size,
-            configs.mask_mode(direction, channels, kernel_size, masks, dtype),
-            result_memory_format(self.input) == torch.channels_last,
-            dtype,
-        )
-
-    def logits(self, mask: int) -> Tensor | None:
-        """(B, C, H, W) where the kernel reads them."""
-        if mask != GIVEN_LOGITS or self.mask_weight is None:
-            return None
-        # a single map is the same for all channels: a stride of 0
-        return full_mask.logits(self.input, self.mask_weight, self.mask_bias).expand(self.input.shape)
+def _problem(call: RdaCall, direction: str) -> Problem:
+    channels, kernel_size = call.input.shape[1], call.weight.shape[-1]
+    mode = configs.mask_mode(direction, channels, kernel_size, call.masks, call.dtype_name)
+    return Problem(direction, channels, kernel_size, mode, call.channels_last, call.dtype_name)
 
 
-def _forward(call: _Call, config: Config | None = None, wide: bool = False) -> Tensor:
-    """``config`` and ``wide``, for tests: a tile, and 64-bit offsets whether or not they are needed."""
+def _mask_logits(call: RdaCall, problem: Problem) -> Tensor | None:
+    """Compute (B, C, H, W) if the kernel reads them."""
+    return full_mask.mask_logits(call) if problem.mask == GIVEN_LOGITS else None
+
+
+def _forward(call: RdaCall, config: Config | None = None, wide: bool = False) -> Tensor:
+    """Launch the forward; tests give a tile (``config``), and ask for 64-bit offsets that are not needed (``wide``)."""
     input = call.input
-    problem = call.problem("forward")
-    logits = call.logits(problem.mask)
-    output = empty_result(input)
+    problem = _problem(call, "forward")
+    mask_logits = _mask_logits(call, problem)
+    output = call.empty_result()
     written = _rounded_by_torch(output)
-    wide = wide or needs_wide_offsets(input, call.weight, call.mask_weight, written, logits)
+    wide = wide or needs_wide_offsets(input, call.weight, call.mask_weight, written, mask_logits)
 
     def launch(config: Config) -> None:
         bands = _bands(problem, config, input.shape)
         _kernels().forward[(bands.programs,)](
             written,
-            *_pointers(call, logits),
+            *_pointers(call, mask_logits),
             *_sizes(input, bands),
             *written.stride(),
-            *_strides(call, logits),
+            *_strides(call, mask_logits),
             *_constants(call, problem, config, wide),
             **_options(config),
         )
 
     _run(input, problem, launch, config)
-    return output if written is output else output.copy_(written)
+    return _round_into(output, written)
 
 
-def _backward(grad_output: Tensor, call: _Call, config: Config | None = None, wide: bool = False) -> tuple[Tensor, ...]:
-    input, weight = call.input, call.weight
-    problem = call.problem("backward")
-    logits = call.logits(problem.mask)
-    grad_input = empty_result(input)
+def _backward(
+    grad_output: Tensor, call: RdaCall, config: Config | None = None, wide: bool = False
+) -> tuple[Tensor, ...]:
+    input = call.input
+    problem = _problem(call, "backward")
+    mask_logits = _mask_logits(call, problem)
+    grad_input = call.empty_result()
     written, grad_logits = _rounded_by_torch(grad_input), None
-    if logits is not None:  # what comes through the logits is still to be added
-        written = torch.empty_like(grad_input, dtype=logits.dtype)
+    if mask_logits is not None:  # what comes through the logits is still to be added
+        written = torch.empty_like(grad_input, dtype=mask_logits.dtype)
         grad_logits = torch.empty_like(written)
-    wide = wide or needs_wide_offsets(input, weight, call.mask_weight, grad_output, written, logits)
+    wide = wide or needs_wide_offsets(input, call.weight, call.mask_weight, grad_output, written, mask_logits)
     partial_sums = input
 
     def launch(config: Config) -> None:
         nonlocal partial_sums
         bands = _bands(problem, config, input.shape)
-        partial_sums, scratch = _workspace(problem, config, bands, input)
+        partial_sums, scratch = _workspace(call, problem, config, bands)
         _kernels().backward[(bands.programs,)](
             written,
             input if grad_logits is None else grad_logits,
             partial_sums,
             scratch,
             _readable(grad_output),
-            *_pointers(call, logits),
+            *_pointers(call, mask_logits),
             *_sizes(input, bands),
             *written.stride(),
             *(_NO_STRIDES if grad_logits is None else grad_logits.stride()),
             *grad_output.stride(),
-            *_strides(call, logits),
+            *_strides(call, mask_logits),
             *_constants(call, problem, config, wide),
             **_options(config),
         )
@@ -174,24 +140,22 @@ def _backward(grad_output: Tensor, call: _Call, config: Config | None = None, wi
 
     # Programs of a sample first; then, for what samples share, the samples.
     sums = partial_sums.sum(dim=2).transpose(1, 2).flatten(2)[..., : problem.channels]  # (B, sums, C)
-    taps = weight.shape[2] * weight.shape[3]
-    grad_weight = sums[:, :taps].transpose(1, 2).reshape(weight.shape).to(input.dtype).contiguous()
+    taps = problem.kernel_size**2
+    grad_weight = sums[:, :taps].transpose(1, 2).reshape(call.weight.shape).to(input.dtype).contiguous()
     if call.mask_weight is None:
         return _round_into(grad_input, written), grad_weight
     if grad_logits is None:
         of_mask = sums[:, taps:].sum(dim=0).to(input.dtype)
         grad_mask_weight, grad_mask_bias = of_mask[0].reshape(call.mask_weight.shape), of_mask[1, :1].clone()
     else:
-        if call.mask_weight.shape[0] == 1:
-            grad_logits = grad_logits.sum(dim=1, keepdim=True)
-        through_logits, *of_weight_and_bias = full_mask.logits_backward(grad_logits, input, call.mask_weight)
-        written += through_logits
+        through_mask, *of_weight_and_bias = full_mask.mask_logits_backward(grad_logits, call)
+        written += through_mask
         grad_mask_weight, grad_mask_bias = (g.to(input.dtype) for g in of_weight_and_bias)
     return _round_into(grad_input, written), grad_weight, grad_mask_weight, grad_mask_bias
 
 
 def needs_wide_offsets(*tensors: Tensor | None) -> bool:
-    """Whether an element of any of the tensors is 2^31 or more elements from its first.
+    """Return True if an element of any of the tensors is 2^31 or more elements from its first.
 
     The sums and the scratch of the backward, which belong to a program, are always found by 64-bit offsets.
     """
@@ -216,7 +180,7 @@ class _Bands(NamedTuple):
 
 
 def _bands(problem: Problem, config: Config, shape: torch.Size) -> _Bands:
-    """How many programs share an image, in which tiles."""
+    """Cut the images into tiles, one for each program."""
     batch, channels, height, width = shape
     backward = problem.direction == "backward" and problem.mask != NO_MASK
     step = config.columns - (2 * (problem.kernel_size // 2) if backward else 0)
@@ -226,20 +190,21 @@ def _bands(problem: Problem, config: Config, shape: torch.Size) -> _Bands:
     return _Bands(rows, blocks, tiles, batch * blocks * tiles)
 
 
-def _workspace(problem: Problem, config: Config, bands: _Bands, input: Tensor) -> tuple[Tensor, Tensor]:
-    """For the backward: a partial sum of each program, and the rows that its threads show each other."""
+def _workspace(call: RdaCall, problem: Problem, config: Config, bands: _Bands) -> tuple[Tensor, Tensor]:
+    """Allocate for the backward the sums of each program, and the rows that its threads exchange."""
+    input = call.input
     sums = problem.kernel_size**2 + (2 if problem.mask == FUSED_MASK else 0)
     rows = 0 if problem.mask == NO_MASK or problem.kernel_size == 1 else problem.kernel_size + 1
-    options: dict[str, Any] = {"dtype": accumulation_dtype(input.dtype), "device": input.device}
+    options: dict[str, Any] = {"dtype": call.accumulation_dtype, "device": input.device}
     return (
         torch.empty(input.shape[0], bands.blocks, bands.tiles, sums, config.channels, **options),
         torch.empty(max(bands.programs * rows, 1), config.columns, config.channels, **options),
     )
 
 
-def _pointers(call: _Call, logits: Tensor | None) -> tuple[Tensor, ...]:
-    """What a kernel does not read may be any tensor."""
-    optional = (call.mask_weight, call.mask_bias, logits)
+def _pointers(call: RdaCall, mask_logits: Tensor | None) -> tuple[Tensor, ...]:
+    """Return the tensors that the kernels read; those that are not there are ``input``, and never dereferenced."""
+    optional = (call.mask_weight, call.mask_bias, mask_logits)
     pointers = call.input, call.weight, *(call.input if t is None else t for t in optional)
     return tuple(map(_readable, pointers))
 
@@ -248,17 +213,16 @@ def _sizes(input: Tensor, bands: _Bands) -> tuple[int, ...]:
     return *input.shape[2:], bands.rows, _UNSEEN_ZERO
 
 
-def _strides(call: _Call, logits: Tensor | None) -> tuple[int, ...]:
-    mask_weight = 0 if call.mask_weight is None else call.mask_weight.stride(1)
+def _strides(call: RdaCall, mask_logits: Tensor | None) -> tuple[int, ...]:
     return (
         *call.input.stride(),
         *call.weight.stride(),
-        mask_weight,
-        *(_NO_STRIDES if logits is None else logits.stride()),
+        0 if call.mask_weight is None else call.mask_weight.stride(1),
+        *(_NO_STRIDES if mask_logits is None else mask_logits.stride()),
     )
 
 
-def _constants(call: _Call, problem: Problem, config: Config, wide: bool) -> tuple[Any, ...]:
+def _constants(call: RdaCall, problem: Problem, config: Config, wide: bool) -> tuple[Any, ...]:
     import triton.language as tl
 
     return (
@@ -330,7 +294,7 @@ def _kernels() -> ModuleType:
 
 
 def _rounded_by_torch(result: Tensor) -> Tensor:
-    """What the kernel writes: ``result``, or a wider tensor where Triton's interpreter can't round to its dtype."""
+    """Return what the kernel writes: ``result``, or a wider tensor if Triton's interpreter can't round to its dtype."""
     return result.float() if INTERPRETED and result.dtype == torch.bfloat16 else result
 
 
@@ -339,7 +303,7 @@ def _round_into(result: Tensor, written: Tensor) -> Tensor:
 
 
 def _readable(tensor: Tensor) -> Tensor:
-    """``tensor``, or a wider copy with the same strides where Triton's interpreter can't read its dtype."""
+    """Return ``tensor``, or a wider copy with the same strides if Triton's interpreter can't read its dtype."""
     # It gets subnormal bfloat16 numbers wrong; and it rounds halves up, and loses what carries into the exponent.
     if not INTERPRETED or tensor.dtype != torch.bfloat16:
         return tensor

@@ -143,7 +143,6 @@ sys.meta_path.insert(0, Blocker())
         "rda_conv",
         "rda_block",
         "table",
-        "preferences",
         "gpu",
         "threads",
     ],

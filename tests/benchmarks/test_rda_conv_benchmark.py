@@ -116,7 +116,7 @@ def fake_backend(name, reason=None):
 def test_on_a_gpu_each_backend_that_can_serve_takes_part_beside_what_dispatch_picks(monkeypatch):
     modules = {"cuda": fake_backend("cuda", "it is not built"), "triton": fake_backend("triton")}
     monkeypatch.setattr(dispatch, "load", modules.__getitem__)
-    monkeypatch.setattr(dispatch, "select", lambda name, device, kind: modules["triton"])
+    monkeypatch.setattr(dispatch, "select", lambda name, device: modules["triton"])
     found = bench.computing(setting(device="cuda"))
     ours = {name: provider for name, provider in found.items() if name.startswith("mrda_kernels")}
     assert {name: provider.operator.keywords for name, provider in ours.items()} == {
@@ -136,20 +136,11 @@ def test_on_a_gpu_each_backend_that_can_serve_takes_part_beside_what_dispatch_pi
     assert who.why_nothing_to_measure("cuda") == "cuda: it is not built; triton: it is missing"
 
 
-def test_what_dispatch_picks_is_named_for_both_passes(monkeypatch):
-    backends = {"forward": fake_backend("cuda"), "forward_backward": fake_backend("triton")}
+def test_what_dispatch_picks_is_named(monkeypatch):
     asked = []
-
-    def select(name, device, kind):
-        asked.append((name, device, *kind))
-        return backends[kind.mode]
-
-    monkeypatch.setattr(dispatch, "select", select)
-    assert who.picked(setting("forward_backward", "nhwc", device="cuda")) == "cuda+triton"
-    assert asked == [(None, "cuda", "float32", "channels_last", mode) for mode in ("forward", "forward_backward")]
-    assert who.picked(setting("forward", device="cuda")) == "cuda"
-    backends["forward_backward"] = backends["forward"]
-    assert who.picked(setting("forward_backward", device="cuda")) == "cuda"
+    monkeypatch.setattr(dispatch, "select", lambda *wish: asked.append(wish) or fake_backend("cuda"))
+    assert who.picked(setting("forward_backward", "nhwc", device="cuda")) == "cuda"
+    assert asked == [(None, "cuda")]
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])

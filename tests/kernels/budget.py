@@ -31,12 +31,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mrda_kernels import reference
+from mrda_kernels.call import RdaCall, accumulation_dtype
 
 SECOND_ORDER = 1 + 2**-10
 EXP_ERROR = 8  # in units of u
@@ -78,7 +80,7 @@ class Arithmetic:
     """The roundoff of a computation on tensors of a dtype."""
 
     def __init__(self, dtype: torch.dtype) -> None:
-        accumulation = reference.accumulation_dtype(dtype)
+        accumulation = accumulation_dtype(dtype)
         self.u = roundoff(accumulation) + roundoff(torch.float64)
         self.tiny = torch.finfo(accumulation).tiny
         info = torch.finfo(dtype)
@@ -97,18 +99,26 @@ class Arithmetic:
 # ---- dynamic_depthwise_conv2d ------------------------------------------------------------------------------
 
 
+def bare_forward(x: Tensor, w: Tensor) -> Tensor:
+    return reference.forward(RdaCall(x, w))
+
+
+def bare_backward(grad: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+    return reference.backward(grad, RdaCall(x, w))
+
+
 def dynamic_forward(input: Tensor, weight: Tensor) -> Bounded:
     arithmetic = Arithmetic(input.dtype)
     x, w = input.double(), weight.double()
-    terms = reference.dynamic_depthwise_conv2d(x.abs(), w.abs())
-    return arithmetic.rounded(reference.dynamic_depthwise_conv2d(x, w), arithmetic.gamma(weight.shape[-1] ** 2) * terms)
+    exact, terms = bare_forward(x, w), bare_forward(x.abs(), w.abs())
+    return arithmetic.rounded(exact, arithmetic.gamma(weight.shape[-1] ** 2) * terms)
 
 
 def dynamic_backward(grad_output: Tensor, input: Tensor, weight: Tensor) -> list[Bounded]:
     arithmetic = Arithmetic(input.dtype)
     grad, x, w = grad_output.double(), input.double(), weight.double()
-    exact = reference.dynamic_depthwise_conv2d_backward(grad, x, w)
-    terms = reference.dynamic_depthwise_conv2d_backward(grad.abs(), x.abs(), w.abs())
+    exact = bare_backward(grad, x, w)
+    terms = bare_backward(grad.abs(), x.abs(), w.abs())
     counts = weight.shape[-1] ** 2, input.shape[2] * input.shape[3]
     return [arithmetic.rounded(v, arithmetic.gamma(n) * t) for v, n, t in zip(exact, counts, terms, strict=True)]
 
@@ -117,36 +127,28 @@ def dynamic_backward(grad_output: Tensor, input: Tensor, weight: Tensor) -> list
 
 
 class RdaBudget:
-    """Bounds for one call of ``rda_conv2d`` and its gradients."""
+    """Bounds for one call of ``rda_conv2d`` with the arguments of an RdaCall, and for its gradients."""
 
-    def __init__(
-        self,
-        input: Tensor,
-        weight: Tensor,
-        mask_weight: Tensor,
-        mask_bias: Tensor | None,
-        negative_slope: float,
-        output_negative_slope: float | None,
-        *,
-        exact_z: bool,
-    ) -> None:
+    def __init__(self, *arguments: Any, exact_z: bool) -> None:
+        input, weight, mask_weight, mask_bias, negative_slope, output_negative_slope = RdaCall(*arguments)
+        assert mask_weight is not None
         self.arithmetic = Arithmetic(input.dtype)
         u, gamma = self.arithmetic.u, self.arithmetic.gamma
         self.x, self.w = x, w = input.double(), weight.double()
-        self.mixing = mask_weight.double()
+        self.mask_weight = mask_weight.double()
         self.bias = None if mask_bias is None else mask_bias.double()
         self.slope = negative_slope
         self.outer_slope = 1.0 if output_negative_slope is None else output_negative_slope
 
-        self.z = reference.dynamic_depthwise_conv2d(x, w)
-        self.z_error = gamma(w.shape[-1] ** 2) * reference.dynamic_depthwise_conv2d(x.abs(), w.abs())
+        self.z = bare_forward(x, w)
+        self.z_error = gamma(w.shape[-1] ** 2) * bare_forward(x.abs(), w.abs())
         if exact_z:
             self.z_error = torch.zeros_like(self.z)
         self.f, self.f_error = self._leaky_relu(self.z, self.z_error, self.slope)
 
         bias = torch.zeros(1) if self.bias is None else self.bias[:, None, None]
-        t = torch.einsum("bchw,mc->bmhw", x, self.mixing.flatten(1)) + bias
-        t_terms = torch.einsum("bchw,mc->bmhw", x.abs(), self.mixing.flatten(1).abs()) + bias.abs()
+        t = torch.einsum("bchw,mc->bmhw", x, self.mask_weight.flatten(1)) + bias
+        t_terms = torch.einsum("bchw,mc->bmhw", x.abs(), self.mask_weight.flatten(1).abs()) + bias.abs()
         t_error = gamma(x.shape[1] + 1) * t_terms
         self.m = torch.sigmoid(t)
         self.s = self.m * (1 - self.m)
@@ -178,9 +180,9 @@ class RdaBudget:
     def backward(self, grad_output: Tensor) -> list[Bounded]:
         """Gradients of input, weight, mask_weight and mask_bias."""
         u, gamma = self.arithmetic.u, self.arithmetic.gamma
-        x, w, mixing, m = self.x, self.w, self.mixing.flatten(1), self.m
+        x, w, mask_weight, m = self.x, self.w, self.mask_weight.flatten(1), self.m
         batch, channels, height, width = x.shape
-        masks = mixing.shape[0]
+        masks = mask_weight.shape[0]
 
         above = grad_output.double()
         g, g_error = self._leaky_relu_backward(above, torch.zeros_like(above), self.y, self.y_error, self.outer_slope)
@@ -198,11 +200,11 @@ class RdaBudget:
         gt = gm * self.s
         gt_error = self.s * gm_error + (gm.abs() + gm_error) * s_error + 2 * u * gt.abs()
 
-        gz_terms = reference.dynamic_depthwise_conv2d_backward(gz.abs(), x.abs(), w.abs())
-        gz_carried = reference.dynamic_depthwise_conv2d_backward(gz_error, x.abs(), w.abs())
+        gz_terms = bare_backward(gz.abs(), x.abs(), w.abs())
+        gz_carried = bare_backward(gz_error, x.abs(), w.abs())
 
         def mix(v: Tensor) -> Tensor:
-            return torch.einsum("mc,bmhw->bchw", mixing.abs(), v)
+            return torch.einsum("mc,bmhw->bchw", mask_weight.abs(), v)
 
         def correlate(v: Tensor) -> Tensor:
             return torch.einsum("bmhw,bchw->mc", v, x.abs())[..., None, None]
@@ -217,13 +219,5 @@ class RdaBudget:
             correlate(gt_error) + gamma(batch * pixels) * correlate(gt.abs()),
             (gt_error + gamma(batch * pixels) * gt.abs()).sum(dim=(0, 2, 3)),
         ]
-        exact = reference.rda_conv2d_backward(
-            above,
-            x,
-            w,
-            self.mixing,
-            self.bias,
-            negative_slope=self.slope,
-            output_negative_slope=self.outer_slope,
-        )
+        exact = reference.backward(above, RdaCall(x, w, self.mask_weight, self.bias, self.slope, self.outer_slope))
         return [self.arithmetic.rounded(v, b) for v, b in zip(exact, bounds, strict=True)]

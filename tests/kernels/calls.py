@@ -12,9 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mrda_kernels import checks
+from mrda_kernels.call import DTYPES
 
-DTYPES = checks.DTYPES
 KERNEL_SIZES = (1, 3, 5, 7)
 
 

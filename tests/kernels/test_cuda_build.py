@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mrda_kernels.backends import cuda
-from mrda_kernels.backends.native import load_extension
+from mrda_kernels.backends import cuda, load_extension
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ("forward_kernel", "mask_backward_kernel", "backward_kernel", "reduce_kernel")
@@ -80,10 +79,10 @@ def test_what_a_build_runs_on(built, capability, runs):
 
 
 def test_why_a_gpu_is_not_served():
-    assert cuda._why_not_on("sm_90 compute_90", (9, 0)) is None
-    assert "need sm_80" in cuda._why_not_on("sm_90 compute_90", (7, 5))
-    assert cuda._why_not_on("sm_90 compute_90", (8, 6)) == (
-        "is sm_86, and the extension was built for sm_90 compute_90; "
+    assert cuda._why_not_on(0, "sm_90 compute_90", (9, 0)) is None
+    assert "need sm_80" in cuda._why_not_on(0, "sm_90 compute_90", (7, 5))
+    assert cuda._why_not_on(1, "sm_90 compute_90", (8, 6)) == (
+        "GPU 1 is sm_86, and the extension was built for sm_90 compute_90; "
         "reinstall the package with MRDA_KERNELS_CUDA_ARCHS=86"
     )
 

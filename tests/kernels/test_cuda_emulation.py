@@ -9,6 +9,7 @@ from budget import RdaBudget
 from calls import Call
 
 from mrda_kernels.backends import cuda_emulated
+from mrda_kernels.call import RdaCall
 
 OPS = torch.ops.mrda_kernels
 BACKEND = "cuda-emulated"
@@ -106,21 +107,9 @@ def test_after_a_fault_the_next_call_works():
     check(CALL)
 
 
-def test_sizes_beyond_32_bits_are_refused():
-    params = _emulation.RdaConvParams(
-        shape=(1, 1, 2**31, 1),
-        kernel_size=3,
-        mask_channels=0,
-        negative_slope=0.1,
-        output_negative_slope=1.0,
-        dtype=_emulation.DType.float32,
-        channels_last=False,
-        input=0,
-        input_strides=(0, 0, 0, 0),
-        weight=0,
-        mask_weight=0,
-        mask_bias=0,
-    )
+def test_sizes_that_the_kernels_can_not_count_are_refused():
+    call = RdaCall(torch.zeros(()).expand(1, 1, 2**31, 1), torch.zeros(1, 1, 3, 3))
+    params = _emulation.RdaConvParams(call, "float32", False)
     with pytest.raises(RuntimeError, match=r"^CUDA kernel rda_conv failed: height or width beyond 2\^31$"):
         _emulation.rda_conv_forward_cuda(
             params, output=0, output_strides=(0,) * 4, logits=0, logits_strides=(0,) * 4, device=0, stream=0

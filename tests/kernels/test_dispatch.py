@@ -1,47 +1,30 @@
 """The choice of a backend."""
 
-import json
 import os
 import shutil
-import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 from calls import Call
 
 from mrda_kernels import dispatch, dynamic_depthwise_conv2d, rda_conv2d
-from mrda_kernels.backends import cpu, reference
-from mrda_kernels.dispatch import Kind
+from mrda_kernels.backends import cpu, cuda, reference
 
 
 @pytest.fixture(autouse=True)
 def no_wish_from_outside(monkeypatch):
     monkeypatch.delenv(dispatch.ENVIRONMENT_VARIABLE, raising=False)
+    dispatch.forget_availability()
+    yield
+    monkeypatch.undo()
+    dispatch.forget_availability()
 
 
 @pytest.fixture
 def without_extension(monkeypatch):
     monkeypatch.setattr(cpu, "_C", None)
     monkeypatch.setattr(cpu, "_missing", "No module named 'mrda_kernels._C'", raising=False)
-
-
-@pytest.fixture
-def table(monkeypatch, tmp_path):
-    """Write a table of preferences in place of the measured one."""
-    path = tmp_path / "preferences.json"
-    monkeypatch.setattr(dispatch, "PREFERENCES", path)
-
-    def clear():
-        dispatch.order.cache_clear()
-        dispatch._measured.cache_clear()
-
-    def write(*rows):
-        path.write_text(json.dumps({"rows": list(rows)}), encoding="utf-8")
-        clear()
-
-    clear()
-    yield write
-    clear()
 
 
 def test_the_extension_is_built_where_there_is_a_compiler():
@@ -60,73 +43,60 @@ def test_the_reference_serves_what_no_other_backend_does():
     assert dispatch.select(None, "xpu") is reference
 
 
-@pytest.mark.usefixtures("table")
-def test_without_measurements_the_order_is_the_default():
-    kind = Kind("float32", "nchw", "forward")
-    assert dispatch.order("cuda", kind) == ("cuda", "triton", "reference")
-    assert dispatch.order("cpu", kind) == ("cpu", "reference")
-    assert dispatch.order("xpu", kind) == ("reference",)
+SLOW = pytest.mark.filterwarnings("ignore:mrda_kernels runs on its slow reference")  # where Triton is not installed
 
 
-def test_a_measured_order_rules_for_its_kind_of_call_alone(table):
-    row = {"device": "cuda", "dtype": "bfloat16", "layout": "channels_last", "mode": "forward"}
-    table(row | {"backends": ["cuda", "triton"]}, row | {"backends": ["triton", "cuda"]})
-    kind = Kind("bfloat16", "channels_last", "forward")
-    assert dispatch.order("cuda", kind) == ("triton", "cuda", "reference")
-    assert dispatch.order("cpu", kind) == ("cpu", "reference")
-    for other in (
-        kind._replace(dtype="float32"),
-        kind._replace(layout="nchw"),
-        kind._replace(mode="forward_backward"),
-    ):
-        assert dispatch.order("cuda", other) == ("cuda", "triton", "reference")
+@pytest.fixture
+def gpus(monkeypatch):
+    """Pretend that there are GPUs of these compute capabilities, and count how often each is asked for its own."""
+    asked = []
+
+    def pretend(*capabilities, architectures="sm_90 compute_90"):
+        native = SimpleNamespace(cuda_versions=lambda: (13000, 13000), cuda_architectures=architectures)
+        monkeypatch.setattr(cuda, "_C", native)
+        monkeypatch.setattr(cuda, "_missing", None)
+        monkeypatch.setattr(cuda, "_built", True)
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+        monkeypatch.setattr(
+            torch.cuda, "get_device_capability", lambda index: (asked.append(index), capabilities[index])[1]
+        )
+        return asked
+
+    return pretend
 
 
-def test_a_call_goes_to_the_backend_measured_fastest_for_it(table, monkeypatch):
-    if cpu.why_not("cpu") is not None:
-        pytest.skip("the extension is not built")
-    row = {"device": "cpu", "dtype": "float64", "layout": "channels_last"}
-    table(*(row | {"mode": mode, "backends": ["reference", "cpu"]} for mode in ("forward", "forward_backward")))
-    served = []
-    for module in (cpu, reference):
-        for name in ("forward", "backward"):
-            original = getattr(module, name)
-            monkeypatch.setattr(module, name, lambda *a, o=original, s=(module, name): (served.append(s), o(*a))[1])
-    warnings.simplefilter("error")  # the reference, by choice, is nothing to warn of
-    for layout, expected in (("channels_last", reference), ("nchw", cpu)):
-        tensors = [t.requires_grad_() for t in Call((1, 2, 3, 3), dtype=torch.float64, layout=layout).tensors()]
-        rda_conv2d(*tensors).sum().backward()
-        assert served == [(expected, "forward"), (expected, "backward")]
-        served.clear()
+@SLOW
+def test_a_gpu_that_is_not_supported_leaves_the_others_alone(gpus):
+    gpus((9, 0), (7, 5))
+    assert dispatch.select(None, "cuda:0") is cuda
+    assert dispatch.select(None, "cuda:1") is not cuda
+    message = "^backend is 'cuda', which can't serve this call: GPU 1 is sm_75, and these kernels need sm_80 or later"
+    with pytest.raises(RuntimeError, match=message):
+        dispatch.select("cuda", "cuda:1")
+    assert dispatch.select("cuda", "cuda:0") is cuda
+    assert cuda.why_not("cuda") is None  # one of them is served
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "{}", '{"rows": [{"device": "cpu"}]}', '{"rows": 1}', '{"rows": [ROW]}', '{"rows": [ROW2]}'],
-)
-def test_a_broken_table_is_named_and_not_used(table, text):
-    row = {"device": "cpu", "dtype": "float32", "layout": "nchw", "mode": "forward", "backends": ["cuda-emulated"]}
-    text = text.replace("ROW2", json.dumps(row | {"backends": "cpu"})).replace("ROW", json.dumps(row))
-    table()
-    dispatch.PREFERENCES.write_text(text)
-    dispatch.order.cache_clear()
-    dispatch._measured.cache_clear()
-    with pytest.warns(RuntimeWarning, match=r"preferences\.json is not used, .* python -m benchmarks\.preferences"):
-        assert dispatch.order("cpu", Kind("float32", "nchw", "forward")) == ("cpu", "reference")
+def test_no_gpu_is_served_if_none_is_supported(gpus):
+    gpus((7, 5), (8, 6))
+    assert "GPU 0 is sm_75" in cuda.why_not("cuda")
+    assert "GPU 1 is sm_86, and the extension was built for sm_90" in cuda.why_not("cuda:1")
 
 
-def test_the_table_that_comes_with_the_package_names_backends_only():
-    for (device, kind), names in dispatch._measured().items():
-        assert set(names) <= set(dispatch.BACKENDS)
-        assert device in dispatch.DEFAULT_ORDER
-        assert kind.layout in {"nchw", "channels_last"}
-        assert kind.mode in {"forward", "forward_backward"}
-        assert isinstance(getattr(torch, kind.dtype), torch.dtype)
+@SLOW
+def test_each_device_is_asked_once(gpus):
+    asked = gpus((9, 0), (7, 5))
+    for _ in range(3):
+        dispatch.select(None, torch.device("cuda", 0))
+        dispatch.select("cuda", torch.device("cuda", 0))
+        dispatch.select(None, "cuda:1")
+    assert asked == [0, 1]
 
 
 @pytest.mark.usefixtures("without_extension")
 def test_the_reference_serves_where_the_extension_is_missing():
-    dispatch._warn_of_slowness.cache_clear()
     with pytest.warns(RuntimeWarning, match=r"slow reference: .*_C does not load.* C\+\+17") as warned:
         chosen = {dispatch.select(None, "cpu") for _ in range(2)}
     assert chosen == {reference}

@@ -9,6 +9,7 @@ import torch
 from calls import AWKWARD_SHAPES, DTYPES, KERNEL_SIZES, Call, calls, for_any_call, interpreted, skip_many_samples
 
 from mrda_kernels import reference
+from mrda_kernels.call import RdaCall
 
 OPS = torch.ops.mrda_kernels
 GRADIENTS = ("grad_input", "grad_weight", "grad_mask_weight", "grad_mask_bias")
@@ -25,7 +26,7 @@ def check_rda(call: Call, backend: str) -> None:
     output = OPS.rda_conv2d(*tensors, 0.5, 0.25, backend)
     assert torch.equal(output, reference.rda_conv2d(*wide, **slopes).to(call.dtype))
     grads = OPS.rda_conv2d_backward(grad_output, *tensors, 0.5, 0.25, backend)
-    exact = reference.rda_conv2d_backward(grad_output.double(), *wide, **slopes)
+    exact = reference.backward(grad_output.double(), RdaCall(*wide, **slopes))
     for name, grad, value in zip(GRADIENTS, grads, exact, strict=True):
         assert torch.equal(grad, value.to(call.dtype)), name
 
@@ -34,10 +35,10 @@ def check_dynamic(call: Call, backend: str) -> None:
     input, weight, *_ = call.tensors()
     grad_output = call.grad_output()
     output = OPS.dynamic_depthwise_conv2d(input, weight, backend)
-    exact = reference.dynamic_depthwise_conv2d(input.double(), weight.double())
-    assert torch.equal(output, exact.to(call.dtype))
+    exact = RdaCall(input.double(), weight.double())
+    assert torch.equal(output, reference.forward(exact).to(call.dtype))
     grads = OPS.dynamic_depthwise_conv2d_backward(grad_output, input, weight, backend)
-    exact_grads = reference.dynamic_depthwise_conv2d_backward(grad_output.double(), input.double(), weight.double())
+    exact_grads = reference.backward(grad_output.double(), exact)
     for name, grad, value in zip(GRADIENTS, grads, exact_grads, strict=False):
         assert torch.equal(grad, value.to(call.dtype)), name
 

@@ -6,6 +6,7 @@ from budget import RdaBudget
 from calls import Call
 
 from mrda_kernels import dispatch, reference
+from mrda_kernels.call import RdaCall
 
 OPS = torch.ops.mrda_kernels
 CALL = Call((2, 3, 6, 7), dyadic=False)
@@ -13,10 +14,10 @@ CALL = Call((2, 3, 6, 7), dyadic=False)
 
 def drop_a_border_tap(output, input, weight):
     """The last tap of the first row's pixels is missing, wherever it is inside the image."""
-    z = reference.dynamic_depthwise_conv2d(input, weight)
+    z = reference.forward(RdaCall(input, weight))
     less = weight.clone()
     less[..., 2, 2] = 0
-    output[:, :, 0] += (reference.dynamic_depthwise_conv2d(input, less) - z)[:, :, 0]
+    output[:, :, 0] += (reference.forward(RdaCall(input, less)) - z)[:, :, 0]
 
 
 def leave_an_element_unwritten(output, input, weight):
@@ -24,7 +25,7 @@ def leave_an_element_unwritten(output, input, weight):
 
 
 def use_the_neighbours_kernel(output, input, weight):
-    output.copy_(reference.dynamic_depthwise_conv2d(input, weight.roll(1, dims=1)))
+    output.copy_(reference.forward(RdaCall(input, weight.roll(1, dims=1))))
 
 
 @pytest.mark.parametrize("fault", [drop_a_border_tap, leave_an_element_unwritten, use_the_neighbours_kernel])
@@ -32,9 +33,9 @@ def test_a_faulty_backend_is_caught(monkeypatch, fault):
     faulty = dispatch.load("reference")
     right = faulty.forward
 
-    def forward(input, weight, *rest):
-        output = right(input, weight, *rest)
-        fault(output, input, weight)
+    def forward(call):
+        output = right(call)
+        fault(output, call.input, call.weight)
         return output
 
     arguments = (*CALL.tensors(), *CALL.options)

@@ -15,6 +15,7 @@ from mrda_kernels import dispatch
 from mrda_kernels.backends import triton as backend
 from mrda_kernels.backends import triton_configs as configs
 from mrda_kernels.backends.triton_configs import FUSED_MASK, GIVEN_LOGITS, NO_MASK, Config, Measured, Problem
+from mrda_kernels.call import RdaCall
 
 interpreted = pytest.mark.skipif(backend.why_not("cpu") is not None, reason=str(backend.why_not("cpu")))
 
@@ -22,14 +23,14 @@ interpreted = pytest.mark.skipif(backend.why_not("cpu") is not None, reason=str(
 def check(call, config=None, wide=False):
     tensors, grad_output = call.tensors(), call.grad_output()
     budget = RdaBudget(*tensors, *call.options, exact_z=call.dyadic)
-    launch = backend._Call(*tensors, *call.options)
+    launch = RdaCall(*tensors, *call.options)
     budget.forward().check(backend._forward(launch, config, wide), "output")
     for i, (grad, bounded) in enumerate(
         zip(backend._backward(grad_output, launch, config, wide), budget.backward(grad_output), strict=True)
     ):
         bounded.check(grad, f"gradient {i}")
 
-    bare = backend._Call(*tensors[:2], None, None, 1.0, None)
+    bare = RdaCall(*tensors[:2])
     dynamic_forward(*tensors[:2]).check(backend._forward(bare, config, wide), "bare output")
     exact = dynamic_backward(grad_output, *tensors[:2])
     for i, (grad, bounded) in enumerate(zip(backend._backward(grad_output, bare, config, wide), exact, strict=True)):
@@ -72,8 +73,8 @@ def test_slopes_beyond_0_and_1(slopes):
 @interpreted
 def test_runs_are_the_same_to_the_bit():
     call = Call((2, 5, 19, 33), dyadic=False, layout="channels_last")
-    arguments = (call.grad_output(), *call.tensors(), *call.options)
-    first, second = (backend.backward(*arguments) for _ in range(2))
+    arguments = RdaCall(*call.tensors(), *call.options)
+    first, second = (backend.backward(call.grad_output(), arguments) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -129,10 +130,9 @@ def test_every_large_tensor_makes_the_offsets_wide(monkeypatch, part):
     input = small if part in {"grad_output", "mask_weight"} else large
     weight = meta((*shape[:2], 1, 1), (0, 0, 0, 0))
     mask_weight = meta((1, 4, 1, 1), (1, 2**30, 1, 1) if part == "mask_weight" else None)
-    arguments = (input, weight, mask_weight, None, 0.1, None)
     pytest.importorskip("triton")
     config = Config(8, 4, 4)
-    call = backend._Call(*arguments)
+    call = RdaCall(input, weight, mask_weight)
     with pytest.raises(Recorded) as recorded:
         _ = backend._backward(large, call, config) if part == "grad_output" else backend._forward(call, config)
     assert recorded.value.args == (True,)

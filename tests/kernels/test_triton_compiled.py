@@ -67,6 +67,7 @@ def launched(case):
 
     from mrda_kernels.backends import triton as backend
     from mrda_kernels.backends import triton_configs, triton_kernels
+    from mrda_kernels.call import RdaCall
 
     kernel = getattr(triton_kernels, case["direction"])
     seen = []
@@ -86,8 +87,8 @@ def launched(case):
     weight = torch.empty(batch, channels, case["kernel_size"], case["kernel_size"], **options)
     mask_weight = torch.empty(case["masks"], channels, 1, 1, **options) if case["masks"] else None
     mask_bias = torch.empty(case["masks"], **options) if case["masks"] else None
-    call = backend._Call(input, weight, mask_weight, mask_bias, 0.1, case["output_negative_slope"])
-    config = triton_configs.shipped(call.problem(case["direction"]))
+    call = RdaCall(input, weight, mask_weight, mask_bias, 0.1, case["output_negative_slope"])
+    config = triton_configs.shipped(backend._problem(call, case["direction"]))
     if case["direction"] == "forward":
         backend._forward(call, config)
     else:
