@@ -1,1 +1,1 @@
-"""Image files: reading and writing photographs with all that people want to keep of them."""
+"""Image files: reading and writing photographs with their bit depth, transparency and metadata."""

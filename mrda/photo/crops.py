@@ -1,4 +1,4 @@
-"""The part of a photo that is worth showing."""
+"""Crops that show the most detailed part of a photo."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ def most_detailed_crop(image: npt.NDArray[np.uint8], size: int) -> tuple[int, in
 
     Args:
         image: (H, W, 3).
-        size: side of the square; the shorter side of `image` at most is taken.
+        size: side of the square, limited to the shorter side of `image`.
 
     Returns:
         (top, left, size).

@@ -1,4 +1,4 @@
-"""16-bit colour, which Pillow makes 8 bits of."""
+"""Reads 16-bit colour, which Pillow reduces to 8 bits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from PIL import Image, TiffImagePlugin
 
 from mrda.photo.images import ImageArray, ImageError, Source, locate
 
-_UNUSUAL = "16-bit colours of an unusual kind became 8 bits"
+_UNUSUAL = "16-bit colours were reduced to 8 bits, because their format is unusual"
 _NO_ALPHA, _ALPHA, _PREMULTIPLIED = (), (2,), (1,)  # TIFF's extra samples
 
 
 def is_deep(source: Source, image: Image.Image) -> bool:
-    """Whether Pillow has taken bits or transparency off 16 bits: it does so to all but plain gray."""
+    """Check whether Pillow has dropped bits or transparency of a 16-bit image, as it does with all but plain gray."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
         return max(bits) == 16 and len(bits) > 1
@@ -27,7 +27,7 @@ def is_deep(source: Source, image: Image.Image) -> bool:
 
 
 def read_deep(source: Source, image: Image.Image) -> tuple[ImageArray | None, str]:
-    """Read (H, W, C) uint16 as stored, C = 2, 3 or 4; or None, and why there is no such thing.
+    """Read (H, W, C) uint16 as stored, C = 2, 3 or 4; or return None and the reason.
 
     Raises:
         ImageError: the file is damaged.
@@ -36,7 +36,7 @@ def read_deep(source: Source, image: Image.Image) -> tuple[ImageArray | None, st
         import imagecodecs
     except ModuleNotFoundError:
         keyed = _is_keyed_gray(image)
-        lost, kept = ("transparency was left out", "it") if keyed else ("16-bit colours became 8 bits", "them")
+        lost, kept = ("transparency was lost", "it") if keyed else ("16-bit colours were reduced to 8 bits", "them")
         return None, f"{lost}: `pip install 'mrda-kernels[deep]'` keeps {kept}"
     path = locate(source)
     try:
@@ -55,12 +55,12 @@ def read_deep(source: Source, image: Image.Image) -> tuple[ImageArray | None, st
 
 
 def _is_keyed_gray(image: Image.Image) -> bool:
-    """Whether one of the levels of 16-bit gray stands for transparency."""
+    """Check whether one level of 16-bit gray means transparent."""
     return image.mode.startswith("I") and "transparency" in image.info
 
 
 def _read_tiff(path: Any) -> ImageArray | None:
-    """The first page where its layout is an ordinary one."""
+    """Read the first page, or return None if its layout is unusual."""
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         extra = tuple(int(sample) for sample in page.extrasamples)
@@ -78,7 +78,7 @@ def _read_tiff(path: Any) -> ImageArray | None:
 
 
 def _straight(pixels: ImageArray) -> ImageArray:
-    """Divide the colours by the alpha that they were multiplied by."""
+    """Convert premultiplied to straight alpha."""
     alpha = pixels[..., -1:].astype(np.float64)
     colours = np.rint(65535.0 * pixels[..., :-1] / np.maximum(alpha, 1))
     return np.concatenate([np.minimum(colours, 65535).astype(np.uint16), pixels[..., -1:]], axis=-1)

@@ -1,4 +1,4 @@
-"""Photographs with all that a person wants to keep of them: 16 bits, transparency, colour profile, EXIF, resolution."""
+"""Reads and writes photographs with 16 bits, transparency, colour profile, EXIF, XMP, resolution and comment."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from mrda.photo.images import (
 from mrda.photo.png import PNGWriter
 
 FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif"}
-"""Suffixes by the names of the formats that can be written."""
+"""Suffixes of the formats that can be written, by name."""
 MAX_PIXELS = 250_000_000
-"""Pixels of the largest photo that is read unless more are allowed."""
+"""Default limit of a photo's pixels."""
 
 _EXIF_IFD, _GPS_IFD, _PIXEL_X, _PIXEL_Y = 0x8769, 0x8825, 0xA002, 0xA003
-# Of a TIFF's tags those that EXIF shares: description, camera, model, date, artist, copyright.
+# Tags that TIFF and EXIF share: description, camera, model, date, artist, copyright.
 _DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0132, 0x013B, 0x8298)
 _XMP_ORIENTATION = re.compile(rb'\s*tiff:Orientation="\d+"|<tiff:Orientation>\d+</tiff:Orientation>')
-_SRGB = (0.45455, 0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # PNG's gamma, then chromaticities
+_SRGB = (0.45455, 0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # gamma and chromaticities of a PNG
 _STRIP_ROWS = 64
 _SIDES = {"jpg": 65500, "webp": 16383}
 _NAMES = {"jpg": "JPEG", "webp": "WebP"}
-_FULL_CHROMA = 90  # quality of JPEG from which on the chroma keeps its resolution
-_MARKER = 65533  # bytes that one marker of a JPEG holds
-_COMMENT = 2**15  # bytes of a comment; for one near 64 KB Pillow 12's buffer is too small
+_FULL_CHROMA = 90  # JPEG quality from which the chroma keeps its resolution
+_MARKER = 65533  # capacity of a JPEG marker in bytes
+_COMMENT = 2**15  # largest comment in bytes; Pillow 12's buffer is too small for one near 64 KB
 _EXIF_PREFIX, _XMP_PREFIX = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _KEPT_TEXT = frozenset({"XML:com.adobe.xmp", "Raw profile type exif"})  # keywords in a PNG
 _IPTC, _PHOTOSHOP = 0x83BB, 0x8649  # tags of a TIFF
@@ -55,15 +55,15 @@ _DAMAGED = "damaged EXIF was left out"
 
 @dataclass(frozen=True)
 class Photo:
-    """A photograph, upright.
+    """A photograph, turned upright.
 
     Attributes:
         pixels: (H, W) or (H, W, C), uint8 or uint16; C is 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha).
-        icc: its colour profile.
-        exif: its EXIF block without orientation and thumbnail, from the byte order on.
-        xmp: its XMP packet.
+        icc: the colour profile.
+        exif: the EXIF block without orientation and thumbnail, beginning with its byte order.
+        xmp: the XMP packet.
         dpi: pixels per inch, horizontally and vertically.
-        comment: what a JPEG or GIF says of itself.
+        comment: the comment of a JPEG or GIF.
         notices: what could not be kept, in a few words each.
     """
 
@@ -77,14 +77,14 @@ class Photo:
 
 
 def read_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Photo:
-    """Read a photograph and turn it upright, as its EXIF orientation says.
+    """Read a photograph and turn it upright according to its EXIF orientation.
 
-    A palette becomes RGB, and CMYK too: by its colour profile where it has one. 16-bit colour stays so where
-    imagecodecs is installed, by the extra `deep`.
+    A palette becomes RGB, and so does CMYK, by its colour profile if it has one. 16-bit colour is kept if imagecodecs
+    is installed (extra `deep`).
 
     Args:
         source: see `mrda.photo.images.read_image`.
-        max_pixels: a photo of more is refused before it is decoded.
+        max_pixels: a photo with more pixels is refused before it is decoded.
 
     Raises:
         ImageError: as `mrda.photo.images.read_image`, or the photo is larger than ``max_pixels``.
@@ -96,7 +96,7 @@ def read_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Photo:
                 f"it has {width} x {height} = {width * height:,} pixels, more than the {max_pixels:,} that are allowed"
             )
         tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
-        # Decoding a TIFF takes its tags away; other formats may have them behind the pixels.
+        # Decoding a TIFF removes its tags; in other formats they may follow the pixels.
         tags = _tags(image) if tiff else None
         turned = decoded(image)
         turn, exif, notices = tags or _tags(image)
@@ -118,10 +118,13 @@ def read_photo(source: Source, max_pixels: int = MAX_PIXELS) -> Photo:
 
 
 def check_size(format: str, height: int, width: int) -> None:
-    """Raise ValueError where a format, a key of `FORMATS`, can't hold an image of that size."""
+    """Raise ValueError if a format, a key of `FORMATS`, can't hold an image of that size."""
     side = _SIDES.get(format)
     if side is not None and max(height, width) > side:
-        raise ValueError(f"{_NAMES[format]} holds at most {side} x {side} pixels, the image has {width} x {height}")
+        raise ValueError(
+            f"{_NAMES[format]} holds at most {side} x {side} pixels, but the image has {width} x {height}: "
+            "write PNG or TIFF instead"
+        )
 
 
 def write_photo(
@@ -133,15 +136,17 @@ def write_photo(
     format: str,
     quality: int = 95,
 ) -> tuple[str, ...]:
-    """Write a photograph from its bands of rows, whole or not at all. PNG and TIFF are written as the bands come.
+    """Write a photograph from its bands of rows, completely or not at all.
+
+    PNG and TIFF are written as the bands arrive; JPEG and WebP need the whole image in memory.
 
     Args:
         path: the file.
         bands: (n, W) or (n, W, C) each, uint8 or uint16, from top to bottom; at least one.
-        height: rows in all.
-        like: where colour profile, EXIF, XMP, resolution and comment come from.
+        height: total number of rows.
+        like: the photo to take colour profile, EXIF, XMP, resolution and comment from.
         format: a key of `FORMATS`.
-        quality: of JPEG and WebP, 1 to 100.
+        quality: quality of JPEG and WebP, 1 to 100.
 
     Returns:
         What could not be kept, in a few words each.
@@ -156,10 +161,10 @@ def write_photo(
     check_size(format, height, width)
     exif, notices = _sized(like.exif, width, height)
     if like.comment and format != "jpg":
-        notices.append(f"the comment was left out, as {format} holds none")
+        notices.append(f"the comment was left out, because {format} has no comments")
     if format in ("png", "tiff"):
         if format == "tiff" and exif:
-            notices.append("EXIF was left out, as TIFF keeps it in another way")
+            notices.append("EXIF was left out, because it cannot be copied to a TIFF")
         with atomic_write(path) as temporary:
             if format == "png":
                 _write_png(temporary, first, stream, height, channels, like, exif)
@@ -169,10 +174,10 @@ def write_photo(
     pixels = np.concatenate([first, *stream])
     if pixels.dtype == np.uint16:
         pixels = to_eight_bits(pixels)
-        notices.append(f"16 bits became 8, as {format} holds no more")
+        notices.append(f"16 bits were reduced to 8, because {format} has no more")
     if format == "jpg" and channels in (2, 4):
         pixels = _on_white(pixels)
-        notices.append("transparency became white, as jpg holds none")
+        notices.append("transparency became white, because jpg has none")
     options: dict[str, Any] = {
         "quality": quality,
         "icc_profile": like.icc,
@@ -190,10 +195,10 @@ def write_photo(
         ):
             if len(prefix) + len(options[name] or b"") > limit:
                 options[name] = None
-                notices.append(f"{title} was left out, as a JPEG's may take {-(-limit // 1024)} KB")
+                notices.append(f"{title} was left out, because a JPEG has at most {-(-limit // 1024)} KB for it")
     elif like.icc is not None and like.icc[16:20] != b"RGB ":
         options["icc_profile"] = None
-        notices.append("the colour profile was left out, as WebP keeps gray as RGB")
+        notices.append("the colour profile was left out, because WebP stores gray as RGB")
     with atomic_write(path) as temporary:
         picture = Image.fromarray(pixels)
         picture.save(temporary, **{key: value for key, value in options.items() if value is not None})
@@ -206,7 +211,7 @@ def _with_pixels(photo: Photo, image: Image.Image) -> Photo:
         notices.append("CMYK became RGB")
         if icc is not None:
             image = _to_srgb(image, icc)
-        icc = None  # it describes inks
+        icc = None  # it does not describe RGB
     elif image.mode == "P" or image.mode == "PA":
         notices.append("the palette became RGB")
     elif image.mode in ("LAB", "HSV"):
@@ -219,13 +224,13 @@ def _to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (OSError, ImageCms.PyCMSError):  # a damaged profile; the pixels are still a photograph
+    except (OSError, ImageCms.PyCMSError):  # a damaged profile; the pixels are intact
         return image
     return image if converted is None else converted
 
 
 def _oriented(pixels: ImageArray, turn: int) -> ImageArray:
-    """Turn upright what EXIF's orientation 1 to 8 describes."""
+    """Turn pixels of the EXIF orientation 1 to 8 upright."""
     if turn in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if turn in (3, 4, 7, 8):
@@ -242,7 +247,7 @@ def _on_white(pixels: ImageArray) -> ImageArray:
 
 
 def _tags(image: Image.Image) -> tuple[int, bytes | None, tuple[str, ...]]:
-    """EXIF's orientation, the block without it, and what is to be said about that."""
+    """Return the EXIF orientation, the EXIF block without it, and notices."""
     turn = orientation(image)
     try:
         exif = image.getexif()
@@ -255,7 +260,7 @@ def _tags(image: Image.Image) -> tuple[int, bytes | None, tuple[str, ...]]:
 
 
 def _descriptive(tags: Image.Exif) -> Image.Exif:
-    """What a TIFF's tags say of the photo, without those on how it is stored."""
+    """Select the tags of a TIFF that describe the photo, not its storage."""
     exif = Image.Exif()
     for tag in _DESCRIPTIVE:
         if tag in tags:
@@ -267,7 +272,7 @@ def _descriptive(tags: Image.Exif) -> Image.Exif:
 
 
 def _sized(block: bytes | None, width: int, height: int) -> tuple[bytes | None, list[str]]:
-    """The EXIF block, its pixel dimensions brought up to date where it has any, and what is to be said about it."""
+    """Return the EXIF block with pixel dimensions updated, if it has them, and notices."""
     if block is None:
         return None, []
     exif = Image.Exif()
@@ -282,7 +287,7 @@ def _sized(block: bytes | None, width: int, height: int) -> tuple[bytes | None, 
 
 
 def _xmp(image: Image.Image) -> bytes | None:
-    """The XMP packet without the orientation, which the pixels no longer need."""
+    """Return the XMP packet without the orientation, because the pixels are upright."""
     xmp = image.info.get("xmp")
     if isinstance(xmp, str):
         xmp = xmp.encode()
@@ -291,18 +296,18 @@ def _xmp(image: Image.Image) -> bytes | None:
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:
     dpi = image.info.get("dpi")
-    if dpi is None or not all(1 <= float(value) <= 65535 for value in dpi):  # nor what is not a number
+    if dpi is None or not all(1 <= float(value) <= 65535 for value in dpi):  # also excludes NaN
         return None
     return float(dpi[0]), float(dpi[1])
 
 
 def _comment(image: Image.Image) -> bytes | None:
     comment = image.info.get("comment")
-    return comment if isinstance(comment, bytes) else None  # a PNG's text may be called so too
+    return comment if isinstance(comment, bytes) else None  # the text of a PNG may have this name too
 
 
 def _left_out(source: Source, image: Image.Image) -> Iterator[str]:
-    """What else the file has, and the photo not."""
+    """Yield notices on what the file has and `Photo` does not."""
     frames = _frames(source)
     if frames > 1:
         yield f"only the first of {frames} pages or frames was kept"
@@ -316,7 +321,7 @@ def _left_out(source: Source, image: Image.Image) -> Iterator[str]:
 
 
 def _blocks(image: Image.Image) -> Iterator[str]:
-    """Names of what the file says of the photo in ways that no result does."""
+    """Yield names of metadata that can't be copied."""
     if isinstance(image, PngImagePlugin.PngImageFile) and image.text.keys() - _KEPT_TEXT:
         yield "the PNG's text"
     if isinstance(image, JpegImagePlugin.JpegImageFile):
@@ -332,11 +337,11 @@ def _blocks(image: Image.Image) -> Iterator[str]:
 
 
 def _frames(source: Source) -> int:
-    # In a file opened anew, as counting them moves away from the first.
+    # In a file opened again, because counting moves away from the first frame.
     try:
         with opened(source) as image:
             return int(getattr(image, "n_frames", 1))
-    except (ImageError, EOFError):  # the first one is whole
+    except (ImageError, EOFError):  # the first frame is intact
         return 1
 
 
@@ -382,7 +387,7 @@ def _write_tiff(
 
 
 def _strips(first: ImageArray, rest: Iterator[ImageArray]) -> Iterator[ImageArray]:
-    """Bands of exactly `_STRIP_ROWS` rows, the last one excepted."""
+    """Regroup bands into strips of exactly `_STRIP_ROWS` rows, except the last one."""
     held = first
     while True:
         while len(held) >= _STRIP_ROWS:
@@ -397,7 +402,7 @@ def _strips(first: ImageArray, rest: Iterator[ImageArray]) -> Iterator[ImageArra
 
 
 def _deflated(strip: ImageArray) -> bytes:
-    """A strip as TIFF stores it: the differences along the rows, compressed."""
+    """Encode a strip: differences along the rows, compressed. tifffile takes strips of an iterator only as bytes."""
     differences = strip.astype(strip.dtype.newbyteorder("<"))
     differences[:, 1:] -= strip[:, :-1]
     return zlib.compress(differences.tobytes())

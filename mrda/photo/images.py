@@ -1,4 +1,4 @@
-"""Reading and writing photographs: the one way in and the one way out."""
+"""Reads and writes images; all other modules use these functions to do so."""
 
 import importlib.util
 import io
@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, TiffImagePlugin
 from mrda.core.files import atomic_write
 
 Source = str | Path
-"""A path, or `"skimage:NAME"` for a photograph that comes inside the scikit-image wheel."""
+"""A path, or `"skimage:NAME"` for a photograph in the scikit-image wheel."""
 
 ImageArray = npt.NDArray[Any]
 
@@ -26,9 +26,9 @@ SUFFIXES = frozenset(
     {".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx",
      ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"}
 )  # fmt: skip
-"""By these a folder's photographs are told from its other files. A file that is named itself may have any suffix."""
+"""Suffixes of the photographs in a folder. A file that is named itself may have any suffix."""
 
-# What Pillow's decoders raise on damaged bytes. A wrong file must never look like a fault of ours.
+# Raised by Pillow's decoders for damaged files, which must not look like a bug of ours.
 _DECODING_ERRORS = (
     OSError,
     SyntaxError,
@@ -42,10 +42,10 @@ _DECODING_ERRORS = (
     Image.DecompressionBombError,
 )
 EXIF_ERRORS = (SyntaxError, struct.error, TypeError, AttributeError, ValueError, LookupError, OverflowError)
-"""What Pillow raises on a damaged EXIF block."""
+"""Raised by Pillow for a damaged EXIF block."""
 
 ORIENTATION = 0x0112
-"""The number of EXIF's tag."""
+"""Number of the EXIF tag."""
 _PHOTOMETRIC = 0x0106
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -63,7 +63,7 @@ class ImageError(ValueError):
 
 
 def read_image(source: Source) -> Image.Image:
-    """Read a photograph, turned upright as its EXIF orientation says, in one of five modes.
+    """Read a photograph in one of five modes, turned upright according to its EXIF orientation.
 
     Args:
         source: a path or `"skimage:NAME"`, e.g. `"skimage:astronaut"`.
@@ -72,7 +72,7 @@ def read_image(source: Source) -> Image.Image:
         A fully decoded image in mode L, LA, I;16, RGB or RGBA (see `canonical`); an animation's first frame.
 
     Raises:
-        ImageError: the file is missing, empty, not an image, damaged, or of a kind with no known value range.
+        ImageError: the file is missing, empty, not an image, damaged, or its range of values is unknown.
     """
     with opened(source) as image:
         return canonical(decoded(image))
@@ -82,21 +82,21 @@ def read_size(source: Source) -> tuple[int, int]:
     """Look up a photograph's width and height in pixels, as stored, without decoding it.
 
     Raises:
-        ImageError: as `read_image`, as far as the file's beginning tells.
+        ImageError: as `read_image`, for errors at the beginning of the file.
     """
     with opened(source) as image:
         return image.size
 
 
 def read_rgb(source: Source) -> ImageArray:
-    """Read a photograph as RGB; gray is replicated, a palette converted, alpha dropped.
+    """Read a photograph as RGB: gray is replicated, a palette is converted, alpha is dropped.
 
     Args:
         source: as for `read_image`.
 
     Returns:
-        (H, W, 3), uint8, or uint16 for a 16-bit gray file. Pillow gives 16-bit colour as 8 bits, by its upper byte or
-        rounded, so never a whole level off.
+        (H, W, 3), uint8, or uint16 for a 16-bit gray file. Pillow reduces 16-bit colour to 8 bits, by its upper byte or
+        by rounding, so the error is below one level.
 
     Raises:
         ImageError: as `read_image`.
@@ -110,17 +110,17 @@ def read_rgb(source: Source) -> ImageArray:
 
 
 def canonical(image: Image.Image) -> Image.Image:
-    """Convert to the mode that keeps what the image shows: L, LA, I;16, RGB or RGBA.
+    """Convert to the mode that keeps the image's colours: L, LA, I;16, RGB or RGBA.
 
     Args:
         image: an image in any of Pillow's modes.
 
     Returns:
-        Bilevel becomes L, 16-bit gray I;16, a palette and every other colour space RGB; LA or RGBA where
-        there is transparency of any sort.
+        Bilevel becomes L, 16-bit gray I;16, a palette and every other colour space RGB; or LA or RGBA if there is
+        transparency of any kind.
 
     Raises:
-        ImageError: 32-bit integer or floating-point pixels, which have no agreed white.
+        ImageError: 32-bit integer or floating-point pixels, whose white level is undefined.
     """
     if image.mode in ("L", "LA", "I;16", "RGB", "RGBA") and "transparency" not in image.info:
         return image
@@ -151,13 +151,13 @@ def to_tensor(array: ImageArray) -> torch.Tensor:
         TypeError: another dtype.
     """
     if array.ndim not in (2, 3) or 0 in array.shape:
-        raise ValueError(f"array has shape {array.shape}, but must be (H, W) or (H, W, C), none of them 0")
+        raise ValueError(f"array has shape {array.shape}, but must be (H, W) or (H, W, C) and not empty")
     values = np.atleast_3d(array).astype(np.float32) / np.float32(_white(array.dtype))
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)[None]))
 
 
 def to_array(tensor: torch.Tensor, dtype: npt.DTypeLike = np.uint8) -> ImageArray:
-    """Turn one image in [0, 1] into an array: clipped; integers rounded half to even.
+    """Turn one image in [0, 1] into an array; values are clipped, and rounded half to even for integers.
 
     Args:
         tensor: (1, C, H, W) or (C, H, W), floating point.
@@ -182,21 +182,21 @@ def to_array(tensor: torch.Tensor, dtype: npt.DTypeLike = np.uint8) -> ImageArra
 
 
 def to_eight_bits(array: ImageArray) -> npt.NDArray[np.uint8]:
-    """Round uint16 levels to uint8 ones, white to white; an array of another dtype is returned as it is."""
+    """Round uint16 levels to uint8, mapping white to white; arrays of other dtypes are returned unchanged."""
     # 65535 = 257 * 255
     return np.round(array / 257).astype(np.uint8) if array.dtype.newbyteorder("=") == np.uint16 else array
 
 
 def write_image(path: str | Path, image: ImageArray | Image.Image) -> None:
-    """Write an image; it appears whole or not at all.
+    """Write an image, completely or not at all.
 
     Args:
-        path: the file to write; its suffix gives the format.
+        path: the file to write; its suffix determines the format.
         image: uint8 (H, W), (H, W, 2|3|4), uint16 (H, W), or a Pillow image.
 
     Raises:
         OSError: the folder is missing or the disk is full.
-        ValueError: no format is known by that suffix.
+        ValueError: the suffix is not one of a known format.
     """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     with atomic_write(path) as temporary:
@@ -207,14 +207,14 @@ def find_images(paths: Iterable[Source], recursive: bool = False) -> list[Source
     """List the images among files and folders, in the order given, folders sorted by name.
 
     Args:
-        paths: files and `"skimage:NAME"` sources, passed on unread; folders: their image files, by suffix.
-        recursive: also look into the folders' folders.
+        paths: files and `"skimage:NAME"` sources, which are not opened, and folders, searched by suffix.
+        recursive: also search subfolders.
 
     Returns:
-        Sources for `read_image`; a file met twice, by whatever path, is listed once.
+        Sources for `read_image`; a file found twice, by any paths, is listed once.
 
     Raises:
-        ImageError: a folder holds no image, or it or one below it can't be read.
+        ImageError: a folder holds no image, or a folder can't be read.
     """
     found: dict[Source, Source] = {}
     for path in paths:
@@ -255,27 +255,27 @@ def source_name(source: Source) -> str:
 
 @contextmanager
 def opened(source: Source) -> Iterator[Image.Image]:
-    """Open a file's image, not yet decoded; what goes wrong with it here and in the block is an `ImageError`."""
+    """Open an image file without decoding it; errors of Pillow here and in the block become an `ImageError`."""
     path = locate(source)
-    if not os.path.isfile(path):  # unlike Path's, these say False to a name that no file can have
+    if not os.path.isfile(path):  # unlike Path's methods, these return False for invalid names
         fault = "it is a folder" if os.path.isdir(path) else "there is no such file"
         raise ImageError(f"cannot read {source}: {fault}")
     if path.stat().st_size == 0:
         raise ImageError(f"cannot read {source}: the file is empty")
     try:
-        # By an open file: of a named one Pillow maps the uncompressed pixels, and scrambles those of a turned TIFF.
+        # Pass an open file: given a path, Pillow maps uncompressed pixels into memory and scrambles rotated TIFFs.
         with _BoundedReader(path) as file, Image.open(file) as image:
             _refuse_what_is_misread(image)
             yield image
     except Image.UnidentifiedImageError:
         raise ImageError(f"cannot read {source}: it is not an image of a known format") from None
     except _DECODING_ERRORS as error:
-        reason = getattr(error, "strerror", None) or error  # the system's errors name the file once more
+        reason = getattr(error, "strerror", None) or error  # errors of the system repeat the file's name
         raise ImageError(f"cannot read {source}: {reason}") from error
 
 
 class _BoundedReader(io.BufferedReader):
-    """Reads no more than there is: Python has the memory ready for as many bytes as a damaged header asks for."""
+    """Limits reads to the file's size, because Python allocates as many bytes as a damaged header asks for."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path))
@@ -287,9 +287,9 @@ class _BoundedReader(io.BufferedReader):
 
 
 def _refuse_what_is_misread(image: Image.Image) -> None:
-    """Raise for TIFFs of 32-bit integers, whose white is unknown, and for the layout that Pillow takes for 8 bits.
+    """Refuse TIFFs of 32-bit integers, whose white level is unknown, and a layout that Pillow misreads as 8 bits.
 
-    That is uncompressed 16-bit TIFF, one plane per colour.
+    That layout is uncompressed 16-bit TIFF with one plane per colour.
     """
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return
@@ -300,28 +300,30 @@ def _refuse_what_is_misread(image: Image.Image) -> None:
     planar = image.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2
     uncompressed = image.tag_v2.get(TiffImagePlugin.COMPRESSION, 1) == 1
     if deep and planar and uncompressed and image.mode != "I;16":
-        raise ImageError("its 16-bit colours lie in separate planes, uncompressed, which Pillow cannot read")
+        raise ImageError(
+            "it stores 16-bit colours uncompressed in separate planes, which Pillow cannot read: save it in another way"
+        )
 
 
 def decoded(image: Image.Image) -> Image.Image:
-    """Decode an opened image: upright, and black where it shows black."""
+    """Decode an opened image, turn it upright, and invert it if its 0 means white."""
     image.load()
     return upright(_positive(image))
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF orientation says, and take the tag off (from a damaged block it is not taken)."""
+    """Turn an image according to its EXIF orientation, and remove the tag (unless the EXIF block is damaged)."""
     try:
         return ImageOps.exif_transpose(image)
-    except EXIF_ERRORS:  # whole pixels with a damaged tag are still a photograph
+    except EXIF_ERRORS:  # the pixels are intact
         turn = _TURNS.get(orientation(image))
         return image if turn is None else image.transpose(turn)
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF's orientation of an image, 1 to 8; 1 where there is none or a wrong one.
+    """Return the EXIF orientation of an image, 1 to 8; 1 if it is missing or invalid.
 
-    Pillow turns a TIFF as it decodes it, and its orientation is 1 from then on.
+    Pillow turns a TIFF while decoding it; its orientation is 1 from then on.
     """
     try:
         value = image.getexif().get(ORIENTATION, 1)
@@ -331,7 +333,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def _positive(image: Image.Image) -> Image.Image:
-    """Invert 16-bit gray whose 0 is white, as Pillow does with 8 bits only."""
+    """Invert 16-bit gray whose 0 is white; Pillow does this for 8 bits only."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile) or not image.mode.startswith("I;16"):
         return image
     if image.tag_v2.get(_PHOTOMETRIC) != 0 or image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE) != (16,):
@@ -343,20 +345,20 @@ def locate(source: Source) -> Path:
     """Find a source's file.
 
     Raises:
-        ImageError: a photograph of scikit-image is not there.
+        ImageError: scikit-image does not have a photograph of that name.
     """
     text = str(source)
     if not text.startswith(SKIMAGE_PREFIX):
         return Path(source)
     name = text.removeprefix(SKIMAGE_PREFIX)
-    # Found without importing it: the wheel is only a box of photographs here.
+    # Found without importing scikit-image, which is slow.
     package = importlib.util.find_spec("skimage")
     if package is None or not package.submodule_search_locations:
         raise ImageError(f"cannot read {source}: scikit-image is not installed (pip install 'mrda-kernels[demo]')")
     folder = Path(package.submodule_search_locations[0]) / "data"
     matches = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
     if name not in matches:
-        raise ImageError(f"cannot read {source}: scikit-image's wheel holds no such image, only {', '.join(matches)}")
+        raise ImageError(f"cannot read {source}: scikit-image has no such image; choose from {', '.join(matches)}")
     return matches[name]
 
 

@@ -1,4 +1,4 @@
-"""Resampling by Lanczos' kernel from top to bottom, so that an image need not lie in memory as a whole."""
+"""Lanczos resampling band by band, so that the image need not be in memory as a whole."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _ROWS, _COLUMNS = 64, 16  # rows per band of the larger of both images, columns 
 
 
 def resample(bands: Iterable[ImageArray], size: tuple[int, int], target: tuple[int, int]) -> Iterator[ImageArray]:
-    """Bring an image to another size by Lanczos' kernel with three lobes, widened where it shrinks, as Pillow does.
+    """Resample an image by the Lanczos kernel with three lobes, widened for downsampling, as Pillow does.
 
     Args:
         bands: the image from top to bottom, (n, W) or (n, W, C) each, uint8 or uint16.
         size: its height and width.
-        target: those of the result.
+        target: height and width of the result.
 
     Yields:
-        The result from top to bottom, each band as soon as the rows that it sees are there.
+        The result from top to bottom, each band as soon as the rows that it depends on are there.
     """
     columns = blocks(_taps(size[1], target[1]), _COLUMNS, torch.float32)
     outputs = max(1, _ROWS * min(size[0], target[0]) // size[0])
@@ -44,7 +44,7 @@ def resample(bands: Iterable[ImageArray], size: tuple[int, int], target: tuple[i
 
 
 def _taps(old: int, new: int) -> Taps:
-    """One axis; outputs near the border see the less, as nothing lies beyond it."""
+    """Compute the taps of one axis; outputs near the border have fewer, because there is nothing beyond it."""
     ratio = old / new
     widening = max(1.0, ratio)
     centres = (torch.arange(new, dtype=torch.float64) + 0.5) * ratio - 0.5

@@ -1,4 +1,4 @@
-"""PNG files written row by row, in 8 or 16 bits per channel, which Pillow does neither of."""
+"""Writes PNG files row by row, with 8 or 16 bits per channel; Pillow can do neither."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import numpy.typing as npt
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by the number of channels
-_UP = 2  # the filter of all rows: each byte less the one above, which suits photographs and costs nothing
+_UP = 2  # the filter of all rows: the difference from the byte above, which is cheap and suits photographs
 _LEVEL = 6
 
 
 class PNGWriter:
-    """Writes the rows of one image as they come.
+    """Writes the rows of one image as they arrive.
 
     Args:
-        file: where to write; it is not closed.
-        width: in pixels.
-        height: in pixels.
+        file: an open file; it is not closed.
+        width: width in pixels.
+        height: height in pixels.
         channels: 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha).
         dtype: uint8 or uint16.
         icc: an ICC profile.
-        exif: an EXIF block, from its byte order on.
+        exif: an EXIF block, beginning with its byte order.
         xmp: an XMP packet.
         dpi: pixels per inch, horizontally and vertically.
 
     Raises:
-        ValueError: channels or dtype are none of these.
+        ValueError: channels or dtype are not supported.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class PNGWriter:
         dtype = np.dtype(dtype)
         if channels not in _COLOUR_TYPES or dtype not in (np.uint8, np.uint16):
             raise ValueError(
-                f"an image of {channels} channels of {dtype} can't be a PNG, but 1 to 4 of uint8 or uint16"
+                f"an image with {channels} channels of {dtype} can't be a PNG, which has 1 to 4 of uint8 or uint16"
             )
         self.file, self.height, self.rows = file, height, 0
         self._shape, self._dtype = (width, channels), dtype

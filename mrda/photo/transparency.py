@@ -1,4 +1,4 @@
-"""What colour a transparent pixel has, which interpolation and networks let bleed into those around it."""
+"""Colours of transparent pixels, which interpolation and networks would spread to the pixels around them."""
 
 import torch
 import torch.nn.functional as F
@@ -6,14 +6,16 @@ from torch import Tensor
 
 
 def fill_transparent(colour: Tensor, alpha: Tensor) -> Tensor:
-    """Give fully transparent pixels the colours around them, the nearest ones, so that no others bleed into the image.
+    """Replace the colours of fully transparent pixels by the nearest visible ones.
+
+    Interpolation and networks then do not spread hidden colours into visible pixels.
 
     Args:
         colour: (B, C, H, W).
         alpha: (B, 1, H, W) in [0, 1].
 
     Returns:
-        ``colour``, changed only where alpha is 0; there it is 0 if the image is transparent everywhere.
+        ``colour``, changed only where alpha is 0; an image that is transparent everywhere becomes 0.
     """
     hidden = alpha == 0
     if not hidden.any():
@@ -22,7 +24,7 @@ def fill_transparent(colour: Tensor, alpha: Tensor) -> Tensor:
 
 
 def _surroundings(weighted: Tensor, weight: Tensor) -> Tensor:
-    """Means of colours at the finest of ever coarser grids at which there are any."""
+    """Average colours on ever coarser grids, until each cell has visible pixels."""
     mean = weighted / weight.clamp(min=torch.finfo(weight.dtype).tiny)
     if max(weight.shape[2:]) == 1 or not (weight == 0).any():
         return mean

@@ -116,7 +116,7 @@ def test_a_tiff_that_pillow_misreads_is_refused(tmp_path):
     path.write_bytes(tiff_of_16_bit_rgb(levels, planes=True))
     with Image.open(path) as image:  # once Pillow can, this fails, and the refusal can go
         assert np.abs(np.asarray(image).astype(float) * 257 - levels).max() > 257
-    with pytest.raises(ImageError, match=r"a\.tif: its 16-bit colours lie in separate planes"):
+    with pytest.raises(ImageError, match=r"a\.tif: it stores 16-bit colours uncompressed in separate planes"):
         read_rgb(path)
 
 
@@ -325,7 +325,7 @@ def test_to_array_clips_and_rounds_half_to_even():
 def test_to_tensor_and_to_array_refuse_other_shapes_and_dtypes():
     with pytest.raises(ValueError, match=r"must be \(H, W\)"):
         to_tensor(np.zeros(3, np.uint8))
-    with pytest.raises(ValueError, match="none of them 0"):
+    with pytest.raises(ValueError, match="and not empty"):
         to_tensor(np.zeros((0, 4, 3), np.uint8))
     with pytest.raises(TypeError, match="int32"):
         to_tensor(np.zeros((4, 4, 3), np.int32))

@@ -122,7 +122,7 @@ def test_without_imagecodecs_deep_colour_is_8_bits_and_said(tmp_path, monkeypatc
     monkeypatch.setitem(__import__("sys").modules, "imagecodecs", None)
     photo = read_photo(tmp_path / "deep.png")
     assert photo.pixels.dtype == np.uint8
-    assert photo.notices == ("16-bit colours became 8 bits: `pip install 'mrda-kernels[deep]'` keeps them",)
+    assert photo.notices == ("16-bit colours were reduced to 8 bits: `pip install 'mrda-kernels[deep]'` keeps them",)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,10 @@ def test_what_a_format_can_not_hold_is_said(tmp_path):
     pixels = picture(4, np.uint16)
     pixels[..., 3] = 0
     notices = write_photo(tmp_path / "photo.jpg", [pixels], 9, Photo(pixels), format="jpg", quality=100)
-    assert notices == ("16 bits became 8, as jpg holds no more", "transparency became white, as jpg holds none")
+    assert notices == (
+        "16 bits were reduced to 8, because jpg has no more",
+        "transparency became white, because jpg has none",
+    )
     with Image.open(tmp_path / "photo.jpg") as image:
         assert image.mode == "RGB"
         assert np.asarray(image).min() > 250
@@ -201,7 +204,9 @@ def test_too_many_pixels_are_refused_before_decoding(tmp_path):
 @pytest.mark.parametrize(("format", "name", "side"), [("webp", "WebP", 16383), ("jpg", "JPEG", 65500)])
 def test_what_is_too_large_for_the_format_is_refused(tmp_path, format, name, side):
     rows = np.zeros((1, side + 1), np.uint8)
-    with pytest.raises(ValueError, match=f"{name} holds at most {side} x {side} pixels, the image has {side + 1} x 1"):
+    with pytest.raises(
+        ValueError, match=f"{name} holds at most {side} x {side} pixels, but the image has {side + 1} x 1"
+    ):
         write_photo(tmp_path / f"a.{format}", [rows], 1, Photo(np.zeros(0)), format=format)
     write_photo(tmp_path / f"a.{format}", [rows[:, 1:]], 1, Photo(np.zeros(0)), format=format)
     (tmp_path / f"a.{format}").unlink()
@@ -215,7 +220,7 @@ def test_an_image_that_ends_early_is_no_file(tmp_path):
 
 
 def test_five_channels_are_no_png():
-    with pytest.raises(ValueError, match="an image of 5 channels of uint8 can't be a PNG"):
+    with pytest.raises(ValueError, match="an image with 5 channels of uint8 can't be a PNG"):
         PNGWriter(io.BytesIO(), 2, 2, 5, np.uint8)
 
 
@@ -272,7 +277,7 @@ def test_other_deep_tiffs_are_read_as_pillow_does(tmp_path, channels, photometri
         return
     assert photo.pixels.dtype == np.uint8
     assert photo.pixels.shape == (9, 7, 3)
-    assert "16-bit colours of an unusual kind became 8 bits" in photo.notices
+    assert "16-bit colours were reduced to 8 bits, because their format is unusual" in photo.notices
 
 
 def test_16_bit_gray_whose_zero_is_white(tmp_path):
@@ -359,7 +364,7 @@ def test_descriptive_tags_of_a_tiff_become_exif(tmp_path):
     Image.new("RGB", (12, 8)).save(tmp_path / "a.tif", exif=exif)
     photo = read_photo(tmp_path / "a.tif")
     assert photo.notices == ()
-    for format, expected in (("png", ()), ("tiff", ("EXIF was left out, as TIFF keeps it in another way",))):
+    for format, expected in (("png", ()), ("tiff", ("EXIF was left out, because it cannot be copied to a TIFF",))):
         path = tmp_path / f"b{FORMATS[format]}"
         assert write_photo(path, [photo.pixels], 8, photo, format=format) == expected
     with Image.open(tmp_path / "b.png") as image:
@@ -383,7 +388,7 @@ def test_blocks_too_large_for_jpeg_are_left_out(tmp_path, name, title, over):
     path = tmp_path / "a.jpg"
     notices = write_photo(path, [pixels], 9, Photo(pixels, **{name: block}), format="jpg")
     kilobytes = 32 if name == "comment" else 64
-    assert notices == ((f"{title} was left out, as a JPEG's may take {kilobytes} KB",) if over else ())
+    assert notices == ((f"{title} was left out, because a JPEG has at most {kilobytes} KB for it",) if over else ())
     assert (getattr(read_photo(path), name) is None) == bool(over)
 
 
@@ -400,7 +405,7 @@ def test_a_gray_profile_is_no_good_for_webp(tmp_path):
     pixels = picture(1, np.uint8)
     gray = SRGB[:16] + b"GRAY" + SRGB[20:]
     notices = write_photo(tmp_path / "a.webp", [pixels], 9, Photo(pixels, icc=gray), format="webp")
-    assert notices == ("the colour profile was left out, as WebP keeps gray as RGB",)
+    assert notices == ("the colour profile was left out, because WebP stores gray as RGB",)
     assert read_photo(tmp_path / "a.webp").icc is None
 
 
@@ -421,7 +426,7 @@ def test_16_bit_gray_png_with_a_transparent_level(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "imagecodecs", None)
     photo = read_photo(tmp_path / "a.png")
     np.testing.assert_array_equal(photo.pixels, pixels)
-    assert photo.notices == ("transparency was left out: `pip install 'mrda-kernels[deep]'` keeps it",)
+    assert photo.notices == ("transparency was lost: `pip install 'mrda-kernels[deep]'` keeps it",)
 
 
 @pytest.mark.parametrize(("gamma", "said"), [(100000, True), (45455, False)])
@@ -508,7 +513,7 @@ def test_a_comment_is_kept_in_jpeg_and_else_said(tmp_path, format):
     path = tmp_path / f"b{FORMATS[format]}"
     notices = write_photo(path, [photo.pixels], 8, photo, format=format)
     assert (*photo.notices, *notices) == (
-        () if format == "jpg" else (f"the comment was left out, as {format} holds none",)
+        () if format == "jpg" else (f"the comment was left out, because {format} has no comments",)
     )
     assert read_photo(path).comment == (b"a cat" if format == "jpg" else None)
 
