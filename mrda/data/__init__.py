@@ -1,4 +1,4 @@
-"""HR training patches: from photos in memory, and from caches of photos that are too many for it."""
+"""HR training patches, from photos in memory or from caches on disk; and downloads of photo sets."""
 
 from mrda.data.patches import PatchSampler, Track, load_patches, untracked
 

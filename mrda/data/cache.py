@@ -1,7 +1,7 @@
-"""The patch cache: tiles of photos as raw pixels in one file that training maps into memory.
+"""The patch cache: tiles of photos as raw pixels, in one file that training maps into memory.
 
 A cache is a folder of two files. ``pixels.u8`` holds the tiles one after the other, each (height, width, 3) in uint8
-without padding. ``index.json`` says where they are and what they come from, see `Index`.
+without padding. ``index.json`` lists their positions and the photos that they come from, see `Index`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VERSION = 1
 
 
 class CacheError(ValueError):
-    """A patch cache can't be used; the message is one sentence that names it."""
+    """A patch cache can't be used; the message is one sentence that names the cache."""
 
 
 class _Part(BaseModel):
@@ -32,11 +32,11 @@ class CachedPhoto(_Part):
 
     Attributes:
         name: the source it was read from.
-        sha256: of its decoded 8-bit pixels, see `mrda.data.prepare.fingerprint`.
-        height: in pixels.
-        width: in pixels.
+        sha256: SHA-256 of its decoded 8-bit pixels, see `mrda.data.prepare.fingerprint`.
+        height: height in pixels.
+        width: width in pixels.
         offset: first byte of its first tile in ``pixels.u8``; the others follow.
-        tiles: (top, left, height, width) of each, in pixels of the photo.
+        tiles: (top, left, height, width) of each tile, in pixels of the photo.
     """
 
     name: str
@@ -47,12 +47,12 @@ class CachedPhoto(_Part):
     tiles: Annotated[list[tuple[NonNegativeInt, NonNegativeInt, PositiveInt, PositiveInt]], Field(min_length=1)]
 
     def length(self) -> int:
-        """Bytes of all its tiles in ``pixels.u8``."""
+        """Return the number of bytes of all its tiles in ``pixels.u8``."""
         return sum(3 * height * width for _, _, height, width in self.tiles)
 
 
 class Counts(_Part):
-    """How much a cache holds."""
+    """Size of a cache."""
 
     photos: PositiveInt
     tiles: PositiveInt
@@ -60,14 +60,14 @@ class Counts(_Part):
 
 
 class Index(_Part):
-    """What ``index.json`` holds.
+    """Content of ``index.json``.
 
     Attributes:
-        format: tells the file from others.
-        version: of the format; this one is 1.
+        format: identifies the file format.
+        version: version of the format; this one is 1.
         size: largest side of a tile.
         overlap: pixels that neighbouring tiles share, at least.
-        counts: of photos, tiles, and bytes in ``pixels.u8``.
+        counts: numbers of photos, tiles, and bytes in ``pixels.u8``.
         photos: in the order of their pixels.
     """
 
@@ -80,7 +80,7 @@ class Index(_Part):
 
 
 def is_cache(path: str | Path) -> bool:
-    """Whether ``path`` is a folder with a cache's pixels, whole or not."""
+    """Check that ``path`` is a folder with a cache's pixels, complete or not."""
     return os.path.isfile(os.path.join(path, PIXELS))
 
 
@@ -88,10 +88,10 @@ class PatchCache:
     """A cache, open for reading; its pixels are mapped into memory, not loaded.
 
     Args:
-        folder: see the module.
+        folder: the cache.
 
     Raises:
-        CacheError: a file is missing or damaged, the two don't fit together, or a later version made them.
+        CacheError: a file is missing or damaged, the two don't match, or a later version of mrda wrote them.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -116,32 +116,32 @@ class PatchCache:
         return int(self._first_tiles[photo + 1] - self._first_tiles[photo])
 
     def pixels(self, photo: int) -> int:
-        """Number of pixels of a photo; those in several tiles count once."""
+        """Number of pixels of a photo; pixels in several tiles count once."""
         return self._areas[photo]
 
     def tile(self, photo: int, number: int) -> npt.NDArray[np.uint8]:
-        """One tile of a photo: (height, width, 3), a read-only view of the file."""
+        """Return a tile of a photo: (height, width, 3), a read-only view of the file."""
         tile = self._first_tiles[photo] + number
         start, stop = self._starts[tile : tile + 2]
         return self._pixels[start:stop].reshape(*self._shapes[tile], 3)
 
     def check_tiles(self, size: int) -> None:
-        """Raise if photos were cut into smaller tiles than patches of ``size`` pixels per side.
+        """Check that photos were cut into tiles of at least ``size`` pixels per side.
 
         Raises:
-            CacheError: they were.
+            CacheError: the tiles are smaller.
         """
         if self.size < size:
             raise CacheError(
                 f"the patch cache {self.folder} has tiles of {self.size} px, but the HR patches are {size} px wide: "
-                f"make it again with `mrda data prepare --size` {size} or more"
+                f"make it again with `mrda data prepare --size {size}` or more"
             )
 
     def check_fits(self, size: int) -> None:
-        """Raise unless patches of ``size`` pixels per side fit into every tile.
+        """Check that patches of ``size`` pixels per side fit into every tile.
 
         Raises:
-            CacheError: they don't.
+            CacheError: a tile is too small.
         """
         smallest = self._shapes.min(axis=1)
         if smallest.min() >= size:
@@ -150,23 +150,23 @@ class PatchCache:
         photo = int(np.searchsorted(self._first_tiles, smallest.argmin(), side="right")) - 1
         height, width = self._shapes[smallest.argmin()]
         raise CacheError(
-            f"'{self.names[photo]}' in the patch cache {self.folder} must be at least {size} x {size} px (the HR "
-            f"patch), it is {width} x {height}: make the cache again with `mrda data prepare --min-size {size}`"
+            f"'{self.names[photo]}' in the patch cache {self.folder} has only {width} x {height} px, but the HR "
+            f"patches have {size} x {size} px: make the cache again with `mrda data prepare --min-size {size}`"
         )
 
     def _check(self, index: Index) -> None:
-        """Raise unless index and pixels fit together."""
+        """Raise CacheError unless index and pixels match."""
         end = 0
         for photo in index.photos:
             if photo.offset != end:
-                raise _damaged(self.folder, f"the tiles of '{photo.name}' are not where they should be")
+                raise _damaged(self.folder, f"the tiles of '{photo.name}' are not in their place")
             end += photo.length()
         counts = Counts(photos=len(index.photos), tiles=sum(len(photo.tiles) for photo in index.photos), bytes=end)
         if counts != index.counts:
-            raise _damaged(self.folder, f"{INDEX} lists other counts than it holds")
+            raise _damaged(self.folder, f"the counts in {INDEX} do not match its list of photos")
         length = (self.folder / PIXELS).stat().st_size
         if length != end:
-            raise _damaged(self.folder, f"{PIXELS} has {length:,} bytes in place of {end:,}")
+            raise _damaged(self.folder, f"{PIXELS} has {length:,} bytes instead of {end:,}")
 
 
 def _read_index(folder: Path) -> Index:
@@ -177,14 +177,18 @@ def _read_index(folder: Path) -> Index:
     try:
         tree = json.loads(text)
         version = tree.get("version") if isinstance(tree, dict) else None
-        if isinstance(version, int) and version > VERSION:  # its other fields may mean anything
-            raise CacheError(f"the patch cache {folder} has format {version}, but this mrda knows none above {VERSION}")
+        if isinstance(version, int) and version > VERSION:  # its other fields may have another meaning
+            raise CacheError(
+                f"the patch cache {folder} has format {version}, but this version of mrda reads at most {VERSION}: "
+                "upgrade mrda"
+            )
         return Index.model_validate(tree)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise _damaged(folder, f"{INDEX} is wrong at '{where}'") from None
+        fault = f"has an invalid value at '{where}'" if where else "is not a JSON object"
+        raise _damaged(folder, f"{INDEX} {fault}") from None
     except (UnicodeDecodeError, json.JSONDecodeError):
-        raise _damaged(folder, f"{INDEX} is no JSON") from None
+        raise _damaged(folder, f"{INDEX} is not valid JSON") from None
 
 
 def _damaged(folder: Path, why: str) -> CacheError:

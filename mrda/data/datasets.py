@@ -1,7 +1,7 @@
-"""The photo sets that `mrda data download` knows: where they are, how large, and their published checksums.
+"""The photo sets of `mrda data download`: their addresses, sizes and published checksums.
 
-Every checksum says where it was published. None was computed here, since the archives have not been fetched for it;
-where nobody has published one it is None, and the download tells the SHA-256 that it got.
+Each checksum names its publisher; none was computed by us from a download. If nobody has published one, it is None, and
+the command prints the SHA-256 of the file that it got.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _HUB = "SHA-256: the file's page on the Hugging Face Hub; size rounded there"
 
 @dataclass(frozen=True)
 class Archive:
-    """One place to get a set from.
+    """An address to download a set from.
 
     Attributes:
-        url: of a zip or tar file.
-        size: of that file in bytes, perhaps rounded, see ``checksum_from``; None where it is not known.
-        folder: the folder inside whose files are the set.
-        sha256: None where none is published.
-        md5: None where none is published.
-        checksum_from: who published the checksums and the size.
+        url: address of a zip or tar file.
+        size: size of that file in bytes, perhaps rounded, see ``checksum_from``; None if unknown.
+        folder: the folder in the archive that holds the set.
+        sha256: SHA-256 of the file; None if not published.
+        md5: MD5 of the file; None if not published.
+        checksum_from: publisher of the checksums and the size.
     """
 
     url: str
@@ -42,11 +42,11 @@ class Dataset:
     """A set of photos.
 
     Attributes:
-        name: what the command calls it, and the folder it becomes.
-        use: what it is for.
-        pictures: how many it has.
-        archives: places to get it from, tried in this order; empty where it can't be had without asking.
-        home: its own page, with the terms of use.
+        name: its name in the command line, and that of the folder.
+        use: training, validation or evaluation.
+        pictures: number of pictures.
+        archives: addresses, tried in this order; empty if the set must be requested from its owners.
+        home: its web page, with the terms of use.
     """
 
     name: str
@@ -68,7 +68,7 @@ def _div2k(name: str, size: int, sha256: str, md5: str) -> Archive:
 
 
 def _edsr(name: str) -> Archive:
-    """A set inside the archive that the authors of EDSR share: Set5, Set14, B100 and Urban100, HR and LR."""
+    """Return a set in the archive of the authors of EDSR, which holds Set5, Set14, B100 and Urban100, HR and LR."""
     return Archive(
         url="https://cv.snu.ac.kr/research/EDSR/benchmark.tar",
         size=250_112_000,
@@ -80,7 +80,7 @@ def _edsr(name: str) -> Archive:
 
 
 def _hub_copy(name: str, size: int, *, sha256: str | None = None, md5: str | None = None, source: str) -> Archive:
-    """A copy of a benchmark set's HR photos by a user of the Hub; not compared with the archive above."""
+    """Return a copy of a benchmark set's HR photos by a user of the Hub; not compared with EDSR's archive."""
     return Archive(
         url=f"https://huggingface.co/datasets/eugenesiow/{name}/resolve/main/data/{name}_HR.tar.gz",
         size=size,
@@ -211,7 +211,7 @@ _ALL = (
         name="Manga109",
         use="evaluation",
         pictures=109,
-        archives=(),  # its terms forbid passing it on; its owners give it to those who apply
+        archives=(),  # its terms forbid redistribution; its owners give it to those who apply
         home="http://www.manga109.org/en/download.html",
     ),
 )

@@ -1,4 +1,4 @@
-"""Folders that are either whole or absent."""
+"""Folders that are created completely or not at all."""
 
 import errno
 import os
@@ -11,20 +11,20 @@ from pathlib import Path
 
 @contextmanager
 def whole_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield a new temporary folder beside `path`; it becomes `path` when the block ends well.
+    """Yield a new temporary folder beside `path`, and rename it to `path` if the block succeeds.
 
-    Where the block raises (Ctrl-C included) the temporary folder is removed and `path` is left as it was. A process
-    that is killed leaves a folder named `.NAME.XXXXXXXX.part` behind.
+    If the block raises (including Ctrl-C), the temporary folder is removed and `path` stays as it was. A process that
+    is killed leaves a folder named `.NAME.XXXXXXXX.part` behind.
 
     Args:
-        path: the folder to make; the one that holds it is made if missing.
-        replace: take the place of the folder that is there, and delete that.
+        path: the folder to make; its parent is made if missing.
+        replace: replace an existing folder.
 
     Yields:
         The folder to fill, in the same parent, so that the rename never crosses a file system.
 
     Raises:
-        FileExistsError: something is there, and not to be replaced.
+        FileExistsError: `path` exists, and `replace` is False.
         OSError: a folder can't be made or renamed.
     """
     path = Path(path)
@@ -51,7 +51,7 @@ def whole_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def _flush(folder: Path) -> None:
-    """Wait until all files are on the disk, so that a power cut after the rename finds them whole."""
+    """Wait until all files are on the disk, so that they are complete even if the power fails after the rename."""
     for file in folder.rglob("*"):
         if file.is_file():
             with open(file, "rb+") as opened:

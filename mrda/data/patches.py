@@ -1,4 +1,4 @@
-"""HR training patches at random from photos in memory and from patch caches."""
+"""Random HR training patches from photos in memory and from patch caches."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from mrda.core.checks import check_choice
 from mrda.data.cache import PatchCache, is_cache
 from mrda.photo.images import Source, find_images, read_rgb, read_size, to_eight_bits
 
-# Where Linux tells a container's memory, by the version of its control groups.
+# Files with the memory limit of a Linux container, for both versions of control groups.
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 Track = Callable[[Iterable[Source], int], Iterable[Source]]
 
 
 def untracked(sources: Iterable[Source], total: int) -> Iterable[Source]:
-    """Track no progress."""
+    """Show no progress."""
     return sources
 
 
 class PatchSampler:
-    """Square HR patches at random places of random photos, flipped and transposed at random.
+    """Draws square HR patches from random positions of random photos, flipped and transposed at random.
 
-    Each patch picks a photo and a place uniformly, then a horizontal flip, a vertical flip and a transposition, each
-    with probability 1/2 and independently. Of a cached photo it picks one of the tiles uniformly, then a place in it;
-    so a photo counts once, however large it is, unless pixels are what it is to draw from. Photos that are smaller
-    than what is asked for are reflected at bottom and right, as Real-ESRGAN does.
+    For each patch it draws a photo and a position uniformly, then a horizontal flip, a vertical flip and a
+    transposition, each independently with probability 1/2. In a cached photo it draws one of the tiles uniformly, then
+    a position in the tile. Large and small photos are equally probable, unless ``draw`` is "pixels". Photos that are
+    smaller than the patches are padded by reflection at bottom and right, as Real-ESRGAN does.
 
     Args:
-        images: photos (H, W, 3), uint8 or uint16; 16-bit ones are reduced to 8 bits. Kept in memory.
-        size: side of the patches in HR pixels, which every photo must have.
-        names: what to call the photos in an error message.
+        images: photos (H, W, 3), uint8 or uint16; 16-bit photos are reduced to 8 bits. Kept in memory.
+        size: side of the patches in HR pixels, and the smallest side that a photo may have.
+        names: names of the photos for error messages.
         caches: further photos, which stay on the disk.
-        draw: "photos", each of which is as probable, or "pixels": photos are in proportion to theirs.
-        hflip: whether patches are flipped horizontally.
-        rotate: whether they are flipped vertically and transposed.
+        draw: "photos" to draw all photos with equal probability, "pixels" in proportion to their numbers of pixels.
+        hflip: flip patches horizontally.
+        rotate: flip patches vertically and transpose them.
 
     Raises:
         ValueError: there is no photo, or a photo or tile is smaller than the patches.
@@ -69,8 +69,8 @@ class PatchSampler:
             height, width = image.shape[:2]
             if min(height, width) < size:
                 raise ValueError(
-                    f"training photo '{name}' must be at least {size} x {size} px (the HR patch), "
-                    f"it is {width} x {height}"
+                    f"training photo '{name}' has only {width} x {height} px, but the HR patches have "
+                    f"{size} x {size} px: remove it, or train on smaller patches"
                 )
             self._images.append(to_eight_bits(image))
         self._caches = list(caches)
@@ -79,7 +79,7 @@ class PatchSampler:
         # Photo number n is in memory below the first of these, in the first cache below the second, and so on.
         self._ends = list(accumulate([len(self._images), *(len(cache) for cache in self._caches)]))
         if not self._ends[-1]:
-            raise ValueError("data.sources must name at least one photo or folder of photos, it is empty")
+            raise ValueError("data.sources is empty, but must name at least one photo or folder of photos")
         self._pixel_ends: list[int] | None = None
         if draw == "pixels":
             pixels = [image.shape[0] * image.shape[1] for image in self._images]
@@ -91,15 +91,15 @@ class PatchSampler:
         return self._ends[-1]
 
     def sample(self, batch: int, generator: torch.Generator, size: int | None = None) -> Tensor:
-        """Draw ``batch`` patches: (batch, 3, size, size) uint8, a function of the generator's state alone.
+        """Draw ``batch`` patches: (batch, 3, size, size) uint8, which depend only on the generator's state.
 
         Args:
-            batch: how many.
-            generator: source of the random draws.
-            size: their side in HR pixels, which may be more than a photo has; None is that of the sampler.
+            batch: number of patches.
+            generator: source of the random numbers.
+            size: side of the patches in HR pixels, which may be larger than a photo; None is that of the sampler.
         """
         size = size or self.size
-        # In numpy, for torch would wake its threads for each small copy, beside a training step that has use for them.
+        # In numpy, because torch would use its threads for each small copy, and the training step needs them.
         patches = np.empty((batch, 3, size, size), np.uint8)
         for patch in patches:
             patch[...] = self._patch(size, generator)
@@ -139,14 +139,14 @@ def load_patches(
 
     Args:
         config: the data section of the configuration.
-        scale: upscaling factor; the HR patches are ``scale * config.patch_size`` px wide. No photo may be smaller,
+        scale: upscaling factor; the HR patches are ``scale * config.patch_size`` px wide. Smaller photos are refused
             unless there is a ``config.crop_size``.
-        track: wraps the photos (given their number) while they are read, to show progress.
+        track: wraps the photos, given their number, while they are read, to show progress.
         memory: bytes that decoded photos may take; None is `memory_budget`.
 
     Raises:
-        ValueError: no sources, an unreadable photo, one smaller than a patch (it is named), a damaged cache, or photos
-            that would take more than ``memory``.
+        ValueError: no sources, an unreadable photo, one smaller than a patch, a damaged cache, or photos that need more
+            than ``memory``.
     """
     caches = [PatchCache(source) for source in dict.fromkeys(config.sources) if is_cache(source)]
     for cache in caches:
@@ -155,17 +155,17 @@ def load_patches(
     sources = find_images(photos, recursive=config.recursive)
     _check_memory(sources, memory_budget() if memory is None else memory)
     images = (read_rgb(source) for source in track(sources, len(sources)))
-    # Of smaller photos than the crops the borders are reflected, which takes two pixels.
+    # Photos smaller than the crops are padded by reflection, which needs two pixels.
     size = scale * config.patch_size if config.crop_size is None else 2
     return PatchSampler(images, size, sources, caches, draw=config.draw, hflip=config.use_hflip, rotate=config.use_rot)
 
 
 def memory_budget() -> int:
-    """Bytes that decoded photos may take: a third of the machine's (or container's) memory, shared by its processes."""
+    """Return the bytes that decoded photos may take: a third of the memory of machine or container, per process."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else []
     for file in CONTAINER_LIMITS:
         text = Path(file).read_text(encoding="ascii").strip() if os.path.isfile(file) else ""
-        if text.isdecimal():  # "max" is no limit
+        if text.isdecimal():  # "max" means no limit
             limits.append(int(text))
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun and accelerate
     return min(limits, default=2**63) // (3 * processes)
@@ -178,6 +178,6 @@ def _check_memory(sources: list[Source], budget: int) -> None:
         needed += 3 * width * height
     if needed > budget:
         raise ValueError(
-            f"the {len(sources)} photos of data.sources take {needed / 1e9:.1f} GB of memory, but must take at most "
-            f"{budget / 1e9:.1f} GB: make a cache of them with `mrda data prepare` and name that in their place"
+            f"the {len(sources)} photos of data.sources need {needed / 1e9:.1f} GB of memory, but may use at most "
+            f"{budget / 1e9:.1f} GB: make a cache of them with `mrda data prepare` and name it in data.sources instead"
         )

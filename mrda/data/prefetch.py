@@ -1,4 +1,4 @@
-"""Patches made ahead of time, beside the training step."""
+"""Produces patches ahead of time, while the training step runs."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Key = TypeVar("Key")
 
 
 class Prefetcher(Generic[Key]):
-    """Iterates over ``(key, produce(key))``, in the order of the keys, up to ``depth`` of them ahead in one thread.
+    """Iterates over ``(key, produce(key))`` in the order of the keys, computing up to ``depth`` ahead in one thread.
 
-    So the results are those of a plain loop where ``produce`` depends on its key alone. What it raises comes out of
-    the iterator, at its key. Leaving a loop over a Prefetcher (or a ``with`` block) in any way closes it.
+    The results are those of a plain loop if ``produce`` depends on its key alone. An exception in ``produce`` is raised
+    by the iterator at that key. Leaving a loop over a Prefetcher (or a ``with`` block) in any way closes it.
 
     Args:
-        produce: makes the tensor of a key; called in another thread.
-        keys: finite or endless; asked for in the thread that iterates.
-        depth: most tensors made or in the making that the loop has not got yet.
-        pin_memory: put the tensors into page-locked memory, from which they can be copied to the current CUDA device
-            while it works.
+        produce: computes the tensor of a key; called in another thread.
+        keys: finite or endless; iterated in the calling thread.
+        depth: largest number of tensors computed, or being computed, that the loop has not received yet.
+        pin_memory: put the tensors into page-locked memory, so that they can be copied to the current CUDA device
+            asynchronously.
 
     Raises:
         ValueError: ``depth`` is below 1.
@@ -47,12 +47,12 @@ class Prefetcher(Generic[Key]):
         self._depth = depth
         self._pin_memory = pin_memory
         self._pending: deque[tuple[Key, Future[Tensor]]] = deque()
-        # A new thread is on device 0, where pinning would make a context of its own.
+        # A new thread uses device 0, where pinning would create a second context.
         setup = partial(torch.cuda.set_device, torch.cuda.current_device()) if pin_memory else None
         self._executor = ThreadPoolExecutor(1, "prefetch", initializer=setup)
 
     def __iter__(self) -> Iterator[tuple[Key, Tensor]]:
-        """Go through the keys, once."""
+        """Iterate over the keys, once."""
         try:
             self._fill()
             while self._pending:
@@ -68,7 +68,7 @@ class Prefetcher(Generic[Key]):
             self.close()
 
     def close(self) -> None:
-        """Drop what has not been handed out and let the thread end; does not wait for it."""
+        """Drop tensors that were not received and let the thread end, without waiting for it."""
         self._pending.clear()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
@@ -81,7 +81,7 @@ class Prefetcher(Generic[Key]):
         self.close()
 
     def _fill(self) -> None:
-        """Order tensors until ``depth`` are on their way."""
+        """Submit keys until ``depth`` tensors are pending."""
         while len(self._pending) < self._depth:
             try:
                 key = next(self._keys)

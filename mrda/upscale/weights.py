@@ -1,4 +1,4 @@
-"""Where weights are found: a file, a folder that holds one, the package itself, or the Hugging Face Hub."""
+"""Finds weights: a file, a folder that holds one, weights of the package, or a repository on the Hugging Face Hub."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from mrda.networks.reading import reason
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-"""What folders and repositories of the Hub hold, as `huggingface_hub.PyTorchModelHubMixin` has it."""
+"""Files in folders and Hub repositories, named as by `huggingface_hub.PyTorchModelHubMixin`."""
 
 BUNDLED: dict[str, str] = {
     "mrda-x4-iso": "b96a994c7b2a8175b423fdacef004b4bdb2701516d9f5de47afbf172c7ace948",
@@ -26,7 +26,7 @@ _SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 def default_weights() -> str:
-    """The name of the weights to use where none are asked for."""
+    """Return the name of the weights to use if none are given."""
     return next(iter(BUNDLED))
 
 
@@ -34,12 +34,12 @@ def find_weights(name: str | os.PathLike[str]) -> Path:
     """Find the file of some weights.
 
     Args:
-        name: The first of these that it is: a file; a folder with `model.safetensors`, as `save_pretrained` writes it;
-            a name of `BUNDLED`; "user/repository" on the Hugging Face Hub, whose `model.safetensors` is downloaded once
-            and kept in the Hub's cache.
+        name: The first of these that exists: a file; a folder with `model.safetensors`, as `save_pretrained` writes
+            it; a name of `BUNDLED`; "user/repository" on the Hugging Face Hub, whose `model.safetensors` is downloaded
+            once and kept in the Hub's cache.
 
     Raises:
-        ValueError: There are no such weights, they can't be downloaded, or bundled ones are damaged.
+        ValueError: There are no such weights, they can't be downloaded, or weights of the package are damaged.
     """
     path = Path(name)
     if os.path.isfile(path):
@@ -52,11 +52,11 @@ def find_weights(name: str | os.PathLike[str]) -> Path:
         return _downloaded(path.as_posix())
     if os.path.isdir(path):
         raise ValueError(f"the folder {path} holds no {WEIGHTS_FILE}: name the weights file itself")
-    raise ValueError(f"there is no weights file {path}; known by name are {', '.join(BUNDLED)}")
+    raise ValueError(f"there is no weights file {path}; the package's own weights are {', '.join(BUNDLED)}")
 
 
 def further_metadata(path: Path) -> dict[str, str]:
-    """What a weights file says besides the network itself, such as a licence; of the authors' files nothing is known.
+    """Read the metadata of a weights file besides the network's own, such as a licence; the authors' files have none.
 
     Raises:
         ValueError: The file can't be read.
@@ -67,19 +67,19 @@ def further_metadata(path: Path) -> dict[str, str]:
 
 
 def save_pretrained(network: Network, folder: str | os.PathLike[str], **metadata: str) -> None:
-    """Write a folder that `find_weights` takes, and that can be uploaded to the Hugging Face Hub as it is.
+    """Write a folder that `find_weights` accepts and that can be uploaded to the Hugging Face Hub as it is.
 
-    It holds `model.safetensors`, and the network's arguments once more in `config.json`, from which a class that
-    inherits from the network's and from `huggingface_hub.PyTorchModelHubMixin` is loaded.
+    It holds `model.safetensors`, and `config.json` with the network's arguments, which a class that inherits from the
+    network's class and `huggingface_hub.PyTorchModelHubMixin` is loaded from.
 
     Args:
         network: The network.
-        folder: Where to write; made if missing. Files of these names there are replaced.
+        folder: The folder to write; created if missing. Files of these names are replaced.
         **metadata: As for `mrda.networks.save_network`.
 
     Raises:
-        TypeError: `network` is none of the method's, or a metadata value is not a string.
-        ValueError: A metadata key is taken.
+        TypeError: `network` is not a network of the method, or a metadata value is not a string.
+        ValueError: A metadata key is reserved.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,15 +94,15 @@ def _bundled(name: str) -> Path:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ValueError(
-            f"the weights {name} of this package can't be read ({path}: {error.strerror}): install it again"
+            f"the weights {name} of this package can't be read ({path}: {error.strerror}): reinstall the package"
         ) from error
     if digest != BUNDLED[name]:
-        raise ValueError(f"the weights {name} of this package are damaged ({path}): install it again")
+        raise ValueError(f"the weights {name} of this package are damaged ({path}): reinstall the package")
     return path
 
 
 def _may_be_repository(path: Path) -> bool:
-    """Whether it is like "user/repository", and no mistaken path to a file or in an existing folder."""
+    """Check that it looks like "user/repository", and not like a mistyped path to a file or in an existing folder."""
     is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", path.as_posix()) is not None
     return is_id and path.suffix not in _SUFFIXES and not os.path.exists(path.parent)
 
@@ -115,9 +115,9 @@ def _downloaded(repository: str) -> Path:
     try:
         return Path(huggingface_hub.hf_hub_download(repository, WEIGHTS_FILE))
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        why, cause = "there is no such repository, or it is not open to you", error
+        why, cause = "there is no such repository, or you have no access to it", error
     except errors.LocalEntryNotFoundError as error:
-        why, cause = "the Hub can't be reached, and they were not downloaded before", error
+        why, cause = "the Hub can't be reached, and they are not in its cache", error
     except errors.EntryNotFoundError as error:
         why, cause = f"that repository holds no {WEIGHTS_FILE}", error
     except OSError as error:

@@ -89,19 +89,22 @@ def negative_tile(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (truncated, r"pixels\.u8 has 100 bytes in place of [0-9,]+;"),
-        (extended, r"pixels\.u8 has .* bytes in place of"),
-        (half_an_index, r"index\.json is no JSON"),
-        (lambda cache: (cache / "index.json").write_bytes(b"\xff\xfe"), r"index\.json is no JSON"),
-        (lambda cache: (cache / "index.json").write_text("[1]"), r"index\.json is wrong"),
+        (truncated, r"pixels\.u8 has 100 bytes instead of [0-9,]+;"),
+        (extended, r"pixels\.u8 has .* bytes instead of"),
+        (half_an_index, r"index\.json is not valid JSON"),
+        (lambda cache: (cache / "index.json").write_bytes(b"\xff\xfe"), r"index\.json is not valid JSON"),
+        (lambda cache: (cache / "index.json").write_text("[1]"), r"index\.json is not a JSON object"),
         (lambda cache: (cache / "index.json").unlink(), r"index\.json can't be read \(No such file"),
-        (lambda cache: change(cache, format="photos"), r"index\.json is wrong at 'format'"),
-        (lambda cache: change(cache, version="x"), r"index\.json is wrong at 'version'"),
-        (lambda cache: change(cache, counts={"photos": 2, "tiles": 9, "bytes": 9}), r"index\.json lists other counts"),
-        (moved_photo, r"the tiles of '.*b\.png' are not where they should be"),
-        (no_tiles, r"index\.json is wrong at 'photos\.1\.tiles'"),
-        (lambda cache: change(cache, photos=[]), r"index\.json is wrong at 'photos'"),
-        (negative_tile, r"index\.json is wrong at 'photos\.0\.tiles\.0\.2'"),
+        (lambda cache: change(cache, format="photos"), r"index\.json has an invalid value at 'format'"),
+        (lambda cache: change(cache, version="x"), r"index\.json has an invalid value at 'version'"),
+        (
+            lambda cache: change(cache, counts={"photos": 2, "tiles": 9, "bytes": 9}),
+            r"the counts in index\.json do not match",
+        ),
+        (moved_photo, r"the tiles of '.*b\.png' are not in their place"),
+        (no_tiles, r"index\.json has an invalid value at 'photos\.1\.tiles'"),
+        (lambda cache: change(cache, photos=[]), r"index\.json has an invalid value at 'photos'"),
+        (negative_tile, r"index\.json has an invalid value at 'photos\.0\.tiles\.0\.2'"),
     ],
 )
 def test_damage_is_told_in_one_sentence(cache: Path, damage, words: str) -> None:  # type: ignore[no-untyped-def]
@@ -113,5 +116,5 @@ def test_damage_is_told_in_one_sentence(cache: Path, damage, words: str) -> None
 
 def test_a_later_format_is_told(cache: Path) -> None:
     change(cache, version=2, compression="zip")
-    with pytest.raises(CacheError, match="has format 2, but this mrda knows none above 1"):
+    with pytest.raises(CacheError, match="has format 2, but this version of mrda reads at most 1"):
         PatchCache(cache)

@@ -120,12 +120,12 @@ def test_sixteen_bits_are_reduced_to_eight() -> None:
 
 
 def test_a_photo_smaller_than_the_patch_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'small' must be at least 16 x 16 px .*, it is 30 x 15"):
+    with pytest.raises(ValueError, match=r"'small' has only 30 x 15 px, but the HR patches have 16 x 16 px"):
         PatchSampler([coordinates(16, 16), coordinates(15, 30)], 16, ["exact", "small"])
 
 
 def test_sources_must_not_be_empty() -> None:
-    with pytest.raises(ValueError, match=r"data\.sources must name at least one photo"):
+    with pytest.raises(ValueError, match=r"data\.sources is empty, but must name at least one photo"):
         load_patches(DataConfig(sources=[]), scale=4)
 
 
@@ -212,11 +212,11 @@ def test_a_photo_in_a_cache_that_is_too_small_is_named(tmp_path: Path) -> None:
     prepare([photos], tmp_path / "cache", size=16)
     load_patches(DataConfig(sources=[str(tmp_path / "cache")], patch_size=5), scale=3)
     with pytest.raises(
-        ValueError, match=r"1\.png' in the patch cache .* at least 16 x 16 px .*, it is 16 x 15: .*min-size 16"
+        ValueError, match=r"1\.png' in the patch cache .* has only 16 x 15 px, .* 16 x 16 px: .*min-size 16"
     ):
         load_patches(DataConfig(sources=[str(tmp_path / "cache")], patch_size=4), scale=4)
     with pytest.raises(
-        ValueError, match=r"cache has tiles of 16 px, but the HR patches are 20 px .*--size` 20 or more"
+        ValueError, match=r"cache has tiles of 16 px, but the HR patches are 20 px .*--size 20` or more"
     ):
         load_patches(DataConfig(sources=[str(tmp_path / "cache")], patch_size=5), scale=4)
 
@@ -244,7 +244,7 @@ def test_photos_that_do_not_fit_are_refused_before_they_are_decoded(tmp_path: Pa
     def track(sources, total):  # type: ignore[no-untyped-def]
         raise AssertionError("reading began")
 
-    with pytest.raises(ValueError, match=r"the 2 photos of data\.sources take .* GB of memory, .*`mrda data prepare`"):
+    with pytest.raises(ValueError, match=r"the 2 photos of data\.sources need .* GB of memory, .*`mrda data prepare`"):
         load_patches(config, 2, track, memory=needed - 1)
     prepare([photos], tmp_path / "cache")
     load_patches(DataConfig(sources=[str(tmp_path / "cache")], patch_size=4), 2, memory=0)

@@ -105,9 +105,11 @@ def test_bundled_weights_are_found_by_name(bundled, tmp_path, monkeypatch):
 
 def test_damaged_or_missing_bundled_weights_are_refused(bundled):
     bundled.write_bytes(bundled.read_bytes()[:-1] + b"x")
-    with pytest.raises(ValueError, match=r"the weights small-x2 of this package are damaged .*: install it again"):
+    with pytest.raises(ValueError, match=r"the weights small-x2 of this package are damaged .*: reinstall the package"):
         find_weights("small-x2")
-    with pytest.raises(ValueError, match=r"the weights other-x4 of this package can't be read .*: install it again"):
+    with pytest.raises(
+        ValueError, match=r"the weights other-x4 of this package can't be read .*: reinstall the package"
+    ):
         find_weights("other-x4")
 
 
@@ -142,13 +144,13 @@ def made(kind, text):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (made(errors.RepositoryNotFoundError, "none"), "there is no such repository, or it is not open"),
-        (made(errors.GatedRepoError, "gated"), "there is no such repository, or it is not open"),
+        (made(errors.RepositoryNotFoundError, "none"), "there is no such repository, or you have no access to it"),
+        (made(errors.GatedRepoError, "gated"), "there is no such repository, or you have no access to it"),
         (errors.HFValidationError("bad"), "there is no such repository"),
         (made(errors.EntryNotFoundError, "none"), r"that repository holds no model\.safetensors"),
         (
             made(errors.LocalEntryNotFoundError, "offline"),
-            "the Hub can't be reached, and they were not downloaded before",
+            "the Hub can't be reached, and they are not in its cache",
         ),
         (OSError("500 Server Error. Sorry."), "500 Server Error$"),
         (PermissionError(13, "Permission denied"), "Permission denied$"),
@@ -179,7 +181,7 @@ def test_a_missing_file_of_a_folder_that_is_there_is_not_looked_for(tmp_path, mo
 
 
 def test_the_known_names_are_listed(bundled):
-    with pytest.raises(ValueError, match="no weights file unknown; known by name are small-x2, other-x4"):
+    with pytest.raises(ValueError, match="no weights file unknown; the package's own weights are small-x2, other-x4"):
         find_weights("unknown")
 
 
