@@ -1,7 +1,7 @@
-"""How blurred a photo looks to a network: what its degradation representations of known blurs tell of a photo's.
+"""Estimates the blur of a photo from a network's degradation representation, calibrated on images of known blur.
 
-The known blurs are those of dead leaves: discs of all sizes that lie on each other, whose edges and contrasts are
-spread much as those of photographs are, so that it takes no photograph.
+The calibration images are dead leaves: overlapping discs of all sizes, whose edges and contrasts are distributed much
+like those of photographs, so that no photographs are needed.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from mrda.networks import MRDAStudent
 from mrda.upscale.weights import further_metadata
 
 SCENES, SIDE, LEAVES = 16, 192, 350
-"""Scenes of dead leaves, their width and height in HR pixels, the leaves of each."""
+"""Number of dead-leaves images, their width and height in HR pixels, and the leaves of each."""
 SIGMAS = 12
-"""Known blurs, evenly spaced over the range in which networks of the scale are trained."""
+"""Number of known blurs, evenly spaced over the range that networks of the scale are trained on."""
 SMALLEST_LEAF = 2.0
 """Radius in HR pixels."""
 CAMERA_SIGMA = 0.7
-"""HR pixels by which the scenes are blurred beforehand: no photograph is as sharp as a drawn edge."""
+"""Blur of the images themselves in HR pixels, because no photograph is as sharp as a drawn edge."""
 RIDGE = 10.0
-"""Weight of the squared coefficients beside the squared errors, of standardised representations."""
+"""Weight of the squared coefficients in the ridge regression, for standardised representations."""
 USEFUL = 0.5
-"""Of the mean error of one who always guesses the middle: with more the probe is no good."""
+"""Largest useful error, relative to that of always guessing the middle of the range."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class BlurProbe:
     """Estimates the standard deviation of a Gaussian blur from a raw IDR, by ridge regression.
 
     Attributes:
-        mean: of the IDR over all scenes and blurs, (D,) float64.
-        slope: HR pixels by which the estimate grows with the IDR, (D,) float64.
-        sigma_range: the least and the greatest known blur, in HR pixels; no estimate lies beyond.
-        error: mean absolute error, in HR pixels, on scenes that were left out of the regression.
+        mean: mean IDR over all images and blurs, (D,) float64.
+        slope: coefficients of the estimate, in HR pixels per unit of the IDR, (D,) float64.
+        sigma_range: the smallest and largest known blur, in HR pixels; estimates are clamped to it.
+        error: mean absolute error in HR pixels, on images that were left out of the regression.
     """
 
     mean: Tensor
@@ -53,7 +53,7 @@ class BlurProbe:
 
     @property
     def useful(self) -> bool:
-        """Whether the network tells the known blurs apart, which one whose training was short may not."""
+        """True if the network distinguishes the known blurs, which it may not after a short training."""
         low, high = self.sigma_range
         return self.error < USEFUL * (high - low) / 4
 
@@ -65,7 +65,7 @@ class BlurProbe:
 
 @torch.no_grad()
 def make_probe(network: MRDAStudent) -> BlurProbe:
-    """Find out what a network's raw IDR says of blur, in some seconds of a CPU.
+    """Calibrate a network's raw IDR on known blurs; takes some seconds on a CPU.
 
     Args:
         network: the student; the known blurs are those of the classic degradation at its scale.
@@ -85,9 +85,9 @@ def make_probe(network: MRDAStudent) -> BlurProbe:
 
 
 def dead_leaves() -> Tensor:
-    """Draw (SCENES, 3, SIDE, SIDE) in [0, 1], the same ones always.
+    """Draw (SCENES, 3, SIDE, SIDE) in [0, 1], always the same images.
 
-    Radii are distributed as r^-3, which makes scenes that look alike from near and far.
+    The density of the radii is proportional to r^-3, which makes the images scale-invariant.
     """
     source = generator(0, "dead leaves")
     colours = torch.rand(SCENES, LEAVES + 1, 1, generator=source)
@@ -113,20 +113,19 @@ def _fit(idrs: Tensor, sigmas: Tensor, error: float) -> BlurProbe:
     return BlurProbe(mean, torch.linalg.solve(squares, standardised.T @ targets) / spread, (low, high), error)
 
 
-def trained_on(weights: str | Path) -> str:
-    """What degradations weights were trained on, in a few words, where their file says so.
+def trained_on(weights: str | Path) -> str | None:
+    """Describe the degradations that weights were trained on in a few words; None if their file does not name them.
 
-    A run's safetensors files have their configuration in the metadata entry "recipe", see
+    The safetensors files of a run have their configuration in the metadata entry "recipe", see
     `mrda.evaluation.methods_loading.recorded_adaptation`.
     """
-    unknown = "degradations that their file does not name"
     try:
         recipe = json.loads(further_metadata(Path(weights)).get("recipe", "{}"))
         if recipe.get("degradation.type") == "real":
-            return "the degradations of real photos: blur, resizing, noise and JPEG, each twice"
+            return "simulated real degradations: blur, resizing, noise and JPEG, each applied twice"
         return _classic(recipe)
     except (AttributeError, KeyError, TypeError, ValueError):
-        return unknown
+        return None
 
 
 def _classic(recipe: dict[str, Any]) -> str:

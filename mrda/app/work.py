@@ -1,9 +1,12 @@
-"""What the page does with a photo: upscale it into a file, and make what is shown of that."""
+"""Upscales a photo for the web page: the result as a file, and the pictures that the page shows."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from mrda.app.probe import BlurProbe, make_probe
+from mrda.core.progress import Progress
 from mrda.networks import MRDAStudent
 from mrda.photo.files import read_photo
 from mrda.photo.images import ImageArray, read_image, to_eight_bits, to_tensor
@@ -23,43 +27,43 @@ from mrda.upscale.jobs import Job
 from mrda.upscale.upscaler import Upscaler
 
 SHOWN_PIXELS = 16_000_000
-"""Of a result beyond which the page shows it reduced, as browsers refuse or crawl."""
+"""Pixels of the largest result that is shown in full size; browsers are slow with, or refuse, larger ones."""
 LOOKED_AT = 512
-"""Largest side, in pixels of the photo, of the part that the blur is estimated from and the modulation is drawn of."""
+"""Largest side, in pixels of the photo, of the central part for which blur and modulation map are computed."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights to choose.
+    """Weights to choose from.
 
     Attributes:
-        upscaler: with these weights.
-        trained_on: what the file says of that, in a few words.
+        upscaler: an upscaler with these weights.
+        trained_on: the degradations that they were trained on, in a few words; None if the file does not say.
     """
 
     upscaler: Upscaler
-    trained_on: str
+    trained_on: str | None
 
     @cached_property
     def probe(self) -> BlurProbe:
-        """Made for the first photo, as it takes seconds."""
+        """The blur estimator, created for the first photo because that takes seconds."""
         return make_probe(self.upscaler.network)
 
 
 @dataclass(frozen=True)
 class Enlarged:
-    """An upscaled photo, and what the page shows of it.
+    """An upscaled photo, with what the page shows.
 
     Attributes:
         file: the result, PNG.
         size: its width and height.
         before: the photo enlarged by bicubic interpolation, RGB of the size of `after`.
-        after: the result in 8 bits, reduced where it has more than `SHOWN_PIXELS`.
+        after: the result in 8 bits, reduced if it has more than `SHOWN_PIXELS`.
         modulation: the mean of the masks of all RDA convs (Eq. 9), (H, W) in [0, 1] on the grid of the photo's centre;
-            None of a network that has no masks.
-        blur: of the photo's centre: the estimated standard deviation of a Gaussian, in pixels of the photo enlarged by
-            the network's scale; None of a network whose probe is no good.
-        notices: what could not be kept and what else is to be told, in a few words each.
+            None if the network has no masks.
+        blur: the estimated standard deviation of a Gaussian blur of the photo's centre, in pixels of the photo enlarged
+            by the network's scale; None if the network's estimates are too inaccurate.
+        notices: messages for the user, such as what could not be kept, in a few words each.
     """
 
     file: Path
@@ -79,28 +83,27 @@ def enlarge(
     scale: float,
     max_pixels: int,
     probe: BlurProbe,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Enlarged:
     """Upscale a photo into ``folder``.
 
     Args:
-        upscaler: what upscales; what it has to tell becomes a notice.
+        upscaler: the upscaler; its warnings become notices.
         source: the photo.
         folder: for the result, which is named after photo and scale.
-        scale: how much larger the result is.
-        max_pixels: of the largest photo.
-        probe: that of the upscaler's network.
-        progress: told the share that is done, tile by tile.
+        scale: enlargement of the result.
+        max_pixels: photos with more pixels are refused.
+        probe: the blur estimator of the upscaler's network.
+        progress: receives the photo, tile by tile as fractions.
 
     Raises:
         ValueError: the photo can't be read, has too many pixels, needs too much memory, or its result can't be written.
     """
-    told: list[str] = []
-    upscaler.notify = told.append
     job = Job(source, folder, Path(f"{source.stem}_x{scale:g}.png"), "png")
-    (result,) = upscale_photos(upscaler, [job], scale=scale, workers=1, max_pixels=max_pixels, progress=progress)
+    with _logged() as warnings:
+        (result,) = upscale_photos(upscaler, [job], scale=scale, workers=1, max_pixels=max_pixels, progress=progress)
     if result.reason is not None:
-        # The photo lies where the server has put it, which tells nobody anything.
+        # Without the folders, which are those of the server and unknown to the user.
         raise ValueError(result.reason.replace(str(source), source.name).replace(str(job.target), job.target.name))
     photo = read_photo(source, max_pixels)
     lr = _shown(photo.pixels, photo.icc)
@@ -116,12 +119,31 @@ def enlarge(
         after=after,
         modulation=_modulation(upscaler.network, centre, idr),
         blur=float(probe(idr)) if probe.useful else None,
-        notices=(*result.notices, *told),
+        notices=(*result.notices, *warnings),
     )
 
 
+@contextmanager
+def _logged() -> Iterator[list[str]]:
+    """Collect the messages that this thread logs."""
+    messages: list[str] = []
+    thread = threading.get_ident()
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == thread:
+                messages.append(record.getMessage())
+
+    logger, collector = logging.getLogger("mrda"), Collector()
+    logger.addHandler(collector)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(collector)
+
+
 def _shown(pixels: ImageArray, icc: bytes | None) -> Image.Image:
-    """8-bit RGB, with the colour profile that a browser goes by where it is one of RGB."""
+    """Convert to 8-bit RGB, keeping a colour profile of RGB, which browsers apply."""
     image = Image.fromarray(to_eight_bits(pixels)).convert("RGB")
     if icc is not None and icc[16:20] == b"RGB ":
         image.info["icc_profile"] = icc
@@ -137,7 +159,7 @@ def _reduced(image: Image.Image) -> Image.Image:
 
 
 def _centre(pixels: ImageArray) -> ImageArray:
-    """The middle `LOOKED_AT` rows and columns, or as many as there are."""
+    """Cut out the middle `LOOKED_AT` rows and columns, or as many as there are."""
     top, left = (max(0, side - LOOKED_AT) // 2 for side in pixels.shape[:2])
     return pixels[top : top + LOOKED_AT, left : left + LOOKED_AT]
 

@@ -1,10 +1,55 @@
-"""The command line's root, which the modules of the commands register with."""
+"""The root of the command line, where the commands register, and their log on stderr."""
+
+from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-app = typer.Typer(
+from mrda.core.progress import log_to_stderr
+
+
+class _PlainFlags:
+    """Shows flags in the help without a type."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters; those that take no value have no metavar."""
+        params = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+        return params
+
+
+class Command(_PlainFlags, TyperCommand):
+    """A command of `mrda`."""
+
+
+class Group(_PlainFlags, TyperGroup):
+    """A group of commands."""
+
+
+class Commands(typer.Typer):
+    """Registers functions as commands."""
+
+    def command(self, name: str | None = None, *, cls: type[TyperCommand] = Command, **options: Any) -> Any:  # type: ignore[override]
+        """Register a function, see `typer.Typer.command`."""
+        return super().command(name, cls=cls, **options)
+
+
+app = Commands(
+    cls=Group,
     help="MRDA: blind image super-resolution by meta-learned degradation representations.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def add_group(name: str, *, help: str, short_help: str | None = None) -> Commands:
+    """Register a group of commands, `mrda NAME COMMAND`."""
+    commands = Commands(cls=Group, help=help, no_args_is_help=True)
+    app.add_typer(commands, name=name, short_help=short_help)
+    return commands
+
+
+app.callback()(log_to_stderr)

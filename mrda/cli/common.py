@@ -1,39 +1,53 @@
-"""What the commands share: refusals in one sentence, progress bars, tables, the option for weights."""
+"""Shared parts of the commands: refusals in one sentence, progress bars, tables, common options."""
 
+import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import Progress
 
-from mrda.core.progress import progress_bar
+from mrda.core.progress import Task, TerminalProgress
 
-NO_WEIGHTS = "no weights: name some with -w WEIGHTS, such as mrda-x4-iso, which come with the package"
+_log = logging.getLogger(__name__)
+
+NO_WEIGHTS = "no weights: give some with -w WEIGHTS, such as -w mrda-x4-iso, which comes with the package"
 
 Weights = Annotated[
     Path | None,
     typer.Option(
         "-w",
         "--weights",
-        help="A network's weights: .safetensors, the authors' .pth, a folder, the name of weights of the package, "
-        "or user/repository on the Hugging Face Hub.",
+        metavar="WEIGHTS",
+        help="A .safetensors file, the authors' .pth, a folder, a name such as mrda-x4-iso, or "
+        "user/repository on the Hugging Face Hub.",
     ),
 ]
 
 
+OutputFolder = Annotated[Path, typer.Option("-o", "--output", help="Output folder; created if missing.", metavar="DIR")]
+DType = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"],
+    typer.Option("--dtype", help="Precision; auto is bf16 if the processor supports it natively, otherwise fp32."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="Device, such as cpu or cuda:1 (default: a GPU if there is one).", metavar="NAME"),
+]
+
+
 def refuse(message: str) -> NoReturn:
-    """End with exit code 2: wrong usage, configuration or weights, said before any work."""
-    typer.echo(f"mrda: {message}", err=True)
+    """End with exit code 2 and a message: wrong usage, configuration or weights, found before any work."""
+    _log.error(message)
     raise typer.Exit(2)
 
 
 def chosen_weights(weights: Path | None) -> Path:
-    """The weights that were asked for, else the default of the package."""
+    """Return the weights that were asked for, or the package's default."""
     from mrda.upscale.weights import default_weights
 
     return Path(default_weights()) if weights is None else weights
@@ -41,7 +55,7 @@ def chosen_weights(weights: Path | None) -> Path:
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Before any work: a ValueError is the user's to mend, and needs no traceback."""
+    """Report a ValueError as a one-line usage error (exit code 2), without a traceback."""
     try:
         yield
     except ValueError as error:
@@ -55,7 +69,7 @@ def check_folder(data: Path) -> None:
 
 
 def check_output_file(option: str, path: Path | None) -> None:
-    """Refuse a file that results could not be written to when they are there; None is no file."""
+    """Refuse a file that could not be written later, when the results are there; None is no file."""
     from mrda.core.files import check_writable
 
     if path is None:
@@ -68,21 +82,13 @@ def check_output_file(option: str, path: Path | None) -> None:
         refuse(f"{option} {path} can't be written: {error.strerror}")
 
 
-@contextmanager
-def progress(description: str, total: float) -> Iterator[Progress]:
-    """A bar with one task on the terminal's stderr, with the time that remains."""
-    with progress_bar(Console(stderr=True)) as bar:
-        bar.add_task(description, total=total)
-        yield bar
-
-
-def report(bar: Progress, message: str) -> None:
-    """One failure, one line on stderr, above the bar where there is one."""
-    bar.console.print(f"mrda: {message}", markup=False, highlight=False, soft_wrap=True)
+def progress(description: str, total: float) -> AbstractContextManager[Task]:
+    """Show a task on stderr, with the time that remains, while the context is open."""
+    return TerminalProgress().task(description, total)
 
 
 def print_table(markdown: str) -> None:
-    """A table for the eye on a terminal, as Markdown anywhere else."""
+    """Print a table: drawn on a terminal, as Markdown otherwise."""
     console = Console()
     if console.is_terminal:
         console.print(Markdown(markdown))

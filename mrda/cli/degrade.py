@@ -1,12 +1,13 @@
 """`mrda degrade`."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mrda.cli.app import app
-from mrda.cli.common import progress, refuse, refusing, report
+from mrda.cli.common import OutputFolder, progress, refuse, refusing
 from mrda.core.files import make_folder
 
 if TYPE_CHECKING:
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
     from mrda.config import TrainConfig
     from mrda.degradations.real import Step
 
+_log = logging.getLogger(__name__)
+
 
 @app.command(
     epilog="Example: mrda degrade photo.png --preset real-x4 --seed 1 --grid",
-    short_help="Make LR from HR photos as a training does.",
+    short_help="Make LR from HR photos by the degradations of a training.",
 )
 def degrade(
     photos: Annotated[list[str], typer.Argument(help="HR photos, or folders of photos.", metavar="PHOTO")],
@@ -29,34 +32,38 @@ def degrade(
         str | None,
         typer.Option(
             "--preset",
-            help="A configuration's name or a YAML file, see `mrda train --list`. Beside --config, its preset.",
+            help="Name of a configuration (see `mrda train --list`) or a YAML file. With --config: its preset.",
             metavar="NAME",
         ),
     ] = None,
     config: Annotated[
-        str | None, typer.Option("--config", help="As for `mrda train`, as --preset is then.", metavar="NAME")
+        str | None,
+        typer.Option(
+            "--config", help="Configuration, as for `mrda train --config`; --preset then is its preset.", metavar="NAME"
+        ),
     ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write to; made if missing.")] = Path(
-        "."
-    ),
+    output: OutputFolder = Path("."),
     seed: Annotated[
-        int, typer.Option("--seed", help="Of the random numbers, the same for each photo.", min=0, max=2**63 - 1)
+        int,
+        typer.Option(
+            "--seed", help="Seed of the random numbers, used for each photo.", min=0, max=2**63 - 1, metavar="N"
+        ),
     ] = 0,
     grid: Annotated[
-        bool, typer.Option("--grid", help="Also draw what is done to the photo, step by step: NAME_steps.png.")
+        bool, typer.Option("--grid", help="Also draw the steps of the degradation into NAME_steps.png.")
     ] = False,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change one option of the configuration; may be repeated.", metavar="KEY=VALUE"),
+        typer.Option("--set", help="Set an option of the configuration; may be repeated.", metavar="KEY=VALUE"),
     ] = None,
 ) -> None:
-    """Make LR from HR photos as a configuration's training does, and write it as NAME_lr.png.
+    """Degrade HR photos as the training of a configuration does, and write the LR images as NAME_lr.png.
 
-    The whole photo is degraded, except for rows and columns at its bottom and right beyond a multiple of the scale. The
-    same seed gives the same file.
+    Photos are degraded whole; their bottom and right are cropped to a multiple of the scale first. The same seed gives
+    the same file.
     """
     if config is None and preset is None:
-        refuse("--preset must name a configuration (see mrda train --list) or a YAML file")
+        refuse("--preset is missing: name a configuration (see mrda train --list) or a YAML file")
     import torch
 
     from mrda.cli.degrade_steps import draw_steps
@@ -74,11 +81,11 @@ def degrade(
         names = [source_name(source) for source in sources]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise ValueError(f"there are two photos named {twice}, but the files written must have different names")
+            raise ValueError(f"two photos are named {twice}, so one result would overwrite the other: rename one")
         make_folder(output, "output folder")
 
     failed = 0
-    with progress("degrading", len(sources)) as bar:
+    with progress("degrading", len(sources)) as task:
         for source, name in zip(sources, names, strict=True):
             try:
                 steps = list(steps_of(to_tensor(read_rgb(source)), torch.Generator().manual_seed(seed)))
@@ -86,17 +93,17 @@ def degrade(
                 if grid:
                     write_image(output / f"{name}_steps.png", draw_steps(steps))
             except ValueError as error:  # an unreadable photo, or one too small to be degraded
-                report(bar, f"{source}: {error}")
+                _log.error("%s: %s", source, error)
                 failed += 1
             except OSError as error:
                 refuse(f"{output} can't be written to: {error.strerror or error}")
-            bar.advance(bar.task_ids[0])
+            task.advance()
     typer.echo(f"{len(sources) - failed} of {len(sources)} photos degraded into {output}", err=True)
     raise typer.Exit(1 if failed else 0)
 
 
 def _steps(config: "TrainConfig") -> "Callable[[Tensor, torch.Generator], Iterable[Step]]":
-    """What shows a photo (1, 3, H, W) before the first step and after each; the last image is LR."""
+    """Return a function that yields a photo (1, 3, H, W) before the first step and after each; the last image is LR."""
     from mrda.cli.degrade_steps import classic_steps
     from mrda.degradations.classic import ClassicDegradation, crop_to_multiple
     from mrda.training.components import build_real_degradation

@@ -1,4 +1,4 @@
-"""What a degradation does to a photo, step by step: one picture with a caption for each."""
+"""Draws the steps of a degradation: one picture with a caption for each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mrda.photo.crops import most_detailed_crop
 from mrda.photo.images import to_array
 
 DETAIL = 256
-"""Side of the square that is shown, in HR pixels, where the photo is as large."""
+"""Largest side of the square that is shown, in HR pixels."""
 
 _PANEL = 256  # pixels
 _GAP = 10
@@ -30,10 +30,10 @@ _WHITE, _INK, _FRAME = "white", "#202020", "#ffd400"
 
 
 def classic_steps(degradation: ClassicDegradation, hr: Tensor, generator: torch.Generator) -> Iterator[Step]:
-    """Blur, downsampling and noise, as far as the degradation has them; the last image is LR.
+    """Yield blur, downsampling and noise, if the degradation has them; the last image is LR.
 
     Args:
-        degradation: Draws the parameters, once for all.
+        degradation: Draws the parameters, once for all steps.
         hr: (1, 3, H, W) in [0, 1].
         generator: Source of the random numbers, on the device of ``hr``.
 
@@ -59,10 +59,10 @@ def classic_steps(degradation: ClassicDegradation, hr: Tensor, generator: torch.
 
 
 def draw_steps(steps: Sequence[Step]) -> Image.Image:
-    """Draw the whole first image with a frame in it, and what is in the frame after each step.
+    """Draw the whole first image with a frame in it, and the part inside the frame after each step.
 
-    Pixels are enlarged as squares. The frame is where the first image has the most detail. A kernel stands in a corner
-    of its step's image, from black for its least to white for its greatest number.
+    The frame is where the first image has the most detail. Pixels are enlarged as squares. A kernel is drawn in a
+    corner of its step's image, from black (its minimum) to white (its maximum).
 
     Args:
         steps: One or more, of one photo.
@@ -71,7 +71,7 @@ def draw_steps(steps: Sequence[Step]) -> Image.Image:
         ValueError: No steps.
     """
     if not steps:
-        raise ValueError("steps must hold one step at least")
+        raise ValueError("steps is empty, but must have at least one step")
     hr = to_array(steps[0].image)
     top, left, size = most_detailed_crop(hr, DETAIL)
     field = tuple(
@@ -87,15 +87,15 @@ def draw_steps(steps: Sequence[Step]) -> Image.Image:
 
 
 def _detail(image: Image.Image, field: Sequence[float]) -> Image.Image:
-    """A field (left, top, width, height, each as a share of the image's side) in a panel's size."""
+    """Enlarge a field (left, top, width, height, each as a share of the image's side) to a panel."""
     left, top, width, height = (share * side for share, side in zip(field, image.size * 2, strict=True))
-    # Of the sums' rounding, a trifle may lie outside.
+    # Rounding may put the sums slightly outside.
     right, bottom = min(image.width, left + width), min(image.height, top + height)
     return image.resize((_PANEL, _PANEL), Image.Resampling.BOX, box=(left, top, right, bottom))
 
 
 def _whole(image: Image.Image, square: tuple[int, int, int]) -> Image.Image:
-    """An image in a panel, with a square (left, top, size) framed."""
+    """Fit an image into a panel, and frame a square (left, top, size)."""
     ratio = _PANEL / max(image.size)
     size = tuple(max(1, round(side * ratio)) for side in image.size)
     small = image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
@@ -119,7 +119,7 @@ def _add_kernel(panel: Image.Image, kernel: Tensor) -> None:
 
 
 def _grid(panels: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Panels in rows, below a caption each."""
+    """Arrange panels in rows, each below its caption."""
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     across, down = _PANEL + _GAP, _LINES * _LINE_HEIGHT + _PANEL + _GAP

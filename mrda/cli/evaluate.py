@@ -33,92 +33,115 @@ _METHODS = ("mrda_s", "mrda_t", "mrda_t3", "mln", "bicubic")
 
 @app.command(
     epilog="Example: mrda evaluate -w weights.safetensors --data Set5 Set14 --json scores.json",
-    short_help="Measure PSNR-Y and SSIM-Y on photos, beside the paper's numbers.",
+    short_help="Measure PSNR-Y and SSIM-Y, beside the paper's numbers.",
 )
 def evaluate(
     data: Annotated[
         list[Path],
-        typer.Option("--data", help="A folder of HR photos, or several: --data A B.", metavar="DIR..."),
+        typer.Option("--data", help="Folder of HR photos; several may follow: --data A B.", metavar="DIR..."),
     ],
-    more: Annotated[list[Path] | None, typer.Argument(hidden=True, metavar="[DIR]...")] = None,
+    more: Annotated[list[Path] | None, typer.Argument(hidden=True, metavar="DIR")] = None,
     weights: Weights = None,
     mln: Annotated[
-        Path | None, typer.Option("--mln", help="Weights of the MLN that a teacher was trained with.", metavar="MLN")
+        Path | None,
+        typer.Option("--mln", help="Weights of the MLN that the teacher was trained with.", metavar="FILE"),
     ] = None,
     protocol: Annotated[
         str,
         typer.Option(
             "--protocol",
-            help="gaussian8, mrda9, dasr9, bicubic; real: folders that hold LR and HR; or unpaired: folders of LR.",
+            metavar="NAME",
+            help="gaussian8, mrda9, dasr9 or bicubic degrade HR photos; real takes folders with LR and HR; unpaired "
+            "takes folders of LR photos.",
         ),
     ] = "gaussian8",
     scale: Annotated[
-        int | None, typer.Option("--scale", help="2, 3 or 4; that of the weights if not given, else 4.")
+        int | None,
+        typer.Option("--scale", help="Scale: 2, 3 or 4 (default: that of the weights, or 4).", metavar="N"),
     ] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            "--method", help="bicubic needs no weights; of weights it follows: mrda_s, mrda_t, mrda_t3 or mln."
+            "--method",
+            metavar="NAME",
+            help="bicubic, to measure it without weights; with weights: mrda_s, mrda_t, mrda_t3 or mln (default: found "
+            "from the weights).",
         ),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option("--steps", help="Adaptation steps of the MLN per photo; those of its training if not given."),
+        typer.Option(
+            "--steps", help="Adaptation steps of the MLN per photo (default: as in its training).", metavar="N"
+        ),
     ] = None,
     peers: Annotated[
         list[Path] | None,
-        typer.Option("--peers", help="SR networks to measure too, loaded by Spandrel.", metavar="FILE..."),
+        typer.Option("--peers", help="Also measure other SR networks, loaded by Spandrel.", metavar="FILE..."),
     ] = None,
     noise: Annotated[
         list[float] | None,
-        typer.Option(
-            "--noise", help="A noise level of mrda9 or dasr9; may be repeated; all if not given.", metavar="LEVEL"
-        ),
+        typer.Option("--noise", help="Noise level of mrda9 or dasr9; may be repeated (default: all).", metavar="LEVEL"),
     ] = None,
     downsample: Annotated[
-        str | None, typer.Option("--downsample", help="bicubic (if not given) or sfold: every SCALE-th pixel.")
+        str | None,
+        typer.Option(
+            "--downsample", help="bicubic, or sfold: take every SCALE-th pixel (default: bicubic).", metavar="NAME"
+        ),
     ] = None,
     border: Annotated[
-        str, typer.Option("--border", help="What bicubic sees outside the photo: clamp, or mirror as in MATLAB.")
+        str,
+        typer.Option("--border", help="Border of bicubic resizing: clamp, or mirror as in MATLAB.", metavar="NAME"),
     ] = "clamp",
     variant: Annotated[
-        str | None, typer.Option("--variant", help="Luma of the metrics: released, or matlab, the default of real.")
+        str | None,
+        typer.Option(
+            "--variant",
+            help="Luma for the metrics: released or matlab (default: matlab for --protocol real, otherwise released).",
+            metavar="NAME",
+        ),
     ] = None,
-    lpips: Annotated[bool, typer.Option("--lpips", help="Of real: measure LPIPS too.")] = False,
+    lpips: Annotated[bool, typer.Option("--lpips", help="Also measure LPIPS (with --protocol real).")] = False,
     vgg16: Annotated[
         Path | None,
-        typer.Option("--vgg16", help="LPIPS's network, if not in torch's cache: vgg16-397923af.pth.", metavar="FILE"),
+        typer.Option(
+            "--vgg16", help="vgg16-397923af.pth, LPIPS's network (default: from torch's cache).", metavar="FILE"
+        ),
     ] = None,
     lpips_linear: Annotated[
         Path | None,
         typer.Option(
-            "--lpips-linear", help="LPIPS's weights, if not there: vgg.pth of its version 0.1.", metavar="FILE"
+            "--lpips-linear", help="vgg.pth of LPIPS 0.1, its weights (default: from torch's cache).", metavar="FILE"
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Of unpaired: the folder for the pictures.", metavar="DIR")
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for the pictures (with --protocol unpaired).", metavar="DIR"),
     ] = None,
     niqe: Annotated[
         Path | None,
-        typer.Option("--niqe", help="Of unpaired: a pristine model to measure NIQE by, .npz or .mat.", metavar="FILE"),
+        typer.Option(
+            "--niqe", help="Pristine model for NIQE, .npz or .mat (with --protocol unpaired).", metavar="FILE"
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the noise.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.", metavar="N")] = 0,
     limit: Annotated[
-        int | None, typer.Option("--limit", help="At most that many photos of each folder.", metavar="N")
+        int | None, typer.Option("--limit", help="Use at most N photos of each folder.", metavar="N")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.", metavar="FILE")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the mean scores to this file.", metavar="FILE")
+    ] = None,
     csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="Write every photo's scores here.", metavar="FILE")
+        Path | None, typer.Option("--csv", help="Also write the scores of every photo to this file.", metavar="FILE")
     ] = None,
     markdown_file: Annotated[
-        Path | None, typer.Option("--markdown", help="Write the table here too.", metavar="FILE")
+        Path | None, typer.Option("--markdown", help="Also write the table to this file.", metavar="FILE")
     ] = None,
 ) -> None:
-    """Degrade HR photos in agreed ways, upscale them, and compare; bicubic is always beside.
+    """Evaluate networks on photos degraded by a fixed protocol, beside bicubic interpolation.
 
-    With --protocol real nothing is degraded: each folder holds LR and HR with the same file names.
+    With --protocol real nothing is degraded: each folder holds LR and HR photos of the same file names.
 
-    With unpaired there is no HR either: pictures are saved as DIR/DATA/METHOD/NAME.png, to look at and for NIQE.
+    With --protocol unpaired there is no HR: the results are saved as DIR/DATA/METHOD/NAME.png, to look at and for NIQE.
     """
     folders, peer_files = _split(data, peers or [], more or [])
     _check_method(method, weights, mln, steps, peer_files)
@@ -185,14 +208,14 @@ class _Options(NamedTuple):
 
 
 class _Loaded(NamedTuple):
-    """What is measured beside bicubic."""
+    """The methods to measure besides bicubic interpolation."""
 
     methods: "dict[str, Method]"
     scale: int
     blur_size: int | None
-    """Side of the kernels that one of them must be told."""
+    """Size of the blur kernels, if one of the methods needs to be given the kernel."""
     needs_hr: bool
-    """Whether one of them is adapted to LR and HR."""
+    """True if one of the methods adapts to LR and HR."""
 
 
 def _job(
@@ -236,9 +259,9 @@ def _unpaired(
         if output is None:
             raise ValueError("--protocol unpaired needs a folder for the pictures: -o DIR")
         if variant is not None:
-            raise ValueError("--variant can't go with --protocol unpaired, which has no PSNR")
+            raise ValueError("--variant can't be used with --protocol unpaired, which does not measure PSNR")
         if loaded.needs_hr:
-            raise ValueError(f"{weights} must be adapted to HR, which is not there with --protocol unpaired")
+            raise ValueError(f"{weights} must adapt to HR, which --protocol unpaired does not have")
         photos = _sources(folders)
     return evaluate_unpaired_photos(
         loaded.methods, photos, loaded.scale, output=output, niqe=niqe, border=border, limit=limit, files=files
@@ -255,7 +278,7 @@ def _lpips(vgg16: Path | None, linear: Path | None) -> "Callable[[Tensor, Tensor
 
 
 def _split(data: Sequence[Path], peers: Sequence[Path], more: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Folders and peers; what follows the first value of either option arrives in `more`."""
+    """Return folders and peers; values after the first one of either option arrive in `more`."""
     files = [path for path in more if peers and not os.path.isdir(path)]
     return [*data, *(path for path in more if path not in files)], [*peers, *files]
 
@@ -264,16 +287,16 @@ def _check_method(
     method: str | None, weights: Path | None, mln: Path | None, steps: int | None, peers: Sequence[Path]
 ) -> None:
     if method not in (None, *_METHODS):
-        refuse(f"--method must be one of {', '.join(_METHODS)}, not {method!r}")
+        refuse(f"--method is {method!r}, but must be one of {', '.join(_METHODS)}")
     if method == "bicubic" and weights is not None:
-        refuse("--method bicubic uses no weights, so -w can't go with it")
+        refuse("--method bicubic uses no weights: leave out -w")
     if weights is not None:
         return
     if method not in (None, "bicubic") or (method is None and not peers):
         refuse(NO_WEIGHTS)
     for option, value in (("--mln", mln), ("--steps", steps)):
         if value is not None:
-            refuse(f"{option} is {value}, but goes with the weights of a network only, so give some with -w")
+            refuse(f"{option} is {value}, but is only used with weights: give some with -w")
 
 
 def _check_outputs(files: dict[str, Path | None]) -> None:
@@ -321,7 +344,7 @@ def _conditions(protocol: str, scale: int, noise: Sequence[float] | None) -> "li
     from mrda.evaluation.unpaired import UNPAIRED
 
     if protocol not in PROTOCOLS:
-        raise ValueError(f"--protocol must be one of {', '.join((*PROTOCOLS, REAL, UNPAIRED))}, not {protocol!r}")
+        raise ValueError(f"--protocol is {protocol!r}, but must be one of {', '.join((*PROTOCOLS, REAL, UNPAIRED))}")
     return conditions(protocol, scale, noise_levels=noise or None)
 
 
@@ -336,49 +359,47 @@ def _check_choices(downsample: str | None, border: str, variant: str | None) -> 
         ("--variant", variant, VARIANTS),
     ):
         if value is not None and value not in choices:
-            raise ValueError(f"{option} must be {' or '.join(choices)}, not {value!r}")
+            raise ValueError(f"{option} is {value!r}, but must be {' or '.join(choices)}")
 
 
 def _check_goes_with(what: str, is_so: bool, options: Mapping[str, object]) -> None:
-    """Refuse options that mean nothing without another option, or under another protocol."""
+    """Refuse options that require another option or a certain protocol."""
     other = what if what.startswith("--") else f"--protocol {what}"
     for option, value in options.items():
         if value is not None and not is_so:
-            refuse(f"{option} goes with {other} only")
+            refuse(f"{option} can only be used with {other}")
 
 
 def _check_found_photos(
     protocol: str, loaded: _Loaded, weights: Path | None, noise: Sequence[float] | None, downsample: str | None
 ) -> None:
-    """Of photos that nobody made nobody knows the kernel, and nothing is degraded."""
+    """Refuse what protocols without degradation can't use: real photos have no known kernel, noise or downsampling."""
     if loaded.blur_size is not None:
-        raise ValueError(
-            f"{weights} must be told the blur kernel, which nobody knows of the photos of --protocol {protocol}"
-        )
+        raise ValueError(f"{weights} needs the blur kernel, which is unknown for the photos of --protocol {protocol}")
     for option, value in (("--noise", noise), ("--downsample", downsample)):
         if value:
-            raise ValueError(f"{option} can't go with --protocol {protocol}, which degrades nothing")
+            raise ValueError(f"{option} can't be used with --protocol {protocol}, which does not degrade the photos")
 
 
 def _check_kernels(blur_size: int | None, weights: Path | None, degradations: "Iterable[Condition]") -> None:
-    """An oracle takes kernels of one size; without blur it is told a delta of that size."""
+    """Check that all kernels have the size that an oracle needs; without blur it is given a delta of that size."""
     for condition in degradations:
         size = blur_size if condition.kernel is None else condition.kernel.shape[-1]
         if blur_size not in (None, size):
             raise ValueError(
-                f"{weights} must be told blur kernels of {blur_size}x{blur_size}, but those here are {size}x{size}"
+                f"{weights} needs blur kernels of {blur_size}x{blur_size}, but those of the protocol are {size}x{size}"
             )
 
 
 def _sources(data: Sequence[Path]) -> "dict[str, Sequence[Source]]":
-    """The photos of each folder, by the folder's name."""
+    """List the photos of each folder, by the folder's name."""
     from mrda.photo.images import find_images
 
     return {name: find_images([folder]) for name, folder in _named(data).items()}
 
 
 def _pairs(data: Sequence[Path], scale: int) -> "dict[str, Sequence[Pair]]":
-    """The LR and HR photos of each folder, by the folder's name."""
+    """List the LR and HR photos of each folder, by the folder's name."""
     from mrda.evaluation.paired import find_pairs
 
     return {name: find_pairs(folder, scale) for name, folder in _named(data).items()}
@@ -390,6 +411,6 @@ def _named(data: Sequence[Path]) -> dict[str, Path]:
         check_folder(folder)
         name = folder.resolve().name
         if name in folders:
-            raise ValueError(f"two --data folders are named {name}, and their scores would mix")
+            raise ValueError(f"two --data folders are named {name}: rename one, so that their scores can be told apart")
         folders[name] = folder
     return folders

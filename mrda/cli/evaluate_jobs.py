@@ -1,26 +1,29 @@
-"""Photos measured one by one for `mrda evaluate`, with a bar, and a sentence on each that fails."""
+"""Measures photos one by one for `mrda evaluate`, with a progress bar, and reports those that fail."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from mrda.cli.common import progress, report
+from mrda.cli.common import progress
 
 if TYPE_CHECKING:
     from mrda.photo.images import Source
+
+_log = logging.getLogger(__name__)
 
 RecordT = TypeVar("RecordT")
 
 
 @dataclass(frozen=True)
 class Measurement(Generic[RecordT]):
-    """One photo, and what measures it.
+    """The measurements of one photo.
 
     Args:
         folder: the data set's name.
-        files: those of the photo, by which an error may be known to name it already; the last is the one to name.
+        files: the photo's files; an error that names none of them is reported with the last one.
         run: yields a record for each measurement.
     """
 
@@ -31,11 +34,11 @@ class Measurement(Generic[RecordT]):
 
 @dataclass(frozen=True)
 class Results(Generic[RecordT]):
-    """What came of the jobs.
+    """Results of all photos.
 
     Args:
         records: by data set, of the photos that did not fail.
-        done: how many those are, by data set.
+        done: number of photos that did not fail, by data set.
     """
 
     records: dict[str, list[RecordT]]
@@ -43,40 +46,40 @@ class Results(Generic[RecordT]):
 
 
 def run_jobs(jobs: Sequence[Measurement[RecordT]], per_photo: int) -> Results[RecordT]:
-    """Measure all photos; where one fails none of its records count, and a line on stderr says why.
+    """Measure all photos; the reason why one fails is logged, and none of its records count.
 
     Args:
         jobs: the photos.
-        per_photo: records that each yields, for the bar.
+        per_photo: number of records per photo, for the progress bar.
     """
     records: dict[str, list[RecordT]] = {}
     done: dict[str, int] = dict.fromkeys((job.folder for job in jobs), 0)
-    with progress("evaluating", len(jobs) * per_photo) as bar:
-        for number, job in enumerate(jobs, start=1):
-            measured, failure = _run(job, lambda: bar.advance(bar.task_ids[0]))
+    with progress("evaluating", len(jobs) * per_photo) as task:
+        for job in jobs:
+            measured, failure = _run(job, task.advance)
             if failure is None:
                 records.setdefault(job.folder, []).extend(measured)
                 done[job.folder] += 1
             else:
-                report(bar, failure)
-            bar.update(bar.task_ids[0], completed=number * per_photo)
+                _log.error(failure)
+            task.advance(per_photo - len(measured))
     return Results(records, done)
 
 
 def _run(job: Measurement[RecordT], step: Callable[[], None]) -> tuple[list[RecordT], str | None]:
-    """Measure one photo; what prevents it is returned as a sentence, and then none of its records count."""
+    """Measure one photo; if that fails, return the records so far and the reason in a sentence."""
     from mrda.upscale.upscaler import is_out_of_memory
 
-    measured = []
+    measured: list[RecordT] = []
     try:
         for record in job.run():
             measured.append(record)
             step()
     except (OSError, ValueError) as error:
         named = any(os.fspath(file) in str(error) for file in job.files)
-        return [], str(error) if named else f"{job.files[-1]}: {error}"
+        return measured, str(error) if named else f"{job.files[-1]}: {error}"
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return [], f"{job.files[-1]}: there is not enough memory for a photo of its size"
+        return measured, f"{job.files[-1]}: there is not enough memory for a photo of its size"
     return measured, None

@@ -25,20 +25,20 @@ def evaluate_unpaired_photos(
     limit: int | None,
     files: Mapping[str, Path | None],
 ) -> bool:
-    """Upscale photos into OUTPUT/DATA/METHOD/NAME.png, measure NIQE where a model is given, print and write the tables.
+    """Upscale photos into OUTPUT/DATA/METHOD/NAME.png, measure NIQE if a model is given, print and write the tables.
 
     Args:
-        methods: what upscales LR alone, by name.
-        photos: LR by data set.
-        scale: of all methods.
+        methods: methods that need LR only, by name.
+        photos: LR photos by data set.
+        scale: scale of all methods.
         output: the folder for the pictures.
-        niqe: the file of a pristine model.
-        border: of bicubic upscaling.
-        limit: photos of each data set; None for all.
-        files: where to write the tables, under "--json", "--csv" and "--markdown".
+        niqe: file of a pristine model.
+        border: border of bicubic upscaling.
+        limit: number of photos of each data set; None for all.
+        files: files for the tables, by option: "--json", "--csv" and "--markdown".
 
     Returns:
-        Whether none has failed.
+        True if no photo failed.
     """
     from mrda.core.files import write_text
     from mrda.evaluation.niqe import load_pristine

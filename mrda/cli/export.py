@@ -1,13 +1,16 @@
 """`mrda export`."""
 
+import logging
 import os
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from mrda.cli.app import app
-from mrda.cli.common import Weights, chosen_weights, progress, refuse, refusing
+from mrda.cli.common import OutputFolder, Weights, chosen_weights, progress, refuse, refusing
+from mrda.core.progress import Share
+
+_log = logging.getLogger(__name__)
 
 
 @app.command(
@@ -15,24 +18,24 @@ from mrda.cli.common import Weights, chosen_weights, progress, refuse, refusing
     short_help="Write a student as ONNX or torch.export graphs.",
 )
 def export(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write to; made if missing.")],
+    output: OutputFolder,
     weights: Weights = None,
     format: Annotated[
-        Literal["onnx", "torch-export"], typer.Option("--format", help="ONNX files, or torch.export's .pt2.")
+        Literal["onnx", "torch-export"], typer.Option("--format", help="ONNX files, or .pt2 files of torch.export.")
     ] = "onnx",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace graphs that are there already.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing graphs.")] = False,
 ) -> None:
-    """Write a student as two graphs, `den` and `rdan`, and say how far they are from the network.
+    """Write a student as two graphs, `den` and `rdan`, and print how much their results differ from PyTorch's.
 
-    den takes LR (B, 3, H, W) in [0, 1] to the degradation (B, D); rdan takes LR and the degradation to SR (B, 3,
-    scale H, scale W), which is to be clipped to [0, 1]. Tiles of an image share its degradation.
+    den computes the degradation (B, D) from LR (B, 3, H, W) in [0, 1]; rdan computes SR (B, 3, scale H, scale W) from
+    LR and the degradation. Clip SR to [0, 1]. If you cut an image into tiles, use the degradation of the whole image.
     """
     from mrda.export import ExportError, export_student, files, require_packages
     from mrda.upscale.upscaler import load_student
 
     existing = [str(path) for path in files(output, format) if os.path.exists(path)]
     if existing and not overwrite:
-        refuse(f"{' and '.join(existing)} exist already; --overwrite would replace them")
+        refuse(f"{' and '.join(existing)} exist already: give --overwrite to replace them")
     try:
         require_packages(format)
     except ModuleNotFoundError as error:
@@ -41,13 +44,12 @@ def export(
         network = load_student(chosen_weights(weights))
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with progress("exporting", 1) as bar:
-            (task,) = bar.task_ids
-            largest = export_student(network, output, format, progress=lambda part: bar.update(task, completed=part))
+        with progress("exporting", 1) as task:
+            largest = export_student(network, output, format, progress=Share(task))
     except OSError as failure:
         refuse(f"the output folder {output} can't be written to: {failure.strerror or failure}")
     except ExportError as failure:
-        typer.echo(f"mrda: {failure}", err=True)
+        _log.error(str(failure))
         raise typer.Exit(1) from None
     written = " and ".join(str(path) for path in files(output, format))
-    typer.echo(f"{written}: x{network.scale}, SR at most {largest:.1e} from PyTorch's")
+    typer.echo(f"{written}: x{network.scale}, SR differs from PyTorch's by at most {largest:.1e}")

@@ -16,25 +16,31 @@ if TYPE_CHECKING:
 
 @app.command(
     epilog="Example: mrda info --model mrda-x4 --json",
-    short_help="Show versions, kernel backends, and what a weights file or a model holds and costs.",
+    short_help="Show versions and kernel backends, or the size and cost of a network.",
 )
 def info(
-    weights: Annotated[Path | None, typer.Argument(help="A weights file.", metavar="[WEIGHTS]")] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="A published model instead of a file, such as mrda-x4.")
+    weights: Annotated[
+        Path | None, typer.Argument(help="Weights file, or the name of weights.", metavar="WEIGHTS")
     ] = None,
-    height: Annotated[int | None, typer.Option("--height", help="Height of the LR image; 180 if not given.")] = None,
-    width: Annotated[int | None, typer.Option("--width", help="Width of the LR image; 320 if not given.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Published model instead of a file, such as mrda-x4.", metavar="NAME")
+    ] = None,
+    height: Annotated[
+        int | None, typer.Option("--height", help="Height of the LR image (default: 180).", metavar="N")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option("--width", help="Width of the LR image (default: 320).", metavar="N")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of text.")] = False,
 ) -> None:
-    """Show versions and kernel backends; of a weights file or a model its architecture, parameters and mult-adds."""
+    """Show versions and kernel backends; or, for weights or a model, its architecture, parameters and mult-adds."""
     if weights is None and model is None:
         if height is not None or width is not None:
-            refuse("--height and --width are of the LR image that a model or a weights file is to upscale: give one")
+            refuse("--height and --width need a network: give a weights file or --model")
         _show_installation(as_json)
         return
     if weights is not None and model is not None:
-        refuse(f"--model {model} can't go with the weights {weights}: give one of them")
+        refuse(f"--model {model} and the weights {weights} can't be combined: give one of them")
     from mrda.networks.complexity import LR_HEIGHT, LR_WIDTH
 
     with refusing():
@@ -49,10 +55,10 @@ def info(
 
 
 def _network(weights: Path | None, model: str | None) -> "Network":
-    """The network of a file, or the published one of a name, which is made without data.
+    """Return the network of a file, or the published one of a name, which is created without data.
 
     Raises:
-        ValueError: there is no such file, name, or no network in the file.
+        ValueError: there is no such file or name, or the file holds no network.
     """
     if weights is not None:
         from mrda.upscale.upscaler import load_weights
@@ -70,7 +76,7 @@ def _network(weights: Path | None, model: str | None) -> "Network":
 
 
 def _facts(network: "Network", name: str, height: int, width: int) -> dict[str, Any]:
-    """What there is to say of a network, by the keys of the JSON object."""
+    """Collect the facts about a network, by the keys of the JSON object."""
     from dataclasses import asdict
 
     from mrda.networks import complexity

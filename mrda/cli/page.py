@@ -1,26 +1,29 @@
 """`mrda app`."""
 
+import logging
 import os
 import signal
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mrda.cli.app import app
-from mrda.cli.common import refuse, refusing
+from mrda.cli.common import Device, DType, refuse, refusing
 from mrda.cli.upscale import load_upscaler, without_pillows_limit
 
 if TYPE_CHECKING:
     from mrda.app.work import Weights
 
+_log = logging.getLogger(__name__)
+
 
 @app.command(
     "app",
     epilog="Example: mrda app -w runs/demo/student/weights.safetensors",
-    short_help="Upscale photos on a web page of this machine.",
+    short_help="Upscale photos on a local web page.",
 )
 @without_pillows_limit()
 def serve(
@@ -29,19 +32,25 @@ def serve(
         typer.Option(
             "-w",
             "--weights",
-            help="Weights to choose from, beside those of the package: .safetensors, the authors' .pth, or "
-            "user/repository on the Hugging Face Hub; may be repeated.",
+            metavar="WEIGHTS",
+            help="Weights to offer besides those of the package: .safetensors, the authors' .pth, or user/repository "
+            "on the Hugging Face Hub; may be repeated.",
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets the network in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at.", min=1, max=65535)] = 7860,
-    dtype: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Precision of the network.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; a GPU where there is one.")] = None,
-    max_pixels: Annotated[int, typer.Option(help="Pixels of the largest photo.", min=1)] = 25_000_000,
+    host: Annotated[
+        str,
+        typer.Option(help="Address to listen on; 0.0.0.0 makes the page reachable from the network.", metavar="HOST"),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535, metavar="N")] = 7860,
+    dtype: DType = "auto",
+    device: Device = None,
+    max_pixels: Annotated[
+        int, typer.Option(help="Refuse photos with more pixels than this.", min=1, metavar="N")
+    ] = 25_000_000,
 ) -> None:
-    """Serve a web page that upscales photos: before and after, the blur as it is estimated, the whole result to keep.
+    """Serve a web page that upscales photos, compares before and after, and offers the result for download.
 
-    Only this machine can open it, unless --host says otherwise. Photos and results are deleted when it ends.
+    Only this machine can open it, unless you change --host. Photos and results are deleted when the command ends.
     """
     from mrda.core.packages import require_package
     from mrda.upscale.weights import BUNDLED
@@ -54,17 +63,20 @@ def serve(
     with refusing():
         choices = _choices(every, dtype, device)
     with tempfile.TemporaryDirectory(prefix="mrda-app-") as folder:
-        # Before gradio's import, which reads them. It asks itself whether it is there, through a proxy if one is named.
+        # Gradio reads these when it is imported. It checks its own server, which must not go through a proxy.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "no_proxy": "*"}
         from mrda.app.page import build_page, launch
 
         page = build_page(choices, max_pixels=max_pixels)
         try:
             address = launch(page, host=host, port=port, max_pixels=max_pixels)
-        except OSError:  # gradio's own, which says nothing else
-            refuse(f"--host {host} --port {port} can't be listened at: it is taken or not of this machine, give others")
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder goes then, too
-        typer.echo(f"mrda: the page is at {address} until Ctrl-C", err=True)
+        except OSError:  # gradio's own error, which gives no reason
+            refuse(
+                f"can't listen on --host {host} --port {port}: the port is taken, or the address is not one of this "
+                "machine; choose others"
+            )
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is deleted then, too
+        _log.info("the page is at %s; press Ctrl-C to stop", address)
         try:
             threading.Event().wait()
         finally:
@@ -72,10 +84,10 @@ def serve(
 
 
 def _choices(weights: list[Path], dtype: str, device: str | None) -> "dict[str, Weights]":
-    """Weights by what the page calls them: a file's name, or its whole path where two have the same.
+    """Load weights, by the names that the page shows: a file's name, or its whole path if two files have the same name.
 
     Raises:
-        ValueError: one can't be loaded, or does not upscale.
+        ValueError: some can't be loaded, or are not those of a student.
     """
     from mrda.app.probe import trained_on
     from mrda.app.work import Weights

@@ -1,6 +1,7 @@
 """`mrda upscale`."""
 
 import json
+import logging
 import os
 import re
 import sys
@@ -12,17 +13,29 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mrda.cli.app import app
-from mrda.cli.common import Weights, check_output_file, chosen_weights, progress, refuse, refusing, report
+from mrda.cli.common import (
+    Device,
+    DType,
+    OutputFolder,
+    Weights,
+    check_output_file,
+    chosen_weights,
+    refuse,
+    refusing,
+)
 from mrda.core.files import make_folder
+from mrda.core.progress import TerminalProgress
 
 if TYPE_CHECKING:
     from mrda.upscale.batch import Job, Result
     from mrda.upscale.upscaler import Upscaler
 
+_log = logging.getLogger(__name__)
+
 
 @contextmanager
 def without_pillows_limit() -> Iterator[None]:
-    """Pillow's own limit of pixels, which is the whole process's, gives way to `--max-pixels` for so long."""
+    """Lift Pillow's process-wide limit of pixels, because `--max-pixels` takes its place."""
     from PIL import Image
 
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -42,43 +55,58 @@ def upscale(
         list[str],
         typer.Argument(help="Photos, folders of photos, or patterns such as 'holiday/*.jpg'.", metavar="PHOTO"),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write to; made if missing.")],
+    output: OutputFolder,
     weights: Weights = None,
     scale: Annotated[
-        float | None, typer.Option("-s", "--scale", help="How much larger; the weights' own scale if not given.")
+        float | None,
+        typer.Option("-s", "--scale", help="Scale, 0.1 to 16 (default: that of the weights).", metavar="X"),
     ] = None,
     recursive: Annotated[
-        bool, typer.Option("-r", "--recursive", help="Folders with all that is below them; the tree is kept.")
+        bool, typer.Option("-r", "--recursive", help="Include subfolders; the results keep the folder tree.")
     ] = False,
     tile: Annotated[
-        str, typer.Option("-t", "--tile", help="Side of the tiles in pixels of the photo; auto, or 0 for none.")
+        str,
+        typer.Option(
+            "-t", "--tile", help="Side of the tiles in pixels of the photo; 0 for no tiles.", metavar="N|auto"
+        ),
     ] = "auto",
     tile_pad: Annotated[
         int | None,
-        typer.Option(help="Pixels that a tile sees around itself; as many as the network does if not given.", min=0),
+        typer.Option(help="Pixels that a tile sees around itself (default: the network's reach).", min=0, metavar="N"),
     ] = None,
     suffix: Annotated[
-        str | None, typer.Option(help="{name}_SUFFIX.png is written; x and the scale if not given, '' for none.")
+        str | None,
+        typer.Option(help="End of the results' names, as in NAME_TEXT.png (default: x and the scale).", metavar="TEXT"),
     ] = None,
     ext: Annotated[
-        Literal["auto", "png", "jpg", "webp", "tiff"], typer.Option(help="Format; auto is that of the photo.")
+        Literal["auto", "png", "jpg", "webp", "tiff"],
+        typer.Option(help="Format of the results; auto keeps that of each photo."),
     ] = "auto",
-    quality: Annotated[int, typer.Option(help="Of JPEG and WebP.", min=1, max=100)] = 95,
-    dtype: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Precision of the network.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; a GPU where there is one.")] = None,
-    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave photos alone that are done.")] = False,
+    quality: Annotated[int, typer.Option(help="Quality of JPEG and WebP.", min=1, max=100, metavar="N")] = 95,
+    dtype: DType = "auto",
+    device: Device = None,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Skip photos whose result exists already.")
+    ] = False,
     manifest: Annotated[
-        Path | None, typer.Option(help="Note here what is done; the same command goes on from there.")
+        Path | None,
+        typer.Option(
+            help="Record finished photos in this file, from which the same command continues.", metavar="FILE"
+        ),
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Threads that read and write beside the computing.", min=1)] = 2,
-    max_pixels: Annotated[int, typer.Option(help="Pixels of the largest photo.", min=1)] = 250_000_000,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which files would be written.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
+    jobs: Annotated[
+        int, typer.Option(help="Threads that read and write photos in the background.", min=1, metavar="N")
+    ] = 2,
+    max_pixels: Annotated[
+        int, typer.Option(help="Refuse photos with more pixels than this.", min=1, metavar="N")
+    ] = 250_000_000,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the files that would be written.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as a JSON object.")] = False,
 ) -> None:
-    """Upscale photos of unknown degradation into a folder.
+    """Upscale photos of unknown degradation into a folder, by mrda-x4-iso unless -w names other weights.
 
-    16 bits, gray, transparency, colour profile, EXIF and resolution are kept as far as the format holds them. Several
-    processes that torchrun or accelerate launch has started share the photos.
+    16 bits, gray, transparency, colour profile, EXIF and resolution are kept if the output format supports them. With
+    torchrun or accelerate launch, several processes share the photos.
     """
     weights = chosen_weights(weights)
     if scale is not None and not 0.1 <= scale <= 16:
@@ -93,7 +121,7 @@ def upscale(
         upscaler = load_upscaler(weights, tile, tile_pad, dtype, device)
         name = suffix if suffix is not None else f"x{upscaler.scale if scale is None else scale:g}"
         if "/" in name or os.sep in name:
-            raise ValueError(f"--suffix is {name!r}, but must be part of a file's name")
+            raise ValueError(f"--suffix is {name!r}, but must not contain a slash")
         done = None if manifest is None else Manifest(manifest, upscaler, scale)
         every = plan(
             photos,
@@ -102,7 +130,6 @@ def upscale(
             ext=ext,
             recursive=recursive,
             earlier=() if done is None else done.targets,
-            notify=_say,
         )
     if dry_run:
         _echo(_future([job for job in every if not is_done(job, skip_existing, done)], as_json))
@@ -112,33 +139,29 @@ def upscale(
         make_folder(output, "output folder")
     sweep(share, name)
     results: list[Result] = []
-    with progress("upscaling", len(share)) as bar:
-        (task,) = bar.task_ids
-        upscaler.notify = lambda message: report(bar, message)
-        for result in upscale_photos(
-            upscaler,
-            share,
-            scale=scale,
-            workers=jobs,
-            quality=quality,
-            max_pixels=max_pixels,
-            skip_existing=skip_existing,
-            manifest=done,
-            progress=lambda part: bar.update(task, completed=min(len(share), len(results) + part)),
-        ):
-            results.append(result)
-            bar.update(task, completed=len(results))
-            if result.reason is not None:
-                report(bar, result.reason)
-            for notice in result.notices:
-                report(bar, f"{result.job.source}: {notice}")
+    for result in upscale_photos(
+        upscaler,
+        share,
+        scale=scale,
+        workers=jobs,
+        quality=quality,
+        max_pixels=max_pixels,
+        skip_existing=skip_existing,
+        manifest=done,
+        progress=TerminalProgress(),
+    ):
+        results.append(result)
+        if result.reason is not None:
+            _log.error(result.reason)
+        for notice in result.notices:
+            _log.warning("%s: %s", result.job.source, notice)
     _echo(json.dumps(_facts(results)) if as_json else _summary(results, output))
     failed = any(result.state == "failed" for result in results) or (done is not None and done.failed)
     raise typer.Exit(1 if failed else 0)
 
 
 def load_upscaler(weights: Path, tile: str, tile_pad: int | None, dtype: str, device: str | None) -> "Upscaler":
-    """The upscaler that the options of this name describe; raises ValueError where one can't be used."""
+    """Make an upscaler from options of the command line; raises ValueError if one can't be used."""
     import torch
 
     from mrda.upscale.upscaler import Upscaler
@@ -146,7 +169,7 @@ def load_upscaler(weights: Path, tile: str, tile_pad: int | None, dtype: str, de
     side: Any = "auto"
     if tile != "auto":
         if not re.fullmatch(r"\d+", tile):
-            raise ValueError(f"--tile is {tile!r}, but must be auto or a number of pixels")
+            raise ValueError(f"--tile is {tile!r}, but must be a number of pixels or auto")
         side = int(tile) or None
     if device is not None:
         try:
@@ -159,14 +182,8 @@ def load_upscaler(weights: Path, tile: str, tile_pad: int | None, dtype: str, de
     return Upscaler.from_pretrained(weights, device=device, tile=side, tile_pad=tile_pad, dtype=kinds[dtype])
 
 
-def _say(message: str) -> None:
-    """Tell what all processes of a launcher find alike, once."""
-    if os.environ.get("RANK", "0") == "0":
-        typer.echo(f"mrda: {message}", err=True)
-
-
 def _echo(text: str) -> None:
-    """Print names of files too that are no text, or none that the terminal can show, with question marks in them."""
+    """Print text; characters of file names that the terminal can't show become question marks."""
     encoding = sys.stdout.encoding or "utf-8"
     typer.echo(text.encode(encoding, "replace").decode(encoding))
 
@@ -196,7 +213,7 @@ def _names(job: "Job") -> dict[str, Any]:
 
 
 def _text(name: str) -> str:
-    """A name that is Unicode, as JSON wants it, with question marks where it is not."""
+    """Make a file name valid Unicode, as JSON requires, with question marks for invalid bytes."""
     return name.encode("utf-8", "replace").decode()
 
 

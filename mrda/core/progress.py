@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar
 
 import rich.progress
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 Item = TypeVar("Item")
+
+STDERR = Console(stderr=True)
+"""The terminal of bars and messages: what is printed on it while bars are shown appears above them."""
 
 
 class Task(Protocol):
@@ -25,15 +27,15 @@ class Task(Protocol):
 class Progress(Protocol):
     """Shows how far tasks have come. A library takes one and stays silent by default (`NoProgress`)."""
 
-    def task(self, description: str, total: float) -> AbstractContextManager[Task]:
-        """Show a task of ``total`` units while the context is open."""
+    def task(self, description: str, total: float | None) -> AbstractContextManager[Task]:
+        """Show a task of ``total`` units (None if unknown) while the context is open."""
 
 
 class NoProgress:
     """A `Progress` that shows nothing."""
 
     @contextmanager
-    def task(self, description: str, total: float) -> Iterator[Task]:
+    def task(self, description: str, total: float | None) -> Iterator[Task]:
         """See `Progress`."""
         yield _SilentTask()
 
@@ -41,18 +43,20 @@ class NoProgress:
 class TerminalProgress:
     """A `Progress` of bars with the time that remains; they vanish when the last open task ends.
 
-    Shows nothing where ``console`` is no terminal. Lines that are logged or printed meanwhile appear above the bars.
+    Shows nothing unless ``console`` is a terminal. Lines that are logged or printed meanwhile appear above the bars.
 
     Args:
-        console: where to draw, by default on stderr.
+        console: the terminal, by default that of stderr.
+        in_bytes: show bytes and bytes per second instead of percent.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = Console(stderr=True) if console is None else console
+    def __init__(self, console: Console | None = None, *, in_bytes: bool = False) -> None:
+        self.console = STDERR if console is None else console
+        amount = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (TextColumn("{task.percentage:>3.0f}%"),)
         self._bars = rich.progress.Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
+            *amount,
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.fields[note]}"),
             console=self.console,
@@ -62,7 +66,7 @@ class TerminalProgress:
         self._open = 0
 
     @contextmanager
-    def task(self, description: str, total: float) -> Iterator[Task]:
+    def task(self, description: str, total: float | None) -> Iterator[Task]:
         """See `Progress`."""
         if not self._open:
             self._bars.start()
@@ -100,11 +104,24 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 
 def progress_bar(console: Console) -> rich.progress.Progress:
-    """A bar with the time that remains; it vanishes when done, and shows only where ``console`` is a terminal."""
+    """Make a bar with the time that remains; it vanishes when done, and is shown only if ``console`` is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
     return rich.progress.Progress(
         *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
     )
+
+
+class Share:
+    """Turns the share that is done of one unit of a task, from 0 to 1, into advances of the task."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._done = 0.0
+
+    def __call__(self, share: float) -> None:
+        """Report that ``share`` of the unit is done."""
+        self._task.advance(share - self._done)
+        self._done = share
 
 
 class _SilentTask:
@@ -122,7 +139,7 @@ class _Bar:
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to whatever ``sys.stderr`` is at the moment: while bars are shown, rich puts a proxy there."""
+    """Prints on `STDERR`, whose file is whatever ``sys.stderr`` is at the moment, without breaking long lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        STDERR.print(self.format(record), markup=False, highlight=False, soft_wrap=True)

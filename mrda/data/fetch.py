@@ -1,50 +1,32 @@
-"""Downloads of one file: resumed where they broke off, and checked before they get their name.
+"""Downloads of single files by pooch, which checks them before they get their name.
 
-Beside ``FILE`` there is ``FILE.part`` while it is incomplete, and ``FILE.part.json`` with what tells one version of the
-remote file from another.
+pooch itself does not resume downloads, so `_ResumingDownloader` collects the bytes in ``FILE.part``. The checksum is
+what makes that safe: if the remote file has changed in between, the sum of both parts is wrong, and the download
+starts over. Files without a published checksum are always downloaded in one go.
 """
 
 from __future__ import annotations
 
-import hashlib
-import http.client
-import json
 import os
 import shutil
-import ssl
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mrda.core.files import write_text
+import pooch
+import requests
 
-Progress = Callable[[str, int, int | None], None]
-"""Called with what is being done, the bytes done and the bytes in total, where they are known."""
+from mrda.core.progress import Progress, Task
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16
 _TIMEOUT = 60  # seconds without a byte
+
+pooch.get_logger().setLevel("ERROR")  # the caller's messages say what happens
 
 
 class DownloadError(ValueError):
-    """A file can't be had; the message is one sentence."""
-
-
-@dataclass(frozen=True)
-class _Version:
-    """What a server says of a file, as far as it says it."""
-
-    url: str
-    etag: str | None
-    modified: str | None
-    size: int | None
-
-    def same_file(self, other: _Version) -> bool:
-        """Whether nothing that both know speaks against it."""
-        pairs = ((self.etag, other.etag), (self.modified, other.modified), (self.size, other.size))
-        return self.url == other.url and all(None in pair or pair[0] == pair[1] for pair in pairs)
+    """A file can't be downloaded; the message is one sentence."""
 
 
 def fetch(
@@ -56,146 +38,95 @@ def fetch(
     progress: Progress,
     spare: Callable[[int], int] = lambda size: 0,
 ) -> str:
-    """Download a file, or go on with it; nothing is named ``path`` before its checksums are right.
+    """Download a file unless it is there; nothing is named ``path`` before its checksum is right.
 
-    A connection that breaks is taken up again as long as each brings something. Where the server knows no ranges, or
-    has another version of the file than the last time, it starts over.
+    A connection that breaks is resumed as long as each new one brings something. What has arrived is kept for the
+    next call.
 
     Args:
-        url: of the file.
-        path: where it goes; the folder must exist.
-        sha256: what it must have, if known.
-        md5: likewise.
-        progress: see `Progress`.
-        spare: bytes that must be free on the disk besides the file, by its size.
+        url: address of the file.
+        path: the file to write; its folder must exist. If it is there with the right checksum, nothing is downloaded.
+        sha256: expected SHA-256, if known.
+        md5: expected MD5, if known; used only if the SHA-256 is not known.
+        progress: receives bytes.
+        spare: bytes that must be free on the disk besides the file, given its size.
 
     Returns:
         The SHA-256 of the file.
 
     Raises:
-        DownloadError: no connection, a refusal, a wrong checksum, or too little room on the disk; what has arrived is
-            kept for the next time, unless the checksum is wrong.
+        DownloadError: no connection, a refusal, a wrong checksum, or too little space on the disk.
         OSError: the file can't be written.
     """
-    part, note = _beside(path)
+    known = f"sha256:{sha256}" if sha256 else f"md5:{md5}" if md5 else None
+    downloader = _ResumingDownloader(path, progress, spare, resume=known is not None)
+    if known is None:
+        path.unlink(missing_ok=True)  # it could be anything
     while True:
-        before = _size(part)
+        before = _size(downloader.part)
         try:
-            complete = _continue(url, part, note, progress, spare)
-        except urllib.error.HTTPError as error:
-            raise DownloadError(f"cannot download {url}: the server answered {error.code} {error.reason}") from None
-        except urllib.error.URLError as error:
-            raise DownloadError(_unreachable(url, error.reason)) from None
-        except (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
-            if _size(part) <= before:
-                raise DownloadError(_unreachable(url, error)) from None
-            complete = False
-        if complete:
-            break
-        if _size(part) <= before:
-            raise DownloadError(
-                f"the download of {url} broke off after {_size(part):,} bytes: run the command again to go on"
-            )
-    found = digest(part, ("sha256", "md5") if md5 else ("sha256",), progress)
-    for kind, wanted in (("sha256", sha256), ("md5", md5)):
-        if wanted is not None and found[kind] != wanted:
-            discard(path)
-            raise DownloadError(f"{url} has {kind.upper()} {found[kind]} in place of {wanted}, so it was thrown away")
-    os.replace(part, path)
-    note.unlink(missing_ok=True)
-    return found["sha256"]
-
-
-def digest(path: Path, kinds: tuple[str, ...], progress: Progress) -> dict[str, str]:
-    """Checksums of a file, by the names that hashlib has for them."""
-    hashes = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
-    total, done = path.stat().st_size, 0
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            for one in hashes.values():
-                one.update(chunk)
-            done += len(chunk)
-            progress(f"checking {path.name.removesuffix('.part')}", done, total)
-    return {kind: one.hexdigest() for kind, one in hashes.items()}
-
-
-def discard(path: Path) -> None:
-    """Remove what an unfinished download of ``path`` has left."""
-    for leftover in _beside(path):
-        leftover.unlink(missing_ok=True)
-
-
-def _continue(url: str, part: Path, note: Path, progress: Progress, spare: Callable[[int], int]) -> bool:
-    """One connection: append to ``part`` or begin it anew; returns whether it is complete, as far as one can tell."""
-    start, known = _size(part), _read_note(note)
-    if known is None or known.url != url:
-        start = 0
-    elif start and known.size == start:
-        return True  # it was complete, only never checked
-    headers = {"User-Agent": "mrda", "Accept-Encoding": "identity"}
-    if start and known is not None:
-        headers["Range"] = f"bytes={start}-"
-        validator = known.etag if known.etag and not known.etag.startswith("W/") else known.modified
-        if validator is not None:
-            headers["If-Range"] = validator
-    try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
+            with downloader.shown:
+                downloader.show("checking", None)
+                pooch.retrieve(url, known, fname=path.name, path=path.parent, downloader=downloader)
+        except requests.HTTPError as error:
+            raise DownloadError(f"cannot download {url}: the server answered {_status(error)}") from None
+        except requests.RequestException as error:
+            after = _size(downloader.part)
+            if after > before:
+                continue
+            if after:
+                raise DownloadError(
+                    f"the download of {url} broke off after {after:,} bytes: run the command again to resume it"
+                ) from None
+            raise DownloadError(_unreachable(url, error)) from None
+        except DownloadError:
             raise
-        error.close()
-        note.unlink(missing_ok=True)
-        return _continue(url, part, note, progress, spare)
-    with response:
-        partial = response.status == http.client.PARTIAL_CONTENT
-        version = _version(url, response, start if partial else 0)
-        if partial and (known is None or not known.same_file(version) or _range_start(response) != start):
-            response.close()
-            note.unlink(missing_ok=True)
-            return _continue(url, part, note, progress, spare)
-        start = start if partial else 0
-        if version.size is not None:
-            _check_room(part.parent, version.size - start + spare(version.size))
-        if not partial:
-            part.unlink(missing_ok=True)  # before the note, which must not tell of another version's bytes
-        write_text(note, json.dumps(asdict(version)))
-        done = start
-        with open(part, "ab") as file:
-            for chunk in _chunks(response):
+        except ValueError:  # pooch found a wrong checksum and deleted the file
+            if downloader.resumed:  # the first part may be that of an older version
+                continue
+            raise DownloadError(f"{url} does not have the published checksum {known}, so it was deleted") from None
+        return sha256 or str(pooch.file_hash(str(path), alg="sha256"))
+
+
+class _ResumingDownloader:
+    """Downloads for pooch, continuing ``FILE.part`` where there is one and the server can."""
+
+    def __init__(self, path: Path, progress: Progress, spare: Callable[[int], int], *, resume: bool) -> None:
+        self.name, self.part = path.name, path.with_name(f"{path.name}.part")
+        self.progress, self.spare, self.resume = progress, spare, resume
+        self.resumed = False
+        self.shown = ExitStack()
+
+    def show(self, action: str, total: int | None) -> Task:
+        """Show a task in place of the one before."""
+        self.shown.close()
+        return self.shown.enter_context(self.progress.task(f"{action} {self.name}", total))
+
+    def __call__(self, url: str, output_file: str, _: pooch.Pooch | None) -> None:
+        """Download `url` into `output_file`."""
+        start = _size(self.part) if self.resume else 0
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+        with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
+            complete = start > 0 and answer.status_code == requests.codes.requested_range_not_satisfiable
+            self.resumed = complete or answer.status_code == requests.codes.partial_content
+            if not complete:
+                answer.raise_for_status()
+                self._receive(answer, start if self.resumed else 0)
+        os.replace(self.part, output_file)
+        self.show("checking", None)
+
+    def _receive(self, answer: requests.Response, start: int) -> None:
+        """Write what the server sends behind the first `start` bytes."""
+        length = answer.headers.get("Content-Length", "")
+        total = start + int(length) if length.isdecimal() else None
+        if total is not None:
+            _check_room(self.part.parent, total - start + self.spare(total))
+        task = self.show("downloading", total)
+        task.advance(start)
+        with open(self.part, "ab" if start else "wb") as file:
+            for chunk in answer.iter_content(_CHUNK):
                 file.write(chunk)
-                done += len(chunk)
-                progress(f"downloading {part.name.removesuffix('.part')}", done, version.size)
-    return version.size is None or done == version.size
-
-
-def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    while chunk := response.read1(_CHUNK):  # what has come in, so that a broken connection costs nothing
-        yield chunk
-
-
-def _version(url: str, response: http.client.HTTPResponse, start: int) -> _Version:
-    length = response.headers.get("Content-Length")
-    return _Version(
-        url=url,
-        etag=response.headers.get("ETag"),
-        modified=response.headers.get("Last-Modified"),
-        size=start + int(length) if length is not None and length.isdecimal() else None,
-    )
-
-
-def _range_start(response: http.client.HTTPResponse) -> int | None:
-    """Where the content begins, by ``Content-Range: bytes START-END/TOTAL``."""
-    unit, _, rest = response.headers.get("Content-Range", "").partition(" ")
-    start = rest.partition("-")[0]
-    return int(start) if unit == "bytes" and start.isdecimal() else None
-
-
-def _read_note(note: Path) -> _Version | None:
-    """What is known of the beginning of a download; None where nothing is, or the note is damaged."""
-    try:
-        return _Version(**json.loads(note.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
+                task.advance(len(chunk))
 
 
 def _check_room(folder: Path, needed: int) -> None:
@@ -204,13 +135,18 @@ def _check_room(folder: Path, needed: int) -> None:
         raise DownloadError(f"{folder} has {free / 1e9:.1f} GB free, but {needed / 1e9:.1f} GB are needed")
 
 
-def _unreachable(url: str, reason: object) -> str:
+def _unreachable(url: str, error: requests.RequestException) -> str:
+    """Say that there is no connection, with the innermost reason that the system gave."""
+    reason: BaseException = error
+    while (inner := reason.__cause__ or reason.__context__) is not None:
+        reason = inner
     why = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
     return f"cannot reach {urlsplit(url).netloc} for {url}: {why}; is this machine online?"
 
 
-def _beside(path: Path) -> tuple[Path, Path]:
-    return path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
+def _status(error: requests.HTTPError) -> str:
+    answer = error.response
+    return "" if answer is None else f"{answer.status_code} {answer.reason}"
 
 
 def _size(path: Path) -> int:

@@ -12,21 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 from mrda.core.checks import check_int
+from mrda.core.progress import NoProgress, Progress, track
 from mrda.data.cache import INDEX, PIXELS, CachedPhoto, Counts, Index, is_cache
 from mrda.data.folders import whole_folder
-from mrda.data.patches import Track, untracked
 from mrda.photo.images import ImageError, Source, find_images, read_rgb, to_eight_bits
 
 Pixels = npt.NDArray[np.uint8]
 
 
 class Prepared(NamedTuple):
-    """What became of the photos.
+    """Outcome for all photos.
 
     Attributes:
-        counts: what the cache holds.
+        counts: size of the cache.
         failures: a sentence for each file that could not be read.
-        left_out: a sentence for each photo that was there already, or too small.
+        left_out: a sentence for each photo that is a duplicate or too small.
     """
 
     counts: Counts
@@ -42,24 +42,24 @@ def prepare(
     overlap: int | None = None,
     min_size: int = 1,
     overwrite: bool = False,
-    track: Track = untracked,
+    progress: Progress | None = None,
 ) -> Prepared:
-    """Read photos, cut them into tiles and write these as a cache, one photo in memory at a time.
+    """Read photos, cut them into tiles and write these as a cache, with one photo in memory at a time.
 
     Args:
         sources: photos, and folders of photos with all their subfolders.
-        cache: the folder to make; it appears complete or not at all.
-        size: largest side of a tile in pixels; photos smaller than it on a side are kept as they are.
-        overlap: pixels that neighbouring tiles share, at least; None is half of ``size``. At least one less than the
-            HR patches keeps every patch of the photo possible.
-        min_size: photos with a smaller side are left out.
-        overwrite: replace the cache that is there.
-        track: wraps the photos (given their number) while they are read, to show progress.
+        cache: the folder to make; it is written completely or not at all.
+        size: largest side of a tile in pixels; sides of photos that are shorter are not cut.
+        overlap: pixels that neighbouring tiles share, at least; None is half of ``size``. With an overlap of the HR
+            patch size minus one or more, every patch of a photo lies in some tile.
+        min_size: photos with a shorter side are left out.
+        overwrite: replace an existing cache.
+        progress: receives photos.
 
     Raises:
-        TypeError: a number is no int.
-        ValueError: a number is out of range; a source holds no photo; ``cache`` is there already, or is to be
-            replaced and no cache; or no photo can be used.
+        TypeError: a number is not an int.
+        ValueError: a number is out of range; a source holds no photo; ``cache`` exists already, or should be
+            replaced but is not a cache; or no photo can be used.
         OSError: the cache can't be written.
     """
     check_int("size", size)
@@ -74,7 +74,9 @@ def prepare(
         raise ValueError("sources must name at least one photo or folder of photos, it is empty")
     with whole_folder(cache, replace=overwrite) as folder:
         with open(folder / PIXELS, "wb") as file:
-            kept, failures, left_out = _write(file, track(photos, len(photos)), size, overlap, min_size)
+            kept, failures, left_out = _write(
+                file, track(photos, len(photos), "preparing", progress or NoProgress()), size, overlap, min_size
+            )
         if not kept:
             raise ValueError(f"none of the {len(photos)} photos can be used, for instance: {(failures or left_out)[0]}")
         tiles, length = sum(len(photo.tiles) for photo in kept), sum(photo.length() for photo in kept)
@@ -85,24 +87,24 @@ def prepare(
 
 
 def check_target(cache: str | Path, overwrite: bool) -> None:
-    """Raise ValueError unless a cache may be made at this place."""
+    """Raise ValueError unless a cache may be created at this place."""
     if not os.path.lexists(cache):
         return
     if not overwrite:
-        raise ValueError(f"{cache} exists already, and is replaced only with --overwrite")
+        raise ValueError(f"{cache} exists already: give --overwrite to replace it")
     if not is_cache(cache) or set(os.listdir(cache)) - {INDEX, PIXELS}:
-        raise ValueError(f"{cache} holds other files than a patch cache's, so --overwrite does not replace it")
+        raise ValueError(f"{cache} is not a patch cache, so --overwrite does not replace it: name another folder")
 
 
 def tile_starts(length: int, size: int, overlap: int) -> list[int]:
-    """Where tiles begin that cover an axis: every ``size - overlap`` pixels, the last one aligned to the end."""
+    """List the starts of tiles that cover an axis: every ``size - overlap`` pixels, the last one aligned to the end."""
     if length <= size:
         return [0]
     return [*range(0, length - size, size - overlap), length - size]
 
 
 def fingerprint(image: Pixels) -> str:
-    """SHA-256 of a photo's size and decoded pixels: the same for the same picture in any lossless format."""
+    """Return the SHA-256 of a photo's size and decoded pixels, the same for one picture in any lossless format."""
     height, width, _ = image.shape
     return hashlib.sha256(f"{height}x{width} ".encode() + image.tobytes()).hexdigest()
 
@@ -110,7 +112,7 @@ def fingerprint(image: Pixels) -> str:
 def _write(
     file: BinaryIO, photos: Iterable[Source], size: int, overlap: int, min_size: int
 ) -> tuple[list[CachedPhoto], list[str], list[str]]:
-    """Write the tiles of all photos; returns those written, failures, and what was left out."""
+    """Write the tiles of all photos; returns those written, failures, and reasons for leaving photos out."""
     kept: dict[str, CachedPhoto] = {}
     failures: list[str] = []
     left_out: list[str] = []
@@ -138,7 +140,7 @@ def _write(
 
 
 def _tiles(height: int, width: int, size: int, overlap: int) -> Iterator[tuple[int, int, int, int]]:
-    """(top, left, height, width) of the tiles of a photo."""
+    """Yield (top, left, height, width) of the tiles of a photo."""
     for top in tile_starts(height, size, overlap):
         for left in tile_starts(width, size, overlap):
             yield top, left, min(size, height), min(size, width)

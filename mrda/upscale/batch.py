@@ -1,4 +1,4 @@
-"""Upscaling files, photo after photo, with reading and writing beside the computing."""
+"""Upscales files, photo after photo; reading and writing overlap with computing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from mrda.core.progress import NoProgress, Progress, Share
 from mrda.photo.files import FORMATS, MAX_PIXELS, Photo, check_size, read_photo, write_photo
 from mrda.photo.images import ImageArray, ImageError
 from mrda.photo.lanczos import resample
@@ -27,19 +28,19 @@ from mrda.upscale.jobs import Job, result_names
 from mrda.upscale.upscaler import Upscaler, is_out_of_memory
 
 HELD_PIXELS = 64_000_000
-"""Pixels of a result that may wait in memory to be written beside the next photo's computing; more are written as they
-come."""
+"""Pixels of the largest result that is held in memory, to be written while the next photo is computed; larger ones are
+written band by band."""
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}(\.\w+)", re.DOTALL)  # see mrda.core.files
 _ABANDONED = 24 * 60 * 60  # seconds
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a job.
+    """Outcome of a job.
 
     Attributes:
         job: the job.
-        state: done, skipped since it was done before, or failed.
+        state: done, skipped because it was done before, or failed.
         reason: of a failure, in a sentence.
         notices: what could not be kept, in a few words each.
     """
@@ -51,26 +52,26 @@ class Result:
 
 
 class Manifest:
-    """The jobs that are done, one JSON line each: a run that was stopped goes on from there.
+    """Record of finished jobs, one JSON line each, from which an interrupted run continues.
 
-    A job that is done with other weights or at another scale is not. Several processes may share the file: each line is
+    A job counts as finished only with the same weights and scale. Several processes may share the file: each line is
     appended by one write.
 
     Args:
-        path: the file; made when the first job is done.
-        upscaler: whose weights they are done with.
-        scale: how much larger the results are; None is the upscaler's own.
+        path: the file; created when the first job is finished.
+        upscaler: the upscaler of this run.
+        scale: enlargement of the results; None is the upscaler's own scale.
 
     Raises:
-        ValueError: the file is no manifest or can't be read.
+        ValueError: the file is not a manifest or can't be read.
     """
 
     def __init__(self, path: Path, upscaler: Upscaler, scale: float | None = None) -> None:
         self.path = path
         self.failed = False
-        """Whether a job that is done could not be noted."""
+        """True if a finished job could not be recorded."""
         self._how = {"weights": _digest(upscaler.network), "scale": upscaler.scale if scale is None else scale}
-        self._done: dict[str, dict[str, Any]] = {}  # by targets, of which the last line tells
+        self._done: dict[str, dict[str, Any]] = {}  # by target; the last line counts
         text = _content(path)
         for line in text.splitlines():
             try:
@@ -79,23 +80,23 @@ class Manifest:
             except (ValueError, TypeError, KeyError):
                 continue  # a killed process may have left half a line
         if "\n" in text and not self._done:
-            raise ValueError(f"{path} is not a manifest of an upscaling: name another file")
+            raise ValueError(f"{path} is not a manifest of `mrda upscale`: name another file")
         self._cut = bool(text) and not text.endswith("\n")
         self._writing = threading.Lock()
 
     @property
     def targets(self) -> Collection[str]:
-        """Real paths of what is done, with whatever weights and scale."""
+        """Real paths of all results, with any weights and scale."""
         folders = {folder: os.path.realpath(folder) for folder in map(os.path.dirname, self._done)}
         return {os.path.join(folders[os.path.dirname(target)], os.path.basename(target)) for target in self._done}
 
     def has(self, job: Job) -> bool:
-        """Whether a job is done, and its result still there."""
+        """Check that a job is finished and its result still exists."""
         entry = self._entry(job)
         return self._done.get(entry["target"]) == entry and os.path.isfile(job.target)
 
     def add(self, job: Job) -> str | None:
-        """Note that a job is done; the first time that this fails, return why."""
+        """Record a finished job; the first time that this fails, return the reason."""
         line = json.dumps(self._entry(job)) + "\n"
         with self._writing:
             try:
@@ -106,7 +107,7 @@ class Manifest:
                 self._cut = True
                 if not self.failed:
                     self.failed = True
-                    return f"{self.path} can't be written, so what is done is not noted: {error.strerror}"
+                    return f"{self.path} can't be written, so finished photos are not recorded: {error.strerror}"
         return None
 
     def _entry(self, job: Job) -> dict[str, Any]:
@@ -114,15 +115,15 @@ class Manifest:
 
 
 def is_done(job: Job, skip_existing: bool, manifest: Manifest | None) -> bool:
-    """Whether a job is left alone by `upscale_photos`."""
+    """Check whether `upscale_photos` would skip a job."""
     return (skip_existing and os.path.isfile(job.target)) or (manifest is not None and manifest.has(job))
 
 
 def sweep(jobs: Iterable[Job], suffix: str) -> None:
-    """Remove the temporary files that killed processes have left in the folders of the results.
+    """Remove temporary files that killed processes have left in the folders of the results.
 
-    That is, those of these jobs, which nobody else must be doing now, and of whatever other results of that ``suffix``
-    if nobody has written to them for a day.
+    These are the temporary files of these jobs, which no other process must be working on, and of other results with
+    that ``suffix`` if they have not been written to for a day.
     """
     targets = {job.target for job in jobs}
     names = result_names(suffix)
@@ -140,7 +141,7 @@ def sweep(jobs: Iterable[Job], suffix: str) -> None:
 
 def upscale_photos(
     upscaler: Upscaler,
-    jobs: Iterable[Job],
+    jobs: Sequence[Job],
     *,
     scale: float | None = None,
     workers: int = 2,
@@ -148,25 +149,26 @@ def upscale_photos(
     max_pixels: int = MAX_PIXELS,
     skip_existing: bool = False,
     manifest: Manifest | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Result]:
-    """Upscale photos into files, each of which appears whole or not at all.
+    """Upscale photos into files, each of which is written completely or not at all.
 
     Args:
-        upscaler: what upscales.
+        upscaler: the upscaler.
         jobs: from `plan`.
-        scale: how much larger the results are; None is the upscaler's own, and others are resampled from that.
+        scale: enlargement of the results; None is the upscaler's own scale, from which others are resampled.
         workers: threads that read and write while this one computes.
         quality: of JPEG and WebP, 1 to 100.
-        max_pixels: larger photos fail.
-        skip_existing: leave photos alone whose result is there.
-        manifest: leave those alone that are in it, and note those that get done.
-        progress: told the share of the present photo that is done.
+        max_pixels: photos with more pixels fail.
+        skip_existing: skip photos whose result exists.
+        manifest: skip photos that are in it, and record those that are finished.
+        progress: receives photos, tile by tile as fractions.
 
     Yields:
-        What became of each job, in their order.
+        The outcome of each job, in their order.
     """
-    with ThreadPoolExecutor(workers) as pool:
+    shown = (progress or NoProgress()).task("upscaling", len(jobs))
+    with ThreadPoolExecutor(workers) as pool, shown as task:
         ahead: deque[tuple[Job, Future[Photo] | None]] = deque()
         behind: deque[Future[Result]] = deque()
         waiting = iter(jobs)
@@ -183,7 +185,9 @@ def upscale_photos(
             job, reading = ahead.popleft()
             read_ahead()
             write = partial(_written, job=job, quality=quality, manifest=manifest)
-            behind.append(_done(_upscaled(upscaler, job, reading, pool, scale, write, progress)))
+            share = Share(task)
+            behind.append(_done(_upscaled(upscaler, job, reading, pool, scale, write, share)))
+            share(1)
             while len(behind) > workers:
                 yield behind.popleft().result()
         while behind:
@@ -197,9 +201,9 @@ def _upscaled(
     pool: ThreadPoolExecutor,
     scale: float | None,
     write: Callable[[Iterable[ImageArray], int, Photo], Result],
-    progress: Callable[[float], None] | None,
+    share: Share,
 ) -> Result | Future[Result]:
-    """Compute a photo's result, and write it or have it written."""
+    """Compute a photo's result, and write it here or in another thread."""
     if job.fault is not None:
         return Result(job, "failed", job.fault)
     if reading is None:
@@ -219,7 +223,7 @@ def _upscaled(
     except ValueError as error:
         return Result(job, "failed", f"cannot write {job.target}: {error}")
     try:
-        bands = upscaler.bands(photo.pixels, progress)
+        bands = upscaler.bands(photo.pixels, share)
         if factor != upscaler.scale:
             own_height, own_width = (upscaler.scale * side for side in photo.pixels.shape[:2])
             bands = resample(bands, (own_height, own_width), (height, width))
@@ -238,7 +242,9 @@ def _written(
 ) -> Result:
     folder = job.target.parent
     if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(job.output)):
-        return Result(job, "failed", f"cannot write {job.target}: {folder} leads out of the output folder by a symlink")
+        return Result(
+            job, "failed", f"cannot write {job.target}: {folder} is a symlink that leads out of the output folder"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         notices = write_photo(job.target, bands, height, photo, format=job.format, quality=quality)
@@ -254,21 +260,21 @@ def _written(
 
 
 def _content(path: Path) -> str:
-    """A manifest's text; none if there is no such file."""
+    """Read a manifest's text; it is empty if there is no such file."""
     if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f"{path} can't be a manifest, as it is no regular file: name another one")
+        raise ValueError(f"{path} can't be a manifest, because it is not a regular file: name another one")
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a manifest of an upscaling: name another file") from None
+        raise ValueError(f"{path} is not a manifest of `mrda upscale`: name another file") from None
     except OSError as error:
         raise ValueError(f"the manifest {path} can't be read: {error.strerror}") from None
 
 
 def _digest(network: torch.nn.Module) -> str:
-    """What tells networks of other weights apart."""
+    """Return a hash of a network's weights."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

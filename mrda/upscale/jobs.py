@@ -1,18 +1,20 @@
-"""Which photos are upscaled into which files."""
+"""The plan of an upscaling: the photos, and the file that each becomes."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from mrda.photo.files import FORMATS
 from mrda.photo.images import SKIMAGE_PREFIX, SUFFIXES, ImageError, Source, source_name
-from mrda.upscale.upscaler import warn
+
+_log = logging.getLogger(__name__)
 
 _FORMATS = {
     ".jpg": "jpg",
@@ -24,7 +26,7 @@ _FORMATS = {
     ".tiff": "tiff",
 }
 _MAGIC = re.compile(r"[*?[]")
-_TOLD = 3  # paths that a notice names
+_LISTED = 3  # paths that a message lists
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,11 @@ class Job:
     """A photo to upscale.
 
     Attributes:
-        source: where it is.
+        source: the photo.
         output: the output folder.
-        name: the file to write, from there on.
-        format: of that, a key of `mrda.photo.files.FORMATS`.
-        fault: why nothing can come of it, as is known beforehand of a folder that can't be read.
+        name: the file to write, relative to the output folder.
+        format: its format, a key of `mrda.photo.files.FORMATS`.
+        fault: the reason if it is known to fail, such as a folder that can't be read.
     """
 
     source: Source
@@ -52,7 +54,7 @@ class Job:
 
 
 class _Found(NamedTuple):
-    """A photo, the folder below the output folder that it belongs to, and the folder it was found in, if in one."""
+    """A photo, its folder relative to the output folder, and the given folder that it was found in, if any."""
 
     source: Source
     inside: Path
@@ -68,28 +70,27 @@ def plan(
     ext: str = "auto",
     recursive: bool = False,
     earlier: Collection[str] = (),
-    notify: Callable[[str], None] = warn,
 ) -> list[Job]:
-    """Say which file each photo becomes; nothing is read or written.
+    """Decide which file each photo becomes; no photo is read and nothing is written.
 
-    What lies in the output folder is no photo, but the result of an earlier run, unless it is named itself: everything
-    if the output folder is inside the folder of photos (or of the pattern), else what is named as results are, by
-    ``suffix`` or the scale, or is in ``earlier``.
+    Files in the output folder are results of an earlier run, not photos, unless they are named themselves: all of them
+    if the output folder is inside the folder of photos (or of the pattern), otherwise those that are named like
+    results, by ``suffix`` or the scale, or are in ``earlier``. If some were only recognised by name, or symlinks were
+    not followed, a warning is logged.
 
     Args:
         photos: files, folders (the tree below one is kept in ``output``) and patterns such as ``holiday/*.jpg``.
         output: the folder to write to.
-        suffix: what follows the name, after an underscore: ``out`` makes ``photo_out.png`` of ``photo.png``; empty adds
+        suffix: added to the name after an underscore: ``out`` turns ``photo.png`` into ``photo_out.png``; "" adds
             nothing.
-        ext: a key of `mrda.photo.files.FORMATS`, or "auto": that of the photo, PNG if it is none of them.
-        recursive: also look into the folders' folders, but follow no symlinks to folders.
+        ext: a key of `mrda.photo.files.FORMATS`, or "auto": the photo's own format, or PNG if it is not one of them.
+        recursive: also search subfolders, but do not follow symlinks to folders.
         earlier: real paths of results of earlier runs.
-        notify: told, in a sentence each, what else was left out.
 
     Raises:
         ImageError: a folder holds no image, nothing matches a pattern, or there are only results of earlier runs.
         ValueError: two photos would be written to one file, or one over a photo or outside of the output folder, or a
-            folder can't be written to.
+            folder is not writable.
     """
     jobs: dict[Path, Job] = {}
     inputs: set[str] = set()
@@ -111,32 +112,38 @@ def plan(
         if job.target in jobs:
             raise ValueError(
                 f"{jobs[job.target].source} and {source} would both be written to {job.target}: "
-                "give their common folder with -r, or separate output folders"
+                "give their common folder with -r, or use separate output folders"
             )
         jobs[job.target] = job
     for target in jobs:
         real = os.path.realpath(target)
         by_name.pop(real, None)
         if real in inputs:
-            raise ValueError(f"{target} is one of the photos to upscale, and would be overwritten")
+            raise ValueError(f"{target} is one of the photos to upscale and would be overwritten: choose another -o")
     if not jobs:
-        raise ImageError("there is nothing to upscale: all that was found are results of an earlier run")
+        raise ImageError("there is nothing to upscale: all files found are results of an earlier run")
     _check_writable(jobs.values())
-    if guessed := [source for real, source in by_name.items() if real not in inputs]:
-        notify(f"by their names results of an earlier run, and left out unless named themselves: {_some(guessed)}")
-    if links:
-        notify(f"symlinks to folders, and not followed unless named themselves: {_some(links)}")
+    if os.environ.get("RANK", "0") == "0":  # all processes of a launcher find the same
+        if guessed := [source for real, source in by_name.items() if real not in inputs]:
+            _log.warning(
+                "skipped, because their names look like results of an earlier run (name a file to upscale it): %s",
+                _some(guessed),
+            )
+        if links:
+            _log.warning(
+                "skipped, because they are symlinks to folders (name a folder to include it): %s", _some(links)
+            )
     return list(jobs.values())
 
 
 def mine(jobs: Sequence[Job]) -> list[Job]:
-    """Those of this process, where a launcher (torchrun, accelerate launch) has started several.
+    """Select the jobs of this process, if a launcher (torchrun, accelerate launch) has started several.
 
-    A job falls to a process by the name of its result within the output folder, whatever other jobs there are and
-    wherever that folder is mounted.
+    A job is assigned to a process by the name of its result relative to the output folder, independently of other jobs
+    and of where that folder is mounted.
 
     Raises:
-        ValueError: RANK and WORLD_SIZE in the environment are not what a launcher sets.
+        ValueError: the environment variables RANK and WORLD_SIZE are not valid.
     """
     rank, count = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     if not (rank.isdecimal() and count.isdecimal() and int(rank) < int(count)):
@@ -145,13 +152,13 @@ def mine(jobs: Sequence[Job]) -> list[Job]:
 
 
 def result_names(suffix: str) -> re.Pattern[str]:
-    """What the names of results look like, without the format's suffix: with ``suffix``, or the scale as by default."""
+    """Return a pattern of the names of results, without extension: ending in ``suffix`` or, as by default, a scale."""
     scale = r"x\d+(\.\d+)?"
     return re.compile(rf".+_({scale}|{re.escape(suffix)})" if suffix else f".+_{scale}", re.DOTALL)
 
 
 def _check_writable(jobs: Iterable[Job]) -> None:
-    """Raise ValueError where a folder, or what it would be made in, is not to be written to."""
+    """Raise ValueError if a folder, or the folder that it would be created in, is not writable."""
     for folder in sorted({job.target.parent for job in jobs if job.fault is None}):
         present = next((place for place in (folder, *folder.parents) if os.path.isdir(place)), folder)
         if not os.access(present, os.W_OK | os.X_OK):
@@ -171,7 +178,7 @@ def _job(source: Source, inside: Path, output: Path, suffix: str, ext: str, faul
 
 
 def _find(photo: Source, recursive: bool, links: list[Path]) -> Iterator[_Found]:
-    """What a file, folder or pattern stands for; ``links`` takes up the symlinks to folders that were met."""
+    """Yield the photos of a file, folder or pattern; symlinks to folders are appended to ``links``."""
     text = str(photo)
     if text.startswith(SKIMAGE_PREFIX) or os.path.exists(photo) or not _MAGIC.search(text):
         if not os.path.isdir(photo):
@@ -191,7 +198,7 @@ def _find(photo: Source, recursive: bool, links: list[Path]) -> Iterator[_Found]
 
 
 def _matches(pattern: str) -> tuple[Path, list[Path]]:
-    """The folder that a pattern begins with, and what matches it, sorted; ``**`` follows no symlinks."""
+    """Return the folder that a pattern begins with, and its matches, sorted; ``**`` follows no symlinks."""
     parts = Path(pattern).parts
     first = next(number for number, part in enumerate(parts) if _MAGIC.search(part))
     base, rest = Path(*parts[:first]), parts[first:]
@@ -226,5 +233,5 @@ def _inside(folder: Path, recursive: bool, links: list[Path]) -> list[_Found]:
 
 
 def _some(paths: Sequence[Source]) -> str:
-    rest = len(paths) - _TOLD
-    return ", ".join(map(str, paths[:_TOLD])) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(paths) - _LISTED
+    return ", ".join(map(str, paths[:_LISTED])) + (f" and {rest} more" if rest > 0 else "")

@@ -1,7 +1,7 @@
 """Upscaling a photograph with a trained student: an image in, an image of the same kind out."""
 
+import logging
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -20,6 +20,8 @@ from mrda.photo.images import canonical, decoded, to_array, to_tensor
 from mrda.photo.transparency import fill_transparent
 from mrda.upscale.trunk import TrunkRunner
 from mrda.upscale.weights import find_weights, further_metadata, save_pretrained
+
+_log = logging.getLogger(__name__)
 
 Part = TypeVar("Part")
 ImageT = TypeVar("ImageT", Image.Image, np.ndarray, torch.Tensor)
@@ -81,11 +83,6 @@ STRIP_PIXELS = 2**20
 _OTHER_COLOURS = ("CMYK", "LAB", "HSV")  # Pillow's modes whose colour profiles do not describe RGB
 
 
-def warn(message: str) -> None:
-    """Tell by a warning what one would like to know, where nobody else is told."""
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
-
-
 class Upscaler:
     """Blind super-resolution of photographs by MRDA_S: no HR, no kernel and no adaptation is needed.
 
@@ -102,8 +99,8 @@ class Upscaler:
         dtype: what the trunk computes in: float32, bfloat16 or float16; the degradation and the last convolution are
             float32 always. None is bfloat16 where the processor computes in it (GPUs; CPUs with AVX512-BF16 or AMX),
             else float32. What is not finite in half precision is done again in float32.
-        notify: told, in a sentence, what one would like to know: once that tiles are approximate, that memory ran out
-            or that half precision did not do. None gives warnings.
+        notify: called with each message, once: that tiles are approximate, that memory ran out, or that half precision
+            overflowed. None logs them as warnings of the logger "mrda".
 
     Raises:
         TypeError: `network` is not an MRDAStudent (the teacher and the MLN need the HR image), or a size is no int.
@@ -136,7 +133,7 @@ class Upscaler:
         self.tile = tile
         self.tile_pad = network.rdan.reach if tile_pad is None else tile_pad
         self._run_trunk = TrunkRunner(self.network.rdan, _best_dtype(self.device) if dtype is None else dtype)
-        self.notify = notify or warn
+        self.notify = notify or _log.warning
         self._told: set[str] = set()
         self._metadata: dict[str, str] = {}
 

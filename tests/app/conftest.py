@@ -3,7 +3,7 @@ import socket
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from commands import photo  # noqa: F401 (fixture)
 
 from mrda.app.probe import BlurProbe
 from mrda.networks import MRDAStudent
@@ -22,21 +22,14 @@ def rgb():
 
 
 @pytest.fixture
-def photo(tmp_path, rgb):
-    path = tmp_path / "photo.png"
-    Image.fromarray(rgb).save(path)
-    return path
-
-
-@pytest.fixture
 def probe():
-    """What says 1 px of an IDR of zeros, and something else of others."""
+    """Estimates 1 px for an IDR of zeros, and something else for others."""
     return BlurProbe(torch.zeros(16, dtype=torch.float64), torch.ones(16, dtype=torch.float64), (0.0, 2.0), 0.1)
 
 
 @pytest.fixture
 def address(upscaler, probe, tmp_path, monkeypatch):
-    """Where the page is served, for photos of up to 4,000 pixels."""
+    """Address of a page that serves photos of up to 4,000 pixels."""
     pytest.importorskip("gradio", reason="gradio is not installed: pip install 'mrda-kernels[app]'")
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     (tmp_path / "gradio").mkdir()

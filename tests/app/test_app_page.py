@@ -33,13 +33,13 @@ def test_a_photo_comes_back_whole_with_what_is_shown_of_it(upscale, upscaler, ph
     assert before.size == after.size
     assert download["label"] == "Download photo_x2.png (96 x 72)"
     np.testing.assert_array_equal(read_photo(download["value"]).pixels, upscaler(rgb))
-    assert "estimated blur: a Gaussian of about 1.5 px" in said["value"]
-    assert "the weights were trained on nothing" in said["value"]
+    assert "Estimated blur: about 1.5 px" in said["value"]
+    assert "These weights were trained on nothing." in said["value"]
     with torch.no_grad():
         lr = to_tensor(rgb)
         masks = upscaler.network.rdan.modulation_map(lr, upscaler.network.degradation(lr))[0, 0]
     low, high = masks.min(), masks.max()
-    assert f"from {low:.2f} (black) to {high:.2f} (white)" in modulation["label"]
+    assert f"{low:.2f} is black, {high:.2f} is white" in modulation["label"]
     with Image.open(modulation["value"]) as map:
         assert map.size == (96, 72)
         shown = np.asarray(map.resize((48, 36), Image.Resampling.BOX)).astype(float)
@@ -49,7 +49,7 @@ def test_a_photo_comes_back_whole_with_what_is_shown_of_it(upscale, upscaler, ph
 def test_weights_and_scale_can_be_chosen(upscale, photo):
     download, said = upscale(photo, name="other", scale=3.0)[1:3]
     assert download["label"] == "Download photo_x3.png (144 x 108)"
-    assert "the weights were trained on nothing else" in said["value"]
+    assert "These weights were trained on nothing else." in said["value"]
     assert upscale(photo, scale=1.5)[1]["label"] == "Download photo_x1.5.png (72 x 54)"
 
 
@@ -69,8 +69,8 @@ def test_bad_photos_get_a_message_and_the_page_lives_on(upscale, photo, tmp_path
     (tmp_path / "cut.png").write_bytes(photo.read_bytes()[:900])
     Image.new("L", (80, 51)).save(tmp_path / "large.png")
     for name, reason in (
-        ("empty.png", r"cannot read empty\.png: the file is empty"),
-        ("cut.png", r"cannot read cut\.png: "),
+        ("empty.png", r"Cannot read empty\.png: the file is empty"),
+        ("cut.png", r"Cannot read cut\.png: "),
         ("large.png", "it has 80 x 51 = 4,080 pixels, more than the 4,000 that are allowed"),
     ):
         with pytest.raises(gradio_client.exceptions.AppError, match=reason):
@@ -79,7 +79,7 @@ def test_bad_photos_get_a_message_and_the_page_lives_on(upscale, photo, tmp_path
 
 
 def test_no_photo_other_weights_and_other_scales_are_refused(upscale, photo):
-    with pytest.raises(gradio_client.exceptions.AppError, match="choose a photo first"):
+    with pytest.raises(gradio_client.exceptions.AppError, match="Choose a photo first"):
         upscale(None)
     with pytest.raises(gradio_client.exceptions.AppError, match="/etc/passwd"):
         upscale(photo, name="/etc/passwd")
@@ -92,7 +92,7 @@ def test_too_little_memory_is_told(upscale, photo, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr("mrda.app.page.enlarge", short)
-    with pytest.raises(gradio_client.exceptions.AppError, match="there is not enough memory for a photo of its size"):
+    with pytest.raises(gradio_client.exceptions.AppError, match="There is not enough memory for a photo of this size"):
         upscale(photo)
 
 

@@ -58,7 +58,7 @@ def test_a_person_drops_photos_good_and_bad_and_keeps_the_result(browser, addres
 
     tab.get_by_label("Weights").click()
     tab.get_by_role("option", name="other").click()
-    playwright.expect(tab.get_by_label("number input for How much larger")).to_have_value("3")
+    playwright.expect(tab.get_by_label("number input for Scale")).to_have_value("3")
 
     # another photo takes the results of the last one away
     Image.fromarray(rgb).save(tmp_path / "other.png")
@@ -72,9 +72,11 @@ def test_the_work_ends_where_nobody_wants_it_any_more(browser, address, photo, m
 
     def endless(*_, progress, **__):
         try:
-            while True:
-                progress(0.5)
-                time.sleep(0.01)
+            with progress.task("", 1) as task:
+                task.advance(0.5)
+                while True:
+                    task.advance(0)
+                    time.sleep(0.01)
         finally:
             ended.release()
 
@@ -89,7 +91,7 @@ def test_the_work_ends_where_nobody_wants_it_any_more(browser, address, photo, m
         if ended.acquire(blocking=False):
             raise AssertionError("it ended by itself")
         tab.get_by_role("button", name="Stop", exact=True).click()
-        tab.get_by_text("stopped", exact=True).last.wait_for()
+        tab.get_by_text("You stopped the upscaling.", exact=True).last.wait_for()
         assert ended.acquire(timeout=60)
     tab.get_by_role("button", name="Upscale", exact=True).click()
     tab.get_by_text("upscaling - 50.0%").wait_for()

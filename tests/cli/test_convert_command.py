@@ -41,7 +41,7 @@ def test_an_existing_file_stays_unless_told(tmp_path, published):
     result = run("convert", published, ours)
     assert result.exit_code == 2
     assert one_sentence(result.stderr)
-    assert "exists already; --overwrite would replace it" in result.stderr
+    assert "exists already: give --overwrite to replace it" in result.stderr
     assert ours.read_bytes() == b"precious"
     assert run("convert", published, ours, "--overwrite").exit_code == 0
     assert load_file(ours)

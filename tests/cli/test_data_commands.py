@@ -180,7 +180,7 @@ def test_download_without_a_network(tmp_path, monkeypatch):
     def offline(*_, **__):
         raise OSError(101, "Network is unreachable")
 
-    monkeypatch.setattr("socket.create_connection", offline)
+    monkeypatch.setattr("socket.getaddrinfo", offline)
     result = run("data", "download", "DIV2K_train_HR", "-o", tmp_path / "out")
     assert result.exit_code == 1
     assert one_sentence(result.stderr)
@@ -209,5 +209,5 @@ def test_list_shows_all_sets():
     assert (
         "| DIV2K_train_HR | training | 800 | 3.5 GB | SHA-256, MD5 | https://data.vision.ee.ethz.ch/" in result.stdout
     )
-    assert "| or | | | 4.98 MB | nothing: no checksum is published | https://huggingface.co/" in result.stdout
-    assert "| Manga109 | evaluation | 109 | | | on application to its owners | http://www.manga109.org" in result.stdout
+    assert "| or | | | 4.98 MB | no published checksum | https://huggingface.co/" in result.stdout
+    assert "| Manga109 | evaluation | 109 | | | on request from its owners | http://www.manga109.org" in result.stdout

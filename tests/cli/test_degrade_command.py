@@ -134,13 +134,13 @@ def test_a_configuration_and_its_preset_are_named_as_for_training(photo, out, tm
             to_tensor(read_rgb(photo))[..., :46, :60], seeded(0)
         )
         assert np.array_equal(levels(out / folder / "photo_lr.png"), as_levels(expected.lr))
-    refused(run("degrade", photo, "-o", out / "none"), out / "none", "--preset must name a configuration")
+    refused(run("degrade", photo, "-o", out / "none"), out / "none", "--preset is missing: name a configuration")
 
 
 def test_wrong_files_are_refused(photo, out, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "photo.jpg").write_bytes(photo.read_bytes())
-    refused(run("degrade", photo, tmp_path / "a", *REAL, "-o", out), out, "two photos named photo")
+    refused(run("degrade", photo, tmp_path / "a", *REAL, "-o", out), out, "two photos are named photo")
     result = run("degrade", photo, *REAL, "-o", photo)
     assert result.exit_code == 2
     assert one_sentence(result.stderr)

@@ -133,5 +133,5 @@ def test_words_are_wrapped():
 
 
 def test_no_steps_are_refused():
-    with pytest.raises(ValueError, match="steps must hold one step"):
+    with pytest.raises(ValueError, match="must have at least one step"):
         draw_steps([])

@@ -85,8 +85,8 @@ def test_the_installation_as_json():
         (["--model", "mrda-x5"], ["--model is 'mrda-x5', but must be one of", *MODELS]),
         (["--model", "mrda-x4", "--height", "0"], ["height is 0, but must be at least 1"]),
         (["--model", "mrda-x4", "--width", "100000"], ["width is 100000, but must be at most 65536"]),
-        (["--height", "3"], ["--height and --width are of the LR image"]),
-        (["weights.safetensors", "--model", "mrda-x4"], ["can't go with the weights weights.safetensors"]),
+        (["--height", "3"], ["--height and --width need a network"]),
+        (["weights.safetensors", "--model", "mrda-x4"], ["the weights weights.safetensors can't be combined"]),
         (["none.safetensors", "--json"], ["none.safetensors"]),
     ],
 )

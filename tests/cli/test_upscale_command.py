@@ -11,8 +11,8 @@ import pytest
 import torch
 from commands import one_sentence, refused, run, start
 from PIL import Image
+from recorder import Recorder
 
-import mrda.cli.common
 from mrda.networks import MLN, save_network
 from mrda.upscale.upscaler import Upscaler
 
@@ -131,13 +131,11 @@ def test_upscale_reports_names_that_no_file_can_have(tmp_path, photo, weights):
 
 
 def test_the_bar_counts_failed_photos_too(tmp_path, photo, weights, monkeypatch):
-    bars = []
-    make = mrda.cli.common.progress_bar
-    monkeypatch.setattr("mrda.cli.common.progress_bar", lambda console: bars.append(make(console)) or bars[-1])
+    recorder = Recorder()
+    monkeypatch.setattr("mrda.cli.upscale.TerminalProgress", lambda: recorder)
     (tmp_path / "text.png").write_text("milk, bread\n")
     run("upscale", photo, tmp_path / "text.png", "-o", tmp_path / "out", "-w", weights)
-    (task,) = bars[0].tasks
-    assert task.completed == task.total == 2
+    assert recorder.told[-1] == ("upscaling", 2, 2)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no weights"])
@@ -266,10 +264,10 @@ def test_upscale_refuses_a_photo_of_too_many_pixels(tmp_path, photo, weights):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--tile", "large"], ["--tile is 'large', but must be auto or a number"]),
+        (["--tile", "large"], ["--tile is 'large', but must be a number of pixels or auto"]),
         (["--device", "abacus"], ["--device abacus can't be used"]),
         (["--scale", "0"], ["--scale is 0, but must be from 0.1 to 16"]),
-        (["--suffix", "a/b"], ["--suffix is 'a/b', but must be part of a file's name"]),
+        (["--suffix", "a/b"], ["--suffix is 'a/b', but must not contain a slash"]),
         (["--manifest", "/nowhere/m.jsonl"], ["--manifest must be a file in an existing folder"]),
     ],
 )

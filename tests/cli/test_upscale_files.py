@@ -43,7 +43,7 @@ def test_photos_may_be_upscaled_into_their_own_folder_again_and_again(folder, tm
         counts = summary(result)
         assert counts == ({"done": 0, "skipped": 2, "failed": 0} if manifest and number in (1, 4) else
                           {"done": 2, "skipped": 0, "failed": 0})  # fmt: skip
-        assert ("by their names results of an earlier run" in result.stderr) == (number > 1 and not manifest)
+        assert ("their names look like results of an earlier run" in result.stderr) == (number > 1 and not manifest)
     suffix = ".png" if ext == "auto" else ".webp"
     results = [f"{name}_{tail}{suffix}" for name in ("a", "deep/b") for tail in ("big", "x1.5", "x2")]
     assert tree(folder) == sorted(["a.png", "deep/b.png", *results])
@@ -65,14 +65,14 @@ def test_results_whose_photos_are_gone_are_no_photos_unless_they_are_named(folde
     command = ["upscale", folder, "-o", folder, "-w", weights]
     result = run(*command, "-r", "--dry-run")
     assert result.stdout == f"{folder / 'deep/b.png'} -> {folder / 'deep/b_x2.png'}\n"
-    left_out = f"by their names results of an earlier run, and left out unless named themselves: {folder / 'c_x2.png'}"
-    assert result.stderr == f"mrda: {left_out}\n"
+    reason = "skipped, because their names look like results of an earlier run (name a file to upscale it)"
+    assert result.stderr == f"mrda: {reason}: {folder / 'c_x2.png'}\n"
     result = run(*command, folder / "c_x2.png", "--dry-run", "-r")
     assert f"{folder / 'c_x2.png'} -> {folder / 'c_x2_x2.png'}" in result.stdout.splitlines()
     assert result.stderr == ""
     result = run(*command)
     assert result.exit_code == 2
-    assert result.stderr == "mrda: there is nothing to upscale: all that was found are results of an earlier run\n"
+    assert result.stderr == "mrda: there is nothing to upscale: all files found are results of an earlier run\n"
 
 
 def test_elsewhere_a_photo_may_be_named_as_results_are(folder, tmp_path, weights):
@@ -129,7 +129,9 @@ def test_symlinks_to_folders_are_not_followed_which_is_said_once(folder, tmp_pat
         monkeypatch.setenv("WORLD_SIZE", "2")
         assert run("upscale", folder, "-r", "-o", tmp_path / "out", "-w", weights, "--dry-run").stderr == ""
         monkeypatch.undo()
-        assert result.stderr.startswith("mrda: symlinks to folders, and not followed unless named themselves: ")
+        assert result.stderr.startswith(
+            "mrda: skipped, because they are symlinks to folders (name a folder to include it): "
+        )
         assert {str(folder / link) in result.stderr for link in ("deep/link", "x", "y")} == {True}
     assert "1 of 1 photos" in run("upscale", folder / "deep/link", "-o", tmp_path / "2", "-w", weights).stdout
 
@@ -222,9 +224,9 @@ def test_a_source_that_leads_out_of_the_output_folder_is_refused(tmp_path, weigh
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("fifo", "can't be a manifest, as it is no regular file"),
-        ("binary", "is not a manifest of an upscaling: name another file"),
-        ("list", "is not a manifest of an upscaling: name another file"),
+        ("fifo", "can't be a manifest, because it is not a regular file"),
+        ("binary", "is not a manifest of `mrda upscale`: name another file"),
+        ("list", "is not a manifest of `mrda upscale`: name another file"),
         ("loop", "can't be read"),
     ],
 )
@@ -247,7 +249,7 @@ def test_a_manifest_that_can_t_be_written_costs_no_photo_and_is_said_once(folder
     result = run("upscale", folder, "-r", "-o", out, "-w", weights, "--manifest", path)
     assert result.exit_code == 1
     assert one_sentence(result.stderr)
-    assert f"{path} can't be written, so what is done is not noted: No such file" in result.stderr
+    assert f"{path} can't be written, so finished photos are not recorded: No such file" in result.stderr
     assert tree(out) == ["a_x2.png", "deep/b_x2.png"]
 
 
@@ -285,7 +287,10 @@ def test_nothing_is_written_through_a_symlink_out_of_the_output_folder(folder, t
     result = run("upscale", folder, "-r", "-o", out, "-w", weights)
     assert result.exit_code == 1
     assert one_sentence(result.stderr)
-    assert f"cannot write {out / 'deep' / 'b_x2.png'}: {out / 'deep'} leads out of the output folder" in result.stderr
+    assert (
+        f"cannot write {out / 'deep' / 'b_x2.png'}: {out / 'deep'} is a symlink that leads out of the output folder"
+        in result.stderr
+    )
     assert (out / "a_x2.png").is_file()
     assert not elsewhere.exists() or not list(elsewhere.iterdir())
 
@@ -335,7 +340,7 @@ def test_what_a_format_can_t_hold_is_said_before_it_is_computed(tmp_path, weight
     Image.fromarray(np.zeros((1, 8192), np.uint8)).save(tmp_path / "wide.png")
     result = run("upscale", tmp_path / "wide.png", "-o", tmp_path / "out", "-w", weights, "--ext", "webp")
     assert result.exit_code == 1, result.exception
-    assert "WebP holds at most 16383 x 16383 pixels, the image has 16384 x 2" in result.stderr
+    assert "WebP holds at most 16383 x 16383 pixels, but the image has 16384 x 2" in result.stderr
     assert one_sentence(result.stderr)
     result = run("upscale", tmp_path / "wide.png", "-o", tmp_path / "out", "-w", weights, "--max-pixels", "8191")
     assert "it has 8192 x 1 = 8,192 pixels, more than the 8,191 that are allowed" in result.stderr

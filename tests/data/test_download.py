@@ -1,4 +1,5 @@
 import hashlib
+import logging
 import os
 import re
 import zipfile
@@ -7,6 +8,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 
 import pytest
+from recorder import Recorder
 from server import Site, serving
 
 from mrda.data.datasets import DATASETS, Archive, Dataset
@@ -51,14 +53,24 @@ def dataset(*archives: Archive, pictures: int = 2) -> Dataset:
 Usage = namedtuple("Usage", "total used free")
 
 
-class Told(list[str]):
-    def __call__(self, sentence: str) -> None:
-        self.append(sentence)
+class Told(logging.Handler):
+    """Collects the messages that are logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
 
 
-def get(wanted: Dataset, folder: Path, keep: Container[str] = ()) -> tuple[Path, Told]:
-    told = Told()
-    return download(wanted, folder, progress=lambda *_: None, tell=told, keep=keep), told
+def get(wanted: Dataset, folder: Path, keep: Container[str] = ()) -> tuple[Path, list[str]]:
+    logger, told = logging.getLogger("mrda"), Told()
+    logger.addHandler(told)
+    try:
+        return download(wanted, folder, progress=Recorder(), keep=keep), told.messages
+    finally:
+        logger.removeHandler(told)
 
 
 def test_a_set_becomes_a_folder_of_its_name(site: Site, tmp_path: Path) -> None:
@@ -91,7 +103,7 @@ def test_without_a_published_checksum_the_one_found_is_told(site: Site, tmp_path
     target, told = get(dataset(wanted), tmp_path)
     assert target.is_dir()
     found = hashlib.sha256(content).hexdigest()
-    assert told == [f"no checksum is published for {wanted.url}, so it was not checked; its SHA-256 is {found}"]
+    assert told == [f"no checksum is published for {wanted.url}, so it could not be verified; its SHA-256 is {found}"]
 
 
 @pytest.mark.parametrize("fault", ["missing", "checksum", "content"])
@@ -134,9 +146,7 @@ def test_a_wrong_number_of_pictures_is_told(site: Site, tmp_path: Path) -> None:
 
 
 def test_a_set_that_has_to_be_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(
-        DownloadError, match=r"Manga109 can't be downloaded without asking its owners: see http://www\.manga109"
-    ):
+    with pytest.raises(DownloadError, match=r"Manga109 must be requested from its owners, see http://www\.manga109"):
         get(DATASETS["Manga109"], tmp_path)
     assert os.listdir(tmp_path) == []
 

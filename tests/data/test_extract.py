@@ -6,6 +6,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+from recorder import Recorder
 
 from mrda.data.extract import extract
 from mrda.data.fetch import DownloadError
@@ -40,23 +41,19 @@ def make(kind: str, folder: Path, files: dict[str, bytes]) -> Path:
     return make_zip(path, files) if kind == "zip" else make_tar(path, files)
 
 
-def silent(*_: object) -> None:
-    pass
-
-
 KINDS = ["zip", "tar", "tar.gz"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_folder_comes_out(tmp_path: Path, kind: str) -> None:
-    told = []
-    count = extract(make(kind, tmp_path, FILES), "set/HR", tmp_path / "out", lambda *what: told.append(what))
+    progress = Recorder()
+    count = extract(make(kind, tmp_path, FILES), "set/HR", tmp_path / "out", progress)
     assert count == 2
     assert (tmp_path / "out" / "a.png").read_bytes() == b"aaa"
     assert (tmp_path / "out" / "deep" / "b.png").read_bytes() == b"bb"
     assert sorted(os.listdir(tmp_path / "out")) == ["a.png", "deep"]
     assert sorted(os.listdir(tmp_path)) == [f"archive.{kind}", "out"]
-    assert told == [("unpacking out", 3, 5), ("unpacking out", 5, 5)]
+    assert progress.told == [("unpacking out", 0, 5), ("unpacking out", 3, 5), ("unpacking out", 5, 5)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -77,7 +74,7 @@ def test_members_that_would_land_elsewhere(tmp_path: Path, kind: str, name: str)
     folder.mkdir()
     archive = make(kind, folder, {**FILES, name: b"evil"})
     with pytest.raises(DownloadError, match=r"holds the member .*, which is unsafe to unpack"):
-        extract(archive, "set/HR", folder / "out", silent)
+        extract(archive, "set/HR", folder / "out", Recorder())
     assert os.listdir(tmp_path) == ["downloads"]
     assert os.listdir(folder) == [archive.name]
 
@@ -88,11 +85,11 @@ def test_links_and_devices_in_a_tar(tmp_path: Path, kind: bytes) -> None:
     member.type, member.linkname = kind, "/etc/passwd"
     archive = make_tar(tmp_path / "a.tar", FILES, member)
     with pytest.raises(DownloadError, match=r"holds the member 'set/HR/evil\.png', which is unsafe to unpack"):
-        extract(archive, "set/HR", tmp_path / "out", silent)
+        extract(archive, "set/HR", tmp_path / "out", Recorder())
     assert os.listdir(tmp_path) == ["a.tar"]
     member.name = "elsewhere/link"  # never looked at
     archive = make_tar(tmp_path / "a.tar", FILES, member)
-    assert extract(archive, "set/HR", tmp_path / "out", silent) == 2
+    assert extract(archive, "set/HR", tmp_path / "out", Recorder()) == 2
 
 
 def test_links_in_a_zip(tmp_path: Path) -> None:
@@ -101,7 +98,7 @@ def test_links_in_a_zip(tmp_path: Path) -> None:
         link.external_attr = 0o120777 << 16
         archive.writestr(link, "/etc/passwd")
     with pytest.raises(DownloadError, match="unsafe to unpack"):
-        extract(tmp_path / "a.zip", "set/HR", tmp_path / "out", silent)
+        extract(tmp_path / "a.zip", "set/HR", tmp_path / "out", Recorder())
     assert os.listdir(tmp_path) == ["a.zip"]
 
 
@@ -115,22 +112,23 @@ def test_damage(tmp_path: Path, kind: str) -> None:
     for content in (b"", b"milk", whole[: len(whole) // 2], bytes(spoilt) if kind != "tar" else whole[:1500]):
         archive.write_bytes(content)
         with pytest.raises(DownloadError, match=r"archive\.\S+ (can't be unpacked: .|holds no file)") as caught:
-            extract(archive, "set/HR", tmp_path / "out", silent)
+            extract(archive, "set/HR", tmp_path / "out", Recorder())
         assert "\n" not in str(caught.value)
         assert os.listdir(tmp_path) == [archive.name]
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match=r"holds no file below set/XR"):
-        extract(make_zip(tmp_path / "a.zip", FILES), "set/XR", tmp_path / "out", silent)
+    with pytest.raises(DownloadError, match=r"holds no files in its folder set/XR"):
+        extract(make_zip(tmp_path / "a.zip", FILES), "set/XR", tmp_path / "out", Recorder())
 
 
 def test_a_stop_leaves_nothing(tmp_path: Path) -> None:
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    class Stop(Recorder):
+        def advance(self, amount: float = 1, *, note: str = "") -> None:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extract(make_zip(tmp_path / "a.zip", FILES), "set/HR", tmp_path / "out", stop)
+        extract(make_zip(tmp_path / "a.zip", FILES), "set/HR", tmp_path / "out", Stop())
     assert os.listdir(tmp_path) == ["a.zip"]
 
 
@@ -141,6 +139,6 @@ def test_room_is_looked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     archive = make_zip(tmp_path / "a.zip", FILES)
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(0, 0, 4))
     with pytest.raises(DownloadError, match="GB free, but"):
-        extract(archive, "set/HR", tmp_path / "out", silent)
+        extract(archive, "set/HR", tmp_path / "out", Recorder())
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(0, 0, 5))
-    assert extract(archive, "set/HR", tmp_path / "out", silent) == 2
+    assert extract(archive, "set/HR", tmp_path / "out", Recorder()) == 2

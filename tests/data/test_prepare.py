@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from recorder import Recorder
 
 from mrda.data.cache import PatchCache
 from mrda.data.folders import whole_folder
@@ -50,14 +51,9 @@ def test_the_cache_holds_each_photo_once(tmp_path: Path) -> None:
     save(tmp_path / "photos" / "deep" / "b.bmp", noise(30, 50))  # the same picture in another format
     save(tmp_path / "photos" / "deep" / "c.png", noise(12, 40, 1))
     save(tmp_path / "photos" / "d.png", noise(50, 30).reshape(50, 30, 3))  # the same bytes in another shape
-    counted = []
-
-    def track(sources, total):  # type: ignore[no-untyped-def]
-        counted.append(total)
-        return sources
-
-    result = prepare([tmp_path / "photos"], tmp_path / "cache", size=20, overlap=5, track=track)
-    assert counted == [4]
+    progress = Recorder()
+    result = prepare([tmp_path / "photos"], tmp_path / "cache", size=20, overlap=5, progress=progress)
+    assert progress.told == [("preparing", done, 4) for done in range(5)]
     assert result.failures == []
     assert result.left_out == [f"{tmp_path}/photos/deep/b.bmp has the same pixels as {first}"]
     index = index_of(tmp_path / "cache")
@@ -110,7 +106,7 @@ def test_unusable_files_are_listed_and_the_others_done(tmp_path: Path) -> None:
 def test_an_existing_cache_is_replaced_only_where_asked(tmp_path: Path) -> None:
     photo, cache = save(tmp_path / "a.png", noise(20, 20)), tmp_path / "cache"
     prepare([photo], cache, size=10)
-    with pytest.raises(ValueError, match="cache exists already, and is replaced only with --overwrite"):
+    with pytest.raises(ValueError, match="cache exists already: give --overwrite to replace it"):
         prepare([photo], cache)
     assert index_of(cache)["size"] == 10
     prepare([photo], cache, size=12, overwrite=True)
@@ -125,7 +121,7 @@ def test_what_is_no_cache_is_never_replaced(tmp_path: Path) -> None:
     (cache / "notes.txt").write_text("mine")
     (tmp_path / "empty").mkdir()
     for target in (photo, photo.parent, cache, tmp_path / "empty"):
-        with pytest.raises(ValueError, match="holds other files than a patch cache's"):
+        with pytest.raises(ValueError, match="is not a patch cache, so --overwrite does not replace it"):
             prepare([photo], target, overwrite=True)
     assert photo.exists()
     assert (cache / "notes.txt").exists()
@@ -137,15 +133,15 @@ def test_an_interrupted_run_leaves_no_trace(tmp_path: Path, stop: type[BaseExcep
     for i in range(3):
         save(photos / f"{i}.png", noise(20, 20, i))
 
-    def track(sources, total):  # type: ignore[no-untyped-def]
-        for i, source in enumerate(sources):
-            if i == 2:
+    class Stopping(Recorder):
+        def advance(self, amount: float = 1, *, note: str = "") -> None:
+            if self.told[-1][1] == 2:
                 raise stop
-            yield source
+            super().advance(amount)
 
     for overwrite in (False, True):
         with pytest.raises(stop):
-            prepare([photos], tmp_path / "cache", overwrite=overwrite, track=track)
+            prepare([photos], tmp_path / "cache", overwrite=overwrite, progress=Stopping())
         assert sorted(os.listdir(tmp_path)) == (["cache", "photos"] if overwrite else ["photos"])
         if not overwrite:
             prepare([photos], tmp_path / "cache", size=10)

@@ -31,7 +31,7 @@ def test_it_writes_two_graphs_and_says_the_error(tmp_path, weights):
     onnx_graphs(out)
     result = run("-w", weights, "-o", out)
     assert result.exit_code == 2
-    assert "exist already; --overwrite would replace them" in result.stderr
+    assert "exist already: give --overwrite to replace them" in result.stderr
     assert run("-w", weights, "-o", out, "--overwrite").exit_code == 0
 
 

@@ -91,7 +91,7 @@ def test_a_half_line_alone_is_a_manifest_and_one_that_can_t_be_written_is_said(f
     results = list(upscale_photos(upscaler, jobs, manifest=manifest))
     assert [result.state for result in results] == ["done", "done"]
     told = [notice for result in results for notice in result.notices]
-    assert told == [f"{tmp_path} can't be written, so what is done is not noted: Is a directory"]
+    assert told == [f"{tmp_path} can't be written, so finished photos are not recorded: Is a directory"]
     assert manifest.failed
 
 
@@ -124,7 +124,7 @@ def test_too_little_memory_to_write_fails_the_photo_alone(folder, tmp_path, upsc
 
 def test_another_file_is_no_manifest(tmp_path, upscaler):
     (tmp_path / "notes.txt").write_text("milk\n")
-    with pytest.raises(ValueError, match=r"notes\.txt is not a manifest of an upscaling"):
+    with pytest.raises(ValueError, match=r"notes\.txt is not a manifest of `mrda upscale`"):
         Manifest(tmp_path / "notes.txt", upscaler)
 
 

@@ -44,7 +44,7 @@ def test_two_results_of_one_name_and_a_result_over_a_photo_are_refused(folder, t
         ValueError, match=r"a\.png and .*a\.tif would both be written to .*a_x\.png: give their common folder"
     ):
         plan([folder / "a.png", folder / "deep/er/a.tif"], tmp_path, suffix="x", ext="png")
-    with pytest.raises(ValueError, match=r"a\.png is one of the photos to upscale, and would be overwritten"):
+    with pytest.raises(ValueError, match=r"a\.png is one of the photos to upscale and would be overwritten"):
         plan([folder / "a.png"], folder, suffix="")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageError, match="holds no image"):

@@ -1,5 +1,6 @@
 """`mrda figures`: the paper's figures, shared parts of the modules figures_*, which hold a command each."""
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,22 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import Progress
-from typer.core import TyperCommand
 
-from mrda.cli.app import app
-from mrda.cli.common import check_output_file, refuse, report
+from mrda.cli.app import Command, add_group
+from mrda.cli.common import check_output_file, refuse
 
 if TYPE_CHECKING:
     from mrda.photo.images import Source
 
-figures = typer.Typer(
-    help="Draw the paper's figures; each writes a PNG and, beside it, a CSV with the data behind it.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+_log = logging.getLogger(__name__)
+
+figures = add_group(
+    "figures", help="Draw the paper's figures; each writes a PNG and, beside it, a CSV with the data behind it."
 )
-app.add_typer(figures, name="figures")
 
 Output = Annotated[
     Path,
@@ -40,7 +37,7 @@ MaxSize = Annotated[
 ]
 
 
-class SeveralValues(TyperCommand):
+class SeveralValues(Command):
     """A command whose repeatable options also take several values at once: `--mln A=a B=b`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -60,12 +57,12 @@ class SeveralValues(TyperCommand):
 
 
 @contextmanager
-def working(bar: Progress, remarks: Iterable[str]) -> Iterator[None]:
+def working(remarks: Iterable[str]) -> Iterator[None]:
     """Print the remarks, then turn an error of the work into one sentence and exit code 1."""
     from mrda.upscale.upscaler import is_out_of_memory
 
     for remark in remarks:
-        report(bar, remark)
+        _log.warning(remark)
     try:
         yield
     except ValueError as error:
@@ -78,7 +75,7 @@ def working(bar: Progress, remarks: Iterable[str]) -> Iterator[None]:
         message = "there is not enough memory for photos of this size: give a smaller --max-size"
     else:
         return
-    report(bar, message)
+    _log.error(message)
     raise typer.Exit(1)
 
 

@@ -87,10 +87,10 @@ def adaptation(
 
     total = len(sources) * len(degradations) * (1 + len(curves) * (steps + 1) + len(swept))
     scores = []
-    with progress("adapting", total) as bar, shared.working(bar, remarks):
+    with progress("adapting", total) as task, shared.working(remarks):
         for score in adaptation_scores(curves, swept, sources, degradations, scale, largest=max_size):
             scores.append(score)
-            bar.advance(bar.task_ids[0])
+            task.advance()
         centres = f", centres of at most {max_size} pixels" if remarks else ""
         title = f"{data.resolve().name} ({len(sources)} photos), {protocol}, x{scale}{centres}"
         save_adaptation(scores, output, title=title)
@@ -136,14 +136,14 @@ def modulation(
         remarks = shared.check_photos(sources, smallest, max_size, grid)
 
     rows = []
-    with progress("upscaling", len(sources)) as bar, shared.working(bar, remarks):
+    with progress("upscaling", len(sources)) as task, shared.working(remarks):
         for source in sources:
             photo = read_centre(source, multiple=multiple, largest=max_size // grid)
             lr, hr = photo.image, None
             if degraded:
                 lr, _, hr, *_ = make_sample(photo.image, degraded[0], scale, image=photo.name)
             rows.append(modulate(network, lr, name=photo.name, hr=hr, sigma=sigma, cropped=photo.cropped))
-            bar.advance(bar.task_ids[0])
+            task.advance()
         save_modulation(rows, output)
     shared.say_written(output)
 
@@ -208,11 +208,11 @@ def compare(
         methods[OURS] = blind_method(upscaler)
 
     details = []
-    with progress("comparing", len(sources)) as bar, shared.working(bar, remarks):
+    with progress("comparing", len(sources)) as task, shared.working(remarks):
         for source in sources:
             photo = read_centre(source, multiple=scale, largest=max_size)
             details.append(compare_methods(methods, photo, condition, scale, crop=square))
-            bar.advance(bar.task_ids[0])
+            task.advance()
         save_details(details, output)
     shared.say_written(output)
 

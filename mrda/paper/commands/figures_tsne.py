@@ -150,21 +150,21 @@ def _draw(
 
     drawn = []
     with (
-        progress("representing", len(photos) * len(everything) + len(networks) * len(rows)) as bar,
-        shared.working(bar, remarks),
+        progress("representing", len(photos) * len(everything) + len(networks) * len(rows)) as task,
+        shared.working(remarks),
     ):
         for row, conditions in rows.items():
             found = []
             represent = [network.represent for network in networks.values()]
             for each in representations(represent, photos, conditions, scale, seed=seed, largest=max_size):
                 found.append(each)
-                bar.advance(bar.task_ids[0])
+                task.advance()
             names, labels, vectors = zip(*found, strict=True)
             panels = []
             for place, name in enumerate(networks):
                 own = [several[place] for several in vectors]
                 panels.append(embed(name, row, own, names, labels, [c.name for c in conditions], seed=seed))
-                bar.advance(bar.task_ids[0])
+                task.advance()
             drawn.append(panels)
         save_tsne(drawn, output, title=f"{data.resolve().name} ({len(photos)} photos), x{scale}")
     shared.say_written(output)
