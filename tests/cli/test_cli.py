@@ -14,3 +14,10 @@ def test_every_help_shows_an_example(command):
 def test_help_lists_the_commands():
     result = run("--help")
     assert all(command in result.stdout for command in COMMANDS)
+
+
+def test_flags_show_no_type():
+    for command in (*COMMANDS, "degrade", "export", "app", "data prepare", "data download", "figures compare"):
+        help = run(*command.split(), "--help")
+        assert help.exit_code == 0
+        assert "bool" not in help.stdout
