@@ -1,5 +1,5 @@
 """HR training patches, from photos in memory or from caches on disk; and downloads of photo sets."""
 
-from mrda.data.patches import PatchSampler, Track, load_patches, untracked
+from mrda.data.patches import PatchSampler, load_patches
 
-__all__ = ["PatchSampler", "Track", "load_patches", "untracked"]
+__all__ = ["PatchSampler", "load_patches"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import accumulate
 from pathlib import Path
 
@@ -15,18 +15,12 @@ from torch import Tensor
 
 from mrda.config import DataConfig
 from mrda.core.checks import check_choice
+from mrda.core.progress import NoProgress, Progress, track
 from mrda.data.cache import PatchCache, is_cache
 from mrda.photo.images import Source, find_images, read_rgb, read_size, to_eight_bits
 
 # Files with the memory limit of a Linux container, for both versions of control groups.
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-
-Track = Callable[[Iterable[Source], int], Iterable[Source]]
-
-
-def untracked(sources: Iterable[Source], total: int) -> Iterable[Source]:
-    """Show no progress."""
-    return sources
 
 
 class PatchSampler:
@@ -133,7 +127,7 @@ class PatchSampler:
 
 
 def load_patches(
-    config: DataConfig, scale: int, track: Track = untracked, *, memory: int | None = None
+    config: DataConfig, scale: int, progress: Progress | None = None, *, memory: int | None = None
 ) -> PatchSampler:
     """Read the photos that ``config.sources`` names, and open the caches among them.
 
@@ -141,7 +135,7 @@ def load_patches(
         config: the data section of the configuration.
         scale: upscaling factor; the HR patches are ``scale * config.patch_size`` px wide. Smaller photos are refused
             unless there is a ``config.crop_size``.
-        track: wraps the photos, given their number, while they are read, to show progress.
+        progress: receives photos.
         memory: bytes that decoded photos may take; None is `memory_budget`.
 
     Raises:
@@ -154,7 +148,8 @@ def load_patches(
     photos = [source for source in config.sources if not is_cache(source)]
     sources = find_images(photos, recursive=config.recursive)
     _check_memory(sources, memory_budget() if memory is None else memory)
-    images = (read_rgb(source) for source in track(sources, len(sources)))
+    read = track(sources, len(sources), "reading photos", progress or NoProgress())
+    images = (read_rgb(source) for source in read)
     # Photos smaller than the crops are padded by reflection, which needs two pixels.
     size = scale * config.patch_size if config.crop_size is None else 2
     return PatchSampler(images, size, sources, caches, draw=config.draw, hflip=config.use_hflip, rotate=config.use_rot)

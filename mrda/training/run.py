@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from mrda.config import StageName, TrainConfig
 from mrda.core.environment import environment
 from mrda.core.files import make_folder, remove_leftovers, write_text
-from mrda.core.progress import NoProgress, Progress, TerminalProgress, track
+from mrda.core.progress import NoProgress, Progress, TerminalProgress
 from mrda.data import load_patches
 from mrda.networks import save_network
 from mrda.training.checkpoints import (
@@ -103,9 +103,7 @@ class Run:
             make_folder(self.folder, "run directory")
             shows_bars = progress and self.processes.is_main
             self.bars: Progress = TerminalProgress() if shows_bars else NoProgress()
-            self.patches = load_patches(
-                config.data, config.scale, lambda photos, total: track(photos, total, "reading photos", self.bars)
-            )
+            self.patches = load_patches(config.data, config.scale, self.bars)
             self.validation = Validation(config) if config.validation.sources else None
             for name in self.stages:
                 self._check_stage_folder(name)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from recorder import Recorder
 
 from mrda.config import DataConfig
 from mrda.data import PatchSampler, load_patches
@@ -193,16 +194,11 @@ def test_caches_and_photos_mix(tmp_path: Path) -> None:
     three = save(tmp_path / "c", coordinates(8, 8, 2), coordinates(8, 8, 3))
     prepare([two], tmp_path / "cache2")
     prepare([three], tmp_path / "cache3")
-    tracked = []
-
-    def track(sources, total):  # type: ignore[no-untyped-def]
-        tracked.append(total)
-        return sources
-
+    progress = Recorder()
     sources = [str(tmp_path / "cache2"), str(one), str(tmp_path / "cache3"), str(tmp_path / "cache2")]
-    sampler = load_patches(DataConfig(sources=sources, patch_size=4), 2, track)
+    sampler = load_patches(DataConfig(sources=sources, patch_size=4), 2, progress)
     assert len(sampler) == 4  # a cache named twice counts once, as a photo does
-    assert tracked == [1]
+    assert progress.told == [("reading photos", 0, 1), ("reading photos", 1, 1)]
     # Each of four photos in 200 draws: one is missed with a probability below 1e-24.
     assert {number for number, *_ in places_of(sampler, 200)} == {0, 1, 2, 3}
 
@@ -241,11 +237,10 @@ def test_photos_that_do_not_fit_are_refused_before_they_are_decoded(tmp_path: Pa
     needed = 3 * (20 * 30 + 8 * 10)
     assert len(load_patches(config, 2, memory=needed)) == 2
 
-    def track(sources, total):  # type: ignore[no-untyped-def]
-        raise AssertionError("reading began")
-
+    progress = Recorder()
     with pytest.raises(ValueError, match=r"the 2 photos of data\.sources need .* GB of memory, .*`mrda data prepare`"):
-        load_patches(config, 2, track, memory=needed - 1)
+        load_patches(config, 2, progress, memory=needed - 1)
+    assert progress.told == []
     prepare([photos], tmp_path / "cache")
     load_patches(DataConfig(sources=[str(tmp_path / "cache")], patch_size=4), 2, memory=0)
 
