@@ -67,7 +67,7 @@ def test_a_person_drops_photos_good_and_bad_and_keeps_the_result(browser, addres
     assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
 
 
-def test_the_work_ends_where_nobody_wants_it_any_more(browser, address, photo, monkeypatch):
+def test_stop_and_closing_the_page_end_the_work(browser, address, photo, monkeypatch):
     ended = threading.Semaphore(0)
 
     def endless(*_, progress, **__):

@@ -12,7 +12,7 @@ from mrda.photo.images import read_rgb, to_tensor
 
 
 def sharpness(lr):
-    """An IDR that tells blurs apart: how much larger each difference of neighbours is than the one before it."""
+    """An IDR that distinguishes blurs: the ratios of successive differences of neighbouring pixels."""
     sizes = [lr.diff(n=order, dim=3).abs().mean(dim=(1, 2, 3)) for order in (1, 2, 3, 4)]
     ratios = torch.stack([higher / lower for lower, higher in itertools.pairwise(sizes)], dim=1)
     return torch.cat([ratios, ratios**2], dim=1)

@@ -64,7 +64,7 @@ def test_weights_of_the_package_can_be_chosen_beside_others(tmp_path, weights, m
 @pytest.mark.slow
 def test_the_page_is_served_until_ctrl_c_and_nothing_is_left(tmp_path, weights, port):
     pytest.importorskip("gradio", reason=INSTALLED)
-    env = {**os.environ, "TMPDIR": str(tmp_path), "HTTP_PROXY": "http://127.0.0.1:1"}  # where nobody listens
+    env = {**os.environ, "TMPDIR": str(tmp_path), "HTTP_PROXY": "http://127.0.0.1:1"}  # a proxy that does not exist
     # In a session of its own, or the test run would see the signal too.
     process = start("app", "-w", weights, "--port", port, env=env, start_new_session=True)
     told = process.stderr.readline()

@@ -1,4 +1,4 @@
-"""Which files the command takes for photos, what it leaves in the output folder, and how it names them."""
+"""Selection of photos, names of results, and the content of the output folder."""
 
 import json
 import os

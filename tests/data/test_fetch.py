@@ -29,7 +29,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 class Download:
-    """Calls `fetch` for one file and keeps what it was told."""
+    """Calls `fetch` for one file and records its progress."""
 
     def __init__(self, site: Site, folder: Path) -> None:
         self.url = f"{site.url}/a.zip"
@@ -161,7 +161,7 @@ def test_a_missing_file(download: Download, site: Site) -> None:
 def test_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        taken.bind(("127.0.0.1", 0))  # but does not listen
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/a.zip"
         with pytest.raises(
             DownloadError, match=r"^cannot reach 127\.0\.0\.1:\d+ for .*refused; is this machine online\?$"

@@ -16,13 +16,13 @@ from mrda.photo.images import read_rgb, to_eight_bits
 
 
 def coordinates(height: int, width: int, number: int = 0) -> np.ndarray:
-    """A photo whose pixels say where they are: (row, column, number of the photo)."""
+    """A photo whose pixels are their own coordinates: (row, column, number of the photo)."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([rows, columns, np.full_like(rows, number)], axis=-1).astype(np.uint8)
 
 
 def place(patch: torch.Tensor) -> tuple[int, int, int, tuple[bool, bool, bool]]:
-    """Where a patch of `coordinates` comes from: number of the photo, top, left, (transposed, flipped, mirrored)."""
+    """Return the origin of a patch of `coordinates`: photo, top, left, (transposed, flipped, mirrored)."""
     rows, columns, number = patch
     transposed = bool(rows[0, 0] == rows[1, 0])
     if transposed:

@@ -175,7 +175,7 @@ def damaged(whole: bytes, random: np.random.Generator) -> bytes:
 
 
 def mend_checksums(content: bytearray) -> None:
-    """Of a PNG, or no damage would be read."""
+    """Correct the checksums of a PNG, because decoders stop at a wrong one."""
     place = 8
     while place + 12 <= len(content):
         end = place + 8 + int.from_bytes(content[place : place + 4], "big")
@@ -186,7 +186,7 @@ def mend_checksums(content: bytearray) -> None:
 
 
 def outcome(path: Path) -> str:
-    """What became of a photo: anything but an image or a clear error is raised."""
+    """Read a photo and return the outcome; raise unless it is an image or a clear error."""
     try:
         photo = read_photo(path, PIXELS)
     except ImageError as error:
