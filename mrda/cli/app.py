@@ -52,4 +52,7 @@ def add_group(name: str, *, help: str, short_help: str | None = None) -> Command
     return commands
 
 
-app.callback()(log_to_stderr)
+@app.callback()
+def show_log() -> None:
+    """Show what the packages log, whatever the command."""
+    log_to_stderr()

@@ -14,6 +14,7 @@ def test_every_help_shows_an_example(command):
 def test_help_lists_the_commands():
     result = run("--help")
     assert all(command in result.stdout for command in COMMANDS)
+    assert result.stdout.count("--") == 1  # its own --help
 
 
 def test_flags_show_no_type():
