@@ -17,14 +17,13 @@ benchmarks/rda_block.py, and of ours the share of its time by part.
 
 import copy
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a script: import from the root, as `python -m benchmarks.model` does
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -45,8 +44,8 @@ from mrda.networks import MRDAStudent
 from mrda.networks.complexity import complexity
 from mrda.networks.den import DEN
 from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3
-from mrda.networks.rda_conv import DASRConv, RDAConv
-from mrda.networks.rdan import RDAB, RDAN
+from mrda.networks.rda_conv import DASRConv
+from mrda.networks.rdan import RDAB
 from mrda.networks.upscaler import PixelShuffleUpscaler
 from mrda.upscale.trunk import TrunkRunner
 
@@ -97,8 +96,8 @@ def measure_setting(setting: Setting, effort: Effort) -> list[Record]:
                 run = candidates[record["provider"]].calls[0]
                 if record["provider"].startswith(OURS):
                     plain = OneByOne(network, getattr(torch, record["dtype"]))
-                    record["parts"] = shares(plain, lr)
                     run = partial(plain, lr)  # the memory of a CUDA graph is there before it is launched
+                    record["parts"] = shares(OneByOne(network, getattr(torch, record["dtype"])), lr)
                 record["peak_bytes"] = peak_bytes(run, setting.device)
     for record in records:
         record["provider"] = record["provider"].split()[0]
@@ -140,7 +139,7 @@ def prepared(network: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
 
 def ours(network: MRDAStudent, dtype: torch.dtype) -> Model:
     """As `mrda.Upscaler` does it."""
-    run = TrunkRunner(network.rdan, dtype)
+    run = TrunkRunner(network.rdan.prepare(dtype))
     return lambda lr: run(lr, network.degradation(lr))
 
 
@@ -150,7 +149,6 @@ def released_way(
     """The published network with grouped convolutions and the plain upscaler, each part of it under a transform."""
     rdan = network.rdan
     blocks = [ordered_parameters(block) for block in rdan.blocks]
-    rdan.upscaler.collapse = False
 
     def start(lr: Tensor) -> Tensor:
         return F.leaky_relu(rdan.compress(network.den(lr)), NEGATIVE_SLOPE)
@@ -170,12 +168,6 @@ def released_way(
     return model
 
 
-def predict_block_by_block(rdan: RDAN) -> None:
-    """Let each convolution of a trunk predict its own kernels, as the released code does, and not all in one go."""
-    pairs: list[tuple[None, None]] = [(None, None)] * len(rdan.blocks)
-    rdan._predict_kernels = lambda idr, dtype: pairs  # type: ignore[method-assign,assignment]
-
-
 class DASRShaped(nn.Module):
     """DASR's shape in MRDA's parts: groups of blocks, each group ending in a convolution and a skip."""
 
@@ -190,7 +182,6 @@ class DASRShaped(nn.Module):
         self.ends = nn.ModuleList(conv3x3(num_feat, num_feat) for _ in range(groups))
         self.body_tail = conv3x3(num_feat, num_feat)
         self.upscaler = PixelShuffleUpscaler(num_feat, scale)
-        self.upscaler.collapse = False
         for module in self.modules():
             if isinstance(module, DASRConv):
                 module.convolve = partial(_grouped, module)  # type: ignore[method-assign]
@@ -216,7 +207,7 @@ def dasr_shaped(network: MRDAStudent) -> DASRShaped:
         return DASRShaped(options["num_feat"], 5, 5, options["scale"], options["den_width"])
 
 
-def _grouped(conv: DASRConv, features: Tensor, idr: Tensor, kernels: Tensor | None) -> Tensor:
+def _grouped(conv: DASRConv, features: Tensor, idr: Tensor) -> Tensor:
     batch, channels, height, width = features.shape
     weight = conv.predict_kernels(idr).reshape(batch * channels, 1, conv.kernel_size, conv.kernel_size)
     planes = features.reshape(1, batch * channels, height, width)
@@ -245,66 +236,46 @@ def costs(name: str, network: MRDAStudent, shape: Sequence[int]) -> dict[str, in
     return {"parameters": parameters, "mult_adds": batch * mult_adds}
 
 
-class OneByOne(nn.Module):
+class OneByOne:
     """Our network as `mrda.upscale.trunk.TrunkRunner` runs it, but without CUDA graphs."""
 
     def __init__(self, network: MRDAStudent, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.den = network.den
-        self.rdan = network.rdan if dtype == torch.float32 else network.rdan.with_features_in(dtype)
+        self.den: Callable[[Tensor], Tensor] = network.den
+        self.trunk = network.rdan.prepare(dtype)
 
-    def forward(self, lr: Tensor) -> Tensor:
+    def __call__(self, lr: Tensor) -> Tensor:
         """Return SR of LR."""
-        return self.rdan(lr, self.den(lr))
+        return self.trunk(lr, self.den(lr))
 
 
-def shares(model: nn.Module, lr: Tensor) -> dict[str, float]:
-    """Shares of the time of our network by part, each waited for."""
+def shares(model: OneByOne, lr: Tensor) -> dict[str, float]:
+    """Measure the shares of the time of our network by part, each waited for; the model's parts stay timed."""
     spent: dict[str, float] = {}
-    with _parts_timed(model, spent):
-        for turn in range(PARTS_ROUNDS + 1):
-            if turn == 1:
-                spent.clear()  # what the first one has set up does not count
+
+    def timed(part: str, call: Callable[..., Tensor]) -> Any:
+        def run(*inputs: Tensor) -> Tensor:
             start = _now(lr)
-            model(lr)
-            spent["all"] = spent.get("all", 0.0) + _now(lr) - start
+            result = call(*inputs)
+            spent[part] = spent.get(part, 0.0) + _now(lr) - start
+            return result
+
+        return run
+
+    trunk = model.trunk
+    model.den = timed("DEN", model.den)
+    trunk.head, trunk.body_tail = (timed("3x3 convolutions", part) for part in (trunk.head, trunk.body_tail))
+    for half in (half for block in trunk.blocks for half in block):
+        half.steered, half.conv = timed("RDA convs", half.steered), timed("3x3 convolutions", half.conv)
+    trunk.upscaler = timed("upscaler", trunk.upscaler)
+    for turn in range(PARTS_ROUNDS + 1):
+        if turn == 1:
+            spent.clear()  # the first one sets up what later ones use
+        start = _now(lr)
+        model(lr)
+        spent["all"] = spent.get("all", 0.0) + _now(lr) - start
     total = spent.pop("all")
     spent["the rest"] = total - sum(spent.values())
     return {part: seconds / total for part, seconds in spent.items()}
-
-
-@contextmanager
-def _parts_timed(model: nn.Module, spent: dict[str, float]) -> Iterator[None]:
-    handles = []
-    for name, module in model.named_modules():
-        part = None
-        if isinstance(module, DEN):
-            part = "DEN"
-        elif isinstance(module, RDAConv):
-            part = "RDA convs"
-        elif isinstance(module, PixelShuffleUpscaler):
-            part = "upscaler"
-        elif isinstance(module, nn.Conv2d) and name.startswith("rdan") and not re.search("rda_conv|upscaler", name):
-            part = "3x3 convolutions"
-        if part is not None:
-            handles += _hooks(module, part, spent)
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _hooks(module: nn.Module, part: str, spent: dict[str, float]) -> list[torch.utils.hooks.RemovableHandle]:
-    starts: list[float] = []
-
-    def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        starts.append(_now(inputs[0]))
-
-    def after(_: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> None:
-        spent[part] = spent.get(part, 0.0) + _now(inputs[0]) - starts.pop()
-
-    return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
 
 
 def _now(tensor: Tensor) -> float:

@@ -34,11 +34,10 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else torch's profiler writes t
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import commands
 from benchmarks.memory import peak_bytes
-from benchmarks.model import predict_block_by_block
 from benchmarks.peers import released
 from benchmarks.records import environment
 from benchmarks.table import Page
@@ -51,12 +50,10 @@ from mrda.core.memory import keep_freed_memory
 from mrda.networks import MLN, save_network
 from mrda.networks.layers import is_autocast
 from mrda.networks.rda_conv import RDAConv
-from mrda.networks.rdan import RDAN
-from mrda.networks.upscaler import PixelShuffleUpscaler
 from mrda.training import STAGES as STAGE_CLASSES
 from mrda.training.components import build_teacher, mln_options
 from mrda.training.processes import Processes
-from mrda.training.stages import Stage
+from mrda.training.stages import MetaStage, Stage
 from mrda.training.trainer import Trainer, build_optimizer
 
 OURS = "mrda"
@@ -170,7 +167,8 @@ def document(records: Sequence[dict[str, Any]]) -> str:
 def shares(take: Callable[[], object], stage: Stage) -> dict[str, float]:
     """Shares of a step's time by part, each waited for."""
     spent: dict[str, float] = {}
-    parts: list[tuple[Any, str, str]] = [(stage.network, "forward", "forward"), (Tensor, "backward", "backward")]
+    network = stage._adapted if isinstance(stage, MetaStage) else stage.network
+    parts: list[tuple[Any, str, str]] = [(network, "forward", "forward"), (Tensor, "backward", "backward")]
     parts += [(torch.optim.Optimizer, "zero_grad", "optimizer"), (torch.optim.Adam, "step", "optimizer")]
     if stage.degradation is not None:
         parts.append((stage, "degradation", "degradation"))
@@ -230,8 +228,7 @@ def step_of(
     if way != OURS:
         changes = {"cuda_graphs": False, "compile": way == "released_compiled"}
         config = config.model_copy(update={"train": config.train.model_copy(update=changes)})
-        for network in (stage.network, *stage.frozen):
-            release(network)
+        release(stage)
     trainer = Trainer(stage, config, processes)
     if way != OURS:
         trainer.optimizer = build_optimizer(stage, config)
@@ -241,20 +238,18 @@ def step_of(
     return lambda: trainer.train_step(patches).scalars["loss"], stage
 
 
-def release(network: nn.Module) -> None:
-    """Let a network compute as the released code does."""
-    for module in network.modules():
-        if isinstance(module, PixelShuffleUpscaler):
-            module.collapse = False
-        if isinstance(module, RDAN):
-            predict_block_by_block(module)
+def release(stage: Stage) -> None:
+    """Let a stage's networks compute as the released code does."""
+    for module in (module for network in (stage.network, *stage.frozen) for module in network.modules()):
         if isinstance(module, RDAConv):
             module.forward = partial(_released_conv, module)  # type: ignore[method-assign]
+    if isinstance(stage, MetaStage):
+        vars(stage)["mln_to_adapt"] = stage.network  # adapted through the upscaler's chain of convolutions
+    elif stage.adapter is not None:
+        vars(stage.adapter)["mln_to_adapt"] = stage.adapter.mln
 
 
-def _released_conv(
-    conv: RDAConv, features: Tensor, idr: Tensor, *, kernels: None, output_negative_slope: float
-) -> Tensor:
+def _released_conv(conv: RDAConv, features: Tensor, idr: Tensor, *, output_negative_slope: float) -> Tensor:
     weights = [conv.predict_kernels(idr), conv.mask.weight, conv.mask.bias]
     if is_autocast(features.device):
         weights = [weight.to(features.dtype) for weight in weights]

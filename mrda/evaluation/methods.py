@@ -24,10 +24,11 @@ def blind_method(upscale: Callable[[Tensor], Tensor]) -> Method:
 
 def student_method(network: MRDAStudent) -> Method:
     """MRDA_S, which reads the degradation from LR."""
+    prepared = network.prepare()
 
     def upscale(sample: Sample) -> Tensor:
         with torch.no_grad():
-            return network(_like(sample.lr, network))
+            return prepared(_like(sample.lr, network))
 
     return upscale
 
@@ -41,11 +42,13 @@ def teacher_method(
     freeze_upscaler: bool = True,
 ) -> Method:
     """MRDA_T, for which the MLN is adapted to each sample and its HR (Algorithm 2)."""
+    rdan = network.rdan.prepare()
+    mln = mln.with_collapsed_upscaler() if freeze_upscaler else mln
 
     def upscale(sample: Sample) -> Tensor:
         lr, _, weights = _adapted(mln, sample, steps, inner_lr, freeze_upscaler)
         with torch.no_grad():
-            return network(lr, adaptation.features(mln, weights, lr))
+            return rdan(lr, network.degradation(adaptation.features(mln, weights, lr)))
 
     return upscale
 
@@ -73,6 +76,7 @@ def mln_method(
     freeze_upscaler: bool = True,
 ) -> Method:
     """The MLN itself, after `steps` steps of adaptation to each sample and its HR."""
+    mln = mln.with_collapsed_upscaler() if freeze_upscaler else mln
 
     def upscale(sample: Sample) -> Tensor:
         lr, lr_up, weights = _adapted(mln, sample, steps, inner_lr, freeze_upscaler)
@@ -90,6 +94,7 @@ def mln_steps(
     freeze_upscaler: bool = True,
 ) -> Callable[[Sample], list[Tensor]]:
     """SR of the MLN after 0, 1, ... `steps` steps of one adaptation to a sample."""
+    mln = mln.with_collapsed_upscaler() if freeze_upscaler else mln
 
     def upscale(sample: Sample) -> list[Tensor]:
         lr, lr_up, hr = (_like(image, mln) for image in (sample.lr, sample.lr_up, sample.hr))

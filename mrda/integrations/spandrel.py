@@ -51,7 +51,6 @@ class MRDAArch(Architecture[MRDAStudent]):
         """
         network = load_official(unlabelled_to_official(state_dict) if _OURS[0] in state_dict else state_dict)
         assert isinstance(network, MRDAStudent)  # for its keys were detected
-        upscaler = Upscaler(network, dtype=torch.float32)
         options = network.hyperparameters
         return ImageModelDescriptor(
             network,
@@ -65,8 +64,23 @@ class MRDAArch(Architecture[MRDAStudent]):
             input_channels=3,
             output_channels=3,
             tiling=ModelTiling.INTERNAL,
-            call_fn=lambda _, image: upscaler(image),
+            call_fn=_Upscaling(),
         )
+
+
+class _Upscaling:
+    """Calls an `Upscaler` of the network, a new one whenever the host has moved or converted the network."""
+
+    def __init__(self) -> None:
+        self._upscaler: Upscaler | None = None
+        self._made_for: tuple[torch.device, torch.dtype] | None = None
+
+    def __call__(self, network: MRDAStudent, image: torch.Tensor) -> torch.Tensor:
+        weight = network.rdan.head.weight
+        now = weight.device, weight.dtype
+        if self._upscaler is None or self._made_for != now:
+            self._upscaler, self._made_for = Upscaler(network, dtype=torch.float32), now
+        return self._upscaler(image)
 
 
 def _is_student(state: dict[str, Any]) -> bool:

@@ -73,14 +73,11 @@ def complexity(network: Network | RDAN | DEN, height: int = LR_HEIGHT, width: in
         upscalers = [module for module in copy.modules() if isinstance(module, PixelShuffleUpscaler)]
         chains: list[int] = []
         for upscaler in upscalers:
-            upscaler.collapse = False
             upscaler.register_forward_pre_hook(lambda *_: chains.append(-counts["static_conv"]))
             upscaler.register_forward_hook(lambda *_: chains.append(counts["static_conv"]))
-        convs = [module for module in copy.modules() if isinstance(module, RDAConv | DASRConv)]
-        masks = {conv.mask for conv in convs if isinstance(conv, RDAConv)}
-        predictors = {layer for conv in convs for layer in conv.kernel}
+        masks = {module.mask for module in copy.modules() if isinstance(module, RDAConv)}
         for module in copy.modules():
-            if module not in masks | predictors:  # counted with their conv: fused into it, or run for all at once
+            if module not in masks:  # counted with their conv, into which the operator fuses them
                 module.register_forward_hook(_counter(counts))
         copy(*_inputs(copy, height, width))
         executed = sum(counts.values())
@@ -111,11 +108,9 @@ def _counter(counts: dict[str, int]) -> Callable[[nn.Module, tuple[Any, ...], Te
         elif isinstance(module, nn.Linear):
             counts["linear"] += output.numel() * module.in_features
         elif isinstance(module, RDAConv | DASRConv):
-            batch = len(output)
             counts["dynamic_conv"] += output.numel() * module.kernel_size**2
-            counts["linear"] += batch * sum(weight.numel() for weight in module.kernel.parameters())
             if isinstance(module, RDAConv):
-                height, width = output.shape[2:]
+                batch, _, height, width = output.shape
                 counts["static_conv"] += batch * height * width * module.mask.weight.numel()
 
     return count

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mrda.core.checks import check_image, check_int
 from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3, initialize_he
-from mrda.networks.upscaler import PixelShuffleUpscaler
+from mrda.networks.upscaler import CollapsedUpscaler, PixelShuffleUpscaler
 
 
 class MLN(nn.Module):
@@ -37,7 +38,7 @@ class MLN(nn.Module):
         for _ in range(num_body):
             body += [conv3x3(num_feat, num_feat), nn.LeakyReLU(NEGATIVE_SLOPE)]
         self.body = nn.Sequential(*body)
-        self.upscaler = PixelShuffleUpscaler(num_feat, scale)
+        self.upscaler: PixelShuffleUpscaler = PixelShuffleUpscaler(num_feat, scale)
 
     def initialize_he(self) -> MLN:
         """Draw the weights anew by He's rule, for features of one size through all layers; returns itself.
@@ -89,6 +90,18 @@ class MLN(nn.Module):
         if lr_up.shape != expected:
             raise ValueError(f"lr_up has shape {tuple(lr_up.shape)}, but must be {expected}")
         return self.upscaler(self.features(lr)) + lr_up
+
+    def with_collapsed_upscaler(self) -> MLN:
+        """Return an MLN whose upscaler runs as one convolution: for adaptations that leave the upscaler frozen.
+
+        Head and body are shared with this network, so that changes of their weights take effect in both. Later changes
+        of this network's upscaler do not.
+        """
+        with torch.device("meta"):  # draws no random numbers
+            twin = MLN(**self.hyperparameters)
+        twin.head, twin.body = self.head, self.body
+        twin.upscaler = CollapsedUpscaler(self.upscaler)
+        return twin.train(self.training)
 
     def adaptable_parameters(self, freeze_upscaler: bool) -> dict[str, nn.Parameter]:
         """Return the parameters that adaptation moves, by name: all, or all but the upscaler's.

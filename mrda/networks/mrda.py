@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypedDict, Unpack
 
+import torch
 from torch import Tensor, nn
 
 from mrda.core.checks import check_image, check_int
 from mrda.networks.den import DEN, KernelDEN
+from mrda.networks.prepared import PreparedStudent
 from mrda.networks.rdan import RDAN
 
 
@@ -108,6 +110,10 @@ class MRDAStudent(_MRDA):
     def degradation(self, lr: Tensor) -> Tensor:
         """Return the raw IDR (B, 4*den_width) of LR (B, 3, H, W) in [0, 1]."""
         return self.den(lr)
+
+    def prepare(self, dtype: torch.dtype | None = None) -> PreparedStudent:
+        """Return a copy for inference; see :meth:`mrda.networks.rdan.RDAN.prepare`. The DEN keeps its dtype."""
+        return PreparedStudent(self, dtype)
 
     def forward(self, lr: Tensor, degradation: Tensor | None = None) -> Tensor:
         """Return SR (B, 3, scale*H, scale*W), not clamped.

@@ -5,16 +5,12 @@ All take features and the compressed IDR, and return features of the same shape;
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mrda.core.checks import check_choice, check_int
-from mrda.networks.layers import NEGATIVE_SLOPE
+from mrda.networks.layers import NEGATIVE_SLOPE, without_autocast
 from mrda_kernels import dynamic_depthwise_conv2d, rda_conv2d
 from mrda_kernels.dispatch import check_name
 
@@ -23,7 +19,23 @@ CONV_TYPES = ("rda", "dasr_da", "static")
 ATTENTION_REDUCTION = 8  # the width of the channel attention's middle is C // 8
 
 
-class RDAConv(nn.Module):
+class _KernelPrediction(nn.Module):
+    """Predicts a depthwise kernel per sample and channel from the compressed IDR."""
+
+    kernel: nn.Sequential
+    num_feat: int
+    kernel_size: int
+
+    def predict_kernels(self, idr: Tensor) -> Tensor:
+        """Return the depthwise kernels (B, C, K, K) for compressed IDRs (B, C).
+
+        Autocast has no effect: kernels are few numbers that all features depend on.
+        """
+        with without_autocast(idr.device):
+            return self.kernel(idr).reshape(-1, self.num_feat, self.kernel_size, self.kernel_size)
+
+
+class RDAConv(_KernelPrediction):
     """Region degradation aware convolution: a depthwise kernel predicted per sample, and a spatial mask.
 
     The sum ``F1 * M + F`` of Eqs. 8-9 runs in one call of :func:`mrda_kernels.rda_conv2d`.
@@ -61,16 +73,11 @@ class RDAConv(nn.Module):
         self.backend = check_name(backend)
         self.mask = nn.Conv2d(num_feat, mask_channels, 1)
 
-    def predict_kernels(self, idr: Tensor) -> Tensor:
-        """Return the depthwise kernels (B, C, K, K) for compressed IDRs (B, C)."""
-        return self.kernel(idr).reshape(-1, self.num_feat, self.kernel_size, self.kernel_size)
-
     def forward(
         self,
         features: Tensor,
         idr: Tensor,
         *,
-        kernels: Tensor | None = None,
         output_negative_slope: float | None = None,
         masks: list[Tensor] | None = None,
     ) -> Tensor:
@@ -78,8 +85,7 @@ class RDAConv(nn.Module):
 
         Args:
             features: F (B, C, H, W).
-            idr: Compressed IDR (B, C).
-            kernels: The kernels (B, C, K, K) of ``idr``, where :func:`predict_all` has predicted them already.
+            idr: Compressed IDR (B, C), in the dtype of the weights that predict the kernels.
             output_negative_slope: Slope of a LeakyReLU on the result, which the operator fuses; None for
                 none.
             masks: A list to append the mask (B, mask_channels, H, W) to; costs one more convolution.
@@ -88,8 +94,7 @@ class RDAConv(nn.Module):
             ValueError: ``idr`` has another shape.
         """
         _check_idr(idr, features, self.num_feat)
-        if kernels is None:
-            kernels = self.predict_kernels(idr)
+        kernels = self.predict_kernels(idr).to(features.dtype)
         if self.mask_input == "F" and masks is None:
             return rda_conv2d(
                 features,
@@ -125,36 +130,28 @@ class _ChannelAttentionConv(nn.Module):
             nn.Sigmoid(),
         )
 
-    def convolve(self, features: Tensor, idr: Tensor, kernels: Tensor | None) -> Tensor:
-        """The spatial convolution, (B, C, H, W) to the same shape."""
+    def convolve(self, features: Tensor, idr: Tensor) -> Tensor:
+        """Apply the spatial convolution, (B, C, H, W) to the same shape."""
         raise NotImplementedError
 
-    def forward(
-        self,
-        features: Tensor,
-        idr: Tensor,
-        *,
-        kernels: Tensor | None = None,
-        output_negative_slope: float | None = None,
-    ) -> Tensor:
+    def forward(self, features: Tensor, idr: Tensor, *, output_negative_slope: float | None = None) -> Tensor:
         """Return the modulated features (B, C, H, W).
 
         Args:
             features: F (B, C, H, W).
-            idr: Compressed IDR (B, C).
-            kernels: The kernels (B, C, K, K) of ``idr``, where :func:`predict_all` has predicted them already.
+            idr: Compressed IDR (B, C), in the dtype of the weights that predict the kernels.
             output_negative_slope: Slope of a LeakyReLU on the result; None for none.
 
         Raises:
             ValueError: ``idr`` has another shape.
         """
         _check_idr(idr, features, self.num_feat)
-        convolved = F.leaky_relu(self.convolve(features, idr, kernels), self.dynamic_slope)
-        out = self.project(convolved) + features * self.attention(idr)[:, :, None, None]
+        convolved = F.leaky_relu(self.convolve(features, idr), self.dynamic_slope)
+        out = self.project(convolved) + features * self.attention(idr.to(features.dtype))[:, :, None, None]
         return out if output_negative_slope is None else F.leaky_relu(out, output_negative_slope)
 
 
-class DASRConv(_ChannelAttentionConv):
+class DASRConv(_ChannelAttentionConv, _KernelPrediction):
     """The degradation aware convolution of DASR (row S4 of Table V): channel attention in place of the mask.
 
     ``Conv1x1(LReLU(dyn(F; d))) + F * sigmoid(W2 LReLU(W1 d))`` with the depthwise kernels predicted as in
@@ -179,14 +176,9 @@ class DASRConv(_ChannelAttentionConv):
         self.kernel_size = kernel_size
         self.backend = check_name(backend)
 
-    def predict_kernels(self, idr: Tensor) -> Tensor:
-        """Return the depthwise kernels (B, C, K, K) for compressed IDRs (B, C)."""
-        return self.kernel(idr).reshape(-1, self.num_feat, self.kernel_size, self.kernel_size)
-
-    def convolve(self, features: Tensor, idr: Tensor, kernels: Tensor | None) -> Tensor:
-        """Convolve each channel of each sample with the kernel that its IDR asks for."""
-        if kernels is None:
-            kernels = self.predict_kernels(idr)
+    def convolve(self, features: Tensor, idr: Tensor) -> Tensor:
+        """Convolve each channel of each sample with the kernel predicted from its IDR."""
+        kernels = self.predict_kernels(idr).to(features.dtype)
         return dynamic_depthwise_conv2d(features, kernels, backend=self.backend)
 
 
@@ -215,44 +207,12 @@ class StaticConv(_ChannelAttentionConv):
         groups = num_feat if static_groups == "C" else 1
         self.conv = nn.Conv2d(num_feat, num_feat, kernel_size, padding=kernel_size // 2, groups=groups, bias=False)
 
-    def convolve(self, features: Tensor, idr: Tensor, kernels: Tensor | None) -> Tensor:
-        """Convolve with the learned kernels, whatever the IDR."""
+    def convolve(self, features: Tensor, idr: Tensor) -> Tensor:
+        """Convolve with the learned kernels; the IDR is not used."""
         return self.conv(features)
 
 
 SteeredConv = RDAConv | DASRConv | StaticConv
-PredictingConv = RDAConv | DASRConv
-
-
-class KernelWeights(NamedTuple):
-    """The weights of the kernel predictors of N convolutions, stacked.
-
-    Attributes:
-        squeeze: (N, C, C).
-        expand: (N, C*K*K, C).
-    """
-
-    squeeze: Tensor
-    expand: Tensor
-
-    @classmethod
-    def of(cls, convs: Sequence[PredictingConv]) -> KernelWeights:
-        """Stack them; differentiable."""
-        squeeze, expand = zip(*(kernel_weights(conv) for conv in convs), strict=True)
-        return cls(torch.stack(squeeze), torch.stack(expand))
-
-
-def kernel_weights(conv: PredictingConv) -> list[Tensor]:
-    """The weights of both layers that predict a convolution's kernels."""
-    return [layer.weight for layer in conv.kernel if isinstance(layer, nn.Linear)]
-
-
-def predict_all(weights: KernelWeights, idr: Tensor) -> Tensor:
-    """Return the kernels (N, B, C, K, K) of N convolutions for compressed IDRs (B, C), by two batched products."""
-    hidden = F.leaky_relu(idr @ weights.squeeze.mT, NEGATIVE_SLOPE)
-    kernels = hidden @ weights.expand.mT
-    size = math.isqrt(kernels.shape[-1] // idr.shape[-1])
-    return kernels.reshape(*kernels.shape[:2], idr.shape[-1], size, size)
 
 
 def build_conv(

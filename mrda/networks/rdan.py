@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,19 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrda.core.checks import check_image, check_int, check_like, check_number, check_positive, check_tensor
+from mrda.core.checks import check_int, check_number, check_positive
 from mrda.networks import upscaler
-from mrda.networks.kept import Kept
-from mrda.networks.layers import NEGATIVE_SLOPE, add, conv3x3, without_autocast
-from mrda.networks.rda_conv import (
-    DASRConv,
-    KernelWeights,
-    PredictingConv,
-    RDAConv,
-    build_conv,
-    kernel_weights,
-    predict_all,
-)
+from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3, without_autocast
+from mrda.networks.prepared import PreparedRDAN, check_inputs
+from mrda.networks.rda_conv import DASRConv, RDAConv, SteeredConv, build_conv
 from mrda.networks.upscaler import PixelShuffleUpscaler
 from mrda_kernels.dispatch import check_name
 
@@ -44,27 +35,23 @@ class RDAB(nn.Module):
         self.rda_conv2 = build_conv(num_feat, **rda_conv)
         self.conv2 = conv3x3(num_feat, num_feat)
 
-    def forward(
-        self,
-        features: Tensor,
-        idr: Tensor,
-        *,
-        kernels: Sequence[Tensor | None] = (None, None),
-        masks: list[Tensor] | None = None,
-    ) -> Tensor:
+    def halves(self) -> tuple[tuple[SteeredConv, nn.Conv2d], tuple[SteeredConv, nn.Conv2d]]:
+        """Return the two pairs of a steered and a 3x3 convolution, in order."""
+        return (self.rda_conv1, self.conv1), (self.rda_conv2, self.conv2)
+
+    def forward(self, features: Tensor, idr: Tensor, *, masks: list[Tensor] | None = None) -> Tensor:
         """Return features (B, C, H, W) for features (B, C, H, W) and compressed IDR (B, C).
 
-        ``kernels`` are those of the two steered convolutions, where they have been predicted already. The masks of both
-        RDA convs are appended to ``masks`` where it is given; convolutions of other types have none and refuse it.
-        What the two 3x3 convolutions return is changed in place after a hook has seen it.
+        The masks of both RDA convs are appended to ``masks`` if it is given; convolutions of other types have none and
+        refuse it. The output of the first 3x3 convolution is changed in place after its hooks have seen it.
         """
         options: dict[str, Any] = {"output_negative_slope": NEGATIVE_SLOPE}
         if masks is not None:
             options["masks"] = masks
-        out = self.rda_conv1(features, idr, kernels=kernels[0], **options)
+        out = self.rda_conv1(features, idr, **options)
         out = F.leaky_relu(self.conv1(out), NEGATIVE_SLOPE, inplace=True)
-        out = self.rda_conv2(out, idr, kernels=kernels[1], **options)
-        return add(self.conv2(out), features)
+        out = self.rda_conv2(out, idr, **options)
+        return self.conv2(out) + features
 
 
 class RDAN(nn.Module):
@@ -156,7 +143,6 @@ class RDAN(nn.Module):
         )
         self.body_tail = conv3x3(num_feat, num_feat)
         self.upscaler = PixelShuffleUpscaler(num_feat, scale)
-        self._kernel_weights: Kept[KernelWeights] = Kept()
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -176,21 +162,17 @@ class RDAN(nn.Module):
             if isinstance(module, RDAConv | DASRConv):
                 module.backend = backend
 
-    def with_features_in(self, dtype: torch.dtype) -> RDAN:
-        """Return a frozen copy for inference whose features, and all that makes them, are in half precision.
+    def prepare(self, dtype: torch.dtype | None = None) -> PreparedRDAN:
+        """Return a copy for inference, in which everything that follows from the weights alone is computed already.
 
-        What they depend on most stays as it is: the IDR, the prediction of the kernels, and the last convolution.
+        Later changes of this network (weights, backend, hooks, device) have no effect on it: prepare it again.
 
         Args:
-            dtype: bfloat16 or float16.
+            dtype: Dtype of the features and of the weights that make them, e.g. bfloat16; None leaves all as it is.
+                What the features depend on most keeps the network's own dtype: the compressed IDR, the prediction of
+                the kernels, and the upscaler.
         """
-        copied = copy.deepcopy(self).requires_grad_(False)
-        predictors = {layer for conv in copied._predicting_convs() for layer in conv.kernel}
-        for part in (copied.head, copied.blocks, copied.body_tail):
-            for module in part.modules():
-                if isinstance(module, nn.Conv2d | nn.Linear) and module not in predictors:
-                    module.to(dtype)
-        return copied
+        return PreparedRDAN(self, dtype)
 
     def forward(self, lr: Tensor, degradation: Tensor) -> Tensor:
         """Return SR (B, 3, scale*H, scale*W), not clamped.
@@ -204,17 +186,7 @@ class RDAN(nn.Module):
             ValueError: An argument has another shape or device.
         """
         shallow, deep = self._trunk(lr, degradation)
-        return self.upscaler(add(self.body_tail(deep), shallow)) + self.mean
-
-    def check(self, lr: Tensor, degradation: Tensor) -> None:
-        """Raise what :meth:`forward` raises for these arguments."""
-        check_image("lr", lr, like=self.compress.weight)
-        check_tensor("degradation", degradation)
-        if degradation.shape != (lr.shape[0], self.idr_dim):
-            raise ValueError(
-                f"degradation has shape {tuple(degradation.shape)}, but must be {(lr.shape[0], self.idr_dim)}"
-            )
-        check_like("degradation", degradation, self.compress.weight)
+        return self.upscaler(self.body_tail(deep) + shallow) + self.mean
 
     @torch.no_grad()
     def modulation_map(self, lr: Tensor, degradation: Tensor) -> Tensor:
@@ -232,29 +204,12 @@ class RDAN(nn.Module):
 
     def _trunk(self, lr: Tensor, degradation: Tensor, masks: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Return the head's features and those after the last block."""
-        self.check(lr, degradation)
-        shallow = self.head((lr - self.mean).to(self.head.weight.dtype))
-        # A few numbers that all features depend on: in the weights' own precision, whatever the features are in.
+        check_inputs(lr, degradation, like=self.compress.weight)
+        shallow = self.head(lr - self.mean)
+        # A few numbers that all features depend on: in the weights' own precision, also under autocast.
         with without_autocast(lr.device):
             idr = F.leaky_relu(self.compress(degradation.to(self.compress.weight.dtype)), NEGATIVE_SLOPE)
-            kernels = self._predict_kernels(idr, shallow.dtype)
-        idr = idr.to(shallow.dtype)
         deep = shallow
-        for block, pair in zip(self.blocks, kernels, strict=True):
-            deep = block(deep, idr, kernels=pair, masks=masks)
+        for block in self.blocks:
+            deep = block(deep, idr, masks=masks)
         return shallow, deep
-
-    def _predict_kernels(self, idr: Tensor, dtype: torch.dtype) -> list[tuple[Tensor | None, Tensor | None]]:
-        """The kernels of each block's two convolutions, all in one go; None where a convolution predicts none."""
-        predicting = self._predicting_convs()
-        if not predicting:
-            return [(None, None)] * len(self.blocks)
-        weights = [weight for conv in predicting for weight in kernel_weights(conv)]
-        kernels = predict_all(self._kernel_weights(weights, lambda: KernelWeights.of(predicting)), idr)
-        of_each = kernels.to(dtype).unbind()
-        return list(zip(of_each[::2], of_each[1::2], strict=True))
-
-    def _predicting_convs(self) -> list[PredictingConv]:
-        """The convolutions whose kernels are predicted, from first to last: two in each block, or none."""
-        convs = [conv for block in self.blocks for conv in (block.rda_conv1, block.rda_conv2)]
-        return [conv for conv in convs if isinstance(conv, PredictingConv)]

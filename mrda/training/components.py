@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -208,6 +209,11 @@ class Adapter:
         self.freeze_upscaler = freeze_upscaler
         self._adapted: list[adaptation.Weights] = []
 
+    @cached_property
+    def mln_to_adapt(self) -> MLN:
+        """The MLN as it is adapted; made by the first step, when its weights are loaded and on their device."""
+        return self.mln.with_collapsed_upscaler() if self.freeze_upscaler else self.mln
+
     def features(self, lr: Tensor, lr_up: Tensor, hr: Tensor, sync: Mean | None = None) -> Tensor:
         """D'_T (B, C', H, W) in float32, detached: the features of the MLN adapted to this batch.
 
@@ -219,7 +225,7 @@ class Adapter:
         """
         per_image, some = self.options.per == "image", slice(self.options.images)
         weights = adaptation.adapt(
-            self.mln,
+            self.mln_to_adapt,
             lr[some],
             lr_up[some],
             hr[some],

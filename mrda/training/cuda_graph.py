@@ -8,7 +8,6 @@ import torch
 
 from mrda.core.cuda_graphs import beside, capture, fastest_convolutions
 from mrda.degradations import Degraded
-from mrda.networks.kept import captured_as_kept
 from mrda.training.losses import Terms
 from mrda.training.stages import Stage
 
@@ -61,9 +60,8 @@ class GraphedBackward:
         for parameter in self._parameters:
             parameter.grad = None
         try:
-            with captured_as_kept() as read:
-                graph, terms = capture(lambda: self._backward(step, batch), self._stream)
-            return _Graph(graph, batch, terms, self._parameters, read)
+            graph, terms = capture(lambda: self._backward(step, batch), self._stream)
+            return _Graph(graph, batch, terms, self._parameters)
         except RuntimeError as error:
             raise RuntimeError(
                 f"stage '{self._stage.name}' could not be captured as a CUDA graph ({error}): "
@@ -82,7 +80,6 @@ class _Graph:
         batch: the batch that it reads.
         terms: the loss's terms that it writes.
         parameters: hold the gradients that it writes.
-        read: other objects whose memory it reads, kept alive.
     """
 
     def __init__(
@@ -91,10 +88,8 @@ class _Graph:
         batch: Degraded,
         terms: Terms,
         parameters: Sequence[torch.nn.Parameter],
-        read: object,
     ) -> None:
         self._graph = graph
-        self._read = read
         self._batch = batch
         self._terms = terms
         with_gradient = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]

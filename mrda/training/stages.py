@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -253,6 +254,11 @@ class MetaStage(Stage):
         for parameter in self.network.adaptable_parameters(self.freeze_upscaler).values():
             parameter.requires_grad_()
 
+    @cached_property
+    def mln_to_adapt(self) -> MLN:
+        """The MLN as it is adapted; made by the first step, when its weights are loaded and on their device."""
+        return self.network.with_collapsed_upscaler() if self.freeze_upscaler else self.network
+
     @classmethod
     def build(cls, config: TrainConfig) -> MLN:
         """See `Stage`."""
@@ -275,7 +281,7 @@ class MetaStage(Stage):
         hr, hr_test = batch.hr.chunk(2)
         second_order = self.section.maml_order == 2
         weights = adaptation.adapt(
-            self.network,
+            self.mln_to_adapt,
             lr,
             lr_up,
             hr,
@@ -290,7 +296,7 @@ class MetaStage(Stage):
             # their values as they are, to the bit, and passes their gradient on to theta.
             theta = self.network.adaptable_parameters(self.freeze_upscaler)
             weights = {name: value + (theta[name] - theta[name].detach()) for name, value in weights.items()}
-        return {"loss": reconstruction(adaptation.restore(self.network, weights, lr_test, lr_up_test), hr_test)}
+        return {"loss": reconstruction(adaptation.restore(self.mln_to_adapt, weights, lr_test, lr_up_test), hr_test)}
 
     def method(self, network: Network) -> Method:
         """The MLN, adapted to the photo by all inner steps."""

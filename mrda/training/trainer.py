@@ -368,13 +368,4 @@ def build_optimizer(stage: Stage, config: TrainConfig, *, fused: bool | None = N
     if stage.discriminator is not None:
         share = discriminator_share(config, stage.name)
         groups.append({"params": list(stage.discriminator.parameters()), "share": share})
-    optimizer = torch.optim.Adam(groups, lr=section.lr, betas=section.betas, fused=fused)
-    optimizer.register_step_post_hook(_count_versions)
-    return optimizer
-
-
-def _count_versions(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Count a fused step in the parameters' versions, which torch does not do but `mrda.networks.kept` relies on."""
-    for group in optimizer.param_groups:
-        if group["fused"]:
-            torch.autograd.graph.increment_version(group["params"])
+    return torch.optim.Adam(groups, lr=section.lr, betas=section.betas, fused=fused)

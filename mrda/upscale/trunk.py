@@ -1,4 +1,4 @@
-"""Running the trunk for inference: in half precision, and on a GPU by graphs of what comes again and again."""
+"""Running the trunk for inference: on a GPU, CUDA graphs replay the sizes of images that come again."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ import torch
 from torch import Tensor
 
 from mrda.core.cuda_graphs import beside, capture, fastest_convolutions
-from mrda.networks.kept import Kept
-from mrda.networks.layers import without_autocast
-from mrda.networks.rdan import RDAN
+from mrda.networks.prepared import PreparedRDAN
 
 GRAPHS = 4
-"""CUDA graphs that are kept at a time, those of the sizes that came last."""
+"""CUDA graphs that are kept at a time: those of the sizes that came last."""
 GRAPH_PIXELS = 2**17
-"""LR pixels beyond which launching the kernels takes no time that counts, and a graph only memory."""
+"""LR pixels above which a graph saves no time, because launches are short beside the kernels, and only takes memory."""
 
 Size = tuple[int, ...]
 
@@ -30,76 +28,63 @@ class _Graph(NamedTuple):
 
 
 class TrunkRunner:
-    """Calls an RDAN without recording gradients, from any number of threads.
+    """Calls a prepared trunk, from any number of threads.
 
-    On a GPU the whole of its kernels is captured as a CUDA graph once a size of LR comes a second time, and replayed
-    from then on: one launch in the place of some five hundred. Changed weights are noticed as by
-    :class:`~mrda.networks.kept.Kept`; hooks, backends and options of the upscaler that change after a first call are
-    not, in half precision and in graphs.
+    On a GPU all of its kernels are captured as a CUDA graph once a size of LR comes a second time, and replayed from
+    then on: one launch instead of some two hundred.
 
     Args:
-        rdan: The trunk; where it lies it is run.
-        dtype: What its features are computed in, see :meth:`~mrda.networks.rdan.RDAN.with_features_in`; float32 is the
-            trunk as it is, and so is any, where it is not in float32 itself.
+        trunk: The trunk, see :meth:`mrda.networks.rdan.RDAN.prepare`.
     """
 
-    def __init__(self, rdan: RDAN, dtype: torch.dtype) -> None:
-        self.rdan = rdan
-        self.dtype = dtype
-        self._copy: Kept[RDAN] = Kept()
-        self._graphs: Kept[OrderedDict[Size, _Graph | None]] = Kept()
+    def __init__(self, trunk: PreparedRDAN) -> None:
+        self.trunk = trunk
+        self._graphs: OrderedDict[Size, _Graph | None] = OrderedDict()
         self._without: set[Size] = set()
         self._lock = threading.Lock()
         self._last_use: torch.cuda.Event | None = None
 
-    @torch.no_grad()
     def __call__(self, lr: Tensor, degradation: Tensor) -> Tensor:
-        """Return SR in the dtype of LR, not clamped; arguments and errors are those of `RDAN.forward`."""
-        self.rdan.check(lr, degradation)
-        weights: list[Tensor] = list(self.rdan.parameters())
-        with without_autocast(lr.device):  # `dtype` says what to compute in
+        """Return SR, not clamped; arguments and errors are those of `RDAN.forward`."""
+        self.trunk.check(lr, degradation)
+        if _pays_a_graph(lr):
             with self._lock:
-                rdan = self.rdan
-                if self.dtype != torch.float32 == degradation.dtype:
-                    rdan = self._copy(weights, lambda: self.rdan.with_features_in(self.dtype))
-                if _pays_a_graph(lr):
-                    graph = self._graph(self._graphs(weights, OrderedDict), rdan, lr, degradation)
-                    if graph is not None:
-                        return self._replay(graph, lr, degradation)
-            return rdan(lr, degradation)
+                graph = self._graph(lr, degradation)
+                if graph is not None:
+                    return self._replay(graph, lr, degradation)
+        return self.trunk(lr, degradation)
 
     def free(self) -> None:
-        """Let go of the graphs, and of the memory they hold."""
+        """Drop the graphs, and the memory they hold."""
         with self._lock:
-            self._graphs = Kept()
+            self._graphs.clear()
 
-    def __reduce__(self) -> tuple[type[TrunkRunner], tuple[RDAN, torch.dtype]]:
-        """Copy and pickle what it was made of: neither locks nor graphs can be."""
-        return type(self), (self.rdan, self.dtype)
+    def __reduce__(self) -> tuple[type[TrunkRunner], tuple[PreparedRDAN]]:
+        """Copy and pickle the trunk alone: neither locks nor graphs can be."""
+        return type(self), (self.trunk,)
 
-    def _graph(
-        self, graphs: OrderedDict[Size, _Graph | None], rdan: RDAN, lr: Tensor, degradation: Tensor
-    ) -> _Graph | None:
-        """The graph of this size; None the first time."""
+    def _graph(self, lr: Tensor, degradation: Tensor) -> _Graph | None:
+        """Return the graph of this size; None the first time, or if there can be none."""
         size = tuple(lr.shape)
         if size in self._without:
             return None
-        if size not in graphs:
-            graphs[size] = None
-        elif graphs[size] is None:
+        if size not in self._graphs:
+            self._graphs[size] = None
+        elif self._graphs[size] is None:
             try:
-                graphs[size] = _capture(rdan, lr, degradation)
-            except RuntimeError:  # out of memory, or a hook that a graph can't hold: plain calls do
+                self._graphs[size] = _capture(self.trunk, lr, degradation)
+            except RuntimeError:  # e.g. out of memory: plain calls still work
                 self._without.add(size)
                 return None
-        graphs.move_to_end(size)
-        while len(graphs) > GRAPHS:
-            graphs.popitem(last=False)
-        return graphs[size]
+        self._graphs.move_to_end(size)
+        while len(self._graphs) > GRAPHS:
+            self._graphs.popitem(last=False)
+        return self._graphs[size]
 
+    @torch.no_grad()
     def _replay(self, graph: _Graph, lr: Tensor, degradation: Tensor) -> Tensor:
         with torch.cuda.device(lr.device):
-            if self._last_use is not None:  # by another stream, whose result may still be on its way out
+            if self._last_use is not None:  # on another stream, which may still read the result
                 self._last_use.wait()
             graph.lr.copy_(lr)
             graph.degradation.copy_(degradation)
@@ -112,17 +97,17 @@ class TrunkRunner:
 
 def _pays_a_graph(lr: Tensor) -> bool:
     pixels = lr.shape[0] * lr.shape[2] * lr.shape[3]
-    return lr.device.type == "cuda" and 0 < pixels <= GRAPH_PIXELS and not torch.cuda.is_current_stream_capturing()
+    return lr.is_cuda and 0 < pixels <= GRAPH_PIXELS and not torch.cuda.is_current_stream_capturing()
 
 
-def _capture(rdan: RDAN, lr: Tensor, degradation: Tensor) -> _Graph:
-    # What serves later calls must not be of the caller's inference mode.
+def _capture(trunk: PreparedRDAN, lr: Tensor, degradation: Tensor) -> _Graph:
+    # Later calls read these tensors, so they must not be inference tensors, even if the caller is in inference mode.
     with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(lr.device):
         lr, degradation = lr.clone(), degradation.clone()
         stream = torch.cuda.Stream()
         with fastest_convolutions():
             with beside(stream):
-                for _ in range(2):  # what is set up on first use, and cuDNN's choice, is not to be captured
-                    rdan(lr, degradation)
-            graph, sr = capture(lambda: rdan(lr, degradation), stream)
+                for _ in range(2):  # sets up what is set up on first use, and lets cuDNN choose its algorithms
+                    trunk(lr, degradation)
+            graph, sr = capture(lambda: trunk(lr, degradation), stream)
     return _Graph(graph, lr, degradation, sr)

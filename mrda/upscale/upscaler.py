@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +17,7 @@ from mrda.core.tiling import Tile, tiles
 from mrda.degradations.resample import bicubic
 from mrda.networks import MRDAStudent, Network, load_network, load_official
 from mrda.networks.layers import to_channels_last
+from mrda.networks.prepared import PreparedRDAN
 from mrda.photo.images import canonical, decoded, to_array, to_tensor
 from mrda.photo.transparency import fill_transparent
 from mrda.upscale.trunk import TrunkRunner
@@ -132,7 +134,9 @@ class Upscaler:
         self.network = to_channels_last(network.eval().to(device))
         self.tile = tile
         self.tile_pad = network.rdan.reach if tile_pad is None else tile_pad
-        self._run_trunk = TrunkRunner(self.network.rdan, _best_dtype(self.device) if dtype is None else dtype)
+        self.dtype = _best_dtype(self.device) if dtype is None else dtype
+        converted = self.dtype if network.rdan.head.weight.dtype == torch.float32 else None
+        self._trunk = TrunkRunner(self.network.rdan.prepare(converted))
         self.notify = notify or _log.warning
         self._told: set[str] = set()
         self._metadata: dict[str, str] = {}
@@ -168,11 +172,6 @@ class Upscaler:
     def scale(self) -> int:
         """The factor by which height and width grow."""
         return self.network.scale
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the trunk computes in."""
-        return self._run_trunk.dtype
 
     @property
     def device(self) -> torch.device:
@@ -327,11 +326,16 @@ class Upscaler:
         return sr.clamp(0, 1)
 
     def _network(self, lr: torch.Tensor, degradation: torch.Tensor) -> torch.Tensor:
-        sr = self._run_trunk(lr, degradation)
+        sr = self._trunk(lr, degradation)
         if self.dtype == torch.float32 or lr.dtype != torch.float32 or sr.isfinite().all():
             return sr
         self._tell("finite", f"{self.dtype} gave values that are not finite: computing these parts in float32")
-        return self.network.rdan(lr, degradation)
+        return self._unconverted(lr, degradation)
+
+    @cached_property
+    def _unconverted(self) -> PreparedRDAN:
+        """The trunk without half precision, for parts that need it."""
+        return self.network.rdan.prepare()
 
     def _side(self, batch: int, height: int, width: int) -> int:
         """The largest side of a tile, in LR pixels."""
@@ -356,7 +360,7 @@ class Upscaler:
     def _less(self, side: int) -> int:
         """Half a side, for another try when memory ran out; what the failed one has left on a GPU is freed."""
         if self.device.type == "cuda":
-            self._run_trunk.free()
+            self._trunk.free()
             torch.cuda.empty_cache()
         return max(SMALLEST_TILE, side // 2)
 

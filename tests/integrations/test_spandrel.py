@@ -13,6 +13,7 @@ import registry_stub
 import torch
 
 from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, to_official
+from mrda.networks.prepared import PreparedRDAN
 
 TINY = {"num_feat": 8, "num_blocks": 2, "den_width": 4}
 
@@ -79,7 +80,13 @@ def test_it_cuts_tiles_itself_which_share_the_degradation(spandrel, monkeypatch)
     found = spandrel.ModelLoader().load_from_state_dict(network.state_dict())
     monkeypatch.setattr("mrda.upscale.upscaler.free_memory", lambda _: 2**22)
     sizes = []
-    found.model.rdan.register_forward_hook(lambda _, inputs, __: sizes.append(tuple(inputs[0].shape[2:])))
+    call = PreparedRDAN.__call__
+
+    def noted(trunk, lr, degradation):
+        sizes.append(tuple(lr.shape[2:]))
+        return call(trunk, lr, degradation)
+
+    monkeypatch.setattr(PreparedRDAN, "__call__", noted)
     lr = torch.rand(1, 3, 80, 90)
     upscaled = found(lr)
     assert len(sizes) > 1

@@ -7,6 +7,7 @@ from PIL import Image
 import mrda
 from mrda.degradations.resample import bicubic
 from mrda.networks import MLN, MRDAStudent, MRDATeacher, save_network, to_official
+from mrda.networks.prepared import PreparedRDAN
 from mrda.photo.transparency import fill_transparent
 from mrda.upscale.upscaler import Upscaler, is_out_of_memory, load_weights
 from mrda.upscale.upscaler import _best_dtype as best_dtype  # as it is, before the tests' own takes its place
@@ -32,7 +33,7 @@ def rgb() -> np.ndarray:
 def expected_levels(upscaler: Upscaler, array: np.ndarray) -> np.ndarray:
     lr = torch.from_numpy(array / np.float32(255)).permute(2, 0, 1)[None]
     with torch.no_grad():
-        sr = upscaler.network(lr)[0].clamp(0, 1)
+        sr = upscaler.network.prepare()(lr)[0].clamp(0, 1)
     return (sr * 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
 
 
@@ -83,7 +84,7 @@ def test_a_batch_gives_what_its_images_give(upscaler):
 def test_gray_is_the_mean_of_the_networks_colours(upscaler, rgb):
     gray = torch.from_numpy(rgb[..., 0] / np.float32(255))[None, None]
     with torch.no_grad():
-        sr = upscaler.network(gray.repeat(1, 3, 1, 1)).mean(1, keepdim=True).clamp(0, 1)
+        sr = upscaler.network.prepare()(gray.repeat(1, 3, 1, 1)).mean(1, keepdim=True).clamp(0, 1)
     torch.testing.assert_close(upscaler(gray), sr, rtol=0, atol=0)
 
 
@@ -294,8 +295,8 @@ def test_automatic_tiles_follow_the_free_memory(monkeypatch):
     image = torch.rand(1, 3, 64, 64, dtype=torch.float64)
     whole = Upscaler(network, tile=None)(image)
     sizes = []
-    monkeypatch.setattr(network.rdan, "forward", spy(network.rdan.forward, sizes))
     upscaler = Upscaler(network)
+    monkeypatch.setattr(PreparedRDAN, "__call__", spy(PreparedRDAN.__call__, sizes))
     upscaler(image)
     assert sizes == [(64, 64)]
 
@@ -324,10 +325,10 @@ def test_bands_are_the_rows_of_the_image(rgb):
     assert next(upscaler.bands(rgb[..., 0])).shape == (6, 20)
 
 
-def spy(forward, sizes):
-    def noted(lr, degradation):
+def spy(call, sizes):
+    def noted(trunk, lr, degradation):
         sizes.append(tuple(lr.shape[2:]))
-        return forward(lr, degradation)
+        return call(trunk, lr, degradation)
 
     return noted
 
@@ -336,19 +337,19 @@ def test_out_of_memory_halves_the_tiles_and_is_told_once(monkeypatch):
     network, said = double(2), []
     image = torch.rand(1, 3, 60, 70, dtype=torch.float64)
     whole = Upscaler(network, tile=None)(image)
-    forward = network.rdan.forward
+    call = PreparedRDAN.__call__
 
-    def short(lr, degradation):
+    def short(trunk, lr, degradation):
         if lr.shape[2] * lr.shape[3] > 45 * 45:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(lr, degradation)
+        return call(trunk, lr, degradation)
 
-    monkeypatch.setattr(network.rdan, "forward", short)
+    monkeypatch.setattr(PreparedRDAN, "__call__", short)
     upscaler = Upscaler(network, tile=None, notify=said.append)
     torch.testing.assert_close(upscaler(image), whole, rtol=0, atol=1e-12)
     assert said == ["memory ran out: going on with tiles of 35 px"]
 
-    monkeypatch.setattr(network.rdan, "forward", lambda *_: torch.empty(2**60, dtype=torch.uint8))
+    monkeypatch.setattr(PreparedRDAN, "__call__", lambda *_: torch.empty(2**60, dtype=torch.uint8))
     with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
         upscaler(image)
 
@@ -395,6 +396,12 @@ def test_half_precision_stays_close_and_the_last_bits_are_float32():
     assert not torch.equal(half, exact)
     assert (half - exact).abs().max() < 0.02
     assert not torch.equal(half, half.bfloat16().float())  # the last convolution is not rounded to 8 bits
+
+
+def test_a_network_in_float64_is_run_as_it_is():
+    network, lr = double(2), torch.rand(1, 3, 9, 9, dtype=torch.float64)
+    sr = Upscaler(network, tile=None, dtype=torch.bfloat16)(lr)
+    torch.testing.assert_close(sr, network(lr).detach().clamp(0, 1), rtol=0, atol=1e-12)
 
 
 def test_values_that_are_not_finite_in_half_precision_are_done_again_in_float32():
