@@ -17,8 +17,8 @@ struct Config {
   static constexpr bool kAnySize = K == kAnyKernelSize, kDouble = sizeof(T) == 8;
   static constexpr int kVectorLog2 = gpu::kVectorLog2<Accumulator<T>>;  // channels per thread: 16 bytes of sums
   static constexpr int kPixels = kPixelsPerThread<K>;
-  // With K = 3, two blocks fit on a multiprocessor if a thread takes at most 168 registers. The other sizes have the taps
-  // and their gradient in shared memory, where fewer threads and channels keep a block below 96 KiB.
+  // With K = 3, two blocks fit on a multiprocessor if a thread takes at most 168 registers. The other sizes have the
+  // taps and their gradient in shared memory, where fewer threads and channels keep a block below 96 KiB.
   static constexpr int kThreads = !kAnySize && !kDouble ? 192 : 128;
   static constexpr int kMinBlocks = kDouble ? 1 : 2;  // per multiprocessor
   static constexpr int kMaxLanesLog2 = kAnySize ? 3 : 5;  // a pixel's lanes are in one warp
@@ -84,12 +84,13 @@ struct SharedStorage {
 
   RingBuffer<T, Cfg::kInputStages> input;
   RingBuffer<T, Cfg::kGradOutputStages> grad_output;
-  RingBuffer<A, Cfg::kGradZStages> grad_z;  // with a halo on both sides: never written, and never used by a result
-  A* taps;                                  // [tap][channel]; empty for K = 3
+  // With a halo on both sides, which nobody writes: it only gets into sums that are not used.
+  RingBuffer<A, Cfg::kGradZStages> grad_z;
+  A* taps;  // [tap][channel]; empty for K = 3
   A* thread_scratch;
-  A* grad_weight;  // [tap][channel]; empty for K = 3
-  A* mask_weight;  // [channel], then mask_bias, then padding
-  T** grad_input;  // pointer to the block's first element; here to spare registers
+  A* grad_weight;            // [tap][channel]; empty for K = 3
+  A* mask_weight;            // [channel], then mask_bias, then padding
+  T** grad_input;            // address of the block's first element; here to spare registers
   RingBuffer<A, 1> scratch;  // for results on their way to memory, and for sums over the block
   int bytes;
 
@@ -117,9 +118,9 @@ struct Arguments {
   A* partials;  // PartialSums of every block
 };
 
-// A block's walk down its tile. Step k loads row k of the input, which starts 2 * halo rows above the result. It
-// computes the gradients of the mask and of z in row k - halo of the input, which is row k - 2 * halo of grad_output and
-// starts halo rows above the result; and it writes row k - 4 * halo of the result.
+// A block's walk down its tile. Row 0 of the input is 2 * halo rows above the tile; row 0 of grad_output, and of z and
+// the mask, is halo rows above it. Step k takes row k of the input and row k - 2 * halo of grad_output, computes the
+// gradients of z and of the mask in that row, and writes row k - 4 * halo of the tile.
 template <class T, int K, bool kMasked, bool kChannelVectors>
 class BackwardTile {
   using A = Accumulator<T>;
@@ -162,16 +163,19 @@ class BackwardTile {
       if (kMasked) convolve_input_.push(taps_, shared_.input, k, input_offset_, z);
       if (k < 2 * halo_) continue;
       A grad_z[P][V], grad_residual[P][V] = {};
-      if (kMasked) backward_of_mask(k, z, grad_z, grad_residual);
-      else
+      if (kMasked) {
+        backward_of_mask(k, z, grad_z, grad_residual);
+      } else {
 #pragma unroll
         for (int p = 0; p < P; ++p) load_grad_output(k, p, grad_z[p]);
+      }
       share_grad_z(k, grad_z);
       __syncthreads();  // the row of grad_z is complete
       add_to_weight_grad(k, grad_z);
 
       A grad_input[P][V] = {};
-      convolve_grad_z_.push(taps_, shared_.grad_z, k, thread_.pixel * shared_.grad_z.pitch + thread_.channel, grad_input);
+      const int grad_z_offset = thread_.pixel * shared_.grad_z.pitch + thread_.channel;
+      convolve_grad_z_.push(taps_, shared_.grad_z, k, grad_z_offset, grad_input);
       if (kMasked) scratch_.delay(grad_residual);
       if (k < 4 * halo_) continue;
       add_residual(k, grad_residual, grad_input);
@@ -289,11 +293,12 @@ class BackwardTile {
     A* const partials = a_.partials + int64_t(blockIdx.x) * layout.elements;
     if constexpr (K == kAnyKernelSize) {
       __syncthreads();
-      for (int i = int(threadIdx.x); i < layout.weight_elements(); i += int(blockDim.x)) partials[i] = weight_grad_.sum[i];
+      for (int i = int(threadIdx.x); i < layout.weight_elements(); i += int(blockDim.x))
+        partials[i] = weight_grad_.sum[i];
     } else {
 #pragma unroll
       for (int n = 0; n < K * K; ++n)
-        block_sum(tiling, weight_grad_.sum[n], shared_.scratch, partials + (n << tiling.channels_log2), tiling.channels());
+        block_sum(tiling, weight_grad_.sum[n], shared_.scratch, partials + n * tiling.channels(), tiling.channels());
     }
     if (!kMasked) return;
     A grad_mask_weight[V];

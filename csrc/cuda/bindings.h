@@ -11,8 +11,8 @@
 namespace mrda {
 namespace gpu {
 
-// Gives the kernels access to a call's buffers. On a GPU they use the buffers themselves, so there is nothing to do; the
-// emulation has a class with the same members that copies each buffer between guard pages.
+// Gives the kernels access to a call's buffers. On a GPU they use the buffers themselves, so there is nothing to do.
+// The emulation has a class with the same members that copies each buffer between guard pages.
 struct DeviceMemory {
   using WhileRunning = py::gil_scoped_release;
   explicit DeviceMemory(const RdaConvParams&) {}
@@ -60,8 +60,8 @@ void bind(py::module_& m) {
 
   m.def(
       "rda_conv_forward_cuda",
-      [](const RdaConvParams& params, Address output, Strides output_strides, Address mask_logit, Strides mask_logit_strides,
-         int device, Address stream) {
+      [](const RdaConvParams& params, Address output, Strides output_strides, Address mask_logit,
+         Strides mask_logit_strides, int device, Address stream) {
         auto p = begin_call<Forward>(params);
         p.output = view(output, output_strides);
         p.mask_logit = view(mask_logit, mask_logit_strides);
@@ -110,7 +110,8 @@ void bind(py::module_& m) {
       },
       py::arg("params"), py::kw_only(), py::arg("grad_output"), py::arg("grad_output_strides"), py::arg("residual"),
       py::arg("residual_strides"), py::arg("grad_input"), py::arg("grad_input_strides"), py::arg("grad_weight"),
-      py::arg("grad_mask_weight"), py::arg("grad_mask_bias"), py::arg("workspace"), py::arg("device"), py::arg("stream"));
+      py::arg("grad_mask_weight"), py::arg("grad_mask_bias"), py::arg("workspace"), py::arg("device"),
+      py::arg("stream"));
 
   m.def(
       "rda_conv_modulation_backward_cuda",

@@ -71,7 +71,8 @@ struct Correlation {
   // Takes row k of the ring buffer and gives the complete sums of the row above it. `offset` is where in a row the
   // thread's first channel of its first pixel's leftmost tap is.
   template <class E, int kStages>
-  __device__ void push(const Taps<T, K, V>& taps, const RingBuffer<E, kStages>& ring, int k, int offset, A (&sum)[P][V]) {
+  __device__ void push(const Taps<T, K, V>& taps, const RingBuffer<E, kStages>& ring, int k, int offset,
+                       A (&sum)[P][V]) {
     const E* row = ring.row(k) + offset;
 #pragma unroll
     for (int p = 0; p < P; ++p)
@@ -170,7 +171,7 @@ struct WeightGrad<T, kAnyKernelSize, 1, V> {  // each thread sums some taps and 
     for (int i = int(threadIdx.x); i < kernel_size * kernel_size << channels_log2; i += int(blockDim.x)) sum[i] = A(0);
   }
 
-  // Adds the pixels from `first` to before `last` of row k of grad_z, whose taps are in rows k - K + 1 to k of the input.
+  // Adds pixels `first` to `last` - 1 of row k of grad_z, whose taps are in rows k - K + 1 to k of the input.
   template <int kStages, int kGradStages>
   __device__ void add(const RingBuffer<T, kStages>& input, int k, const RingBuffer<A, kGradStages>& grad_z, int first,
                       int last) {

@@ -46,7 +46,7 @@ struct MrdaCudaStatus {
   const char* message;
 };
 
-// Versions of the built-in CUDA runtime and of the driver's CUDA, as 1000 * major + 10 * minor; 0 if there is no driver.
+// CUDA versions of the built-in runtime and of the driver, as 1000 * major + 10 * minor; 0 if there is no driver.
 MrdaCudaStatus mrda_cuda_versions(int* runtime, int* driver);
 
 // True if the kernel of that direction can compute the mask logit itself.

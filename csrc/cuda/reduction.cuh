@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gradients that are sums over pixels: each thread sums over its own pixels, then each block over its threads, and last
-// reduce_kernel over the blocks. The order depends on the shape alone, without atomics, so the results are deterministic.
+// reduce_kernel over the blocks. There are no atomics; the order depends on the shape alone, so the results are
+// deterministic.
 #pragma once
 
 #include "tile.cuh"
@@ -46,9 +47,9 @@ struct ReduceArguments {
   int groups;  // blocks for each sum: enough for the longest, with kWarp elements per block
 };
 
-// Each block sums kWarp elements; its warps share the terms of each element. Blocks of each sample and channel chunk sum
-// the gradient of weight over the blocks of that tile column; if there is a mask, the last blocks sum its gradients over
-// all blocks.
+// Adds up the partial sums. There is one sum for each sample and channel chunk, the gradient of its weight; with a
+// mask, there is one more for the mask's gradients, over all blocks. Each thread block takes kWarp elements of one sum,
+// whose terms its warps share.
 template <class T>
 __global__ void __launch_bounds__(kWarp* kWarp) reduce_kernel(const ReduceArguments<Accumulator<T>> a) {
   MRDA_DYNAMIC_SHARED(memory);

@@ -16,11 +16,11 @@ namespace mrda {
 namespace gpu {
 
 struct Tiling {
-  int lanes_log2;     // of the threads that share a pixel, each with its own channels
-  int thread_pixels;  // per thread
-  int columns;        // that the block's threads cover: tile_width, and in the backward the halo on both sides
+  int lanes_log2;     // lanes that share a pixel, each with its own channels
+  int thread_pixels;  // pixels of a row per thread
+  int columns;        // pixels of a row per block: tile_width, and in the backward the halo on both sides
   int tile_width, tile_height;
-  int channels_log2;  // of a chunk, padded to a power of two
+  int channels_log2;  // channels of a chunk, padded to a power of two
   int channel_chunks, column_tiles, row_tiles;
 
   __host__ __device__ int channels() const { return 1 << channels_log2; }
@@ -35,13 +35,14 @@ struct Tiling {
 // The tiling depends on the shape alone, and so does every result, to the last bit.
 template <class Config>
 Tiling make_tiling(const RdaConvParams& p, int halo) {
-  constexpr int kVectorLog2 = Config::kVectorLog2, kMinChannelsLog2 = gpu::kVectorLog2<typename Config::Element>;
+  constexpr int kThreadLog2 = Config::kVectorLog2;  // channels per thread
+  constexpr int kMinLog2 = kVectorLog2<typename Config::Element>;  // channels per pixel: for loads of whole vectors
   Tiling tiling;
   tiling.thread_pixels = Config::kPixels;
-  tiling.lanes_log2 = kMinChannelsLog2 > kVectorLog2 ? kMinChannelsLog2 - kVectorLog2 : 0;
-  while (tiling.lanes_log2 < Config::kMaxLanesLog2 && int64_t(1) << (tiling.lanes_log2 + kVectorLog2) < p.channels)
+  tiling.lanes_log2 = kMinLog2 > kThreadLog2 ? kMinLog2 - kThreadLog2 : 0;
+  while (tiling.lanes_log2 < Config::kMaxLanesLog2 && int64_t(1) << (tiling.lanes_log2 + kThreadLog2) < p.channels)
     ++tiling.lanes_log2;
-  tiling.channels_log2 = tiling.lanes_log2 + kVectorLog2;
+  tiling.channels_log2 = tiling.lanes_log2 + kThreadLog2;
   tiling.channel_chunks = int((p.channels + tiling.channels() - 1) >> tiling.channels_log2);
 
   const int warp_columns = (32 >> tiling.lanes_log2) * Config::kPixels;
@@ -247,8 +248,8 @@ __device__ __forceinline__ void load_row_by_elements(const ImageView<const T>& i
 }
 
 template <bool kChannelVectors, class T, int kStages>
-__device__ __forceinline__ void load_row(const ImageView<const T>& image, VectorAxis axis, const Tiling& tiling, int row,
-                                         int left, const RingBuffer<T, kStages>& ring, int k) {
+__device__ __forceinline__ void load_row(const ImageView<const T>& image, VectorAxis axis, const Tiling& tiling,
+                                         int row, int left, const RingBuffer<T, kStages>& ring, int k) {
   if (kChannelVectors) load_row_by_channels(image, tiling, row, left, ring, k);
   else if (axis == VectorAxis::kPixels) load_row_by_pixels(image, tiling, row, left, ring, k);
   else load_row_by_elements(image, tiling, row, left, ring, k);

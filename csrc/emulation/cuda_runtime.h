@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The part of CUDA that csrc/cuda uses, on the CPU. These headers stand in for the real ones, so that a C++ compiler can
-// build the same sources. emulation.cpp implements the functions.
+// The part of CUDA that csrc/cuda uses, on the CPU. The headers here stand in for the real ones, so that a C++ compiler
+// can build the same sources. emulation.cpp implements the functions.
 #pragma once
 
 #include <algorithm>

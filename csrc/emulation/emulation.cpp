@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs a grid of CUDA threads on the CPU, one block after the other, each thread as a fibre with its own stack. A fibre
-// runs until it has to wait at a barrier or for its warp. The order in which fibres are resumed changes from pass to pass,
-// which exposes code that relies on an order without waiting for it. Shared memory starts as NaN and lies between guard
-// pages. If threads deadlock, or touch a guard page, the launch stops and reports it.
+// runs until it has to wait at a barrier or for its warp. The order in which fibres are resumed changes from pass to
+// pass, which exposes code that relies on an order without waiting for it. Shared memory starts as NaN and lies between
+// guard pages. If threads deadlock, or touch a guard page, the launch stops and reports it.
 #include "emulation.h"
 
 #include <setjmp.h>
@@ -144,7 +144,8 @@ bool wake(unsigned threads) {
     for (unsigned lane = 0; lane < 32; ++lane)
       if (mask >> lane & 1) {
         Fibre& f = *fibres[warp + lane];
-        if (!(mask >> f.shuffle_source & 1)) report(thread_name(warp + lane) + " shuffles with a lane that takes no part");
+        if (!(mask >> f.shuffle_source & 1))
+          report(thread_name(warp + lane) + " shuffles with a lane that takes no part");
         f.shuffle_result = fibres[warp + (f.shuffle_source & 31)]->shuffle_value;
       }
     for (unsigned lane = 0; lane < 32; ++lane)
@@ -159,8 +160,8 @@ void run_block(unsigned threads, std::mt19937& random) {
   std::vector<unsigned> order(threads);
   for (unsigned t = 0; t < threads; ++t) order[t] = controls.order == Order::kReverse ? threads - 1 - t : t;
   for (;;) {
-    // Shuffle the warps, and start each at a random lane. A warp's lanes stay next to each other: they often wait for each
-    // other, so that this takes fewer passes.
+    // Shuffle the warps, and start each at a random lane. A warp's lanes stay next to each other: they often wait for
+    // each other, so that this takes fewer passes.
     if (controls.order == Order::kShuffled) {
       std::vector<unsigned> warps((threads + 31) / 32);
       for (unsigned w = 0; w < warps.size(); ++w) warps[w] = w;

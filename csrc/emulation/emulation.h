@@ -26,9 +26,9 @@ extern Controls controls;
 // The first fault since it was last cleared, as a sentence; empty if there was none.
 extern std::string fault;
 
-// A copy of `bytes` bytes between two guard pages: it ends right before one and starts after the other, as close to both
-// as keeping the original's alignment to 16 bytes allows. A kernel that touches a guard page is stopped, and `fault` says
-// that it was near `name`. `from` may be null: then the memory is NaN.
+// A copy of `bytes` bytes between two guard pages, with the original's alignment to 16 bytes: as far as that allows, it
+// ends right before the second one. A kernel that touches a guard page is stopped, and `fault` says by how much it
+// missed `name`. `from` may be null: then the memory is NaN.
 class Guarded {
  public:
   Guarded(std::string name, const void* from, size_t bytes);
