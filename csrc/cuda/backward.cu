@@ -20,7 +20,8 @@ struct Config {
   // With K = 3, two blocks fit on a multiprocessor if a thread takes at most 168 registers. The other sizes have the
   // taps and their gradient in shared memory, where fewer threads and channels keep a block below 96 KiB.
   static constexpr int kThreads = !kAnySize && !kDouble ? 192 : 128;
-  static constexpr int kMinBlocks = kDouble ? 1 : 2;  // per multiprocessor
+  // Blocks per multiprocessor, at least.
+  static constexpr int min_blocks(bool masked) { return !kDouble ? 2 : !kAnySize && !masked ? 3 : 1; }
   static constexpr int kMaxLanesLog2 = kAnySize ? 3 : 5;  // a pixel's lanes are in one warp
   // Rows in the ring buffers: those in use, and kPrefetch being loaded.
   static constexpr int kPrefetch = kAnySize ? 1 : 3;
@@ -326,7 +327,7 @@ class BackwardTile {
 
 // With kChannelVectors, `residual` must be null.
 template <class T, int K, bool kMasked, bool kChannelVectors>
-__global__ void __launch_bounds__(Config<T, K>::kThreads, kChannelVectors ? Config<T, K>::kMinBlocks : 1)
+__global__ void __launch_bounds__(Config<T, K>::kThreads, kChannelVectors ? Config<T, K>::min_blocks(kMasked) : 1)
     backward_kernel(const Arguments<Accumulator<T>> a) {
   MRDA_DYNAMIC_SHARED(memory);
   BackwardTile<T, K, kMasked, kChannelVectors>(a, memory).run();
