@@ -38,12 +38,13 @@ PYBIND11_MODULE(_C, m) {
       py::arg("params"), py::arg("grad_output"), py::arg("grad_input"), py::arg("grad_weight"),
       py::arg("grad_mask_weight"), py::arg("grad_mask_bias"), py::arg("threads"));
 
-  m.def("cpu_instruction_sets", &cpu::instruction_sets, "Those this machine can run, best first.");
+  m.def("cpu_instruction_sets", &cpu::instruction_sets, "The instruction sets that this machine can run, best first.");
   m.def("cpu_instruction_set", &cpu::instruction_set);
   m.def("set_cpu_instruction_set", &cpu::set_instruction_set, py::arg("name"));
   m.def(
-      "set_gomp_parallel", [](Address address) { cpu::set_gomp_parallel(reinterpret_cast<cpu::GompParallel>(address)); },
-      py::arg("address"), "The address of GOMP_parallel in the OpenMP runtime that torch uses; 0 for none.");
+      "set_gomp_parallel",
+      [](Address address) { cpu::set_gomp_parallel(reinterpret_cast<cpu::GompParallel>(address)); }, py::arg("address"),
+      "Set the address of GOMP_parallel in the OpenMP runtime that torch uses; 0 for none.");
 
 #if defined(MRDA_HAS_CUDA)
   gpu::bind<gpu::DeviceMemory>(m);
@@ -55,6 +56,6 @@ PYBIND11_MODULE(_C, m) {
         gpu::check(mrda_cuda_versions(&runtime, &driver));
         return std::make_pair(runtime, driver);
       },
-      "Of the CUDA runtime that is built in, and of the driver, as 1000 * major + 10 * minor; 0 for no driver.");
+      "The versions of the built-in CUDA runtime and of the driver, as 1000 * major + 10 * minor; 0 for no driver.");
 #endif
 }

@@ -1,6 +1,6 @@
-// Shared by the Python modules of this project's kernels: how a call and its tensors become addresses, sizes and
-// strides. Tensors are asked for these by their Python methods, so that no torch header is needed. The operator layer in
-// Python owns the tensors and has checked them.
+// Shared by the Python modules of this project's kernels: converts a call and its tensors to addresses, sizes and
+// strides. It calls the tensors' Python methods, so that no torch header is needed. The operator layer in Python owns
+// the tensors and has checked them.
 #pragma once
 
 #include <pybind11/pybind11.h>

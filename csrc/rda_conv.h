@@ -1,8 +1,8 @@
 // The RDA convolution, once for every processor: the parameters of a call, and the arithmetic of one element.
 //
 //   z = sum_ij weight[b,c,i,j] * input[b,c,h+i-p,w+j-p]        p = K/2, zero outside the image
-//   t = sum_c mask_weight[m,c] * input[b,c,h,w] + mask_bias[m]
-//   y = leaky_relu(leaky_relu(z, negative_slope) * sigmoid(t) + input, output_negative_slope)
+//   mask = sigmoid(sum_c mask_weight[m,c] * input[b,c,h,w] + mask_bias[m])
+//   y = leaky_relu(leaky_relu(z, negative_slope) * mask + input, output_negative_slope)
 //
 // The functions below take a scalar or a vector of lanes: they use only operators that both have.
 #pragma once
@@ -17,6 +17,9 @@
 
 namespace mrda {
 
+// As a template argument for the kernel size K: any size, known at run time only.
+constexpr int kAnyKernelSize = 0;
+
 enum class DType : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
 
 // A (B, C, H, W) tensor: strides count elements and may be anything, 0 included.
@@ -30,7 +33,7 @@ struct RdaConvParams {
   int kernel_size;        // odd
   int64_t mask_channels;  // 1 or `channels`; 0 leaves the bare dynamic convolution, y = z
   double negative_slope;
-  double output_negative_slope;  // 1 where the result is not activated: the identity
+  double output_negative_slope;  // 1, the identity, if the result is not activated
   DType dtype;
   bool channels_last;  // the memory format of `output` and `grad_input`, which decides how the work is cut
 
@@ -44,7 +47,7 @@ struct RdaConvForward : RdaConvParams {
   View output;
 };
 
-// Gradients of weight, mask_weight and mask_bias come in the accumulation type: float, or double for float64.
+// Gradients of weight, mask_weight and mask_bias are written in the accumulation type: float, or double for float64.
 // Without a mask, the latter two are not written.
 struct RdaConvBackward : RdaConvParams {
   View grad_output;
@@ -54,16 +57,16 @@ struct RdaConvBackward : RdaConvParams {
   void* grad_mask_bias;
 };
 
-// All of these have internal linkage: the CPU backend compiles them once per instruction set,
-// and the linker must never take one set's copy for another's.
+// All functions have internal linkage: the CPU backend compiles them once per instruction set, and the linker must
+// not merge the copies.
 
-// One tap more.
+// Adds one tap to a sum.
 template <class V, class W>
 MRDA_HOST_DEVICE static inline V add_tap(V sum, W weight, V x) {
   return sum + weight * x;
 }
 
-// Borders: which coordinates are inside an image of `size`; beyond are zeros.
+// True for the coordinates inside an image of `size`; the image is zero outside.
 MRDA_HOST_DEVICE static inline bool inside(int64_t at, int64_t size) { return at >= 0 && at < size; }
 
 // The taps around position `at` that are inside an image of `size`.
@@ -86,10 +89,10 @@ MRDA_HOST_DEVICE static inline V leaky_relu_backward(V grad, V x, V slope) {
   return x > V{} ? grad : grad * slope;
 }
 
-// d sigmoid / dt, from the value m = sigmoid(t).
+// The derivative of the sigmoid where its value is `mask`.
 template <class V>
-MRDA_HOST_DEVICE static inline V sigmoid_slope(V m) {
-  return m - m * m;
+MRDA_HOST_DEVICE static inline V sigmoid_slope(V mask) {
+  return mask - mask * mask;
 }
 
 template <class V>
@@ -97,23 +100,24 @@ struct Slopes {
   V inner, outer;
 };
 
+// The result of one element, from the convolution's sum, the mask and the input.
 template <class V>
-MRDA_HOST_DEVICE static inline V modulate(V z, V m, V x, Slopes<V> slopes) {
-  return leaky_relu(leaky_relu(z, slopes.inner) * m + x, slopes.outer);
+MRDA_HOST_DEVICE static inline V modulate(V z, V mask, V x, Slopes<V> slopes) {
+  return leaky_relu(leaky_relu(z, slopes.inner) * mask + x, slopes.outer);
 }
 
 template <class V>
 struct ModulateGrads {
   V grad_residual;  // with respect to the `+ input` term
   V grad_z;
-  V grad_m;
+  V grad_m;  // with respect to the mask
 };
 
 template <class V>
-MRDA_HOST_DEVICE static inline ModulateGrads<V> modulate_backward(V grad_y, V z, V m, V x, Slopes<V> slopes) {
-  const V f = leaky_relu(z, slopes.inner);
-  const V grad = leaky_relu_backward(grad_y, f * m + x, slopes.outer);
-  return {grad, leaky_relu_backward(grad * m, z, slopes.inner), grad * f};
+MRDA_HOST_DEVICE static inline ModulateGrads<V> modulate_backward(V grad_y, V z, V mask, V x, Slopes<V> slopes) {
+  const V features = leaky_relu(z, slopes.inner);
+  const V grad = leaky_relu_backward(grad_y, features * mask + x, slopes.outer);
+  return {grad, leaky_relu_backward(grad * mask, z, slopes.inner), grad * features};
 }
 
 }  // namespace mrda

@@ -1,6 +1,6 @@
 // Backward of the RDA convolution on a CPU: one pass that recomputes z and the mask, tile by tile.
-// Gradients that are sums over pixels are kept per task and summed in the tasks' order: no atomics, and the
-// same bits for any number of threads. Compiled once per instruction set.
+// Gradients that are sums over pixels are kept per task and added up in the order of the tasks: without atomics, and
+// with the same bits for any number of threads. Compiled once per instruction set.
 #include "kernels.h"
 #include "mask.h"
 
@@ -11,7 +11,7 @@ namespace {
 constexpr int64_t kScratchBytes = 768 << 10;
 constexpr int64_t kTileWidth = 64, kTileHeight = 16;
 
-// A task's share of the sums, as numbers in the order of the gradients.
+// The partial sums of a task, in the order of the gradients.
 template <class A>
 struct Partial {
   A *weight, *mask_weight, *mask_bias;
@@ -31,14 +31,14 @@ struct Partial {
 template <class A>
 struct BackwardBuffers {
   A *weight, *x, *grad, *grad_z, *mask, *grad_mask;
-  A *weight_sums, *mask_weight_sums, *mask_bias_sums;  // lanes that a task adds to, over its tiles
+  A *weight_sums, *mask_weight_sums, *mask_bias_sums;  // lanes that a task accumulates over its tiles
 };
 
 template <class T, class A = Accumulator<T>>
 struct BackwardCall {
   Geometry<A> geometry;
   BackwardBuffers<A> buffer;
-  Mask<A> mask;
+  MaskWeights<A> mask_weights;
   int64_t input_halo;
   int64_t sums_elements;
   int64_t scratch_bytes;
@@ -47,9 +47,9 @@ struct BackwardCall {
     Bump<A> scratch{memory};
     BackwardCall call{geometry, {}, pack_mask<T>(p, geometry, true, scratch), 0, 0, 0};
     const int64_t pad = geometry.pad, lanes = geometry.groups * kLanes<A>;
-    const bool full = Mask<A>::full(p);
+    const bool full = MaskWeights<A>::full(p);
     BackwardBuffers<A>& buffer = call.buffer;
-    call.input_halo = p.mask_channels ? 2 * pad : pad;  // to know z around the tile, x must be known twice as far
+    call.input_halo = p.mask_channels ? 2 * pad : pad;  // z is needed around the tile, and x around that z
     buffer.weight = scratch.take(TapWeights<A>::elements(geometry));
     buffer.x = scratch.take(geometry.region_elements(call.input_halo));
     buffer.grad = scratch.take(geometry.region_elements(pad));
@@ -73,58 +73,59 @@ struct BackwardCall {
   }
 };
 
-// grad (of the result) becomes the gradient of the residual term; grad_z and grad_mask are written.
+// Replaces grad, of the result, by the gradient of the `+ input` term; writes grad_z and grad_mask.
 template <int K, bool kChannelsLast, class T, class A = Accumulator<T>>
-void differentiate_modulation(const RdaConvBackward& p, const BackwardCall<T>& call, TapWeights<A> weight, Region<A> x,
-                              Region<A> m, Region<A> grad, Region<A> grad_z, Region<A> grad_m) {
+void differentiate_result(const RdaConvBackward& p, const BackwardCall<T>& call, TapWeights<A> weight, Region<A> x,
+                          Region<A> mask, Region<A> grad, Region<A> grad_z, Region<A> grad_mask) {
   const Slopes<Vec<A>> slopes{splat(A(p.negative_slope)), splat(A(p.output_negative_slope))};
   const Region<A> center = x.inner(call.geometry.pad, grad.rows, grad.steps);
   for (int64_t g = 0; g < call.geometry.groups; ++g) {
-    const bool add = g > 0 && grad_m.group == 0;  // a mask that all groups share
+    const bool add = g > 0 && grad_mask.group == 0;  // a mask that all groups share
     Vec<A> taps[kMaxTaps<K>];
     weight.template get<K>(g, false, taps);
     for (int64_t r = 0; r < grad.rows; ++r) {
       for (int64_t s = 0; s < grad.steps; ++s) {
         const Vec<A> z = correlate<K, kChannelsLast>(x, x.at(g, r, s), taps, call.geometry.kernel_size);
-        const ModulateGrads<Vec<A>> d = modulate_backward(load(grad.at(g, r, s)), z, load(m.at(g, r, s)),
+        const ModulateGrads<Vec<A>> d = modulate_backward(load(grad.at(g, r, s)), z, load(mask.at(g, r, s)),
                                                           load(center.at(g, r, s)), slopes);
         store(grad.at(g, r, s), d.grad_residual);
         store(grad_z.at(g, r, s), d.grad_z);
-        store(grad_m.at(g, r, s), add ? load(grad_m.at(g, r, s)) + d.grad_m : d.grad_m);
+        store(grad_mask.at(g, r, s), add ? load(grad_mask.at(g, r, s)) + d.grad_m : d.grad_m);
       }
     }
   }
 }
 
-// grad_m becomes grad_t, through the sigmoid. Lanes that stand for channels of one shared mask are summed.
+// Replaces grad_mask by the gradient of the mask's logits, before the sigmoid. Lanes that are channels of one shared
+// mask are added up.
 template <class A>
-void differentiate_sigmoid(const Geometry<A>& geometry, bool full, Region<A> m, Region<A> grad_m) {
+void differentiate_sigmoid(const Geometry<A>& geometry, bool full, Region<A> mask, Region<A> grad_mask) {
   const bool sum_lanes = !full && geometry.channels_last;
   for (int64_t g = 0; g < (full ? geometry.groups : 1); ++g)
-    for (int64_t r = 0; r < m.rows; ++r)
-      for (int64_t s = 0; s < m.steps; ++s) {
-        Vec<A> grad = load(grad_m.at(g, r, s));
+    for (int64_t r = 0; r < mask.rows; ++r)
+      for (int64_t s = 0; s < mask.steps; ++s) {
+        Vec<A> grad = load(grad_mask.at(g, r, s));
         if (sum_lanes) grad = splat(horizontal_sum<A>(grad));
-        store(grad_m.at(g, r, s), grad * sigmoid_slope(load(m.at(g, r, s))));
+        store(grad_mask.at(g, r, s), grad * sigmoid_slope(load(mask.at(g, r, s))));
       }
 }
 
 template <int K, bool kChannelsLast, class T, class A = Accumulator<T>>
 void write_grad_input(const RdaConvBackward& p, const BackwardCall<T>& call, TapWeights<A> weight, Region<A> grad_z,
-                      Region<A> residual, Region<A> grad_t, Position tile) {
+                      Region<A> residual, Region<A> grad_logits, Position tile) {
   const Geometry<A>& geometry = call.geometry;
-  const bool modulated = call.mask.count > 0, shared = call.mask.count == 1;
+  const bool masked = p.mask_channels > 0, shared = p.mask_channels == 1;
   for (int64_t g = 0; g < geometry.groups; ++g) {
     Vec<A> taps[kMaxTaps<K>], mask_weight{};
     weight.template get<K>(g, true, taps);
-    if (shared) mask_weight = geometry.channels_last ? load(call.mask.forward.data + g * kLanes<A>)
-                                                     : splat(call.mask.forward.data[g]);
+    if (shared) mask_weight = geometry.channels_last ? load(call.mask_weights.forward.data + g * kLanes<A>)
+                                                     : splat(call.mask_weights.forward.data[g]);
     for (int64_t r = 0; r < residual.rows; ++r) {
       const ResultRow<T> out(p, p.grad_input, tile.sample, g, tile.top + r, tile.left);
       for (int64_t s = 0; s < residual.steps; ++s) {
         Vec<A> v = correlate<K, kChannelsLast>(grad_z, grad_z.at(g, r, s), taps, geometry.kernel_size);
-        if (modulated) v += load(residual.at(g, r, s));
-        if (shared) v += mask_weight * load(grad_t.at(g, r, s));
+        if (masked) v += load(residual.at(g, r, s));
+        if (shared) v += mask_weight * load(grad_logits.at(g, r, s));
         out.write(s, v);
       }
     }
@@ -133,7 +134,7 @@ void write_grad_input(const RdaConvBackward& p, const BackwardCall<T>& call, Tap
 
 template <int K, bool kChannelsLast, class A>
 void add_grad_weight(const Geometry<A>& geometry, Region<A> x, Region<A> grad_z, A* sums) {
-  const int64_t k = K ? K : geometry.kernel_size;
+  const int64_t k = K == kAnyKernelSize ? geometry.kernel_size : K;
   for (int64_t g = 0; g < geometry.groups; ++g) {
     Vec<A> sum[kMaxTaps<K>];
     A* to = sums + g * k * k * kLanes<A>;
@@ -211,7 +212,7 @@ void backward_tile(const RdaConvBackward& p, const BackwardCall<T>& call, TapWei
   const int64_t rows = minimum(geometry.tile_height, p.height - top);
   const int64_t columns = minimum(geometry.tile_width, p.width - left);
   const int64_t steps = geometry.steps(columns);
-  // whole registers, so that every lane of a step and of its taps has been written
+  // whole registers, so that every lane of a step and of its taps is written
   const int64_t wide_steps = geometry.steps(geometry.channels_last ? columns + 2 * pad : steps * kLanes<A> + 2 * pad);
 
   Region<A> x = geometry.region(buffer.x, halo);
@@ -221,29 +222,30 @@ void backward_tile(const RdaConvBackward& p, const BackwardCall<T>& call, TapWei
   grad.rows = grad_z.rows = rows + 2 * pad;
   pack<T>(p, p.grad_output, b, top - pad, left - pad, geometry, grad);
 
-  const Region<A> near_x = x.inner(halo - pad, rows + 2 * pad, steps);  // where the tile's first tap looks
+  const Region<A> near_x = x.inner(halo - pad, rows + 2 * pad, steps);  // starts at the tile's first tap
   const Region<A> center_x = x.inner(halo, rows, steps);
-  Region<A> grad_t{};
-  if (call.mask.count) {
+  Region<A> grad_logits{};
+  if (p.mask_channels) {
     const Region<A> wide_x = x.inner(pad, grad.rows, wide_steps);
-    Region<A> m = mask_region(p, geometry, buffer.mask, pad), grad_m = mask_region(p, geometry, buffer.grad_mask, pad);
-    grad.steps = grad_z.steps = m.steps = wide_steps;
-    m.rows = grad.rows;
-    modulation_map(geometry, call.mask, wide_x, m);
-    differentiate_modulation<K, kChannelsLast>(p, call, weight, x, m, grad, grad_z, grad_m);
-    grad_t = grad_m.inner(pad, rows, steps);
-    differentiate_sigmoid(geometry, Mask<A>::full(p), m.inner(pad, rows, steps), grad_t);
+    Region<A> mask = mask_region(p, geometry, buffer.mask, pad);
+    const Region<A> grad_mask = mask_region(p, geometry, buffer.grad_mask, pad);
+    grad.steps = grad_z.steps = mask.steps = wide_steps;
+    mask.rows = grad.rows;
+    compute_mask(geometry, call.mask_weights, wide_x, mask);
+    differentiate_result<K, kChannelsLast>(p, call, weight, x, mask, grad, grad_z, grad_mask);
+    grad_logits = grad_mask.inner(pad, rows, steps);
+    differentiate_sigmoid(geometry, MaskWeights<A>::full(p), mask.inner(pad, rows, steps), grad_logits);
   }
   const Region<A> residual = grad.inner(pad, rows, steps);
   const Region<A> center_grad_z = grad_z.inner(pad, rows, steps);
 
   add_grad_weight<K, kChannelsLast>(geometry, near_x, center_grad_z, buffer.weight_sums);
   if (p.mask_channels) {
-    const auto add = Mask<A>::full(p) ? add_grad_full_mask<A> : add_grad_shared_mask<A>;
-    add(geometry, center_x, grad_t, buffer.mask_weight_sums, buffer.mask_bias_sums);
+    const auto add = MaskWeights<A>::full(p) ? add_grad_full_mask<A> : add_grad_shared_mask<A>;
+    add(geometry, center_x, grad_logits, buffer.mask_weight_sums, buffer.mask_bias_sums);
   }
-  if (Mask<A>::full(p)) mix_channels<true>(geometry, grad_t, call.mask.backward, residual);
-  write_grad_input<K, kChannelsLast>(p, call, weight, grad_z, residual, grad_t, tile);
+  if (MaskWeights<A>::full(p)) mix_channels<true>(geometry, grad_logits, call.mask_weights.backward, residual);
+  write_grad_input<K, kChannelsLast>(p, call, weight, grad_z, residual, grad_logits, tile);
 }
 
 // From lanes to numbers: `terms` registers for each group.
@@ -259,7 +261,7 @@ void collect(const Geometry<A>& geometry, const A* sums, int64_t terms, A* to) {
 template <class A>
 void collect_mask(const RdaConvBackward& p, const Geometry<A>& geometry, const BackwardBuffers<A>& buffer,
                   Partial<A> partial) {
-  if (Mask<A>::full(p)) {
+  if (MaskWeights<A>::full(p)) {
     collect(geometry, buffer.mask_bias_sums, 1, partial.mask_bias);
     for (int64_t m = 0; m < p.channels; ++m)
       for (int64_t c = 0; c < p.channels; ++c)
@@ -280,8 +282,10 @@ void backward_task(const RdaConvBackward& p, int64_t task, void* memory, void* p
   const int64_t b = task / c.tasks_per_sample, share = task % c.tasks_per_sample;
   const TapWeights<A> weight = pack_weight<T>(p, b, call.geometry, call.buffer.weight);
   fill_zero(call.buffer.weight_sums, call.sums_elements);
-  const auto tile_function = p.channels_last ? (p.kernel_size == 3 ? backward_tile<3, true, T> : backward_tile<0, true, T>)
-                                             : (p.kernel_size == 3 ? backward_tile<3, false, T> : backward_tile<0, false, T>);
+  const bool three = p.kernel_size == 3;
+  const auto nchw = three ? backward_tile<3, false, T> : backward_tile<kAnyKernelSize, false, T>;
+  const auto channels_last = three ? backward_tile<3, true, T> : backward_tile<kAnyKernelSize, true, T>;
+  const auto tile_function = p.channels_last ? channels_last : nchw;
   for (int64_t tile = c.first_tile(share); tile < c.first_tile(share + 1); ++tile) {
     tile_function(p, call, weight, c.position(call.geometry, b, tile));
   }

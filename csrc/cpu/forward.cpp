@@ -6,7 +6,7 @@ namespace mrda {
 namespace MRDA_ISA {
 namespace {
 
-// Measured: the scratch memory should fit the second-level cache; runs in memory should be long.
+// Chosen by measurement: the scratch memory should fit the L2 cache, and contiguous runs should be long.
 constexpr int64_t kScratchBytes = 512 << 10;
 constexpr int64_t kTileHeight = 16, kTileWidth = 320, kTileWidthChannelsLast = 64;
 
@@ -19,7 +19,7 @@ template <class T, class A = Accumulator<T>>
 struct ForwardCall {
   Geometry<A> geometry;
   ForwardBuffers<A> buffer;
-  Mask<A> mask;
+  MaskWeights<A> mask_weights;
   int64_t scratch_bytes;
 
   static ForwardCall at(const RdaConvForward& p, Geometry<A> geometry, A* memory) {
@@ -40,7 +40,7 @@ struct ForwardCall {
   }
 };
 
-// Computes one tile, and meanwhile fetches the input of the next one.
+// Computes one tile, and meanwhile prefetches the input of the next one.
 template <int K, bool kChannelsLast, class T, class A = Accumulator<T>>
 void forward_tile(const RdaConvForward& p, const ForwardCall<T>& call, TapWeights<A> weight, Position tile,
                   Position next) {
@@ -50,7 +50,7 @@ void forward_tile(const RdaConvForward& p, const ForwardCall<T>& call, TapWeight
   const int64_t steps = geometry.steps(minimum(geometry.tile_width, p.width - left));
   const int64_t pad = geometry.pad, kernel_size = geometry.kernel_size;
   const bool direct = kChannelsLast && readable_in_place<T>(p, p.input);
-  Region<A> x;  // the tile itself; its surroundings are in memory too, or outside the image
+  Region<A> x;  // the tile itself; its neighbours are in memory too, or outside the image
   if (direct) {
     x = in_place<T>(p.input, tile, rows, steps);
   } else {
@@ -61,13 +61,13 @@ void forward_tile(const RdaConvForward& p, const ForwardCall<T>& call, TapWeight
   }
   const int64_t to_first_tap = -pad * (x.row + (kChannelsLast ? x.tap : 1));
 
-  const bool modulated = call.mask.count > 0;
-  Region<A> m{};
-  if (modulated) {
-    m = mask_region(p, geometry, call.buffer.mask, 0);
-    m.rows = rows;
-    m.steps = steps;
-    modulation_map(geometry, call.mask, x, m);
+  const bool masked = p.mask_channels > 0;
+  Region<A> mask{};
+  if (masked) {
+    mask = mask_region(p, geometry, call.buffer.mask, 0);
+    mask.rows = rows;
+    mask.steps = steps;
+    compute_mask(geometry, call.mask_weights, x, mask);
   }
 
   const Slopes<Vec<A>> slopes{splat(A(p.negative_slope)), splat(A(p.output_negative_slope))};
@@ -76,12 +76,12 @@ void forward_tile(const RdaConvForward& p, const ForwardCall<T>& call, TapWeight
     weight.template get<K>(g, false, taps);
     for (int64_t r = 0; r < rows; ++r) {
       const ResultRow<T> out(p, p.output, b, g, top + r, left);
-      const uintptr_t soon = address<T>(p.input, next, r) +
-                             uintptr_t(g * (kChannelsLast ? steps * kLineBytes : p.input.stride[1] * int64_t(sizeof(T))));
+      const int64_t group_bytes = kChannelsLast ? steps * kLineBytes : p.input.stride[1] * int64_t(sizeof(T));
+      const uintptr_t soon = address<T>(p.input, next, r) + uintptr_t(g * group_bytes);
       const auto finish = [&](int64_t s, Vec<A> z) {
-        out.write(s, modulated ? modulate(z, load(m.at(g, r, s)), load(x.at(g, r, s)), slopes) : z);
+        out.write(s, masked ? modulate(z, load(mask.at(g, r, s)), load(x.at(g, r, s)), slopes) : z);
       };
-      // Steps before `first` and from `last` on have taps outside the image, and no zeros in memory there.
+      // Steps before `first` and from `last` on have taps outside the image, where there are no zeros in memory.
       const TapRange tap_rows(top + r, p.height, kernel_size);
       int64_t first = 0, last = steps;
       if (direct) {
@@ -109,8 +109,10 @@ void forward_task(const RdaConvForward& p, int64_t task, void* memory) {
   const Cut c = cut(p, call.geometry);
   const int64_t b = task / c.tasks_per_sample, share = task % c.tasks_per_sample;
   const TapWeights<A> weight = pack_weight<T>(p, b, call.geometry, call.buffer.weight);
-  const auto tile_function = p.channels_last ? (p.kernel_size == 3 ? forward_tile<3, true, T> : forward_tile<0, true, T>)
-                                             : (p.kernel_size == 3 ? forward_tile<3, false, T> : forward_tile<0, false, T>);
+  const bool three = p.kernel_size == 3;
+  const auto nchw = three ? forward_tile<3, false, T> : forward_tile<kAnyKernelSize, false, T>;
+  const auto channels_last = three ? forward_tile<3, true, T> : forward_tile<kAnyKernelSize, true, T>;
+  const auto tile_function = p.channels_last ? channels_last : nchw;
   for (int64_t tile = c.first_tile(share); tile < c.first_tile(share + 1); ++tile) {
     tile_function(p, call, weight, c.position(call.geometry, b, tile), c.position(call.geometry, b, tile + 1));
   }

@@ -1,15 +1,15 @@
-// What the kernels of one instruction set offer to the code that shares them among threads.
+// The kernels of one instruction set, as the code that shares the work among threads calls them.
 #pragma once
 
 #include "../rda_conv.h"
 
 namespace mrda {
 
-// How a call is cut and how much memory it needs.
+// The number of tasks of a call, and the memory it needs.
 struct Plan {
   int64_t tasks_per_sample;
   int64_t scratch_bytes;  // per thread, aligned to 64
-  int64_t partial_bytes;  // per task, aligned to 64: its share of the gradients that are sums over pixels
+  int64_t partial_bytes;  // per task, aligned to 64: its partial sums of gradients over pixels
 };
 
 struct Kernels {
@@ -18,7 +18,7 @@ struct Kernels {
   void (*forward)(const RdaConvForward&, int64_t task, void* scratch);
   Plan (*plan_backward)(const RdaConvBackward&);
   void (*backward)(const RdaConvBackward&, int64_t task, void* scratch, void* partial);
-  // Sums the tasks' shares, in their order.
+  // Adds up the partial sums in the order of the tasks.
   void (*reduce)(const RdaConvBackward&, const void* partial);
 };
 

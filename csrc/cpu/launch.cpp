@@ -55,7 +55,7 @@ const std::vector<Kernels>& all_kernels() {
 std::atomic<size_t> chosen{0};
 std::atomic<GompParallel> gomp_parallel{nullptr};
 
-// Memory that a thread keeps from call to call: fresh pages would cost more than the work done in them.
+// Memory that a thread keeps between calls: fresh pages would cost more than the work done in them.
 class Scratch {
  public:
   ~Scratch() { std::free(data_); }
@@ -93,7 +93,7 @@ struct Team {
   static void enter(void* self) { static_cast<Team*>(self)->run(); }
 };
 
-// Runs work(task, scratch) for every task. Which thread takes which task is left to chance: no result depends on it.
+// Runs work(task, scratch) for every task. Threads take tasks in any order: no result depends on it.
 template <class Work>
 void share(int64_t tasks, int64_t scratch_bytes, int threads, const Work& work) {
   Team<Work> team{work, tasks, scratch_bytes};
@@ -104,8 +104,8 @@ void share(int64_t tasks, int64_t scratch_bytes, int threads, const Work& work) 
   if (team.out_of_memory) throw std::bad_alloc();
 }
 
-// A large result is fresh memory, and touching it page by page costs several times the writing: asks for large pages.
-// Only a hint; what is there already stays as it is.
+// Asks for large pages for a large result: it is fresh memory, whose page faults would cost several times the writing.
+// This is only a hint; existing contents stay.
 void prefer_large_pages(const RdaConvParams& p, const View& view) {
 #if defined(__linux__)
   const uintptr_t size = p.dtype == DType::kFloat64 ? 8 : p.dtype == DType::kFloat32 ? 4 : 2;
@@ -137,8 +137,8 @@ void rda_conv_backward(const RdaConvBackward& params, int threads) {
   const Plan plan = k.plan_backward(params);
   prefer_large_pages(params, params.grad_input);
   const int64_t tasks = params.batch * plan.tasks_per_sample;
-  std::unique_ptr<void, void (*)(void*)> partial(std::aligned_alloc(64, size_t(tasks * plan.partial_bytes + 64) / 64 * 64),
-                                                 std::free);
+  const size_t bytes = size_t(tasks * plan.partial_bytes + 64) / 64 * 64;
+  std::unique_ptr<void, void (*)(void*)> partial(std::aligned_alloc(64, bytes), std::free);
   if (!partial) throw std::bad_alloc();
   share(tasks, plan.scratch_bytes, threads, [&](int64_t task, void* scratch) {
     k.backward(params, task, scratch, static_cast<char*>(partial.get()) + task * plan.partial_bytes);

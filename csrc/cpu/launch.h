@@ -1,4 +1,4 @@
-// The CPU backend's entry points: choice of instruction set, sharing of the work among threads.
+// Entry points of the CPU backend, which choose an instruction set and share the work among threads.
 #pragma once
 
 #include <string>
@@ -9,7 +9,7 @@
 namespace mrda {
 namespace cpu {
 
-// `threads` at most. Scratch memory is kept per thread; the backward takes some more for its sums.
+// Run on at most `threads` threads. Scratch memory is kept per thread; the backward allocates more for its sums.
 void rda_conv_forward(const RdaConvForward& params, int threads);
 void rda_conv_backward(const RdaConvBackward& params, int threads);
 
@@ -17,7 +17,7 @@ std::vector<std::string> instruction_sets();  // that this machine can run, best
 std::string instruction_set();
 void set_instruction_set(const std::string& name);  // throws std::invalid_argument
 
-// libgomp's way to run a function on a team of threads, which libomp offers too.
+// The function of libgomp that runs another on a team of threads; libomp has it too.
 using GompParallel = void (*)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
 void set_gomp_parallel(GompParallel function);  // null: everything runs on the calling thread
 

@@ -1,5 +1,5 @@
-// The modulation map sigmoid(mask_weight . x + mask_bias), over a tile: one plane that all channels share (M = 1),
-// or a full matrix product (M = C).
+// The mask sigmoid(mask_weight . x + mask_bias) over a tile: one plane that all channels share (M = 1), or a full
+// matrix product (M = C).
 #pragma once
 
 #include "tile.h"
@@ -31,7 +31,7 @@ static void pack_channel_matrix(const RdaConvParams& p, const Geometry<A>& geome
       to[swap ? c * pitch + m : m * pitch + c] = load_scalar(from + m * p.channels + c);
 }
 
-// out = matrix . in + bias, or out += matrix . in where kAdd.
+// out = matrix . in + bias; out += matrix . in if kAdd.
 template <bool kAdd, class A>
 static void mix_channels(const Geometry<A>& geometry, Region<A> in, ChannelMatrix<A> matrix, Region<A> out) {
   constexpr int64_t L = kLanes<A>;
@@ -64,30 +64,30 @@ static void mix_channels(const Geometry<A>& geometry, Region<A> in, ChannelMatri
   }
 }
 
-// Everything a tile needs to know of the mask.
+// The weights of the mask, as a tile's computation takes them.
 template <class A>
-struct Mask {
+struct MaskWeights {
   int64_t count;              // M; 0 for none
   ChannelMatrix<A> forward;   // M = 1: a vector over the channels
-  ChannelMatrix<A> backward;  // its transpose, where M = C and the caller asked for it
+  ChannelMatrix<A> backward;  // its transpose, if M = C and the caller asked for it
 
   static MRDA_MEMBER bool full(const RdaConvParams& p) { return p.mask_channels > 1; }
 };
 
 template <class T, class A = Accumulator<T>>
-static Mask<A> pack_mask(const RdaConvParams& p, const Geometry<A>& geometry, bool backward, Bump<A>& scratch) {
-  Mask<A> mask{p.mask_channels, {nullptr, nullptr}, {nullptr, nullptr}};
+static MaskWeights<A> pack_mask(const RdaConvParams& p, const Geometry<A>& geometry, bool backward, Bump<A>& scratch) {
+  MaskWeights<A> mask{p.mask_channels, {nullptr, nullptr}, {nullptr, nullptr}};
   if (!mask.count) return mask;
-  const int64_t rows = Mask<A>::full(p) ? geometry.padded_channels : 1;
+  const int64_t rows = MaskWeights<A>::full(p) ? geometry.padded_channels : 1;
   A* matrix = scratch.take(rows * geometry.padded_channels);
   A* bias = scratch.take(rows);
-  A* transpose = Mask<A>::full(p) && backward ? scratch.take(channel_matrix_elements(geometry)) : nullptr;
-  if (!matrix) return mask;  // measuring
+  A* transpose = MaskWeights<A>::full(p) && backward ? scratch.take(channel_matrix_elements(geometry)) : nullptr;
+  if (!matrix) return mask;  // only counting memory
 
   fill_zero(bias, rows);
   for (int64_t m = 0; p.mask_bias && m < p.mask_channels; ++m)
     bias[m] = load_scalar(static_cast<const T*>(p.mask_bias) + m);
-  if (Mask<A>::full(p)) {
+  if (MaskWeights<A>::full(p)) {
     pack_channel_matrix<T>(p, geometry, false, matrix);
     if (transpose) pack_channel_matrix<T>(p, geometry, true, transpose);
   } else {
@@ -101,12 +101,13 @@ static Mask<A> pack_mask(const RdaConvParams& p, const Geometry<A>& geometry, bo
 
 template <class A>
 MRDA_INLINE int64_t mask_elements(const RdaConvParams& p, const Geometry<A>& geometry, int64_t halo) {
-  return !p.mask_channels ? 0 : Mask<A>::full(p) ? geometry.region_elements(halo) : geometry.shared_elements(halo);
+  if (!p.mask_channels) return 0;
+  return MaskWeights<A>::full(p) ? geometry.region_elements(halo) : geometry.shared_elements(halo);
 }
 
 template <class A>
 MRDA_INLINE Region<A> mask_region(const RdaConvParams& p, const Geometry<A>& geometry, A* data, int64_t halo) {
-  return Mask<A>::full(p) ? geometry.region(data, halo) : geometry.shared_region(data, halo);
+  return MaskWeights<A>::full(p) ? geometry.region(data, halo) : geometry.shared_region(data, halo);
 }
 
 // sum_c weight[c] * x[c] at one step of a tile whose lanes are channels.
@@ -117,32 +118,32 @@ MRDA_INLINE A dot_channels(const Geometry<A>& geometry, Region<A> x, const A* we
   return horizontal_sum<A>(sum);
 }
 
-// out = sigmoid(mask . x), for every step of `out`; `x` is the region of the same extent.
+// mask = sigmoid(mask_weight . x + mask_bias) at every step of `mask`; `x` is the region of the same extent.
 template <class A>
-static void modulation_map(const Geometry<A>& geometry, const Mask<A>& mask, Region<A> x, Region<A> out) {
+static void compute_mask(const Geometry<A>& geometry, const MaskWeights<A>& weights, Region<A> x, Region<A> mask) {
   constexpr int64_t L = kLanes<A>;
-  if (mask.count > 1) {
-    mix_channels<false>(geometry, x, mask.forward, out);
+  if (weights.count > 1) {
+    mix_channels<false>(geometry, x, weights.forward, mask);
     for (int64_t g = 0; g < geometry.groups; ++g)
-      for (int64_t r = 0; r < out.rows; ++r)
-        for (int64_t s = 0; s < out.steps; ++s) store(out.at(g, r, s), sigmoid<A>(load(out.at(g, r, s))));
+      for (int64_t r = 0; r < mask.rows; ++r)
+        for (int64_t s = 0; s < mask.steps; ++s) store(mask.at(g, r, s), sigmoid<A>(load(mask.at(g, r, s))));
     return;
   }
-  const A bias = mask.forward.bias[0];
-  const A* weight = mask.forward.data;
-  for (int64_t r = 0; r < out.rows; ++r) {
+  const A bias = weights.forward.bias[0];
+  const A* weight = weights.forward.data;
+  for (int64_t r = 0; r < mask.rows; ++r) {
     if (geometry.channels_last) {
-      for (int64_t s = 0; s < out.steps; s += L) {  // one sigmoid for a register full of pixels
+      for (int64_t s = 0; s < mask.steps; s += L) {  // one sigmoid for a register full of pixels
         A logit[L] = {};
-        const int64_t n = minimum(L, out.steps - s);
+        const int64_t n = minimum(L, mask.steps - s);
         for (int64_t i = 0; i < n; ++i) logit[i] = dot_channels(geometry, x, weight, r, s + i) + bias;
         store(logit, sigmoid<A>(load(logit)));
-        for (int64_t i = 0; i < n; ++i) store(out.at(0, r, s + i), splat(logit[i]));
+        for (int64_t i = 0; i < n; ++i) store(mask.at(0, r, s + i), splat(logit[i]));
       }
     } else {
       constexpr int kBlock = 4;
-      for (int64_t s = 0; s < out.steps; s += kBlock) {
-        const int64_t n = minimum(int64_t(kBlock), out.steps - s);
+      for (int64_t s = 0; s < mask.steps; s += kBlock) {
+        const int64_t n = minimum(int64_t(kBlock), mask.steps - s);
         Vec<A> sum[kBlock];
         for (int i = 0; i < kBlock; ++i) sum[i] = splat(bias);
         for (int64_t c = 0; c < geometry.channels; ++c) {
@@ -153,7 +154,7 @@ static void modulation_map(const Geometry<A>& geometry, const Mask<A>& mask, Reg
             for (int64_t i = 0; i < n; ++i) sum[i] += load(row + i * L) * weight[c];
           }
         }
-        for (int64_t i = 0; i < n; ++i) store(out.at(0, r, s + i), sigmoid<A>(sum[i]));
+        for (int64_t i = 0; i < n; ++i) store(mask.at(0, r, s + i), sigmoid<A>(sum[i]));
       }
     }
   }

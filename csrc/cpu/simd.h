@@ -1,5 +1,5 @@
-// Lanes: one register of floats or doubles, as wide as the instruction set this file is compiled for,
-// through the vector extension that GCC and Clang share. No intrinsics.
+// Lanes: one register of floats or doubles, as wide as the instruction set that this file is compiled for, written in
+// the vector extension of GCC and Clang, without intrinsics.
 #pragma once
 
 #include <cstdint>
@@ -65,7 +65,7 @@ MRDA_INLINE void store(A* p, Vec<A> v) {
   memcpy(p, &v, sizeof(v));
 }
 
-// Pairwise: a fixed order, and the smallest rounding error.
+// Adds pairwise: in a fixed order, with the smallest rounding error.
 template <class A, int N = kLanes<A>>
 MRDA_INLINE A horizontal_sum(typename VectorOf<A, N>::type v) {
   if constexpr (N == 2) {
@@ -120,7 +120,7 @@ struct Element<Float16> {
     const Bits32 a = h & 0x7fffu;
     const Bits32 normal = (a << 13) + (112u << 23);  // from half's exponent bias to float's
     const Bits32 special = (a << 13) | 0x7f800000u;
-    // a subnormal is a number of smallest steps; never a float subnormal, which a thread may be set to flush
+    // computed as a multiple of the smallest subnormal, never as a float subnormal, which a thread may be set to flush
     const Bits32 tiny = bit_cast<Bits32>(__builtin_convertvector(bit_cast<Int32>(a), Vec<float>) * 0x1p-24f);
     const Bits32 finite = a < 0x400u ? tiny : normal;
     return bit_cast<Vec<float>>((a >= 0x7c00u ? special : finite) | ((h & 0x8000u) << 16));
@@ -148,7 +148,7 @@ MRDA_INLINE Vec<Accumulator<T>> load_whole(const T* p) {
   return Element<T>::widen(raw);
 }
 
-// `count` elements, `stride` apart, as lanes; the lanes past them are zero.
+// Loads `count` elements, `stride` apart, as lanes; the other lanes are zero.
 template <class T>
 MRDA_INLINE Vec<Accumulator<T>> load_elements(const T* p, int64_t stride, int64_t count) {
   T lane[kLanes<Accumulator<T>>] = {};

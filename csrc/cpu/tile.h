@@ -1,10 +1,10 @@
 // A tile: a window of one sample's image, all channels, copied to scratch memory as lanes of the accumulation type.
 //
-// The copy makes everything else simple and quick: any strides and element type are dealt with on the way in, the zero
-// border is really there, each element leaves main memory once, and power-of-two plane sizes do not fight over cache sets.
-// Only the forward of float channels_last tensors does without it, since they already lie as its lanes would.
+// The copy makes everything else simple and fast: it handles any strides and element type, the zero border exists in
+// memory, each element is read from main memory once, and planes of power-of-two size do not compete for cache sets.
+// Only the forward of float channels_last tensors needs no copy, because they already have the layout of the lanes.
 //
-// Lanes lie along the width (NCHW) or along the channels (channels_last). The kernels need not know which: they see
+// Lanes lie along the width (NCHW) or along the channels (channels_last). The kernels need not know which: they work on
 // groups (a channel, or a register full of channels), rows, steps (a register full of pixels, or a pixel) and taps.
 #pragma once
 
@@ -24,7 +24,7 @@ MRDA_INLINE I maximum(I a, I b) {
 MRDA_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 MRDA_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-// One plane of numbers in scratch memory; strides count elements. `tap` is one pixel to the right.
+// Planes of numbers in scratch memory; strides count elements. `tap` is the stride to the next pixel on the right.
 template <class A>
 struct Region {
   A* data;
@@ -32,9 +32,9 @@ struct Region {
   int64_t rows, steps;
 
   MRDA_MEMBER A* at(int64_t g, int64_t r, int64_t s) const { return data + g * group + r * row + s * step; }
-  // One channel of one pixel, where lanes are channels.
+  // One channel of one pixel, if lanes are channels.
   MRDA_MEMBER A channel(int64_t c, int64_t r, int64_t s) const { return at(c / kLanes<A>, r, s)[c % kLanes<A>]; }
-  // The same numbers, seen from `halo` rows down and `halo` pixels to the right.
+  // The same numbers, starting `halo` rows down and `halo` pixels to the right.
   MRDA_MEMBER Region inner(int64_t halo, int64_t inner_rows, int64_t inner_steps) const {
     return {data + halo * row + halo * tap, group, row, step, tap, inner_rows, inner_steps};
   }
@@ -47,7 +47,7 @@ struct Geometry {
   int64_t channels, padded_channels, groups;
   int64_t kernel_size, pad;
   int64_t tile_height, tile_width;  // of the result
-  int64_t pitch;                    // elements from row to row where lanes lie along the width
+  int64_t pitch;                    // elements from row to row if lanes lie along the width
 
   MRDA_MEMBER explicit Geometry(const RdaConvParams& p, int64_t width, int64_t halo) {
     channels_last = p.channels_last;
@@ -71,7 +71,7 @@ struct Geometry {
     const int64_t rows = tile_height + 2 * halo, columns = tile_width + 2 * halo, row = row_elements(columns);
     return {data, rows * row, row, L, channels_last ? L : 1, rows, steps(columns)};
   }
-  // A plane that all groups share: one register for each step, its lanes all equal where lanes are channels.
+  // A plane that all groups share: one register for each step, all of whose lanes are equal if lanes are channels.
   MRDA_MEMBER int64_t shared_elements(int64_t halo) const {
     return (tile_height + 2 * halo) * steps(tile_width + 2 * halo) * L;
   }
@@ -83,7 +83,7 @@ struct Geometry {
 
 constexpr int64_t kLineBytes = 64;  // of the caches
 
-// A hint; the address may be anything.
+// A hint: any address is allowed.
 MRDA_INLINE void prefetch(uintptr_t address) { __builtin_prefetch(reinterpret_cast<const void*>(address)); }
 
 template <class A>
@@ -91,12 +91,12 @@ MRDA_INLINE void fill_zero(A* p, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = 0;
 }
 
-// Where a tile stands.
+// The position of a tile's first pixel.
 struct Position {
   int64_t sample, top, left;
 };
 
-// Where row `r` of a tile begins in memory: a number, since it may be outside the tensor.
+// The address of row `r` of a tile: a number, since it may be outside the tensor.
 template <class T>
 MRDA_INLINE uintptr_t address(const View& view, Position tile, int64_t r) {
   const int64_t offset =
@@ -104,13 +104,13 @@ MRDA_INLINE uintptr_t address(const View& view, Position tile, int64_t r) {
   return reinterpret_cast<uintptr_t>(view.data) + uintptr_t(offset * int64_t(sizeof(T)));
 }
 
-// Whether tiles can be read where they are: registers of channels, in the accumulation type.
+// True if tiles can be read without a copy: registers of channels, in the accumulation type.
 template <class T, class A = Accumulator<T>>
 MRDA_INLINE bool readable_in_place(const RdaConvParams& p, const View& view) {
   return sizeof(T) == sizeof(A) && p.channels_last && view.stride[1] == 1 && p.channels % kLanes<A> == 0;
 }
 
-// The tile as a region of the tensor itself: to be read only.
+// The tile as a region of the tensor itself; read-only.
 template <class T, class A = Accumulator<T>>
 MRDA_INLINE Region<A> in_place(const View& view, Position tile, int64_t rows, int64_t steps) {
   const int64_t offset =
@@ -129,9 +129,10 @@ static void pack(const RdaConvParams& p, const View& view, int64_t b, int64_t to
   const int64_t first = maximum(left, int64_t(0));        // the first column inside the image,
   const int64_t before = minimum(first - left, columns);  // the columns before it
   const int64_t inside = maximum(minimum(p.width - first, columns - before), int64_t(0));
-  // The next row (or channel) is fetched while this one is copied: the runs are too short for the processor to see it coming.
+  // The next row (or channel) is prefetched while this one is copied: the runs are too short for the processor's own
+  // prefetching.
   if (geometry.channels_last) {
-    const int64_t whole = channel_stride == 1 ? p.channels / L : 0;  // groups that need no care
+    const int64_t whole = channel_stride == 1 ? p.channels / L : 0;  // groups of L contiguous channels
     for (int64_t r = 0; r < region.rows; ++r) {
       const int64_t h = top + r;
       const bool empty = !mrda::inside(h, p.height) || inside == 0;
@@ -149,7 +150,8 @@ static void pack(const RdaConvParams& p, const View& view, int64_t b, int64_t to
             prefetch(reinterpret_cast<uintptr_t>(from + row_stride) + uintptr_t(byte));
         for (int64_t g = 0; g < whole; ++g) store(to + g * region.group, load_whole(from + g * L));
         for (int64_t g = whole; g < geometry.groups; ++g)
-          store(to + g * region.group, load_elements(from + g * L * channel_stride, channel_stride, p.channels - g * L));
+          store(to + g * region.group,
+                load_elements(from + g * L * channel_stride, channel_stride, p.channels - g * L));
       }
     }
     return;
@@ -177,12 +179,12 @@ static void pack(const RdaConvParams& p, const View& view, int64_t b, int64_t to
   }
 }
 
-// One row of a result: where group g writes its steps, from pixel (h, w) on.
+// One row of a result: the addresses that group g writes its steps to, from pixel (h, w) on.
 template <class T, class A = Accumulator<T>>
 struct ResultRow {
   T* data;
   int64_t step, lane;  // strides: from step to step, from lane to lane
-  int64_t whole;       // steps that are a run of neighbouring elements
+  int64_t whole;       // steps whose elements are contiguous
   int64_t count;       // lanes that exist, from the first step's first one on,
   int64_t lanes_used;  // and how many of them a step uses up
 
@@ -202,7 +204,7 @@ struct ResultRow {
   }
 };
 
-// The dynamic kernels of one sample, as the taps of a group: a number each, or a register each.
+// The dynamic kernels of one sample: each tap of a group is a number, or a register.
 template <class A>
 struct TapWeights {
   const A* data;
@@ -212,10 +214,10 @@ struct TapWeights {
   MRDA_MEMBER Vec<A> operator()(int64_t g, int64_t tap) const {
     return channels_last ? load(data + (g * taps + tap) * kLanes<A>) : splat(data[g * taps + tap]);
   }
-  // The taps of a group, in registers; last one first where `flip`.
+  // The taps of a group, in registers; in reverse order if `flip`.
   template <int K>
   MRDA_MEMBER void get(int64_t g, bool flip, Vec<A>* to) const {
-    const int64_t n = K ? K * K : taps;
+    const int64_t n = K == kAnyKernelSize ? taps : K * K;
 #pragma GCC unroll 9
     for (int64_t i = 0; i < n; ++i) to[i] = (*this)(g, flip ? n - 1 - i : i);
   }
@@ -239,11 +241,11 @@ static TapWeights<A> pack_weight(const RdaConvParams& p, int64_t b, const Geomet
   return {to, geometry.channels_last, taps};
 }
 
-// sum_ij weight[ij] * x[i, j], for the taps whose first one is at `x`. K = 0 takes the size at run time.
+// sum_ij weight[ij] * x[i, j], for the taps whose first one is at `x`.
 template <int K, bool kChannelsLast, class A>
 MRDA_INLINE Vec<A> correlate(const Region<A>& region, const A* x, const Vec<A>* weight, int64_t kernel_size) {
   const int64_t row = region.row, tap = kChannelsLast ? region.tap : 1;
-  const int64_t k = K ? K : kernel_size;
+  const int64_t k = K == kAnyKernelSize ? kernel_size : K;
   Vec<A> sum{};
 #pragma GCC unroll 3
   for (int64_t i = 0; i < k; ++i) {
@@ -267,9 +269,9 @@ MRDA_INLINE Vec<A> correlate_inside(const Region<A>& region, const A* center, Ta
 }
 
 template <int K>
-constexpr int kMaxTaps = K ? K * K : 49;
+constexpr int kMaxTaps = K == kAnyKernelSize ? 49 : K * K;
 
-// Scratch memory, handed out in order; the first pass (no memory) only measures.
+// A bump allocator for scratch memory; without memory it only counts.
 template <class A>
 struct Bump {
   A* base;
@@ -281,8 +283,8 @@ struct Bump {
   }
 };
 
-// How the calls of one operator are cut: `tasks` pieces of work per sample, each a run of consecutive tiles.
-// The cut depends on the shape alone, never on the number of threads: so do the results, to the last bit.
+// The division of a call into tasks, each a run of consecutive tiles of one sample. It depends on the shape alone,
+// never on the number of threads, and so do the results, to the last bit.
 struct Cut {
   int64_t tile_rows, tile_columns, tasks_per_sample;
   MRDA_MEMBER int64_t tiles() const { return tile_rows * tile_columns; }
@@ -298,7 +300,7 @@ MRDA_INLINE Cut cut(const RdaConvParams& p, const Geometry<A>& geometry) {
   Cut c;
   c.tile_rows = ceil_div(p.height, geometry.tile_height);
   c.tile_columns = ceil_div(p.width, geometry.tile_width);
-  const int64_t wanted = ceil_div(128, p.batch);  // enough to share among many threads
+  const int64_t wanted = ceil_div(128, p.batch);  // enough for many threads
   c.tasks_per_sample = minimum(c.tiles(), wanted);
   return c;
 }
