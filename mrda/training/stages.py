@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,9 +15,6 @@ from mrda.config import StageName, TrainConfig
 from mrda.core.randomness import seeded_weights
 from mrda.degradations import Degraded
 from mrda.degradations.classic import degrade
-from mrda.evaluation.methods import mln_method, mln_steps, oracle_method, student_method, teacher_method
-from mrda.evaluation.protocols import conditions
-from mrda.evaluation.samples import Condition, Method, Sample
 from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, Network, adaptation
 from mrda.networks.layers import freeze, to_channels_last
 from mrda.training.components import (
@@ -165,18 +162,6 @@ class Stage(ABC):
         if isinstance(self.degradation, PooledDegradation):
             self.degradation.load_state_dict(state["pool"])
 
-    @abstractmethod
-    def method(self, network: Network) -> Method:
-        """The way ``network``, this stage's or the average of it, upscales a validation photo."""
-
-    def conditions(self, wanted: Sequence[Condition]) -> Sequence[Condition]:
-        """Degradations to validate under, chosen from those of the configuration."""
-        return wanted
-
-    def curve(self, network: Network, steps: int) -> Callable[[Sample], list[Tensor]] | None:
-        """For an MLN that adapts: a function from a sample to its SR after 0, 1, ... ``steps`` steps."""
-        return None
-
 
 class BicubicStage(Stage):
     """Stage 1a: L1 training of the MLN on bicubic pairs, or (`bicubic.blur`) on the training degradations."""
@@ -216,15 +201,6 @@ class BicubicStage(Stage):
     def loss(self, step: int, batch: Degraded) -> Terms:
         """L1 between SR and HR."""
         return {"loss": reconstruction(self.network(batch.lr, batch.lr_up), batch.hr)}
-
-    def method(self, network: Network) -> Method:
-        """The MLN as it is."""
-        assert isinstance(network, MLN)
-        return mln_method(network, steps=0)
-
-    def conditions(self, wanted: Sequence[Condition]) -> Sequence[Condition]:
-        """Bicubic downsampling only, unless the training has blur."""
-        return wanted if self.config.bicubic.blur else conditions("bicubic", self.config.scale)
 
     def compile(self) -> None:
         """Compile the MLN as a whole."""
@@ -298,21 +274,8 @@ class MetaStage(Stage):
             weights = {name: value + (theta[name] - theta[name].detach()) for name, value in weights.items()}
         return {"loss": reconstruction(adaptation.restore(self.mln_to_adapt, weights, lr_test, lr_up_test), hr_test)}
 
-    def method(self, network: Network) -> Method:
-        """The MLN, adapted to the photo by all inner steps."""
-        assert isinstance(network, MLN)
-        return mln_method(network, steps=self.section.inner_steps, **self._adaptation())
-
-    def curve(self, network: Network, steps: int) -> Callable[[Sample], list[Tensor]]:
-        """The MLN while it is adapted to the photo."""
-        assert isinstance(network, MLN)
-        return mln_steps(network, steps=steps, **self._adaptation())
-
     def compile(self) -> None:
         """Compile nothing: the MLN runs with adapted weights, for which torch.compile would recompile it every time."""
-
-    def _adaptation(self) -> dict[str, Any]:
-        return {"inner_lr": self.section.inner_lr, "freeze_upscaler": self.freeze_upscaler}
 
 
 class TeacherStage(Stage):
@@ -361,23 +324,6 @@ class TeacherStage(Stage):
             assert self.adapter is not None
             sr = self.network(batch.lr, self.adapter.features(batch.lr, batch.lr_up, batch.hr, self.sync))
         return self.image_loss(step, sr, batch)
-
-    def method(self, network: Network) -> Method:
-        """The teacher, with the MLN adapted to the photo and its HR."""
-        if isinstance(network, MRDAStudent):
-            return student_method(network)
-        if isinstance(network, MRDAOracle):
-            return oracle_method(network)
-        assert isinstance(network, MRDATeacher)
-        assert self.adapter is not None
-        options = self.config.adaptation
-        return teacher_method(
-            network,
-            self.adapter.mln,
-            steps=options.inner_steps,
-            inner_lr=options.inner_lr,
-            freeze_upscaler=self.adapter.freeze_upscaler,
-        )
 
 
 class StudentStage(Stage):
@@ -437,11 +383,6 @@ class StudentStage(Stage):
             return {"loss": distillation, **terms}
         image = self.image_loss(step, self.network(batch.lr, degradation), batch)
         return {**image, **terms, "loss": image["loss"] + distillation}
-
-    def method(self, network: Network) -> Method:
-        """The student, from LR alone."""
-        assert isinstance(network, MRDAStudent)
-        return student_method(network)
 
 
 STAGES: Mapping[StageName, type[Stage]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -16,14 +16,15 @@ from mrda.config import TrainConfig
 from mrda.config.names import fingerprint_tree
 from mrda.degradations.classic import crop_to_multiple
 from mrda.degradations.resample import bicubic
+from mrda.evaluation.methods import mln_method, mln_steps, oracle_method, student_method, teacher_method
 from mrda.evaluation.metrics import psnr_y, ssim_y
 from mrda.evaluation.protocols import conditions
-from mrda.evaluation.samples import Condition, Sample, make_sample
-from mrda.networks import Network
+from mrda.evaluation.samples import Condition, Method, Sample, make_sample
+from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, Network
 from mrda.photo.images import find_images, read_rgb, source_name, to_tensor
 from mrda.training.components import build_real_degradation
 from mrda.training.processes import Processes
-from mrda.training.stages import Stage
+from mrda.training.stages import BicubicStage, MetaStage, Stage
 
 CURVE_STEPS = 5
 """Adaptation steps in the curve of an MLN."""
@@ -87,8 +88,7 @@ class Validation:
         """Measure a stage's network; each process takes a share of the photos, and all get the result."""
         was_training = network.training
         network.eval()
-        method, wanted = stage.method(network), stage.conditions(self.conditions)
-        curve = stage.curve(network, CURVE_STEPS)
+        method, curve, wanted = method_of(stage, network), curve_of(stage, network), self._conditions(stage)
         rows: list[tuple[int, int, float, float, float]] = []
         pictures: list[tuple[str, np.ndarray]] = []
         curves: list[list[float]] = []
@@ -114,6 +114,10 @@ class Validation:
             pictures=dict(processes.gather(pictures)),
         )
 
+    def _conditions(self, stage: Stage) -> Sequence[Condition]:
+        plain = isinstance(stage, BicubicStage) and stage.degradation is None
+        return conditions("bicubic", self.scale) if plain else self.conditions
+
     def _fingerprint(self, config: TrainConfig) -> str:
         judged = fingerprint_tree(config.model_dump(mode="json", include={"scale", "seed", "degradation", "real"}))
         judged["validation"] = config.validation.model_dump(mode="json", include={"protocol", "conditions"})
@@ -129,6 +133,42 @@ class Validation:
     def _scores(self, sr: Tensor, hr: Tensor) -> tuple[float, float]:
         sr = sr.float()
         return float(psnr_y(sr, hr, self.scale)), float(ssim_y(sr, hr, self.scale))
+
+
+def method_of(stage: Stage, network: Network) -> Method:
+    """The way ``network``, the stage's or the average of it, upscales a validation photo.
+
+    The MLN of stage 1b and that of a teacher are adapted to the photo and its HR.
+    """
+    if isinstance(network, MRDAStudent):
+        return student_method(network)
+    if isinstance(network, MRDAOracle):
+        return oracle_method(network)
+    if isinstance(network, MRDATeacher):
+        assert stage.adapter is not None
+        options = stage.adapter.options
+        return teacher_method(
+            network,
+            stage.adapter.mln,
+            steps=options.inner_steps,
+            inner_lr=options.inner_lr,
+            freeze_upscaler=stage.adapter.freeze_upscaler,
+        )
+    if not isinstance(stage, MetaStage):
+        return mln_method(network, steps=0)
+    section = stage.section
+    return mln_method(
+        network, steps=section.inner_steps, inner_lr=section.inner_lr, freeze_upscaler=stage.freeze_upscaler
+    )
+
+
+def curve_of(stage: Stage, network: Network) -> Callable[[Sample], list[Tensor]] | None:
+    """For stage 1b: a function from a sample to the MLN's SR after 0, 1, ... `CURVE_STEPS` steps of adaptation."""
+    if not isinstance(stage, MetaStage):
+        return None
+    assert isinstance(network, MLN)
+    inner_lr = stage.section.inner_lr
+    return mln_steps(network, steps=CURVE_STEPS, inner_lr=inner_lr, freeze_upscaler=stage.freeze_upscaler)
 
 
 def protocol_conditions(config: TrainConfig) -> list[Condition]:
