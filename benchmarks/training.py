@@ -212,7 +212,7 @@ def _now() -> float:
 
 
 def random_weights(config: TrainConfig, folder: Path) -> dict[str, Path]:
-    """What stages start from, by the names they know it under."""
+    """Random weights that stages start from, by the names of their inputs."""
     networks = {"mln": MLN(**mln_options(config)), "teacher": build_teacher(config)}
     paths = {key: folder / f"{key}.safetensors" for key in networks}
     for key, network in networks.items():

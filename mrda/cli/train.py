@@ -28,9 +28,7 @@ def train(
     ] = None,
     preset: Annotated[
         str,
-        typer.Option(
-            "--preset", help="Defaults below the configuration: recommended, paper, official, or one of its own."
-        ),
+        typer.Option("--preset", help="recommended, paper, official, or a preset that the configuration defines."),
     ] = "recommended",
     overrides: Annotated[
         list[str] | None,

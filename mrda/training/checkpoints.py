@@ -92,7 +92,7 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
         if any((folder / results).exists() for results in ("weights.safetensors", "checkpoints")):
             raise RunRefusedError(
                 f"{folder} holds results but no recipe.json that says how they were made: "
-                "use another run directory, or start over with --no-resume"
+                "use another run directory, or start over without resuming (--no-resume)"
             )
         return
     try:
@@ -100,14 +100,14 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
     except ValueError:
         stored = None
     if not isinstance(stored, dict):
-        raise RunRefusedError(f"{path} is not the JSON that a run writes: start over with --no-resume")
+        raise RunRefusedError(f"{path} is not the JSON that a run writes: start over without resuming (--no-resume)")
     stored = {nested_key(key): value for key, value in stored.items()}
     stored = {key: value for key, value in _flatten(TrainConfig().model_dump(mode="json")) if key in recipe} | stored
     for key in [*recipe, *stored]:
         if stored.get(key) != recipe.get(key):
             raise RunRefusedError(
-                f"{folder} holds results of {key} = {stored.get(key)}, now it is {recipe.get(key)}: "
-                "use another run directory, or start over with --no-resume"
+                f"{folder} holds results with {key} = {stored.get(key)}, but now it is {recipe.get(key)}: "
+                "use another run directory, or start over without resuming (--no-resume)"
             )
 
 

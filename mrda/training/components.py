@@ -104,8 +104,8 @@ def load_initial_weights(network: Network, path: Path) -> None:
     if type(saved) is not type(network):
         if isinstance(saved, MLN) or isinstance(network, MLN):
             raise ValueError(
-                f"{path} holds the network {type(saved).__name__}, but a {type(network).__name__} is to start from it: "
-                f"name the weights of a {type(network).__name__}"
+                f"{path} holds the network {type(saved).__name__}, which a {type(network).__name__} can't start from: "
+                "choose weights of the same kind"
             )
         target, source = network.rdan, saved.rdan
     _check_options(path, source.hyperparameters, target.hyperparameters)
@@ -133,7 +133,9 @@ def _load(path: Path, expect: type[AnyNetwork], options: Mapping[str, Any]) -> A
 def _check_options(path: Path, made_with: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     for key, value in options.items():
         if made_with[key] != value:
-            raise ValueError(f"the weights {path} were made with {key}={made_with[key]}, the config says {value}")
+            raise ValueError(
+                f"the weights {path} were made with {key}={made_with[key]}, but the configuration has {value}"
+            )
 
 
 # Degradations

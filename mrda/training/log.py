@@ -131,7 +131,8 @@ def _records(path: Path) -> list[tuple[int, str]]:
             step = None
         if not isinstance(step, int):
             raise RunRefusedError(
-                f"line {number} of {path} is not a record that a run writes: delete it, or start over with --no-resume"
+                f"line {number} of {path} is not a record that a run writes: delete it, or start over without resuming "
+                "(--no-resume)"
             )
         found.append((step, line.decode("utf-8")))
     return found

@@ -347,11 +347,11 @@ class Trainer:
 
     def _check_skipped(self, fault: str) -> None:
         if self.skipped_in_row > self.options.max_nonfinite:
-            name = self.stage.name
+            name, limit = self.stage.name, self.options.max_nonfinite
             raise FloatingPointError(
-                f"stage '{name}' stopped: {fault} in step {self.step}, the last of {self.skipped_in_row} in a row that "
-                f"were skipped and have changed no weight: a lower {name}.lr or a train.gradient_clip may help, in "
-                "another run directory or without resuming"
+                f"stage '{name}' stopped: {fault} in step {self.step}. Such steps are skipped and change no weight, "
+                f"but {self.skipped_in_row} in a row are more than train.max_nonfinite={limit}: try a lower {name}.lr "
+                "or set train.gradient_clip, in another run directory or without resuming (--no-resume)"
             )
 
 

@@ -11,7 +11,7 @@ from mrda.config.load import load_config
 
 @pytest.fixture(autouse=True)
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Bit-equality is promised on the CPU only.
+    # Only on the CPU are results equal to the bit.
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
 
 

@@ -82,7 +82,7 @@ def test_layers_can_be_chosen(vgg19, monkeypatch) -> None:
     publish(monkeypatch, "vgg19", checksum)
     sr, hr = images(4, 4)
     loss = PerceptualLoss(path, {"conv1_2": 0.5, "conv5_4": 0})
-    assert len(loss.vgg.features) == 3  # what weighs nothing is not computed
+    assert len(loss.vgg.features) == 3  # layers without weight are not computed
     assert float(loss(sr, hr)) == pytest.approx(0.5 * float(PerceptualLoss(path, {"conv1_2": 1})(sr, hr)), rel=2 * EPS)
 
 

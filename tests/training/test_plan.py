@@ -26,8 +26,8 @@ def test_parameters_of_the_published_networks() -> None:
     assert plans["teacher"].frozen == 2_073_219
     assert plans["student"].frozen == 2_073_219 + 5_910_713
     assert [plan.batch for plan in plans.values()] == [128, 64, 32, 32]
-    # A plain count of what a convolution keeps: its input, and LeakyReLU its own; 16 images of 64x64 and 64 channels
-    # are 16 MiB, of which each of 27 blocks keeps six at least.
+    # A convolution saves its input for the backward pass, and so does LeakyReLU. 16 images of 64x64 and 64 channels
+    # are 16 MiB, and each of 27 blocks saves six such tensors at least.
     assert plans["student"].memory > 27 * 6 * 16 * 2**20
 
 

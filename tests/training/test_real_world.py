@@ -59,7 +59,7 @@ def test_a_resumed_stage_ends_bit_equal(real: TrainConfig, finished: Path, tmp_p
     shutil.copytree(finished, run_dir)
     (run_dir / name / "weights.safetensors").unlink()
     checkpoints = sorted((run_dir / name / "checkpoints").iterdir())
-    shutil.rmtree(checkpoints[-1])  # back by two steps, to before the last ones with the discriminator
+    shutil.rmtree(checkpoints[-1])  # two steps back, before the last ones with the discriminator
     train(real, run_dir, stages=[name], progress=False)  # type: ignore[list-item]
     expected, got = (load_file(folder / name / "weights.safetensors") for folder in (finished, run_dir))
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
@@ -123,7 +123,7 @@ def test_other_visual_losses_are_another_recipe(real: TrainConfig, finished: Pat
     shutil.copytree(finished, tmp_path / "run")
     tree = real.model_dump(mode="json")
     tree["visual"]["gan_weight"] = 0.2
-    with pytest.raises(RunRefusedError, match=r"visual\.gan_weight = 0\.1, now it is 0\.2"):
+    with pytest.raises(RunRefusedError, match=r"visual\.gan_weight = 0\.1, but now it is 0\.2"):
         train(TrainConfig.model_validate(tree), tmp_path / "run", progress=False)
 
 

@@ -54,7 +54,7 @@ def alone(toy: TrainConfig, finished: Path, changed: Changed) -> Callable[[Stage
 
 
 def meddle(patch: pytest.MonkeyPatch, name: StageName, at: int, deed: Callable[[Loss], Loss]) -> None:
-    """Let ``deed`` change, or prevent, the losses that a stage computes in step ``at``."""
+    """Apply ``deed`` to the losses that a stage computes in step ``at``."""
     loss = STAGES[name].loss
 
     def meddled(stage: Stage, step: int, pair: Degraded) -> Loss:
@@ -122,7 +122,7 @@ def test_a_resumed_stage_ends_bit_equal(
         log.write('{"step": 1, "lo')
     resumed = train(config, tmp_path / "resumed", stages=[name], progress=False)[name]
     torch.testing.assert_close(load_file(resumed), load_file(reference), rtol=0, atol=0)
-    # The stage alone is the stage of the chain, too.
+    # A stage on its own gives the same weights as the stage in a run of all four.
     chained = load_file(finished / name / "weights.safetensors")
     torch.testing.assert_close(load_file(resumed), chained, rtol=0, atol=0)
     assert losses(resumed.parent) == losses(reference.parent)
@@ -184,9 +184,9 @@ def test_without_resume_a_finished_stage_is_trained_anew(toy: TrainConfig, tmp_p
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("meta", {"meta": {"tasks": 3}}, r"meta.tasks = 2, now it is 3"),
-        ("student", {"seed": 5}, r"seed = 1, now it is 5"),
-        ("teacher", {"networks": {"num_feat": 4}}, r"networks.num_feat = 8, now it is 4"),
+        ("meta", {"meta": {"tasks": 3}}, r"meta.tasks = 2, but now it is 3"),
+        ("student", {"seed": 5}, r"seed = 1, but now it is 5"),
+        ("teacher", {"networks": {"num_feat": 4}}, r"networks.num_feat = 8, but now it is 4"),
     ],
 )
 def test_a_changed_config_is_refused(
@@ -247,7 +247,7 @@ def test_a_stage_without_its_predecessor_says_what_to_run(
 def test_weights_of_other_sizes_are_refused(toy: TrainConfig, finished: Path, tmp_path: Path, changed: Changed) -> None:
     made = str(finished / "meta" / "weights.safetensors")
     config = changed(toy, networks={"mln_feat": 4}, teacher={"init_mln": made})
-    with pytest.raises(ValueError, match=r"were made with num_feat=8, the config says 4"):
+    with pytest.raises(ValueError, match=r"were made with num_feat=8, but the configuration has 4"):
         train(config, tmp_path, stages=["teacher"], progress=False)
 
 
@@ -298,7 +298,7 @@ def test_weights_of_another_kind_are_no_start_for_a_stage(
     toy: TrainConfig, finished: Path, tmp_path: Path, changed: Changed
 ) -> None:
     for path, reason in (
-        (finished / "meta" / "weights.safetensors", "holds the network MLN, but a MRDAStudent is to start from it"),
+        (finished / "meta" / "weights.safetensors", "holds the network MLN, which a MRDAStudent can't start from"),
         (finished / "none.safetensors", "no such file"),
     ):
         with pytest.raises(RunRefusedError, match=reason):
@@ -327,7 +327,7 @@ def test_an_option_younger_than_a_run_had_its_default_then(
     del recipe["data.use_hflip"]
     path.write_text(json.dumps(recipe))
     train(toy, tmp_path, stages=["bicubic"], progress=False)
-    with pytest.raises(RunRefusedError, match=r"data\.use_hflip = True, now it is False"):
+    with pytest.raises(RunRefusedError, match=r"data\.use_hflip = True, but now it is False"):
         train(changed(toy, data={"use_hflip": False}), tmp_path, stages=["bicubic"], progress=False)
 
 
@@ -383,7 +383,10 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
     said = caplog.text
     assert f"{student / 'checkpoints' / 'step-00000004'} is damaged (" in said
     assert checkpoints(student) == ["damaged-step-00000004", "step-00000004", "step-00000006"]
-    assert name in said or (name, how) == ("files.json", "one bit")  # then a file does not have the hash that is listed
+    assert name in said or (name, how) == (
+        "files.json",
+        "one bit",
+    )  # then the hash of a file differs from the listed one
     expected = load_file(finished / "student" / "weights.safetensors")
     torch.testing.assert_close(load_file(weights), expected, rtol=0, atol=0)
     assert losses(student) == losses(finished / "student")
@@ -410,7 +413,7 @@ def test_weights_found_in_the_run_are_looked_at_first(
     (tmp_path / "meta" / "weights.safetensors").write_text("junk")
     with pytest.raises(RunRefusedError, match="cannot be read"):
         train(toy, tmp_path, progress=False)
-    # Made anew, they do not matter.
+    # They do not matter if the run replaces them.
     with pytest.raises(KilledError):
         train(toy, tmp_path, resume=False, progress=False)
 
@@ -464,11 +467,12 @@ def test_losses_that_are_not_finite_stop_the_run_and_spoil_nothing(
         meddle(patch, "bicubic", 3, poison)
         with pytest.raises(FloatingPointError) as raised:
             train(config, tmp_path, stages=["bicubic"], progress=False)
-    # Of checkpoints it says nothing, for there may be newer ones than the last good step; nor that a changed option
-    # could be resumed with, for the recipe holds it.
+    # The message names no checkpoint, because there may be newer ones than the last good step, and does not advise to
+    # resume with a changed option, because the recipe forbids it.
     assert str(raised.value) == (
-        "stage 'bicubic' stopped: loss is nan in step 4, the last of 2 in a row that were skipped and have changed no "
-        "weight: a lower bicubic.lr or a train.gradient_clip may help, in another run directory or without resuming"
+        "stage 'bicubic' stopped: loss is nan in step 4. Such steps are skipped and change no weight, but 2 in a row "
+        "are more than train.max_nonfinite=1: try a lower bicubic.lr or set train.gradient_clip, in another run "
+        "directory or without resuming (--no-resume)"
     )
     assert checkpoints(tmp_path / "bicubic") == ["step-00000002", "step-00000003"]
     for step in (2, 3):

@@ -105,7 +105,7 @@ def test_the_meta_gradient_is_the_gradient_at_the_adapted_weights(
     config = changed(toy, freeze_upscaler=freeze_upscaler, meta={"inner_lr": [0.5], "inner_steps": 3})
     stage = build("meta", config, weights)
     assert isinstance(stage, MetaStage)
-    stage._adapted = stage.network  # with the upscaler as one convolution the order of its sums would differ
+    vars(stage)["mln_to_adapt"] = stage.network  # with the upscaler as one convolution the order of its sums would differ
     hr = patches(config)
     stage.loss(0, stage.degrade(hr, generator(3)))["loss"].backward()
 
@@ -304,7 +304,7 @@ def test_summed_tasks_have_the_gradient_of_averaged_ones_times_their_number(
         step(build("meta", config, weights), config)["gradient_norm"]
         for config in (changed(toy, meta={"outer_aggregate": kind}) for kind in ("mean", "sum"))
     ]
-    # Two tasks: a power of two, exact in floating point but for the norm's own rounding.
+    # Two tasks: a power of two, exact in floating point except for the rounding of the norm.
     assert norms[1] == pytest.approx(2 * norms[0], rel=4 * torch.finfo().eps)
 
 
@@ -367,7 +367,7 @@ def test_float16_adapts_the_mln_as_float32_does(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # A mean over so many pixels has gradients of 2^-20 for each, far below what float16 resolves.
+    # The mean over so many pixels gives each a gradient of 2^-20, far below the resolution of float16.
     Image.open(photo).resize((160, 160)).save(tmp_path / "large.png")
     data = {"patch_size": 64, "sources": [str(tmp_path / "large.png")]}
     config = changed(toy, data=data, **{name: {"batch": 16}})
@@ -387,12 +387,12 @@ def test_float16_adapts_the_mln_as_float32_does(
         with torch.autocast("cpu", torch.float16, enabled=half):
             probe.loss(0, probe.degrade(hr, generator(1)))
     expected, found = moves
-    # A dozen layers round to 11 bits, and take so many LeakyReLUs and pixels' errors over their kinks; each of these
-    # is a term of a sum of random signs.
+    # A dozen layers round to 11 bits, which also moves some inputs of LeakyReLU and L1 across zero; these errors add
+    # up with random signs.
     assert (found - expected).norm() <= (12 * 2**-11 + (2 * 2**-11) ** 0.5) * expected.norm()
 
 
-# The loop
+# The training step
 
 
 def test_micro_batches_are_averaged_and_differ(
@@ -423,7 +423,7 @@ def test_the_launchers_gradient_accumulation_divides_nothing(
 ) -> None:
     plain = step(build("bicubic", toy, weights), toy)
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
-    monkeypatch.setattr(GradientState, "_shared_state", {})  # as in a process that begins with that environment
+    monkeypatch.setattr(GradientState, "_shared_state", {})  # as in a new process with this environment
     assert Accelerator(mixed_precision="no").gradient_accumulation_steps == 4
     assert step(build("bicubic", toy, weights), toy) == plain
 
@@ -436,8 +436,22 @@ def test_the_gradient_is_clipped_where_asked(
         scalars = step(stage, changed(toy, train={"gradient_clip": clip}))
         norm = float(torch.nn.utils.get_total_norm([p.grad for p in stage.trainable() if p.grad is not None]))
         assert scalars["gradient_norm"] > 1e-3
-        # The norm of the scaled gradients carries the rounding of a sum of a few thousand squares.
+        # The norm of the scaled gradients has the rounding error of a sum of a few thousand squares.
         assert norm == pytest.approx(clip or scalars["gradient_norm"], rel=1e-4)
+
+
+def test_a_step_has_the_learning_rate_of_its_number(toy: TrainConfig, changed: Changed) -> None:
+    config = changed(toy, bicubic={"halve_every": 2, "lr": 1e-3})
+    trainer = Trainer(BicubicStage(config, {}), config, Processes(Accelerator(mixed_precision="no"), 1))
+    rates = []
+    for _ in range(4):
+        before = parameters(trainer.stage.network)
+        trainer.train_step(iter([torch.randint(256, (2, 3, 24, 24), dtype=torch.uint8)]))
+        rates += [group["lr"] for group in trainer.optimizer.param_groups]
+        # Adam moves no weight by much more than the rate.
+        after = trainer.stage.network.state_dict()
+        assert max(float((after[name] - value).abs().max()) for name, value in before.items()) <= 1.1 * rates[-1]
+    assert rates == [1e-3, 1e-3, 5e-4, 5e-4]
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -479,7 +493,7 @@ def test_float16_scales_the_loss_and_skips_what_overflows(
     stage = build("teacher", config, weights)
     plain = step(build("teacher", toy, weights), toy)
     half = step(stage, config)
-    # float16 has 11 bits, and the gradient went through the dozen layers twice; it is unscaled before it is looked at.
+    # float16 has 11 bits, and the gradient passes the dozen layers twice; it is unscaled before its norm is taken.
     assert half["loss"] == pytest.approx(plain["loss"], rel=12 * 2**-11)
     assert half["gradient_norm"] == pytest.approx(plain["gradient_norm"], rel=24 * 2**-11)
 
@@ -499,7 +513,7 @@ def test_the_average_of_the_weights_is_what_is_published(
     config = changed(toy, train={"ema_decay": 0.75, "keep_checkpoints": 9, "checkpoint_every": 1})
     path = train(config, tmp_path, stages=["bicubic"], progress=False)["bicubic"]
     saved = [load_file(folder / "network.safetensors") for folder in sorted((path.parent / "checkpoints").iterdir())]
-    expected = saved[0]  # the average begins as the first step's weights
+    expected = saved[0]  # the average starts from the weights after the first step
     for after in saved[1:]:
         expected = {name: 0.75 * value + 0.25 * after[name] for name, value in expected.items()}
     # Three interpolations, each of two roundings.
@@ -578,7 +592,7 @@ def test_the_mln_starts_as_the_configuration_says(toy: TrainConfig, changed: Cha
     lr, lr_up = torch.rand(1, 3, 9, 8), torch.rand(1, 3, 9 * toy.scale, 8 * toy.scale)
     published = BicubicStage.build(toy)
     he = BicubicStage.build(changed(toy, networks={"mln_init": "he"}))
-    # Torch's rule keeps a third of the variance in each convolution, LeakyReLU half of that.
+    # With torch's rule each convolution leaves a third of the variance, and LeakyReLU half of that.
     before, after = (float(mln.features(lr).detach().square().mean()) for mln in (published, he))
     assert before < 0.3 * after
     assert torch.equal(he(lr, lr_up), lr_up)
@@ -602,7 +616,7 @@ def test_what_is_kept_of_weights_sees_a_fused_optimizer(toy: TrainConfig) -> Non
 def test_gradients_and_moments_have_the_layout_of_their_parameters(
     toy: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A fused optimizer takes them by their memory: in another layout it would move the wrong weights.
+    # A fused optimizer reads raw memory: with another layout it would move the wrong weights.
     saved = None
     for channels_last in (False, True):
         stage = BicubicStage(toy, {})

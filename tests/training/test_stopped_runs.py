@@ -1,4 +1,4 @@
-"""What stopped runs leave, and how it is taken up: checkpoints, best weights, half-written and foreign files."""
+"""Files that stopped runs leave, and resuming from them: checkpoints, best weights, half-written and foreign files."""
 
 import json
 import shutil
@@ -81,10 +81,10 @@ def test_damaged_checkpoints_are_set_aside_and_push_no_good_one_out(
 ) -> None:
     trainer, store = bicubic_trainer(toy), Checkpoints(tmp_path, keep=2)
     saved_at(store, trainer, 2)
-    for step in (4, 6):  # one that was saved otherwise
+    for step in (4, 6):  # damaged ones
         shutil.copytree(tmp_path / "step-00000002", tmp_path / f"step-0000000{step}")
         (tmp_path / f"step-0000000{step}" / "state.pt").unlink()
-    (tmp_path / "damaged-step-00000006").mkdir()  # of an earlier time
+    (tmp_path / "damaged-step-00000006").mkdir()  # from an earlier run
     assert store.newest() == 2
     warnings = caplog.messages
     assert ["step-00000006" in warnings[0], "step-00000004" in warnings[1]] == [True, True]
@@ -170,11 +170,11 @@ def test_the_best_counts_under_its_own_validation(
     folder = interrupted_at(validated, tmp_path, 2)
     (folder / "best.safetensors").write_text("stale")
     with pytest.MonkeyPatch.context() as patch:
-        kill_in_step(patch, 2)  # at once, but after the checkpoint is taken up
+        kill_in_step(patch, 2)  # at once, but after the checkpoint is loaded
         with pytest.raises(KilledError):
             train(changed(validated, validation=change), tmp_path, stages=["bicubic"], progress=False)
     assert (folder / "best.safetensors").exists() == survives
-    # Nor is the number in the checkpoint compared with.
+    # The score in the checkpoint is forgotten too.
     config = changed(validated, validation=change)
     trainer = bicubic_trainer(config, Validation(config) if config.validation.sources else None)
     Checkpoints(folder / "checkpoints", keep=2).load(trainer, 2)
@@ -197,7 +197,7 @@ def test_a_best_without_a_checkpoint_that_knows_it_is_removed(
 def test_leftovers_of_a_killed_run_are_gone_after_the_next(toy: TrainConfig, tmp_path: Path) -> None:
     train(toy, tmp_path, stages=["bicubic"], progress=False)
     folder = interrupted_at(toy, tmp_path / "other", 3)
-    for run_dir in (tmp_path, folder.parent):  # a finished stage, and one to go on with
+    for run_dir in (tmp_path, folder.parent):  # a finished stage, and one to continue
         for path in (
             "config.yaml",
             "environment.json",
@@ -207,7 +207,7 @@ def test_leftovers_of_a_killed_run_are_gone_after_the_next(toy: TrainConfig, tmp
             place.with_name(f".{place.stem}.0123abcd{place.suffix}").write_text("half")
         for name in ("log.0123abcd.jsonl", "recipe.0123abcd.json"):
             (run_dir / "bicubic" / f".{name}").write_text("half")
-        # Of a checkpoint at a step that is never saved again, and of a deletion.
+        # A checkpoint at a step that is never saved again, and a deletion.
         (run_dir / "bicubic" / "checkpoints" / ".step-00000003").mkdir()
         (run_dir / "bicubic" / "checkpoints" / ".step-00000003" / ".state.0123abcd.pt").write_text("half")
         (run_dir / ".bicubic.trash").mkdir()
@@ -216,7 +216,7 @@ def test_leftovers_of_a_killed_run_are_gone_after_the_next(toy: TrainConfig, tmp
         assert not [path for path in run_dir.glob("**/.*") if "other" not in path.parts]
 
 
-# What no run has written
+# Files that no run has written
 
 
 @pytest.mark.parametrize(

@@ -64,14 +64,14 @@ def test_the_scores_are_means_over_photos_and_degradations(config: TrainConfig, 
     found = [record for record in records if "validation" in record]
     assert [record["step"] for record in found] == [2, 4, 6]
     last = found[-1]["validation"]
-    # Of exactly the same computations, but for the layout of the weights in memory.
+    # The same computations, except for the layout of the weights in memory.
     assert last["psnr_y"] == pytest.approx(fmean(psnr for psnr, _ in scores["student"]), abs=1e-4)
     assert last["ssim_y"] == pytest.approx(fmean(ssim for _, ssim in scores["student"]), abs=1e-5)
     assert last["psnr_y_bicubic"] == pytest.approx(fmean(psnr for psnr, _ in scores["bicubic"]), abs=1e-9)
 
 
 def test_the_best_weights_are_kept(config: TrainConfig, tmp_path: Path, changed: Changed) -> None:
-    # A rate that spoils the network step by step, so that the first validation is the best.
+    # At this rate every step makes the network worse, so that the first validation is the best.
     worse = changed(config, bicubic={"steps": 6, "lr": 1.0}, train={"keep_checkpoints": 9})
     weights = train(worse, tmp_path, stages=["bicubic"], progress=False)["bicubic"]
     records = [json.loads(line) for line in (weights.parent / "log.jsonl").read_text().splitlines()]

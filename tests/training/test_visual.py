@@ -1,4 +1,4 @@
-"""The image loss: what each network is told, and nothing else."""
+"""The image loss: each network learns from its own terms only."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -105,20 +105,20 @@ def test_sharpened_targets(real: TrainConfig, pair: Degraded, sr: Tensor, change
         assert ImageLoss(config, "teacher")(0, sr, pair)["l1"] == terms["l1"]
 
 
-def test_without_vgg19_one_is_told_where_to_put_it(
+def test_without_vgg19_the_message_says_where_to_put_it(
     real: TrainConfig, changed: Changed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     config = changed(real, visual={"perceptual_weight": 1.0})
     with pytest.raises(ValueError, match=r"vgg19-dcbb9e9d\.pth.*perceptual_weight: 0"):
         ImageLoss(config, "teacher")
-    ImageLoss(changed(config, teacher={"visual_from": None}), "teacher")  # which needs none
+    ImageLoss(changed(config, teacher={"visual_from": None}), "teacher")  # needs no VGG19
 
 
 def test_the_discriminator_begins_at_its_own_learning_rate(real: TrainConfig, changed: Changed) -> None:
     halved = changed(real, teacher={"steps": 8, "visual_from": 4, "halve_every": 4, "lr": 1e-3})
     assert learning_rate(halved.teacher, 4) == 5e-4
     assert discriminator_share(halved, "teacher") == pytest.approx(1e-4 / 5e-4)
-    # in the student stage not before the encoder-only phase is over
+    # in the student stage it starts after the encoder-only phase
     late = changed(real, student={"visual_from": 0, "encoder_steps": 2, "lr": 2e-3})
     assert discriminator_share(late, "student") == pytest.approx(1e-4 / 2e-3)

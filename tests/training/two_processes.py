@@ -1,4 +1,4 @@
-"""What test_processes.py runs in two processes: adapt an MLN to halves of a batch, together and alone."""
+"""Script that test_processes.py runs in two processes: adapts an MLN to halves of a batch, together and alone."""
 
 import sys
 from pathlib import Path

@@ -85,7 +85,7 @@ def test_graphs_compute_what_plain_calls_do(
     # Half precision rounds to 11 or 8 bits in each of a dozen layers, forward and backward, and cuDNN may sum in
     # another order.
     tolerance = {"no": 1e-4, "fp16": 24 * 2**-11, "bf16": 24 * 2**-8}[precision]
-    for step in range(2 * (PLAIN_CALLS + 2)):  # both of the student's phases come to a graph
+    for step in range(2 * (PLAIN_CALLS + 2)):  # long enough to capture both phases of the student
         found = []
         for compute in (plain, graphed):
             optimizer.zero_grad()
@@ -106,9 +106,7 @@ def test_graphs_compute_what_plain_calls_do(
 
 
 @pytest.mark.gpu
-def test_what_has_effects_beyond_its_result_is_not_recorded(
-    toy: TrainConfig, inputs: dict[str, Path], changed: Changed
-) -> None:
+def test_a_loss_with_side_effects_is_not_captured(toy: TrainConfig, inputs: dict[str, Path], changed: Changed) -> None:
     def graphed(config: TrainConfig, device: torch.device = DEVICE) -> bool:
         trainer = trainer_of(build("teacher", config, inputs), config, device=device)
         return isinstance(trainer.backward, GraphedBackward)
