@@ -46,7 +46,7 @@ class Processes:
                 f"train.micro_batches is {self.micro_batches}, but must be a multiple of the {self.count} processes"
             )
 
-    def mine(self) -> range:
+    def local_micro_batches(self) -> range:
         """Numbers of the micro-batches that this process computes in every step."""
         share = self.micro_batches // self.count
         first = share * self.accelerator.process_index

@@ -177,7 +177,7 @@ class Trainer:
         self.set_learning_rate(learning_rate(self.section, self.step))
         self.optimizer.zero_grad()
         terms: dict[str, Tensor] = {}
-        for micro_batch in processes.mine():
+        for micro_batch in processes.local_micro_batches():
             random = self._degradation_generator(micro_batch)
             for task in range(stage.tasks):
                 if task == 0 or stage.hr_per_task:
@@ -308,7 +308,7 @@ class Trainer:
     def patch_keys(self, steps: Iterable[int]) -> Iterator[PatchKey]:
         """Keys of the batches of HR patches that this process needs in ``steps``, in the order of their use."""
         for step in steps:
-            for micro_batch in self.processes.mine():
+            for micro_batch in self.processes.local_micro_batches():
                 if self.stage.hr_per_task:
                     yield from ((step, micro_batch, task) for task in range(self.stage.tasks))
                 else:

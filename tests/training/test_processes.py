@@ -149,10 +149,10 @@ def test_micro_batches_that_can_not_be_shared_out_are_refused(
     photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accelerator = Accelerator(mixed_precision="no")
-    assert list(Processes(accelerator, 3).mine()) == [0, 1, 2]
+    assert list(Processes(accelerator, 3).local_micro_batches()) == [0, 1, 2]
     monkeypatch.setattr(Accelerator, "num_processes", property(lambda _: 2))
     monkeypatch.setattr(Accelerator, "process_index", property(lambda _: 1))
-    assert list(Processes(accelerator, 4).mine()) == [2, 3]
+    assert list(Processes(accelerator, 4).local_micro_batches()) == [2, 3]
     assert Processes(accelerator, None).micro_batches == 2
     with pytest.raises(ValueError, match=r"train\.micro_batches is 3, but must be a multiple of the 2 processes"):
         Processes(accelerator, 3)
