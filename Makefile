@@ -56,17 +56,14 @@ lint: setup  ## check style, formatting, types, and which package imports which
 docs: setup  ## build the documentation's site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-bench: setup  ## time the operator against its peers and write benchmarks/results/, the README's table and the plots
-	$(BIN)/python -m benchmarks.table --gpus benchmarks/results --update docs/performance.md --section speed-gpu
-	$(BIN)/python benchmarks/rda_conv.py --device cpu --json benchmarks/results/rda_conv_cpu.json
-	$(BIN)/python benchmarks/rda_conv.py --device cpu --quick --keep-memory --json benchmarks/results/rda_conv_cpu_kept_memory.json
-	$(BIN)/python -m benchmarks.table benchmarks/results/rda_conv_cpu.json --update docs/performance.md
-	$(BIN)/python -m benchmarks.table benchmarks/results/rda_conv_cpu_kept_memory.json --update docs/performance.md --section speed-kept-memory
-	$(BIN)/python benchmarks/rda_block.py --device cpu --quick --json benchmarks/results/rda_block_cpu.json
-	$(BIN)/python benchmarks/model.py --device cpu --quick --json benchmarks/results/model_cpu.json
-	$(BIN)/python -m benchmarks.table benchmarks/results/model_cpu.json --update README.md --section speed-model
-	$(BIN)/python benchmarks/threads.py --json benchmarks/results/threads_cpu.json
+bench: setup  ## time everything against its peers; write benchmarks/results/ and the tables of README and docs
+	$(BIN)/python benchmarks/rda_conv.py --json benchmarks/results/rda_conv_cpu.json
+	$(BIN)/python benchmarks/rda_conv.py --quick --keep-memory --json benchmarks/results/rda_conv_cpu_kept_memory.json
+	$(BIN)/python benchmarks/rda_block.py --quick --json benchmarks/results/rda_block_cpu.json
+	$(BIN)/python benchmarks/model.py --quick --json benchmarks/results/model_cpu.json
+	$(BIN)/python benchmarks/model.py --quick --changes --json benchmarks/results/changes_cpu.json
 	$(BIN)/python benchmarks/training.py --json benchmarks/results/training_cpu.json
+	$(BIN)/python -m benchmarks.tables
 
 gpu:  ## on a machine with an NVIDIA GPU: build for it, test on it, measure it, in nine minutes; installs nothing
 	@"$(PYTHON)" -c 'import torch' 2>/dev/null || { echo "gpu: $(if $(PYTHON),$(PYTHON) has no torch,there is no Python 3.11 or newer); name one that has: make gpu PYTHON=/path/to/python3"; exit 1; }

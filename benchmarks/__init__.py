@@ -1,1 +1,1 @@
-"""How fast the operators are, against other ways to compute the same. Not installed with the packages."""
+"""The operators' speed against other ways to compute the same. Not installed with the packages."""

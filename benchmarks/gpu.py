@@ -1,13 +1,8 @@
 """Everything that needs an NVIDIA GPU, in nine minutes: build for it, test on it, measure it (`make gpu`).
 
-Needs torch, triton, numpy, pillow, safetensors, pytest, hypothesis, pybind11, ninja and nvcc; with pytest-xdist the
-tests run side by side. Makes no environment and downloads nothing.
-Results appear as soon as each part is ready, so that a run that is cut off leaves what it has:
-
-    RESULTS/GPU.json            records of benchmarks/rda_conv.py
-    RESULTS/GPU_rda_block.json  records of benchmarks/rda_block.py
-    RESULTS/GPU_model.json      records of benchmarks/model.py
-    RESULTS/GPU.md              tables of all of them
+Makes no environment and downloads nothing. The build needs torch, pybind11, ninja and nvcc, the tests pytest and
+hypothesis; with pytest-xdist they run side by side. Results appear after each part, so that an interrupted run leaves
+those it has: the benchmarks' records (RESULTS/GPU.json, GPU_rda_block.json, GPU_model.json), their tables in GPU.md.
 """
 
 import argparse
@@ -19,46 +14,36 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 if not __package__:  # run as a script: import from the root, as `python -m benchmarks.gpu` does
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
 
-from benchmarks import tables
+from benchmarks import commands, tables
 from benchmarks.records import load
-from benchmarks.table import titled
 from mrda.core.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 520.0  # for everything
-TOOK_TOO_LONG = 124  # as timeout(1) exits
+TOOK_TOO_LONG = 124  # the exit code of timeout(1)
 BENCHMARK_OVERRUN = 25.0  # a benchmark checks its time limit between settings only
 
 
-@dataclass(frozen=True)
-class Step:
-    """A command, and when to give it up.
-
-    Attributes:
-        title: what it does, for a person.
-        command: arguments to Python.
-        seconds: the most it may take.
-        reserve: how much of the time for everything it has to leave to those after it.
-        takes_time_limit: whether it ends by itself in the time that --time-limit gives it.
-    """
+class Step(NamedTuple):
+    """Arguments to Python, and limits in seconds: the most they may take, and the time to leave to later steps."""
 
     title: str
     command: tuple[str, ...]
     seconds: float
     reserve: float
-    takes_time_limit: bool = False
+    takes_time_limit: bool = False  # if it ends by itself in the time that --time-limit gives it
 
 
 def steps(results: Path, name: str) -> list[Step]:
-    """All steps that are commands, in order."""
+    """All steps, in order."""
 
     def benchmark(script: str, path: Path, seconds: float, reserve: float) -> Step:
         command = (f"benchmarks/{script}.py", "--device", "cuda", "--json", str(path))
@@ -67,11 +52,11 @@ def steps(results: Path, name: str) -> list[Step]:
     operator, block, model = result_files(results, name)
     pytest = ("-m", "pytest", "-q", "--tb=short", "--maxfail=20", "-m")
     side_by_side = ("-n", "8") if importlib.util.find_spec("xdist") else ()
-    own = ("tests/kernels/test_gpu.py", "tests/test_running.py")
+    own = ("tests/kernels/test_gpu.py", "tests/upscale/test_trunk.py")
     suite = (*side_by_side, "tests/kernels", "--ignore=tests/kernels/test_gpu.py")
     return [
         Step("the build", ("setup.py", "in_place"), seconds=90, reserve=330),
-        # what only a GPU can show comes first, and the vendor's checkers last: they may take long
+        # the tests that only a GPU can run come first, and the vendor's checkers last: they may take long
         Step("the GPU's own tests", (*pytest, "gpu and not sanitizer", *own), 70, reserve=270),
         Step("the tests", (*pytest, "gpu and not sanitizer", *suite), seconds=130, reserve=210),
         benchmark("model", model, seconds=60, reserve=160),
@@ -81,9 +66,9 @@ def steps(results: Path, name: str) -> list[Step]:
     ]
 
 
-def result_files(results: Path, name: str) -> tuple[Path, Path, Path]:
-    """Where the records of the operator, of the blocks and of the whole network go."""
-    return results / f"{name}.json", results / f"{name}_rda_block.json", results / f"{name}_model.json"
+def result_files(results: Path, name: str) -> list[Path]:
+    """The files for the records of the operator, of the blocks and of the whole network."""
+    return [results / f"{name}{suffix}.json" for suffix in ("", "_rda_block", "_model")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -97,9 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.error(f"--results is {options.results}, but must be a folder")
     results, name = options.results.resolve(), slug(torch.cuda.get_device_name())
     start = time.time()
-    failed = run_all(steps(results, name), after_each=lambda: summarize(results, name))
-    files = [path for path in result_files(results, name) if path.exists() and path.stat().st_mtime >= start]
-    print(*(tables.summary(load(path)).text() for path in files), sep="\n")
+    failed = run_all(steps(results, name), lambda: summarize(results, name), run_step)
+    new = [path for path in result_files(results, name) if path.exists() and path.stat().st_mtime >= start]
+    print(*(commands.compared(load(path)) for path in new), sep="\n")
     if failed:
         sys.exit(f"make gpu: not done in full: {', '.join(failed)}")
 
@@ -107,17 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_all(
     todo: Sequence[Step],
     after_each: Callable[[], object],
-    run: Callable[..., int] | None = None,
+    run: Callable[[Step, float], int],
     now: Callable[[], float] = time.monotonic,
 ) -> list[str]:
-    """Run the steps inside the time for everything; the first one must succeed.
-
-    Returns:
-        What failed, with how.
-    """
-    run = run or run_step
-    end = now() + SECONDS
-    failed: list[str] = []
+    """Run the steps within SECONDS, all if the first one succeeds; return those that failed, with their failures."""
+    end, failed = now() + SECONDS, []
     for index, step in enumerate(todo):
         seconds = min(step.seconds, end - now() - step.reserve)
         if seconds <= 0:
@@ -139,9 +118,9 @@ def run_step(step: Step, seconds: float) -> int:
     if step.takes_time_limit:
         command += ["--time-limit", f"{max(1.0, seconds - BENCHMARK_OVERRUN):.0f}"]
     start = time.monotonic()
-    # a benchmark's table is printed at the end, with the other's
+    # a benchmark's table is printed at the end, with the others'
     output = subprocess.DEVNULL if step.takes_time_limit else None
-    # in a session of its own, so that what it has started ends with it and does not disturb the next step
+    # in a session of its own, so that its children end with it and do not disturb the next step
     process = subprocess.Popen(command, cwd=ROOT, env=environment(os.environ), stdout=output, start_new_session=True)
     try:
         code = process.wait(timeout=seconds)
@@ -154,18 +133,16 @@ def run_step(step: Step, seconds: float) -> int:
 
 
 def environment(outer: Mapping[str, str]) -> dict[str, str]:
-    """The steps' environment: a GPU build is a must, and so is what dispatch picks by itself."""
+    """The steps' environment: it asks for a GPU build, and leaves the choice of backends to dispatch."""
     ruling = {"MRDA_KERNELS_BACKEND", "MRDA_KERNELS_TUNE", "TRITON_INTERPRET"}
-    inner = {key: value for key, value in outer.items() if key not in ruling}
-    return inner | {"MRDA_KERNELS_CUDA": "1"}
+    return {key: value for key, value in outer.items() if key not in ruling} | {"MRDA_KERNELS_CUDA": "1"}
 
 
 def summarize(results: Path, name: str) -> None:
-    """Write the tables of what is measured so far."""
+    """Write the tables of the results so far."""
     measured = [load(path) for path in result_files(results, name) if path.exists()]
     if measured:
-        parts = [f"{titled(records)}\n{tables.details(records).markdown()}" for records in measured]
-        write_text(results / f"{name}.md", "\n".join(parts))
+        write_text(results / f"{name}.md", "\n".join(map(tables.titled, measured)))
 
 
 def slug(name: str) -> str:

@@ -1,29 +1,36 @@
-"""Other ways to compute `mrda_kernels.rda_conv2d` in PyTorch, to compare its speed with.
+"""The providers: other ways to compute `mrda_kernels.rda_conv2d` in PyTorch, and our own backends.
 
-All take input (B, C, H, W), weight (B, C, K, K), mask_weight (M, C, 1, 1) and mask_bias (M,), and compute in
-the dtype of their arguments. They check nothing.
+The peers take input (B, C, H, W), weight (B, C, K, K), mask_weight (M, C, 1, 1) and mask_bias (M,), compute in the
+dtype of their arguments, and check nothing.
 """
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from benchmarks.harness import Arguments, Candidate, Operator, call
+from benchmarks.records import OURS, Setting
+from mrda.networks.layers import is_autocast
+from mrda.networks.rda_conv import RDAConv
+from mrda_kernels import dispatch
+
+Transform = Callable[[Operator], Operator]  # none, or torch.compile
 
 
 def released(
     input: Tensor, weight: Tensor, mask_weight: Tensor, mask_bias: Tensor, negative_slope: float = 0.1
 ) -> Tensor:
-    """The way of the paper's released network: samples and channels as groups of one conv2d, then op by op.
-
-    A channels_last batch of two or more samples has to be copied to NCHW for that. The LeakyReLU works in
-    place, as in the released network.
-    """
+    """The way of the paper's released network: samples and channels as groups of one conv2d, then op by op."""
     batch, channels, height, width = input.shape
     size = weight.shape[-1]
     planes = input.reshape(1, batch * channels, height, width)
     filters = weight.reshape(batch * channels, 1, size, size)
     features = F.conv2d(planes, filters, padding=size // 2, groups=batch * channels)
     features = F.leaky_relu(features, negative_slope, inplace=True).reshape(input.shape)
-    return features * _modulation(input, mask_weight, mask_bias) + input
+    return features * _mask(input, mask_weight, mask_bias) + input
 
 
 def shift_add(
@@ -39,21 +46,74 @@ def shift_add(
             shifted = padded[..., row : row + height, column : column + width]
             features = features + shifted * weight[:, :, row, column, None, None]
     features = F.leaky_relu(features, negative_slope)
-    return features * _modulation(input, mask_weight, mask_bias) + input
+    return features * _mask(input, mask_weight, mask_bias) + input
 
 
-def vmapped(
-    input: Tensor, weight: Tensor, mask_weight: Tensor, mask_bias: Tensor, negative_slope: float = 0.1
-) -> Tensor:
-    """torch.vmap of one sample's depthwise convolution, over the samples."""
-    channels, size = weight.shape[1], weight.shape[-1]
-
-    def depthwise(x: Tensor, filters: Tensor) -> Tensor:
-        return F.conv2d(x[None], filters[:, None], padding=size // 2, groups=channels)[0]
-
-    features = F.leaky_relu(torch.vmap(depthwise)(input, weight), negative_slope)
-    return features * _modulation(input, mask_weight, mask_bias) + input
-
-
-def _modulation(input: Tensor, mask_weight: Tensor, mask_bias: Tensor) -> Tensor:
+def _mask(input: Tensor, mask_weight: Tensor, mask_bias: Tensor) -> Tensor:
     return torch.sigmoid(F.conv2d(input, mask_weight, mask_bias))
+
+
+class PeerConv(RDAConv):
+    """An RDA conv with one of the peers in place of the operator, and a LeakyReLU of its own."""
+
+    operator: Operator
+
+    def forward(self, features: Tensor, idr: Tensor, *, output_negative_slope: float) -> Tensor:
+        """Return the modulated features."""
+        weights = [self.predict_kernels(idr), self.mask.weight, self.mask.bias]
+        if is_autocast(features.device):
+            weights = [weight.to(features.dtype) for weight in weights]
+        out = self.operator(features, *weights, negative_slope=self.dynamic_slope)
+        return F.leaky_relu(out, output_negative_slope)
+
+
+def use_peer(network: nn.Module, operator: Operator) -> None:
+    """Let the RDA convs of a network compute by a peer."""
+    for module in network.modules():
+        if isinstance(module, RDAConv):
+            module.__class__ = PeerConv
+            module.operator = operator
+
+
+def providers(
+    setting: Setting,
+    arguments: Arguments,
+    peer: Callable[[Operator, Transform], Operator],
+    ours: Callable[[str | None], Operator],
+) -> dict[str, Candidate]:
+    """The providers of a setting's op, by name; nothing is compiled yet.
+
+    `peer` makes the op from one of the peers, with the transform on the part to compile; `ours` makes it on a backend
+    of mrda_kernels, or on None with the one that `mrda_kernels.dispatch` picks.
+    """
+    # Without fullgraph, torch.compile would silently hand parts of a peer back to eager PyTorch.
+    compiled = partial(torch.compile, fullgraph=True, dynamic=False)
+    ways = {
+        "released": (peer(released, lambda operator: operator), False, {}),
+        "released_compiled": (peer(released, compiled), True, {}),
+        "shift_add_compiled": (peer(shift_add, compiled), True, {}),
+    }
+    backends: dict[str, str | None] = {OURS: "cpu", f"{OURS}_reference": "reference"}
+    if setting.device == "cuda":
+        serving = [name for name, reason in _why_not_on_a_gpu().items() if reason is None]
+        backends = {OURS: None} | {f"{OURS}_{name}": name for name in serving}
+    for name, backend in backends.items():
+        ways[name] = (ours(backend), False, {"backend": backend or picked(setting.device)})
+    return {name: Candidate(call(way[0], arguments, setting.mode), *way[1:]) for name, way in ways.items()}
+
+
+def picked(device: str) -> str:
+    """The backend that dispatch picks if the caller names none."""
+    return dispatch.select(None, device).__name__.rpartition(".")[2]  # type: ignore[attr-defined]
+
+
+def why_nothing_to_measure(device: str) -> str | None:
+    """The reasons why none of our own backends can serve on a device, or None if one can."""
+    reasons = _why_not_on_a_gpu() if device == "cuda" else {"cpu": dispatch.load("cpu").why_not("cpu")}
+    if None in reasons.values():
+        return None
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+
+
+def _why_not_on_a_gpu() -> dict[str, str | None]:
+    return {name: dispatch.load(name).why_not("cuda") for name in ("cuda", "triton")}

@@ -2,20 +2,15 @@
 
     python benchmarks/rda_conv.py --device cpu --json benchmarks/results/rda_conv_cpu.json
 
-Providers: "released", the released network's way ("released_tf32": with float32 factors rounded to TF32); "vmap",
-torch.vmap of one sample's convolution; "released_compiled" and "shift_add_compiled", the released way and a sum of
-shifted products under torch.compile; "mrda_kernels", on a GPU with the backend that is picked where the caller names
-none, and "mrda_kernels_NAME" with that of this name; and "copy", the floor: the bytes that the operator has to read
-and write, and no arithmetic. Counted in tensors of the input's size,
+Providers: "released", the released network's way; "released_compiled" and "shift_add_compiled", the released way and a
+sum of shifted products under torch.compile; "mrda_kernels", on a GPU with the backend that dispatch picks, and
+"mrda_kernels_NAME" with the backend of this name; and "copy", the floor: the bytes that the operator has to read and
+write, and no arithmetic. Counted in tensors of the input's size, a forward moves 2 (the floor is `x.clone()`), forward
+and backward move 5 (`x.clone()` and `x + grad_y`).
 
-- forward moves 2: x is read, y written; the floor is `x.clone()`;
-- forward_backward moves 5: those, then x and grad_y are read and grad_x is written; the floor is `x.clone()`
-  and `x + grad_y`.
-
-The floor makes a new result, as every provider must. On a CPU that is often fresh memory, whose first touch can
-cost more than the copy itself; how often, the C library decides: by its own rules, as in any Python process, or
-under `--keep-memory`, which spares all providers most of it. `ms_into_existing` is the same copy into tensors that
-exist. How calls are timed on a GPU is said in `benchmarks.measuring`, how peers are compiled in `benchmarks.providers`.
+The floor makes a new result, as every provider must. On a CPU that is often fresh memory, whose first touch can cost
+more than the copy itself. The C library decides how often: by its own rules, as in any Python process, or under
+--keep-memory, which spares all providers most of it.
 """
 
 import sys
@@ -29,53 +24,41 @@ if not __package__:  # run as a script: import from the root, as `python -m benc
 
 import torch
 
-from benchmarks import commands, tables
-from benchmarks.measuring import Arguments, Candidate, Effort, Run, fresh_start, measure, set_count
-from benchmarks.memory import saved_bytes
-from benchmarks.providers import Operator, Provider, Transform, providers
-from benchmarks.records import MEMORY_FORMATS, MODES, Record, Setting, is_measured
+from benchmarks import commands
+from benchmarks.harness import Arguments, Candidate, Effort, Run, fresh_start, measure, saved_bytes
+from benchmarks.peers import providers, released
+from benchmarks.records import MEMORY_FORMATS, MODES, OURS, Record, Setting, is_measured
 from mrda_kernels import rda_conv2d
 
-Shape = tuple[int, int, int, int]
-
-SHAPES: tuple[Shape, ...] = ((1, 64, 180, 320), (16, 64, 64, 64), (64, 64, 64, 64), (1, 64, 720, 1280))
-GPU_SHAPES: tuple[Shape, ...] = ((16, 64, 360, 640), *SHAPES)
+SHAPES = ((1, 64, 180, 320), (16, 64, 64, 64), (64, 64, 64, 64), (1, 64, 720, 1280))
+GPU_SHAPES = ((16, 64, 360, 640), *SHAPES)
 QUICK_SHAPES = SHAPES[:2]
 KERNEL_SIZE = 3
-COUNTED = ("released", "mrda_kernels")  # whose memory for the backward is
+COUNTED = {"released": released, OURS: rda_conv2d}  # whose memory for the backward is counted
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Time the RDA conv against the released network's way, torch.compile, and a copy of the same bytes."""
     command = commands.comparison_parser(__doc__, quick="two shapes in float32 only")
     options = command.parse_args(arguments)
-    records = commands.run_comparison(command, options, settings(options.device, options.quick), measure_setting)
-    print(tables.details(records).text())
-    print(tables.summary(records).text())
-    print(*tables.notes(records), sep="\n")
-    commands.end(records)
+    commands.run_comparison(command, options, settings(options.device, options.quick), measure_setting)
 
 
 def settings(device: str, quick: bool) -> list[Setting]:
-    """Everything to measure, in order; on a GPU the more telling ones first."""
+    """Everything to measure, in order; on a GPU the most important first."""
     if device == "cpu" or quick:
-        return [
-            Setting(device, dtype, layout, shape, mode)
-            for shape in (QUICK_SHAPES if quick else SHAPES)
-            for dtype in ((torch.float32,) if quick else (torch.float32, torch.bfloat16))
-            for layout in MEMORY_FORMATS
-            for mode in MODES
-        ]
-    # channels_last is what the convolutions around the operator are fastest in
-    layouts = ("nhwc", "nchw")
+        shapes, dtypes = (QUICK_SHAPES, [torch.float32]) if quick else (SHAPES, [torch.float32, torch.bfloat16])
+        todo = product(shapes, dtypes, MEMORY_FORMATS, MODES)
+        return [Setting(device, dtype, layout, shape, mode) for shape, dtype, layout, mode in todo]
+    layouts = ("nhwc", "nchw")  # the convolutions around the operator are fastest in channels_last
     everywhere = product(layouts, (torch.bfloat16, torch.float32), GPU_SHAPES, MODES)
     once = product(layouts, (torch.float16,), GPU_SHAPES[:1], MODES)
     return [Setting(device, dtype, layout, shape, mode) for layout, dtype, shape, mode in (*everywhere, *once)]
 
 
-def random_arguments(setting: Setting, seed: int = 0) -> Arguments:
-    """Draw the operator's tensors, on a device the same ones for every dtype and layout of a shape."""
-    generator = torch.Generator(setting.device).manual_seed(seed)
+def random_arguments(setting: Setting) -> Arguments:
+    """Draw the operator's tensors; on a device they are the same for every dtype and layout of a shape."""
+    generator = torch.Generator(setting.device).manual_seed(0)
     batch, channels, _, _ = setting.shape
 
     def draw(*size: int) -> torch.Tensor:
@@ -91,37 +74,26 @@ def random_arguments(setting: Setting, seed: int = 0) -> Arguments:
     return Arguments(tuple(t.requires_grad_(needs_grad) for t in tensors), grad_output)
 
 
-def computing(setting: Setting) -> dict[str, Provider]:
+def computing(setting: Setting, arguments: Arguments) -> dict[str, Candidate]:
     """The providers that compute, by name."""
-
-    def peer(conv: Operator, transform: Transform) -> Operator:
-        return transform(conv)
-
-    return providers(setting, peer, ours=lambda backend: partial(rda_conv2d, backend=backend))
+    return providers(
+        setting,
+        arguments,
+        peer=lambda conv, transform: transform(conv),
+        ours=lambda backend: partial(rda_conv2d, backend=backend),
+    )
 
 
 def measure_setting(setting: Setting, effort: Effort) -> list[Record]:
     """Time all providers on one setting; one record per provider and way to launch."""
     fresh_start()
-    sets = [random_arguments(setting, seed) for seed in range(set_count(setting))]
-    providing = computing(setting)
-    candidates = {name: Candidate.of(provider, sets, setting.mode) for name, provider in providing.items()}
-    candidates["copy"] = Candidate([copy(arguments, setting.mode) for arguments in sets])
-    candidates["into_existing"] = Candidate([copy_into(arguments, setting.mode) for arguments in sets])
-
-    records = []
-    existing: dict[str, float] = {}
-    for record in measure(setting, candidates, floor="copy", effort=effort):
-        if record["provider"] != "into_existing":
-            records.append(record)
-        elif is_measured(record):
-            existing[record["launch"]] = record["ms"]
+    arguments = random_arguments(setting)
+    candidates = computing(setting, arguments) | {"copy": Candidate(copy(arguments, setting.mode))}
+    records = measure(setting, candidates, floor="copy", effort=effort, memory=False)
     for record in records:
-        name, launch = record["provider"], record["launch"]
-        if name == "copy" and launch in existing:
-            record["ms_into_existing"] = existing[launch]
-        if name in COUNTED and launch == "eager" and is_measured(record) and setting.mode == "forward_backward":
-            record["saved_bytes"] = saved_bytes(providing[name].operator, sets[0].tensors)
+        operator = COUNTED.get(record["provider"])
+        if operator and is_measured(record) and record["launch"] == "eager" and setting.mode == "forward_backward":
+            record["saved_bytes"] = saved_bytes(operator, arguments.tensors)
     return records
 
 
@@ -131,15 +103,6 @@ def copy(arguments: Arguments, mode: str) -> Run:
     if mode == "forward":
         return lambda: x.clone()
     return lambda: (x.clone(), torch.add(x, grad_output))
-
-
-def copy_into(arguments: Arguments, mode: str) -> Run:
-    """The floor with results that exist beforehand."""
-    x, grad_output = arguments.tensors[0].detach(), arguments.grad_output
-    y, grad_x = torch.empty_like(x), torch.empty_like(x)
-    if mode == "forward":
-        return lambda: y.copy_(x)
-    return lambda: (y.copy_(x), torch.add(x, grad_output, out=grad_x))
 
 
 if __name__ == "__main__":

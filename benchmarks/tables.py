@@ -1,312 +1,226 @@
-"""Records as tables, in plain text or Markdown, and what their numbers mean in sentences."""
+"""Markdown tables of the records, and the pages that show them.
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+    python -m benchmarks.tables
+
+writes every section of README.md and docs/performance.md that is made from records in benchmarks/results, between its
+markers <!-- NAME:begin --> and <!-- NAME:end -->.
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from benchmarks.records import FLOORS, OURS, Record, is_measured, launch
+from benchmarks.records import FLOORS, OURS, Record, is_measured, launch, load
+from mrda.core.markdown import Page, markers, table
 
-COMPILED = ("released_compiled", "shift_add_compiled")
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = ("README.md", "docs/performance.md")
 MISSING = "-"
+KEYS = ("Op", "Shape", "dtype", "mode", "launch")
+COMPILED = ("released_compiled", "shift_add_compiled")
+PEERS = ("released", "released_tf32", "vmap", *COMPILED)  # of the second and third, old records only
+OUR_WAYS = (OURS, "mrda")
+TITLES = {"rda_conv2d": "The operator", "model": "The whole network"}
+HEADLINES = {"rda_conv2d": ((16, 64, 360, 640), (1, 64, 180, 320)), "model": ((1, 3, 180, 320),)}
+"""Ops and shapes of the section on GPUs."""
+MEANINGS = {
+    "rda_conv2d": "The copy moves the bytes that the operator has to read and write: in tensors of the input's size, 2 "
+    "forward, 5 with the backward.",
+    "rdab": "Op rdab is one RDA block, trunk is 27 of them; a compiled peer of the trunk is one compiled block, called "
+    "27 times. The convolutions alone are the blocks' 3x3 ones.",
+    "model": "All networks take LR (B, 3, H, W) in channels_last to SR; static_convs is the published network's 3x3 "
+    "convolutions and pixel shuffles only, dasr_shaped another network.",
+}
+ON_A_GPU = (
+    "Each call takes inputs that are not in the GPU's L2 cache; float32 is without TF32, except for the peer "
+    "released_tf32. A launch is a plain call or, for short work, also one in the replay of a CUDA graph."
+)
+
+Best = dict[str, Record]  # by provider's name
 
 
-@dataclass(frozen=True)
-class Table:
-    """Cells in words.
-
-    Attributes:
-        headings: of the columns; may hold Markdown's backticks.
-        rows: cells, as many in each as there are headings.
-        texts: how many columns, from the left, hold words; the others hold numbers.
-    """
-
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    texts: int
-
-    def markdown(self) -> str:
-        """The table as Markdown that ends in a newline."""
-        rule = "|---" * self.texts + "|---:" * (len(self.headings) - self.texts) + "|"
-        return "\n".join([_line(self.headings), rule, *map(_line, self.rows)]) + "\n"
-
-    def text(self) -> str:
-        """The table for a terminal, in columns, ending in a newline."""
-        lines = [[cell.replace("`", "") for cell in row] for row in (self.headings, *self.rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        aligned = (
-            "  ".join(
-                cell.ljust(width) if index < self.texts else cell.rjust(width)
-                for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-            ).rstrip()
-            for cells in lines
-        )
-        return "\n".join(aligned) + "\n"
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write all tables of the pages from the records in benchmarks/results."""
+    argparse.ArgumentParser(description=main.__doc__, allow_abbrev=False).parse_args(arguments)
+    for path, section in shown():
+        Page(path, section).update(SECTIONS[section]())
+        print(f"{path.relative_to(ROOT)}: {section}")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One op, shape, dtype, mode and launch, with each provider's best time of its layouts."""
-
-    op: str
-    shape: tuple[int, ...]
-    dtype: str
-    mode: str
-    launch: str
-    best: dict[str, Record]
-
-    @property
-    def label(self) -> tuple[str, str, str]:
-        """Shape, dtype and mode in words."""
-        return _shape(self.shape), self.dtype, _mode(self.mode)
-
-    @property
-    def floor(self) -> float | None:
-        """The floor's milliseconds."""
-        return self.ms(FLOORS[self.op])
-
-    @property
-    def best_peer(self) -> str | None:
-        """The fastest one that is neither ours nor the floor."""
-        peers = [name for name in self.best if not name.startswith(OURS) and name != FLOORS[self.op]]
-        return min(peers, key=lambda name: self.best[name]["ms"], default=None)
-
-    @property
-    def best_peer_in_words(self) -> str:
-        """Its name; where no compiled peer was measured, which might have been faster, that as well."""
-        if self.best_peer is None or self.ms(*COMPILED) is not None:
-            return self.best_peer or MISSING
-        return f"{self.best_peer} (none compiled)"
-
-    def ms(self, *providers: str | None) -> float | None:
-        """The least of the providers' milliseconds; None where none of them was measured."""
-        return min((self.best[name]["ms"] for name in providers if name in self.best), default=None)
-
-
-def best_layouts(records: Iterable[Record]) -> list[Row]:
-    """One row per op, shape, dtype, mode and launch, in the order they came."""
-    found: dict[tuple[Any, ...], dict[str, Record]] = {}
-    for r in records:
-        key = (r["op"], tuple(r["shape"]), r["dtype"], r["mode"], launch(r))
-        best = found.setdefault(key, {})
-        name = r["provider"]
-        if is_measured(r) and (name not in best or r["ms"] < best[name]["ms"]):
-            best[name] = r
-    return [Row(*key, best) for key, best in found.items()]
-
-
-def summary(records: Sequence[Record]) -> Table:
-    """The better of the two layouts for each provider."""
-    rows = best_layouts(records)
-    if records[0]["op"] == "model":
-        return _model_summary(records)
-    if records[0]["op"] != "rda_conv2d":
-        return _block_summary(rows)
-    return _cpu_summary(rows) if records[0]["device"] == "cpu" else _gpu_summary(rows)
-
-
-def details(records: Sequence[Record]) -> Table:
-    """Every record."""
-    floor = FLOORS[records[0]["op"]]
-    headings = ["Op", "Shape", "dtype", "layout", "mode", "launch", "provider", "ms", "GB/s", f"times the {floor}"]
-    rows = []
-    for r in records:
-        setting = (r["op"], _shape(r["shape"]), r["dtype"], r["layout"], _mode(r["mode"]), launch(r), r["provider"])
-        if is_measured(r):
-            rows.append((*setting, _fine_ms(r["ms"]), f"{r['gbps']:.1f}", _times(r.get("floor_ratio"))))
-        else:
-            rows.append((*setting, *[MISSING] * 3))
-    return Table(headings, rows, texts=7)
-
-
-def notes(records: Sequence[Record]) -> list[str]:
-    """What the numbers mean and what they were measured on, in sentences."""
-    if records[0]["op"] == "model":
-        return [_measured_on(records), *_model_notes(records), *_absent(records)]
-    if records[0]["op"] != "rda_conv2d":
-        return [_measured_on(records), *_block_notes(records), *_absent(records)]
-    if records[0]["device"] == "cpu":
-        meaning = _copies(records)
-    else:
-        meaning = [
-            "Each call takes inputs that are not in the GPU's L2 cache; float32 is without TF32, but for the peer "
-            "released_tf32. A launch is a plain call or, for short work, also one in the replay of a CUDA graph.",
-            "The bandwidth is that of the bytes the operator has to read and write, against a copy of as many: in "
-            "tensors of the input's size, 2 forward, 5 with the backward.",
-        ]
-    return [_measured_on(records), *meaning, *_saved(records), *_absent(records)]
+def shown() -> list[tuple[Path, str]]:
+    """The sections of `SECTIONS` that the pages have."""
+    texts = {ROOT / page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+    return [(path, section) for path, text in texts.items() for section in SECTIONS if markers(section)[0] in text]
 
 
 def document(records: Sequence[Record]) -> str:
-    """The summary and what it means, as Markdown that ends in a newline."""
+    """The comparison and its meaning, as Markdown that ends in a newline."""
     layouts = "Each provider in the better of its two layouts (NCHW, channels_last)."
     if len({r["layout"] for r in records}) == 1:
-        layouts = f"All in one layout, {_layout(records[0]['layout'])}."
-    return "\n".join([summary(records).markdown(), layouts, *notes(records)]) + "\n"
+        layouts = f"All in one layout, {'NCHW' if records[0]['layout'] == 'nchw' else 'channels_last'}."
+    return "\n".join([comparison(records), layouts, *notes(records)]) + "\n"
 
 
-def _cpu_summary(rows: Iterable[Row]) -> Table:
-    headings = (
-        *("Shape", "dtype", "mode", "released (ms)", "best `torch.compile` (ms)", "copy (ms)"),
-        *("`mrda_kernels` (ms)", "faster than released", "faster than compiled", "times the copy"),
-    )
-    cells = []
-    for row in rows:
-        released, compiled, ours = row.ms("released"), row.ms(*COMPILED), row.ms(OURS)
-        times = map(_ms, (released, compiled, row.floor, ours))
-        ratios = (_ratio(released, ours), _ratio(compiled, ours), _ratio(ours, row.floor))
-        cells.append((*row.label, *times, *ratios))
-    return Table(headings, cells, texts=3)
+def comparison(records: Sequence[Record]) -> str:
+    """A row for each setting: each provider's milliseconds, and ours beside the released way, the peers and the floor.
+
+    Columns without any value are left out, and those that say which setting it is if they say the same in each row.
+    """
+    found = best_layouts(records)
+    names = [name for name in dict.fromkeys(r["provider"] for r in records) if not name.startswith(f"{OURS}_")]
+    names.sort(key=lambda name: name in OUR_WAYS)
+    floor = FLOORS[records[0]["op"]]
+    columns = {head: [word(key[number]) for key in found] for number, head in enumerate(KEYS)}
+    columns |= {f"{name} (ms)": [milliseconds(ms(best, name)) for best in found.values()] for name in names}
+    columns |= {
+        "faster than released": [ratio(ms(best, "released"), ms(best, *OUR_WAYS)) for best in found.values()],
+        "than the best peer": [ratio(ms(best, *PEERS), ms(best, *OUR_WAYS)) for best in found.values()],
+        f"times the {floor}": [ratio(ms(best, *OUR_WAYS), ms(best, floor)) for best in found.values()],
+        "peak memory (MiB)": [mebibytes(best.get(OURS) or best.get("mrda")) for best in found.values()],
+        "released's (MiB)": [mebibytes(best.get("released")) for best in found.values()],
+    }
+    said = {head for head in KEYS if head in ("Shape", "dtype") or len(set(columns[head])) > 1}
+    columns = {head: c for head, c in columns.items() if head in said or (head not in KEYS and set(c) != {MISSING})}
+    return table(list(columns), zip(*columns.values(), strict=True), left=len(said))
 
 
-def _gpu_summary(rows: Iterable[Row]) -> Table:
-    headings = (
-        *("Shape", "dtype", "mode", "launch", "best peer", "best peer (ms)", "released (ms)", "copy (ms)"),
-        *("`mrda_kernels` (ms)", "faster than released", "faster than best peer", "of the copy's bandwidth"),
-    )
-    cells = []
-    for row in rows:
-        peer, released, ours = row.ms(row.best_peer), row.ms("released"), row.ms(OURS)
-        times = map(_fine_ms, (peer, released, row.floor, ours))
-        share = MISSING if ours is None or row.floor is None else f"{100 * row.floor / ours:.0f} %"
-        ratios = (_ratio(released, ours), _ratio(peer, ours))
-        cells.append((*row.label, row.launch, row.best_peer_in_words, *times, *ratios, share))
-    return Table(headings, cells, texts=5)
-
-
-def _block_summary(rows: Iterable[Row]) -> Table:
-    headings = (
-        *("Op", "Shape", "dtype", "mode", "launch", "best peer", "best peer (ms)", "released (ms)"),
-        *("convolutions alone (ms)", "`mrda_kernels` (ms)", "faster than released", "faster than best peer"),
-        *("peak memory (MiB)", "released's (MiB)"),
-    )
-    cells = []
-    for row in rows:
-        peer, released, ours = row.ms(row.best_peer), row.ms("released"), row.ms(OURS)
-        times = map(_ms, (peer, released, row.floor, ours))
-        ratios = (_ratio(released, ours), _ratio(peer, ours))
-        peaks = (row.best.get(name, {}).get("peak_bytes") for name in (OURS, "released"))
-        memory = (MISSING if peak is None else f"{peak / 2**20:.1f}" for peak in peaks)
-        cells.append((row.op, *row.label, row.launch, row.best_peer_in_words, *times, *ratios, *memory))
-    return Table(headings, cells, texts=6)
-
-
-def _model_summary(records: Sequence[Record]) -> Table:
-    headings = (
-        *("Shape", "provider", "dtype", "launch", "ms", "faster than released in float32"),
-        *("than it compiled, same dtype", "parameters (M)", "mult-adds (G)", "peak memory (MiB)"),
-    )
-    times = {(tuple(r["shape"]), launch(r), r["provider"], r["dtype"]): r["ms"] for r in records if is_measured(r)}
-    cells = []
+def best_layouts(records: Iterable[Record]) -> dict[tuple[Any, ...], Best]:
+    """For each op, shape, dtype, mode and launch, each provider's record in the better layout."""
+    found: dict[tuple[Any, ...], Best] = {}
     for r in records:
-        if not is_measured(r):
-            continue
-        where = tuple(r["shape"]), launch(r)
-        released = times.get((*where, "released", "float32"))
-        compiled = times.get((*where, "released_compiled", r["dtype"]))
-        peak = MISSING if "peak_bytes" not in r else f"{r['peak_bytes'] / 2**20:.0f}"
-        costs = (f"{r['parameters'] / 1e6:.2f}", f"{r['mult_adds'] / 1e9:.1f}", peak)
-        ratios = (_ratio(released, r["ms"]), _ratio(compiled, r["ms"]))
-        cells.append((_shape(where[0]), r["provider"], r["dtype"], where[1], _ms(r["ms"]), *ratios, *costs))
-    return Table(headings, cells, texts=4)
+        best = found.setdefault((r["op"], tuple(r["shape"]), r["dtype"], r["mode"], launch(r)), {})
+        name = r["provider"]
+        if is_measured(r) and (name not in best or r["ms"] < best[name]["ms"]):
+            best[name] = r
+    return found
 
 
-def _model_notes(records: Sequence[Record]) -> list[str]:
-    notes = [
-        "All networks take LR (B, 3, H, W) in channels_last to SR; static_convs is the published network's 3x3 "
-        "convolutions and pixel shuffles, and nothing else. Mult-adds are those that are executed for the batch. On a "
-        "GPU a plain call of mrda replays a graph of its trunk.",
-    ]
+def ms(best: Best, *providers: str) -> float | None:
+    """The least of the providers' milliseconds; None if none of them was measured."""
+    return min((best[name]["ms"] for name in providers if name in best), default=None)
+
+
+def notes(records: Sequence[Record]) -> list[str]:
+    """The machine of the measurement and the meaning of the numbers, in sentences."""
+    op, on_gpu = records[0]["op"], records[0]["device"] == "cuda"
+    found = [measured_on(records[0]), MEANINGS["rdab" if op == "trunk" else op], *([ON_A_GPU] if on_gpu else [])]
+    counted = [r for r in records if "saved_bytes" in r]
+    if counted:
+        first = {key: counted[0][key] for key in ("shape", "dtype", "layout")}
+        kept = {r["provider"]: f"{r['saved_bytes'] / 2**20:.1f} MiB" for r in counted if first.items() <= r.items()}
+        found.append(
+            f"Kept alive for the backward at {word(first['shape'])} {first['dtype']} {first['layout']}: "
+            f"{kept.get(OURS, MISSING)}, which is the inputs; by the released way {kept.get('released', MISSING)}."
+        )
     for r in records:
         if "parts" in r:
-            parts = ", ".join(f"{part} {100 * share:.0f} %" for part, share in r["parts"].items())
-            where = f"{r['provider']} in {r['dtype']} at {_shape(r['shape'])}"
-            notes.append(f"Of the time of {where}, launched one by one and each waited for: {parts}.")
-    return notes
+            where = f"{r['provider']} in {r['dtype']} at {word(r['shape'])}"
+            found.append(f"Of the time of {where}, launched one by one and each waited for: {parts(r)}.")
+    absent = Counter((r["provider"], r["absent"]) for r in records if not is_measured(r))
+    return found + [f"Not measured: {name}, {count}x ({reason})." for (name, reason), count in absent.items()]
 
 
-def _measured_on(records: Sequence[Record]) -> str:
-    first = records[0]
-    if first["device"] == "cpu":
-        where = f"{first['processor']} with {first['threads']} threads, torch {first['torch']}"
-    else:
-        where = f"{first['processor']}, torch {first['torch']}, triton {first.get('triton') or 'missing'}"
+def measured_on(record: Mapping[str, Any]) -> str:
+    """The machine of a record."""
+    where = f"{record['processor']} with {record['threads']} threads, torch {record['torch']}"
     return f"Measured on {where}: medians of interleaved rounds."
 
 
-def _copies(records: Sequence[Record]) -> list[str]:
-    copies = [r["ms"] / r["ms_into_existing"] for r in records if "ms_into_existing" in r]
-    return [
-        "The copy moves the bytes that the operator has to read and write, in tensors of the input's size: "
-        "2 forward, 5 with the backward.",
-        "Like every provider it makes a fresh result, and fresh memory costs time: into tensors that exist, "
-        f"it is {_times(min(copies))} to {_times(max(copies))} as fast.",
-    ]
+def three_rows(records: Sequence[Record], kept: Sequence[Record]) -> str:
+    """The operator's forward at (1, 64, 180, 320), with a sentence on a process that keeps freed memory."""
+    key = ("rda_conv2d", (1, 64, 180, 320), "float32", "forward", "eager")
+    best, other = best_layouts(records)[key], best_layouts(kept)[key]
+    ways = {"the released way, eager": PEERS[:1], "`torch.compile`": COMPILED, "`mrda_kernels`": (OURS,)}
+    lines = [(way, milliseconds(ms(best, *n)), ratio(ms(best, "released"), ms(best, *n))) for way, n in ways.items()]
+    compiled, ours = (ratio(ms(other, "released"), ms(other, *names)) for names in (COMPILED, OUR_WAYS))
+    return (
+        f"{table(('(1, 64, 180, 320), float32, forward', 'ms', 'faster'), lines, left=1)}\n{measured_on(records[0])} "
+        f"If the C library keeps freed memory, the released way gains most: then {compiled} and {ours}.\n"
+    )
 
 
-def _saved(records: Iterable[Record]) -> list[str]:
-    """The bytes kept for the backward, at the first setting where they were counted."""
-    counted = [r for r in records if "saved_bytes" in r]
-    if not counted:
-        return []
-    shape, dtype, layout, _ = setting = _setting(counted[0])
-    kept = {r["provider"]: f"{r['saved_bytes'] / 2**20:.1f} MiB" for r in counted if _setting(r) == setting}
-    return [
-        f"Kept alive for the backward at {_shape(shape)} {dtype} {layout}: {kept.get(OURS, MISSING)}, "
-        f"which is the inputs; by the released way {kept.get('released', MISSING)}."
-    ]
+def gpus(folder: Path = RESULTS) -> str:
+    """The headlines of all results on GPUs in a folder, each after its processor's name."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        with suppress(ValueError):  # results of another kind
+            headlines = [r for r in load(path) if tuple(r["shape"]) in HEADLINES.get(r["op"], ())]
+            found += [titled(headlines)] if headlines and headlines[0]["device"] == "cuda" else []
+    return "\n".join(found) or "On a GPU: not yet measured.\n"
 
 
-def _block_notes(records: Sequence[Record]) -> list[str]:
-    where = "torch's allocator, as its profiler counts it" if records[0]["device"] == "cpu" else "the GPU's allocator"
-    return [
-        "Op rdab is one RDA block, trunk is 27 of them; a compiled peer of the trunk is one compiled block, 27 times. "
-        "The convolutions alone are the blocks' 3x3 ones, the same for every way.",
-        f"Peak memory is what a call holds at a time on top of its inputs and the parameters, from {where}.",
-    ]
+def titled(records: Sequence[Record]) -> str:
+    """A document after a line on its op and its processor."""
+    return f"{TITLES.get(records[0]['op'], 'RDA blocks')} on {records[0]['processor']}:\n\n{document(records)}"
 
 
-def _absent(records: Iterable[Record]) -> list[str]:
-    """Who was not measured, how often, for each reason."""
-    counts: dict[tuple[str, str], int] = {}
+def training(records: Sequence[Mapping[str, Any]]) -> str:
+    """The steps of benchmarks/training.py and their machine, as Markdown that ends in a newline."""
+    times = {(r["stage"], r["way"]): r["ms"] for r in records}
+    peer = next((r["way"] for r in records if r["way"] != "mrda"), "mrda")
+    header = ("Stage", "way", "ms", "images/s", "peak memory (MiB)", f"times as fast as {peer}", "of ours, by part")
+    rows = []
     for r in records:
-        if not is_measured(r):
-            key = (r["provider"], r["absent"])
-            counts[key] = counts.get(key, 0) + 1
-    return [f"Not measured: {name}, {count}x ({reason})." for (name, reason), count in counts.items()]
+        factor = ratio(times.get((r["stage"], peer)), r["ms"], 2)
+        speed = f"{r['images_per_second']:.1f}"
+        rows.append((r["stage"], r["way"], milliseconds(r["ms"]), speed, mebibytes(r), factor, parts(r)))
+    first = records[0]
+    sizes = ", ".join(dict.fromkeys(f"{r['stage']} {r['batch']}" for r in records))
+    return (
+        f"{table(header, rows, left=2)}\n"
+        f"One optimizer step at LR {first['patch_size']}x{first['patch_size']}, x{first['scale']}, mixed precision "
+        f"{first['mixed_precision']}; images a step: {sizes}. {measured_on(first)} Parts are waited for one by one.\n"
+    )
 
 
-def _setting(record: Record) -> tuple[Any, ...]:
-    return tuple(record["shape"]), record["dtype"], record["layout"], record["mode"]
+def parts(record: Mapping[str, Any]) -> str:
+    """The shares of the time by part."""
+    return ", ".join(f"{part} {100 * share:.0f} %" for part, share in record.get("parts", {}).items())
 
 
-def _shape(shape: Sequence[int]) -> str:
-    return f"({', '.join(map(str, shape))})"
+def word(value: str | Sequence[int]) -> str:
+    """A value of a setting for people."""
+    return value.replace("forward_b", "forward + b") if isinstance(value, str) else f"({', '.join(map(str, value))})"
 
 
-def _layout(layout: str) -> str:
-    return {"nhwc": "channels_last", "nchw": "NCHW"}[layout]
+def milliseconds(value: float | None) -> str:
+    """A time with some four digits."""
+    return MISSING if value is None else f"{value:.{3 if value < 10 else 2 if value < 100 else 0}f}"
 
 
-def _mode(mode: str) -> str:
-    return mode.replace("_", " + ")
+def ratio(numerator: float | None, denominator: float | None, digits: int = 1) -> str:
+    """A quotient of two times."""
+    return MISSING if numerator is None or denominator is None else f"{numerator / denominator:.{digits}f}x"
 
 
-def _ms(ms: float | None) -> str:
-    return MISSING if ms is None else f"{ms:.2f}"
+def mebibytes(record: Mapping[str, Any] | None) -> str:
+    """The peak memory of a record."""
+    return MISSING if record is None or "peak_bytes" not in record else f"{record['peak_bytes'] / 2**20:.0f}"
 
 
-def _fine_ms(ms: float | None) -> str:
-    """Milliseconds to the microsecond, which is much on a GPU."""
-    return MISSING if ms is None else f"{ms:.3f}"
+def _weights() -> str:
+    from mrda.paper.studies import release  # needs more than torch
+
+    return release.overview(release.datasets(ROOT / "docs" / "weights" / "mrda-x4-iso.json"))
 
 
-def _times(ratio: float | None) -> str:
-    return MISSING if ratio is None else f"{ratio:.1f}x"
+SECTIONS: Mapping[str, Callable[[], str]] = {
+    "speed": lambda: three_rows(load(RESULTS / "rda_conv_cpu.json"), load(RESULTS / "rda_conv_cpu_kept_memory.json")),
+    "weights": _weights,
+    "speed-operator": lambda: document(load(RESULTS / "rda_conv_cpu.json")),
+    "speed-kept-memory": lambda: document(load(RESULTS / "rda_conv_cpu_kept_memory.json")),
+    "speed-blocks": lambda: document(load(RESULTS / "rda_block_cpu.json")),
+    "speed-model": lambda: document(load(RESULTS / "model_cpu.json")),
+    "speed-changes": lambda: document(load(RESULTS / "changes_cpu.json")),
+    "speed-gpu": gpus,
+    "training": lambda: training(json.loads((RESULTS / "training_cpu.json").read_text())),
+    "training-gpu": lambda: training(json.loads((RESULTS / "training_nvidia-h200.json").read_text())),
+}
 
-
-def _ratio(numerator: float | None, denominator: float | None) -> str:
-    return MISSING if numerator is None or denominator is None else _times(numerator / denominator)
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+if __name__ == "__main__":
+    main()

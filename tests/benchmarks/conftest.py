@@ -19,10 +19,10 @@ def records():
         record("released_compiled", 9.0),
         record("shift_add_compiled", 20.0),
         record("mrda_kernels", 4.0, **kept),
-        record("copy", 2.0, ms_into_existing=1.0),
+        record("copy", 2.0),
         record("released", 60.0, layout="nhwc", saved_bytes=7 * 2**20),
         record("released_compiled", 30.0, layout="nhwc"),
         record("shift_add_compiled", 6.0, layout="nhwc"),
         record("mrda_kernels", 5.0, layout="nhwc", **kept),
-        record("copy", 2.5, layout="nhwc", ms_into_existing=1.0),
+        record("copy", 2.5, layout="nhwc"),
     ]

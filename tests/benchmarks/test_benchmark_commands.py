@@ -1,18 +1,17 @@
-import io
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
-from synthetic import record, setting
+from synthetic import absent, record, setting
 
-from benchmarks import commands, rda_block, rda_conv, table, threads
-from benchmarks.commands import Budget, Progress
-from benchmarks.measuring import EFFORT
+from benchmarks import commands, rda_block, rda_conv
+from benchmarks.commands import EFFORT, effort_for
 from benchmarks.records import load
 from mrda_kernels.backends import cpu
 
-COMMANDS = [rda_conv, rda_block, threads]
+COMMANDS = [rda_conv, rda_block]
 
 
 def refused(main, *arguments, capsys):
@@ -28,7 +27,7 @@ def test_results_folder_that_does_not_exist_is_refused_before_any_work(command, 
     assert "nowhere/speed.json, but its folder does not exist" in words
 
 
-@pytest.mark.parametrize("command", [rda_conv, rda_block])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_cuda_without_a_gpu_is_refused_in_a_sentence(command, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     words = refused(command.main, "--device", "cuda", capsys=capsys)
@@ -38,7 +37,7 @@ def test_cuda_without_a_gpu_is_refused_in_a_sentence(command, monkeypatch, capsy
 @pytest.mark.parametrize("command", COMMANDS)
 def test_missing_native_backend_is_refused_with_its_reason(command, monkeypatch, capsys):
     monkeypatch.setattr(cpu, "why_not", lambda device_type: "it is broken")
-    assert "it is broken" in refused(command.main, capsys=capsys)
+    assert "there is nothing to measure on cpu: cpu: it is broken" in refused(command.main, capsys=capsys)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +52,7 @@ def run(settings, measure, path=None, **options):
     command = commands.comparison_parser("What it does.", quick="less")
     arguments = command.parse_args(["--json", str(path)] if path else [])
     vars(arguments).update(options)
-    return commands.run_comparison(command, arguments, settings, measure)
+    commands.run_comparison(command, arguments, settings, measure)
 
 
 @pytest.fixture
@@ -78,47 +77,59 @@ def test_a_run_that_is_cut_off_leaves_the_records_it_has(tmp_path):
 @pytest.mark.usefixtures("_measurable")
 def test_settings_after_the_time_limit_are_left_out_and_told(monkeypatch, capsys):
     efforts = iter([EFFORT["cpu"], None])
-    monkeypatch.setattr(Budget, "effort", lambda self, todo: next(efforts))
-    records = run([setting(), setting(), setting()], lambda setting, effort: [record("copy", 1.0)])
-    assert len(records) == 1
-    assert "2 of 3 settings left out" in capsys.readouterr().err
+    monkeypatch.setattr(commands, "effort_for", lambda device, todo, left: next(efforts))
+    with pytest.raises(SystemExit) as end:
+        run([setting(), setting(), setting()], lambda setting, effort: [record("copy", 1.0)])
+    assert end.value.code == 0
+    printed = capsys.readouterr()
+    assert "1.0 " in printed.out
+    assert "2 of 3 settings left out" in printed.err
 
 
 def test_time_goes_to_the_settings_first_and_what_is_left_to_compiling():
-    now = iter([0.0, 0.0, 80.0, 100.0])
-    budget = Budget("cuda", 100.0, now=lambda: next(now))
     each = commands.SETTING_SECONDS["cuda"]
-    assert budget.effort(todo=30).compile_seconds == (100 - 30 * each) / 2
-    assert budget.effort(todo=30).compile_seconds == commands.SHARE * 20 / 2  # more than what is left over: nothing
-    assert budget.effort(todo=1) is None
-    assert Budget("cuda", 10_000.0).effort(todo=1) == EFFORT["cuda"]
-    assert Budget("cpu", None).effort(todo=1) == EFFORT["cpu"]
+    enough = 30 * each + commands.COMPILE_SECONDS
+    assert effort_for("cuda", 30, enough) == EFFORT["cuda"]
+    assert effort_for("cuda", 30, enough - 1) == replace(EFFORT["cuda"], compiles=False)
+    assert effort_for("cuda", 1, 0.0) is None
+    assert effort_for("cpu", 1, None) == EFFORT["cpu"]
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-@pytest.mark.parametrize(("stream", "is_drawn"), [(Terminal(), True), (io.StringIO(), False)])
-def test_progress_is_drawn_on_a_terminal_only(stream, is_drawn):
-    progress = Progress(3, stream)
-    progress.show(1, "a setting")
-    progress.end("a last word")
-    text = stream.getvalue()
-    assert ("2/3" in text and "a setting" in text) == is_drawn
-    assert text.endswith("a last word\n")
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_is_drawn_on_a_terminal_only(is_terminal, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    commands.progress(1, 3, "a setting")
+    text = capsys.readouterr().err
+    assert ("2/3" in text and "a setting" in text) == is_terminal
 
 
 @pytest.mark.parametrize(
-    ("ours", "code"), [(record("mrda_kernels", 1.0), 0), ({"absent": "it broke", "launch": "eager"}, 1)]
+    ("ours", "code"),
+    [(record("mrda_kernels", 1.0, launch="eager"), 0), (absent(record("mrda_kernels", 1.0, launch="eager")), 1)],
 )
 def test_a_failure_of_ours_is_an_error(ours, code, capsys):
-    records = [record("mrda_kernels", 1.0) | ours]
     with pytest.raises(SystemExit) as end:
-        commands.end(records)
+        commands.finish([record("released", 2.0), ours])
     assert end.value.code == code
-    assert ("it broke" in capsys.readouterr().err) == bool(code)
+    sentence = "mrda_kernels failed on rda_conv2d (1, 64, 180, 320) float32 nchw forward (eager): it broke"
+    assert (sentence in capsys.readouterr().err) == bool(code)
+
+
+def test_a_failure_of_a_peer_is_none(capsys):
+    with pytest.raises(SystemExit) as end:
+        commands.finish([record("mrda_kernels", 1.0), absent(record("released", 2.0))])
+    assert end.value.code == 0
+    assert "Not measured: released, 1x (it broke)." in capsys.readouterr().out
+
+
+def test_the_terminal_has_a_row_for_each_setting_and_a_column_for_each_provider(records):
+    lines = commands.compared(records).splitlines()
+    assert [name.strip() for name in lines[1].split("|")[1:]] == [r["provider"] for r in records[:5]]
+    assert [line.split("|")[0].strip() for line in lines[3:5]] == [
+        "(1, 64, 180, 320) float32 nchw forward eager",
+        "(1, 64, 180, 320) float32 nhwc forward eager",
+    ]
+    assert [float(cell) for cell in lines[4].split("|")[1:]] == [60.0, 30.0, 6.0, 5.0, 2.5]
 
 
 # On the machine with the GPU there are these at most, besides torch's own: triton, numpy, pytest, hypothesis, pybind11.
@@ -142,9 +153,9 @@ sys.meta_path.insert(0, Blocker())
     [
         "rda_conv",
         "rda_block",
-        "table",
+        "model",
+        "tables",
         "gpu",
-        "threads",
     ],
 )
 def test_commands_need_torch_alone(module):
@@ -157,8 +168,3 @@ def test_commands_need_torch_alone(module):
 def test_the_blocker_of_imports_blocks():
     done = subprocess.run([sys.executable, "-c", f"{BLOCKER}\nimport yaml"], capture_output=True, text=True)
     assert "No module named 'yaml'" in done.stderr
-
-
-def test_table_wants_a_file_or_a_folder_and_not_both(tmp_path, capsys):
-    assert "name either" in refused(table.main, capsys=capsys)
-    assert "name either" in refused(table.main, "a.json", "--gpus", str(tmp_path), capsys=capsys)

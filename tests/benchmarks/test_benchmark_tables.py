@@ -1,44 +1,30 @@
 import json
-from pathlib import Path
 
 import pytest
 from synthetic import absent, gpu_record, record
 
-from benchmarks import table, tables
+from benchmarks import tables
 from benchmarks.records import load
-
-ROOT = Path(table.__file__).resolve().parent.parent
-BEGIN, END = table.markers(table.SECTION)
+from mrda.core import markdown
 
 
 def cells(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_readme_table_takes_the_better_layout_of_each_provider(records):
+def test_the_table_takes_the_better_layout_of_each_provider(records):
     lines = tables.document(records).splitlines()
+    assert cells(lines[0])[:4] == ["Shape", "dtype", "released (ms)", "released_compiled (ms)"]
     assert cells(lines[2]) == [
-        *("(1, 64, 180, 320)", "float32", "forward"),
-        *("40.00", "6.00", "2.00", "4.00"),
+        *("(1, 64, 180, 320)", "float32"),
+        *("40.00", "9.000", "6.000", "2.000", "4.000"),
         *("10.0x", "1.5x", "2.0x"),
     ]
     assert all(line.count("|") == lines[0].count("|") for line in lines[:3])
     notes = "\n".join(lines[3:])
+    assert "Each provider in the better of its two layouts" in notes
     assert "a processor with 2 threads, torch 2.13.0" in notes
-    assert "2.0x to 2.5x as fast" in notes
     assert "3.0 MiB, which is the inputs; by the released way 7.0 MiB" in notes
-
-
-def test_screen_table_has_each_record_in_columns(records):
-    shown = tables.details(records)
-    assert [row[6] for row in shown.rows] == [r["provider"] for r in records]
-    assert {row[:6] for row in shown.rows} == {
-        ("rda_conv2d", "(1, 64, 180, 320)", "float32", layout, "forward", "eager") for layout in ("nchw", "nhwc")
-    }
-    lines = shown.text().splitlines()
-    assert len(lines) == 1 + len(records)
-    start = lines[0].index("provider")
-    assert all(line[start:].startswith(r["provider"]) for line, r in zip(lines[1:], records, strict=True))
 
 
 def gpu_records():
@@ -55,20 +41,20 @@ def gpu_records():
     ]
 
 
-def test_gpu_table_compares_with_the_best_peer_and_the_copys_bandwidth():
+def test_columns_without_a_value_are_left_out_and_settings_that_differ_are_told():
     lines = tables.document(gpu_records()).splitlines()
-    assert cells(lines[2]) == [
-        *("(1, 64, 180, 320)", "float32", "forward", "eager", "released_compiled"),
-        *("3.000", "8.000", "1.000", "1.250", "6.4x", "2.4x", "80 %"),
+    assert cells(lines[0])[2:8] == [
+        *("launch", "released (ms)", "released_tf32 (ms)", "released_compiled (ms)", "copy (ms)", "mrda_kernels (ms)"),
     ]
-    assert cells(lines[3])[3:] == ["graph", "-", "-", "-", "0.900", "1.000", "-", "-", "90 %"]
+    assert cells(lines[2])[2:] == ["eager", "8.000", "4.000", "3.000", "1.000", "1.250", "6.4x", "2.4x", "1.2x"]
+    assert cells(lines[3])[2:] == ["graph", "-", "-", "-", "0.900", "1.000", "-", "-", "1.1x"]
     notes = "\n".join(lines[4:])
     assert "All in one layout, NCHW." in notes
     assert "Measured on NVIDIA X1" in notes
     assert "Not measured: shift_add_compiled, 1x (not compiled)." in notes
 
 
-def test_block_table_has_both_ops_with_their_peak_memory():
+def test_the_blocks_table_has_both_ops_with_their_peak_memory():
     records = [
         gpu_record(name, ms, op=op, peak_bytes=mib * 2**20)
         for op in ("rdab", "trunk")
@@ -76,66 +62,69 @@ def test_block_table_has_both_ops_with_their_peak_memory():
     ]
     lines = tables.document(records).splitlines()
     assert [cells(line)[0] for line in lines[2:4]] == ["rdab", "trunk"]
-    assert cells(lines[2])[5:] == [
-        "released (none compiled)",
-        "6.00",
-        "6.00",
-        "2.00",
-        "3.00",
-        "2.0x",
-        "2.0x",
-        "4.0",
-        "9.0",
-    ]
+    assert cells(lines[2])[3:] == ["6.000", "2.000", "3.000", "2.0x", "2.0x", "1.5x", "4", "9"]
 
 
 def test_old_records_count_as_plain_calls(records):
-    assert {row.launch for row in tables.best_layouts(records)} == {"eager"}
+    assert {key[-1] for key in tables.best_layouts(records)} == {"eager"}
 
 
-def write(path, records):
-    path.write_text(json.dumps(records))
-    return path
+def test_three_rows_are_those_of_the_forward_in_float32(records):
+    other = [record("released", 9.0, mode="forward_backward"), record("released", 9.0, shape=(1, 1, 1, 1))]
+    kept = [record("released", 8.0), record("released_compiled", 4.0), record("mrda_kernels", 2.0)]
+    lines = tables.three_rows([*records, *other], kept).splitlines()
+    assert [cells(line)[1:] for line in lines[2:5]] == [["40.00", "1.0x"], ["6.000", "6.7x"], ["4.000", "10.0x"]]
+    assert "then 2.0x and 4.0x" in lines[-1]
 
 
-def test_update_replaces_what_is_between_the_markers_and_nothing_else(records, tmp_path, capsys):
-    results, readme = write(tmp_path / "speed.json", records), tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+@pytest.fixture
+def repository(records, tmp_path, monkeypatch):
+    """A page with one section of the records and one of somebody else."""
+    (tmp_path / "docs").mkdir()
+    begin, end = markdown.markers("speed-operator")
+    (tmp_path / "README.md").write_text("nothing\n")
+    (tmp_path / "docs" / "performance.md").write_text(f"before\n{begin}\nold\n{end}\n<!-- mine:begin -->\nafter\n")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    (tmp_path / "rda_conv_cpu.json").write_text(json.dumps(records))
+    return tmp_path
+
+
+def test_the_command_replaces_the_sections_it_knows_and_nothing_else(records, repository, capsys):
     for _ in range(2):  # a second update changes nothing
-        table.main([str(results), "--update", str(readme)])
-        content = tables.document(records)
-        assert readme.read_text() == f"before\n{BEGIN}\n{content}{END}\nafter\n"
-    table.main([str(results)])
-    assert capsys.readouterr().out == content
+        tables.main([])
+        begin, end = markdown.markers("speed-operator")
+        written = f"before\n{begin}\n{tables.document(records)}{end}\n<!-- mine:begin -->\nafter\n"
+        assert (repository / "docs" / "performance.md").read_text() == written
+        assert capsys.readouterr().out == "docs/performance.md: speed-operator\n"
+    assert (repository / "README.md").read_text() == "nothing\n"
 
 
-@pytest.mark.parametrize("text", ["no markers", f"{END} {BEGIN}", BEGIN])
-def test_update_without_markers_is_refused_and_leaves_the_file(records, tmp_path, text, capsys):
-    results, readme = write(tmp_path / "speed.json", records), tmp_path / "README.md"
-    readme.write_text(text)
-    with pytest.raises(SystemExit) as end:
-        table.main([str(results), "--update", str(readme)])
-    assert end.value.code == 2
-    assert "must hold one" in capsys.readouterr().err
-    assert readme.read_text() == text
+@pytest.mark.parametrize("text", ["no markers", "<!-- a:end --> <!-- a:begin -->", "<!-- a:begin -->"])
+def test_a_page_without_markers_is_refused_and_left_alone(text, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(ValueError, match="must hold one <!-- a:begin -->"):
+        markdown.Page(page, "a")
+    assert page.read_text() == text
 
 
 @pytest.mark.parametrize("content", ["not JSON", "{}", "[]", '[{"op": "another"}]', "[1]"])
-def test_file_without_records_is_refused(tmp_path, content):
+def test_a_file_without_records_is_refused(tmp_path, content):
     path = tmp_path / "speed.json"
     path.write_text(content)
-    with pytest.raises(SystemExit) as end:
-        table.main([str(path)])
-    assert end.value.code == 2
+    with pytest.raises(ValueError, match=r"Expecting value|is not a list of records"):
+        load(path)
 
 
 def test_a_gpu_is_not_yet_measured_until_there_is_a_result_of_one(records, tmp_path):
-    write(tmp_path / "cpu.json", records)
+    (tmp_path / "cpu.json").write_text(json.dumps(records))
     (tmp_path / "demo.json").write_text("{}")
-    assert table.gpus(tmp_path) == "On a GPU: not yet measured.\n"
-    write(tmp_path / "x1.json", [*gpu_records(), *({**r, "shape": [64, 64, 64, 64]} for r in gpu_records())])
-    write(tmp_path / "x1_rda_block.json", [gpu_record("mrda_kernels", 1.0, op="rdab")])
-    text = table.gpus(tmp_path)
+    assert tables.gpus(tmp_path) == "On a GPU: not yet measured.\n"
+    other_shape = [{**r, "shape": [64, 64, 64, 64]} for r in gpu_records()]
+    (tmp_path / "x1.json").write_text(json.dumps([*gpu_records(), *other_shape]))
+    (tmp_path / "x1_rda_block.json").write_text(json.dumps([gpu_record("mrda_kernels", 1.0, op="rdab")]))
+    text = tables.gpus(tmp_path)
     assert "not yet measured" not in text
     assert text.startswith("The operator on NVIDIA X1:\n\n| Shape")
     assert "(64, 64, 64, 64)" not in text  # no headline
@@ -143,25 +132,14 @@ def test_a_gpu_is_not_yet_measured_until_there_is_a_result_of_one(records, tmp_p
     assert "a processor" not in text
 
 
-def test_folder_of_gpu_results_that_is_none_is_refused(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        table.main(["--gpus", str(tmp_path / "nowhere")])
-    assert "must be a folder of results" in capsys.readouterr().err
-
-
 def test_pages_of_the_repository_are_what_its_results_give():
-    results = ROOT / "benchmarks" / "results"
-    pages = {
-        ("docs/performance.md", "speed"): tables.document(load(results / "rda_conv_cpu.json")),
-        ("docs/performance.md", "speed-kept-memory"): tables.document(load(results / "rda_conv_cpu_kept_memory.json")),
-        ("docs/performance.md", "speed-gpu"): table.gpus(results),
-        ("README.md", "speed-model"): tables.document(load(results / "model_cpu.json")),
-    }
-    for (page, section), content in pages.items():
-        text = (ROOT / page).read_text()
-        assert table.insert(text, content, section) == text, (page, section)
+    shown = tables.shown()
+    assert {path.name for path, _ in shown} == {"README.md", "performance.md"}
+    for path, section in shown:
+        text = path.read_text()
+        assert markdown.insert(text, tables.SECTIONS[section](), section) == text, (path, section)
 
 
-def test_summary_of_a_cpu_has_no_place_for_the_reference(records):
+def test_the_table_of_a_cpu_has_no_place_for_the_reference(records):
     more = [*records, record("mrda_kernels_reference", 1.0)]
-    assert tables.summary(more) == tables.summary(records)
+    assert tables.comparison(more) == tables.comparison(records)

@@ -5,7 +5,7 @@ import torch
 from synthetic import setting
 
 from benchmarks import rda_block as bench
-from benchmarks.measuring import Effort, call
+from benchmarks.harness import Effort
 from mrda_kernels.backends import cpu
 
 SHAPE = (2, 4, 5, 6)
@@ -50,17 +50,17 @@ def test_provider_computes_the_networks_blocks_and_all_their_gradients(name, op,
             conv.backend = "reference"
         expected = block(expected, idr)
     exact = torch.autograd.grad(expected, arguments.tensors, arguments.grad_output)
-    operator = bench.computing(this, blocks)[name].operator
-    found = call(operator, arguments, "forward_backward")()
+    found = bench.computing(this, blocks, arguments)[name].run()
+    result = bench.computing(block_setting("forward", layout, op), blocks, arguments)[name].run()
     assert len(found) == 2 + 12 * len(blocks)
     assert len(parameters) == 12 * len(blocks)
-    for actual, wanted in zip((operator(*arguments.tensors), *found), (expected, *exact), strict=True):
+    for actual, wanted in zip((result, *found), (expected, *exact), strict=True):
         torch.testing.assert_close(actual, wanted, rtol=0, atol=rounding_budget((expected, *exact), len(blocks)))
 
 
 def test_the_blocks_on_another_backend_share_their_parameters():
     blocks = bench.random_blocks(block_setting())
-    bench.on_backend(blocks, "reference")
+    bench.computing(block_setting(), blocks, bench.random_arguments(block_setting(), blocks))
     assert [conv.backend for block in blocks for conv in (block.rda_conv1, block.rda_conv2)] == [None, None]
 
 

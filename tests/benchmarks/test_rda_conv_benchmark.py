@@ -1,17 +1,13 @@
 import json
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from synthetic import SHAPE, setting
 
-from benchmarks import providers as who
+from benchmarks import peers
 from benchmarks import rda_conv as bench
-from benchmarks import threads
-from benchmarks.measuring import Effort, call
-from benchmarks.memory import saved_bytes
-from benchmarks.peers import vmapped
+from benchmarks.harness import Effort, call, saved_bytes
 from benchmarks.records import MEMORY_FORMATS
 from mrda_kernels import dispatch, reference
 from mrda_kernels.backends import cpu
@@ -42,12 +38,11 @@ def rounding_budget(arguments):
     return 2 * (terms + 64) * terms * term * torch.finfo(torch.float64).eps
 
 
-def assert_computes_the_rda_conv(operator, layout):
-    arguments = bench.random_arguments(setting("forward_backward", layout, torch.float64))
-    found = [operator(*arguments.tensors), *call(operator, arguments, "forward_backward")()]
-    exact = [reference.rda_conv2d(*arguments.tensors), *call(reference.rda_conv2d, arguments, "forward_backward")()]
-    for actual, expected in zip(found, exact, strict=True):
-        torch.testing.assert_close(actual, expected, rtol=0, atol=rounding_budget(arguments))
+def computing(this, arguments):
+    return {
+        mode: bench.computing(setting(mode, this.layout, this.dtype), arguments)
+        for mode in ("forward", "forward_backward")
+    }
 
 
 @needs_native_backend
@@ -55,12 +50,13 @@ def assert_computes_the_rda_conv(operator, layout):
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_provider_computes_the_rda_conv_and_its_gradients(name, layout):
-    assert_computes_the_rda_conv(bench.computing(setting())[name].operator, layout)
-
-
-@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
-def test_the_gpus_further_peer_computes_the_rda_conv_and_its_gradients(layout):
-    assert_computes_the_rda_conv(vmapped, layout)
+    this = setting("forward_backward", layout, torch.float64)
+    arguments = bench.random_arguments(this)
+    found = computing(this, arguments)
+    exact = [reference.rda_conv2d(*arguments.tensors), *call(reference.rda_conv2d, arguments, "forward_backward")()]
+    results = [found["forward"][name].run(), *found["forward_backward"][name].run()]
+    for actual, expected in zip(results, exact, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=rounding_budget(arguments))
 
 
 @needs_native_backend
@@ -83,7 +79,6 @@ def test_quick_run_writes_a_record_per_provider_and_setting(tmp_path, capsys):
         assert r["gbps"] == pytest.approx(moved / (r["ms"] * 1e-3) / 1e9)
         floor = next(c for c in records if c["provider"] == "copy" and same_setting(c, r))
         assert r["floor_ratio"] == r["ms"] / floor["ms"]
-        assert ("ms_into_existing" in r) == (r["provider"] == "copy")
         counts = r["mode"] == "forward_backward" and r["provider"] in {"released", "mrda_kernels"}
         assert ("saved_bytes" in r) == counts
         backend = {"mrda_kernels": "cpu", "mrda_kernels_reference": "reference"}.get(r["provider"])
@@ -113,34 +108,26 @@ def fake_backend(name, reason=None):
     return SimpleNamespace(__name__=f"mrda_kernels.backends.{name}", why_not=lambda device: reason)
 
 
-def test_on_a_gpu_each_backend_that_can_serve_takes_part_beside_what_dispatch_picks(monkeypatch):
+def test_on_a_gpu_each_backend_that_can_serve_takes_part_beside_the_one_that_dispatch_picks(monkeypatch):
     modules = {"cuda": fake_backend("cuda", "it is not built"), "triton": fake_backend("triton")}
     monkeypatch.setattr(dispatch, "load", modules.__getitem__)
     monkeypatch.setattr(dispatch, "select", lambda name, device: modules["triton"])
-    found = bench.computing(setting(device="cuda"))
-    ours = {name: provider for name, provider in found.items() if name.startswith("mrda_kernels")}
-    assert {name: provider.operator.keywords for name, provider in ours.items()} == {
-        "mrda_kernels": {"backend": None},
-        "mrda_kernels_triton": {"backend": "triton"},
-    }
-    assert {provider.facts["backend"] for provider in ours.values()} == {"triton"}
-    assert [name for name, provider in found.items() if provider.tf32] == ["released_tf32"]
-    assert [name for name, provider in found.items() if provider.is_compiled] == [
+    asked = []
+    monkeypatch.setattr(bench, "rda_conv2d", lambda *tensors, backend: asked.append(backend))
+    found = bench.computing(setting(device="cuda"), bench.random_arguments(setting()))
+    ours = {name: candidate for name, candidate in found.items() if name.startswith("mrda_kernels")}
+    assert list(ours) == ["mrda_kernels", "mrda_kernels_triton"]
+    for candidate in ours.values():
+        candidate.run()
+    assert asked == [None, "triton"]
+    assert {candidate.facts["backend"] for candidate in ours.values()} == {"triton"}
+    assert [name for name, candidate in found.items() if candidate.is_compiled] == [
         "released_compiled",
         "shift_add_compiled",
     ]
-    assert "vmap" in found
-    assert "released_tf32" not in bench.computing(setting(device="cuda", dtype=torch.bfloat16))
-    assert who.why_nothing_to_measure("cuda") is None
+    assert peers.why_nothing_to_measure("cuda") is None
     modules["triton"] = fake_backend("triton", "it is missing")
-    assert who.why_nothing_to_measure("cuda") == "cuda: it is not built; triton: it is missing"
-
-
-def test_what_dispatch_picks_is_named(monkeypatch):
-    asked = []
-    monkeypatch.setattr(dispatch, "select", lambda *wish: asked.append(wish) or fake_backend("cuda"))
-    assert who.picked(setting("forward_backward", "nhwc", device="cuda")) == "cuda"
-    assert asked == [(None, "cuda")]
+    assert peers.why_nothing_to_measure("cuda") == "cuda: it is not built; triton: it is missing"
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
@@ -150,17 +137,15 @@ def test_arguments_lie_in_the_layout_asked_for_and_have_the_same_values(layout):
         assert tensor.is_contiguous(memory_format=MEMORY_FORMATS[layout])
     nchw = bench.random_arguments(setting(layout="nchw"))
     assert torch.equal(arguments.tensors[0], nchw.tensors[0])
-    assert not torch.equal(arguments.tensors[0], bench.random_arguments(setting(layout=layout), seed=1).tensors[0])
 
 
 @needs_native_backend
 def test_the_operator_keeps_its_inputs_only_and_the_released_way_more():
     tensors = bench.random_arguments(setting("forward_backward")).tensors
     inputs = sum(t.untyped_storage().nbytes() for t in tensors)
-    providers = bench.computing(setting())
-    assert saved_bytes(providers["mrda_kernels"].operator, tensors) == inputs
+    assert saved_bytes(bench.COUNTED["mrda_kernels"], tensors) == inputs
     # at least the LeakyReLU's result besides
-    assert saved_bytes(providers["released"].operator, tensors) >= inputs + tensors[0].untyped_storage().nbytes()
+    assert saved_bytes(bench.COUNTED["released"], tensors) >= inputs + tensors[0].untyped_storage().nbytes()
 
 
 @pytest.mark.slow
@@ -168,7 +153,7 @@ def test_compiled_peer_is_one_graph_and_keeps_channels_last():
     torch._dynamo.reset()
     arguments = bench.random_arguments(setting(layout="nhwc", dtype=torch.float64, shape=(2, 4, 5, 7)))
     # fullgraph makes a graph break an error
-    result = bench.computing(setting())["shift_add_compiled"].operator(*arguments.tensors)
+    result = bench.computing(setting(), arguments)["shift_add_compiled"].run()
     assert result.is_contiguous(memory_format=torch.channels_last)
     exact = reference.rda_conv2d(*arguments.tensors)
     torch.testing.assert_close(result, exact, rtol=0, atol=rounding_budget(arguments))
@@ -177,25 +162,7 @@ def test_compiled_peer_is_one_graph_and_keeps_channels_last():
 @pytest.mark.usefixtures("eager_peers")
 def test_the_floor_has_the_results_of_the_real_thing():
     arguments = bench.random_arguments(setting("forward_backward"))
-    for floor in (bench.copy, bench.copy_into):
-        y, grad_x = floor(arguments, "forward_backward")()
-        assert torch.equal(y, arguments.tensors[0])
-        assert torch.equal(grad_x, arguments.tensors[0] + arguments.grad_output)
-        assert torch.equal(floor(arguments, "forward")(), y)
-
-
-@needs_native_backend
-def test_alternating_is_compared_with_the_sum_of_both():
-    result = threads.measure((1, 3, 5, 7), seconds=0.0, min_rounds=1)
-    assert result["ratio"] == result["alternating_ms"] / (result["op_ms"] + result["conv_ms"])
-    assert result["os_threads_before"] == result["os_threads_after"]
-
-
-@needs_native_backend
-def test_alternating_writes_its_results(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(threads, "SHAPES", ((1, 3, 5, 7),))
-    monkeypatch.setattr(threads, "measure", partial(threads.measure, seconds=0.0, min_rounds=1))
-    monkeypatch.setattr(threads, "keep_freed_memory", lambda: None)  # would change the whole test run
-    threads.main(["--json", str(tmp_path / "threads.json")])
-    (result,) = json.loads((tmp_path / "threads.json").read_text())
-    assert f"{result['ratio']:.2f} times their sum" in capsys.readouterr().out
+    y, grad_x = bench.copy(arguments, "forward_backward")()
+    assert torch.equal(y, arguments.tensors[0])
+    assert torch.equal(grad_x, arguments.tensors[0] + arguments.grad_output)
+    assert torch.equal(bench.copy(arguments, "forward")(), y)

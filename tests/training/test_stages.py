@@ -105,7 +105,9 @@ def test_the_meta_gradient_is_the_gradient_at_the_adapted_weights(
     config = changed(toy, freeze_upscaler=freeze_upscaler, meta={"inner_lr": [0.5], "inner_steps": 3})
     stage = build("meta", config, weights)
     assert isinstance(stage, MetaStage)
-    vars(stage)["mln_to_adapt"] = stage.network  # with the upscaler as one convolution the order of its sums would differ
+    vars(stage)["mln_to_adapt"] = (
+        stage.network
+    )  # with the upscaler as one convolution the order of its sums would differ
     hr = patches(config)
     stage.loss(0, stage.degrade(hr, generator(3)))["loss"].backward()
 

@@ -3,11 +3,14 @@
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from rich.console import Console
+from torch.utils.benchmark import Timer
 
 from mrda.core.files import write_text
 from mrda.core.markdown import Page
@@ -75,3 +78,23 @@ def track(items: Sequence[Item], description: str) -> Iterator[Item]:
     """The items, with a progress bar on the terminal."""
     with progress_bar(Console(stderr=True)) as bar:
         yield from bar.track(items, description=description)
+
+
+def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int, seconds: float = 0.0) -> dict[str, list[float]]:
+    """The milliseconds of each run in each round; in a round each takes a turn of two calls to warm up and one to time.
+
+    Args:
+        runs: by name, the functions to time.
+        rounds: the fewest rounds.
+        seconds: rounds are started until this time has passed.
+    """
+    threads = torch.get_num_threads()
+    timers = {name: Timer("run()", globals={"run": run}, num_threads=threads) for name, run in runs.items()}
+    times: dict[str, list[float]] = {name: [] for name in timers}
+    start = time.monotonic()
+    done = 0
+    while done < rounds or time.monotonic() < start + seconds:
+        for name, timer in timers.items():
+            times[name].append(1000 * timer.timeit(1).median)
+        done += 1
+    return times

@@ -12,9 +12,9 @@ folder of their own will do:
 
 import importlib
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from PIL import features
 from torch import Tensor
-from torch.utils.benchmark import Timer
 
 from mrda.core.machine import environment
 from mrda.core.markdown import table
@@ -227,16 +226,8 @@ def speed(codecs: Mapping[str, Codec], images: Tensor, seconds: float, min_round
     While other programs run on the machine, the shortest says more.
     """
     quality = torch.linspace(EVERY_QUALITY[0], EVERY_QUALITY[-1], len(images)).round()
-    names = {"images": images, "quality": quality}
-    timers = {
-        name: Timer("codec(images, quality)", globals={**names, "codec": codec}, num_threads=torch.get_num_threads())
-        for name, codec in codecs.items()
-    }
-    times: dict[str, list[float]] = {name: [] for name in timers}
-    end = time.monotonic() + seconds
-    while time.monotonic() < end or min(map(len, times.values())) < min_rounds:
-        for name, timer in timers.items():
-            times[name].append(1000 * timer.timeit(1).median)
+    runs = {name: partial(codec, images, quality) for name, codec in codecs.items()}
+    times = command.interleaved(runs, min_rounds, seconds)
     return [
         {
             "codec": name,
