@@ -1,6 +1,7 @@
 """The commands of the benchmarks: options, refusals, progress, records on the disk and on the terminal."""
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,15 +15,14 @@ from torch.utils.benchmark.utils.common import TaskSpec
 
 from benchmarks import tables
 from benchmarks.harness import Effort
-from benchmarks.peers import why_nothing_to_measure
-from benchmarks.records import OURS, Record, Setting, is_measured, launch, save
+from benchmarks.peers import reasons
+from benchmarks.records import OURS, Record, Setting, is_measured, launch
+from mrda.core.files import write_text
 from mrda.core.memory import keep_freed_memory
 
 EFFORT = {"cpu": Effort(), "cuda": Effort(seconds=0.4, max_seconds=4.0)}
 SETTING_SECONDS = {"cpu": 6.0, "cuda": 1.8}  # about the time of a setting without compiling
-COMPILE_SECONDS = 40.0  # about the longest time to compile a setting's peers
-
-Measure = Callable[[Setting, Effort], list[Record]]
+COMPILE_SECONDS = 25.0  # about the time to compile a setting's peers
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -51,7 +51,10 @@ def check_json(command: argparse.ArgumentParser, path: Path | None) -> None:
 
 
 def run_comparison(
-    command: argparse.ArgumentParser, options: argparse.Namespace, settings: Sequence[Setting], measure: Measure
+    command: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    settings: Sequence[Setting],
+    measure: Callable[[Setting, Effort], list[Record]],
 ) -> NoReturn:
     """Measure all settings in their order, write the file after each of them, print everything, and exit."""
     check_json(command, options.json)
@@ -59,9 +62,10 @@ def run_comparison(
         command.error(f"--time-limit is {options.time_limit}, but must be above 0")
     if options.device == "cuda" and not torch.cuda.is_available():
         command.error("--device is cuda, but torch finds no NVIDIA GPU here")
-    reason = why_nothing_to_measure(options.device)
-    if reason is not None:
-        command.error(f"there is nothing to measure on {options.device}: {reason}")
+    found = reasons(options.device)
+    if None not in found.values():
+        why = "; ".join(f"{name}: {reason}" for name, reason in found.items())
+        command.error(f"there is nothing to measure on {options.device}: {why}")
     if options.keep_memory:
         keep_freed_memory()
     torch.backends.cudnn.benchmark = True  # on a GPU, everybody's static convolutions are cuDNN's fastest
@@ -71,25 +75,25 @@ def run_comparison(
     records: list[Record] = []
     for index, setting in enumerate(settings):
         todo = len(settings) - index
-        effort = effort_for(options.device, todo, None if end is None else end - time.monotonic())
+        effort = effort_for(options.device, index, todo, None if end is None else end - time.monotonic())
         if effort is None:
             print(f"{todo} of {len(settings)} settings left out: the time limit has passed", file=sys.stderr)
             break
         progress(index, len(settings), setting)
         records += measure(setting, effort)
         if options.json is not None:  # whole each time, so that an interrupted run leaves the records it has
-            save(options.json, records)
+            write_text(options.json, json.dumps(records, indent=1) + "\n")
     finish(records)
 
 
-def effort_for(device: str, todo: int, left: float | None) -> Effort | None:
+def effort_for(device: str, done: int, todo: int, left: float | None) -> Effort | None:
     """The effort for the next of `todo` settings, with `left` seconds (None: no limit); None if no time is left.
 
-    Peers are compiled as long as the settings to come keep their time: of the first settings, the most important ones.
+    The peers of the first setting, the most important, are compiled; those of others if all to come keep their time.
     """
     if left is None:
         return EFFORT[device]
-    compiles = left - todo * SETTING_SECONDS[device] >= COMPILE_SECONDS
+    compiles = left - (todo * SETTING_SECONDS[device] if done else 0) >= COMPILE_SECONDS
     return replace(EFFORT[device], compiles=compiles) if left > 0 else None
 
 

@@ -33,7 +33,7 @@ BENCHMARK_OVERRUN = 25.0  # a benchmark checks its time limit between settings o
 
 
 class Step(NamedTuple):
-    """Arguments to Python, and limits in seconds: the most they may take, and the time to leave to later steps."""
+    """Arguments to Python, the most seconds that they may take, and those to leave to later steps."""
 
     title: str
     command: tuple[str, ...]
@@ -56,7 +56,7 @@ def steps(results: Path, name: str) -> list[Step]:
     suite = (*side_by_side, "tests/kernels", "--ignore=tests/kernels/test_gpu.py")
     return [
         Step("the build", ("setup.py", "in_place"), seconds=90, reserve=330),
-        # the tests that only a GPU can run come first, and the vendor's checkers last: they may take long
+        # first the tests that only a GPU can run, last the vendor's checkers: they may take long
         Step("the GPU's own tests", (*pytest, "gpu and not sanitizer", *own), 70, reserve=270),
         Step("the tests", (*pytest, "gpu and not sanitizer", *suite), seconds=130, reserve=210),
         benchmark("model", model, seconds=60, reserve=160),
@@ -118,8 +118,7 @@ def run_step(step: Step, seconds: float) -> int:
     if step.takes_time_limit:
         command += ["--time-limit", f"{max(1.0, seconds - BENCHMARK_OVERRUN):.0f}"]
     start = time.monotonic()
-    # a benchmark's table is printed at the end, with the others'
-    output = subprocess.DEVNULL if step.takes_time_limit else None
+    output = subprocess.DEVNULL if step.takes_time_limit else None  # all tables are printed at the end
     # in a session of its own, so that its children end with it and do not disturb the next step
     process = subprocess.Popen(command, cwd=ROOT, env=environment(os.environ), stdout=output, start_new_session=True)
     try:

@@ -1,8 +1,7 @@
 """The harness: all providers of a setting timed in interleaved rounds of one process, their memory, and the records.
 
-On a GPU the L2 cache is cleared before each call, as `triton.testing.do_bench` does; a launch that takes no longer than
-the clearing is hidden behind it. (do_bench itself makes eight calls or more for a time: too many for a turn in
-interleaved rounds.) Work so short that launching it takes longer is timed twice, as plain calls and in a CUDA graph.
+On a GPU the L2 cache is cleared before each call, as `triton.testing.do_bench` does (whose eight calls or more for one
+time are too many for a turn). A launch that takes no longer is hidden. Short work is also timed in a CUDA graph.
 """
 
 import gc
@@ -10,7 +9,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
@@ -62,13 +61,6 @@ class Candidate:
     memory_run: Run | None = None
 
 
-class Timing(NamedTuple):
-    """The median time of one call in milliseconds, and the number of rounds that it is the median of."""
-
-    ms: float
-    rounds: int
-
-
 def host_clock(run: Run) -> float:
     """Milliseconds of a call on the CPU."""
     start = timer()
@@ -104,8 +96,8 @@ def interleaved(
     min_rounds: int,
     max_seconds: float = math.inf,
     rest: float = REST_SECONDS,
-) -> dict[str, Timing]:
-    """Time every run once a round, until the rounds have taken `seconds`.
+) -> dict[str, tuple[float, int]]:
+    """Time every run once a round, until the rounds have taken `seconds`; return median milliseconds and rounds.
 
     A disturbance of the machine then hits all alike. Each round has an order of its own, so that none always inherits
     the caches of the same neighbour. One round is run first and not counted.
@@ -129,7 +121,7 @@ def interleaved(
             times[name].append(clock(runs[name]) if ms < SHORT_MS else ms)
         rounds += 1
         passed = time.perf_counter() - start
-    return {name: Timing(median(values), len(values)) for name, values in times.items()}
+    return {name: (median(values), len(values)) for name, values in times.items()}
 
 
 def call(operator: Operator, arguments: Arguments, mode: str) -> Run:
@@ -137,11 +129,6 @@ def call(operator: Operator, arguments: Arguments, mode: str) -> Run:
     if mode == "forward":
         return lambda: operator(*arguments.tensors)
     return lambda: torch.autograd.grad(operator(*arguments.tensors), arguments.tensors, arguments.grad_output)
-
-
-def mode_context(mode: str) -> AbstractContextManager[Any]:
-    """A context in which a forward call records nothing for a backward."""
-    return torch.no_grad() if mode == "forward" else nullcontext()
 
 
 def fresh_start() -> None:
@@ -155,18 +142,16 @@ def fresh_start() -> None:
 def measure(
     setting: Setting, candidates: Mapping[str, Candidate], *, floor: str, effort: Effort, memory: bool = True
 ) -> list[Record]:
-    """Time all candidates, by provider's name, on one setting, and measure their peak memory if `memory`.
+    """Time all candidates, by provider's name, on one setting; return a record of each, and one of each CUDA graph.
 
-    Returns:
-        A record per candidate, with its time relative to the floor's; after those, one more for each that was also
-        replayed as a CUDA graph.
+    Times are compared with those of the candidate `floor`. With `memory`, peak memory is measured too.
     """
     on_gpu = setting.device == "cuda"
     limits = {"min_rounds": effort.min_rounds, "max_seconds": effort.max_seconds}
     timed = partial(
         interleaved, clock=GpuClock() if on_gpu else host_clock, rest=0.0 if on_gpu else REST_SECONDS, **limits
     )
-    with mode_context(setting.mode):
+    with torch.set_grad_enabled(setting.mode != "forward"):
         ready, absent = _attempts({name: partial(_first_call, each, effort) for name, each in candidates.items()})
         found = {"eager": (timed(ready, seconds=effort.seconds), absent)}
         if on_gpu and setting.bytes_moved <= SHORT_BYTES:
@@ -181,7 +166,7 @@ def measure(
             if name in timings:
                 ms, rounds = timings[name]
                 record |= {"ms": ms, "gbps": setting.bytes_moved / ms / 1e6, "rounds": rounds}
-                record |= {"floor_ratio": ms / timings[floor].ms} if floor in timings else {}
+                record |= {"floor_ratio": ms / timings[floor][0]} if floor in timings else {}
                 record |= {"peak_bytes": held[name]} if memory and launch == "eager" else {}
             records.append(record | absent.get(name, {}) | environment(setting.device))
     return records
@@ -270,9 +255,8 @@ def saved_bytes(operator: Operator, tensors: tuple[Tensor, ...]) -> int:
 def peak_bytes(run: Run, device: str) -> int:
     """The most bytes that a call holds at a time, on top of what exists before it; its results count.
 
-    On a GPU torch's caching allocator reports it. On a CPU torch's profiler lists the memory that its allocator hands
-    out and takes back, and the peak is the highest point of the running sum. Neither counts memory that a library gets
-    from the system by itself, such as oneDNN's scratch memory.
+    On a GPU torch's caching allocator reports it; on a CPU it is the highest point of the sum of allocations that
+    torch's profiler lists. Neither counts memory that a library gets from the system by itself.
     """
     if device == "cuda":
         torch.cuda.synchronize()

@@ -7,8 +7,7 @@ Providers, each in float32 and bfloat16, which take turns in one run:
 
     released           the released code's way: grouped conv2d, sub-pixel convolutions one by one
     released_compiled  the same under torch.compile: one compiled block, called 27 times, a compiled DEN and upscaler
-    dasr_shaped        the nearest rival: 25 blocks of DASR's convolutions in 5 groups, each with a 3x3 convolution and
-                       a skip, the same DEN; the released way
+    dasr_shaped        the nearest rival, the released way: DASR's 25 blocks in 5 groups, with the same DEN
     static_convs       for orientation: the published network's 3x3 convolutions and pixel shuffles, nothing else
     mrda               `mrda.Upscaler`'s way to run our network
 
@@ -19,7 +18,6 @@ import copy
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +42,6 @@ from mrda.upscale.trunk import TrunkRunner
 
 SHAPES = ((1, 3, 180, 320), (16, 3, 64, 64))
 DTYPES = (torch.float32, torch.bfloat16)
-MIN_ROUNDS = 4
 OURS = "mrda"
 
 Model = Callable[[Tensor], Tensor]
@@ -56,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = commands.comparison_parser(__doc__, quick="the first shape only")
     command.add_argument("--changes", action="store_true", help="instead: our network with one change undone at a time")
     options = command.parse_args(arguments)
-    measure_each = partial(measure_setting, models=undone if options.changes else computing)
-    commands.run_comparison(command, options, settings(options.device, options.quick), measure_each)
+    measure_it = partial(measure_setting, models=undone if options.changes else computing)
+    commands.run_comparison(command, options, settings(options.device, options.quick), measure_it)
 
 
 def settings(device: str, quick: bool) -> list[Setting]:
@@ -113,7 +110,7 @@ def measure_setting(
             facts={"dtype": dtype_name(dtype)},
             memory_run=partial(plain[dtype], image) if name == OURS else None,
         )
-    records = measure(setting, candidates, floor="static_convs float32", effort=replace(effort, min_rounds=MIN_ROUNDS))
+    records = measure(setting, candidates, floor="static_convs float32", effort=effort)
     for record in records:
         run = candidates[record["provider"]].memory_run
         if run is not None and record["launch"] == "eager" and is_measured(record):
@@ -181,17 +178,13 @@ class GroupedDASRConv(DASRConv):
         return F.conv2d(planes, weight, padding=self.kernel_size // 2, groups=len(weight)).reshape(features.shape)
 
 
-class Group(nn.Module):
-    """DASR's residual group: some blocks, a 3x3 convolution and a skip."""
-
-    def __init__(self, num_feat: int, blocks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.end = conv3x3(num_feat, num_feat)
+class Group(nn.ModuleList):
+    """DASR's residual group: some blocks, a 3x3 convolution, and a skip around all."""
 
     def forward(self, features: Tensor, idr: Tensor) -> Tensor:
         """Return features of the same shape."""
-        return self.end(in_a_row(self.blocks)(features, idr)) + features
+        *blocks, end = self
+        return end(in_a_row(blocks)(features, idr)) + features
 
 
 def dasr_shaped(network: MRDAStudent) -> MRDAStudent:
@@ -200,7 +193,8 @@ def dasr_shaped(network: MRDAStudent) -> MRDAStudent:
         torch.manual_seed(0)
         rival = MRDAStudent(**network.hyperparameters | {"num_blocks": 25, "conv_type": "dasr_da"})
         blocks, width = list(rival.rdan.blocks), rival.hyperparameters["num_feat"]
-        rival.rdan.blocks = nn.ModuleList(Group(width, blocks[first : first + 5]) for first in range(0, 25, 5))
+        groups = [Group([*blocks[first : first + 5], conv3x3(width, width)]) for first in range(0, 25, 5)]
+        rival.rdan.blocks = nn.ModuleList(groups)
     return rival
 
 

@@ -95,7 +95,7 @@ def providers(
     }
     backends: dict[str, str | None] = {OURS: "cpu", f"{OURS}_reference": "reference"}
     if setting.device == "cuda":
-        serving = [name for name, reason in _why_not_on_a_gpu().items() if reason is None]
+        serving = [name for name, reason in reasons("cuda").items() if reason is None]
         backends = {OURS: None} | {f"{OURS}_{name}": name for name in serving}
     for name, backend in backends.items():
         ways[name] = (ours(backend), False, {"backend": backend or picked(setting.device)})
@@ -107,13 +107,7 @@ def picked(device: str) -> str:
     return dispatch.select(None, device).__name__.rpartition(".")[2]  # type: ignore[attr-defined]
 
 
-def why_nothing_to_measure(device: str) -> str | None:
-    """The reasons why none of our own backends can serve on a device, or None if one can."""
-    reasons = _why_not_on_a_gpu() if device == "cuda" else {"cpu": dispatch.load("cpu").why_not("cpu")}
-    if None in reasons.values():
-        return None
-    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-
-
-def _why_not_on_a_gpu() -> dict[str, str | None]:
-    return {name: dispatch.load(name).why_not("cuda") for name in ("cuda", "triton")}
+def reasons(device: str) -> dict[str, str | None]:
+    """Our own backends for a device, each with the reason why it can't serve, or None if it can."""
+    names = ("cuda", "triton") if device == "cuda" else ("cpu",)
+    return {name: dispatch.load(name).why_not(device) for name in names}

@@ -5,15 +5,13 @@
 Features (B, C, H, W) and the compressed IDR (B, C) go in; the blocks predict their kernels from it. With the backward,
 there are gradients of both and of all parameters. Providers are those of benchmarks/rda_conv.py: each peer is the same
 block with another way to compute its two RDA convs. A compiled peer is one compiled block, called 27 times by the
-trunk: to compile the trunk as a whole takes 27 times as long. The floor is "convolutions", the blocks' 3x3
-convolutions and nothing else: their share is the libraries' (cuDNN, oneDNN) and the same for all.
+trunk. The floor is "convolutions", the blocks' 3x3 convolutions and nothing else, which are the same for all.
 """
 
 import copy
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -34,7 +32,6 @@ from mrda.networks.rdan import RDAB
 BLOCKS = {"rdab": 1, "trunk": 27}
 KERNEL_SIZE = 3
 SHAPES = ((1, 64, 180, 320), (16, 64, 64, 64))
-MIN_ROUNDS = 4  # of the trunk, which takes seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -105,7 +102,7 @@ def run_block(block: nn.Module, features: Tensor, idr: Tensor) -> Tensor:
     return block(features, idr)
 
 
-def in_a_row(blocks: nn.ModuleList, run: Operator = run_block) -> Operator:
+def in_a_row(blocks: Sequence[nn.Module], run: Operator = run_block) -> Operator:
     """The op as a function of features and IDR; the parameters that follow are those of the blocks already."""
 
     def operator(features: Tensor, idr: Tensor, *_: Tensor) -> Tensor:
@@ -130,8 +127,6 @@ def measure_setting(setting: Setting, effort: Effort) -> list[Record]:
     alone = Arguments((arguments.tensors[0], *static.parameters()), arguments.grad_output)
     floor = Candidate(call(lambda features, *_: static(features), alone, setting.mode))
     candidates = computing(setting, blocks, arguments) | {"convolutions": floor}
-    if setting.op == "trunk":
-        effort = replace(effort, min_rounds=MIN_ROUNDS)
     return measure(setting, candidates, floor="convolutions", effort=effort)
 
 

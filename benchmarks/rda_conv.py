@@ -7,10 +7,8 @@ sum of shifted products under torch.compile; "mrda_kernels", on a GPU with the b
 "mrda_kernels_NAME" with the backend of this name; and "copy", the floor: the bytes that the operator has to read and
 write, and no arithmetic. Counted in tensors of the input's size, a forward moves 2 (the floor is `x.clone()`), forward
 and backward move 5 (`x.clone()` and `x + grad_y`).
-
-The floor makes a new result, as every provider must. On a CPU that is often fresh memory, whose first touch can cost
-more than the copy itself. The C library decides how often: by its own rules, as in any Python process, or under
---keep-memory, which spares all providers most of it.
+The floor makes a new result, as every provider must; on a CPU that is often fresh memory, whose first touch can cost
+more than the copy itself. --keep-memory spares all providers most of that.
 """
 
 import sys

@@ -6,22 +6,18 @@ not be measured has a record with the reason under "absent" in place of a time.
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mrda.core.files import write_text
-
 Record = dict[str, Any]
 
 MODES = ("forward", "forward_backward")
 TENSORS_MOVED = {"forward": 2, "forward_backward": 5}
 MEMORY_FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-FLOORS = {"rda_conv2d": "copy", "rdab": "convolutions", "trunk": "convolutions", "model": "static_convs"}
-"""For each op the provider that does only the work which no way to compute the op can avoid."""
+FLOORS = {"rda_conv2d": "copy", "rdab": "convolutions", "trunk": "convolutions", "model": "static_convs"}  # by op
 OURS = "mrda_kernels"
 
 
@@ -76,8 +72,3 @@ def load(path: Path) -> list[Record]:
     if not (ops and all(ops)):
         raise ValueError(f"{path} is not a list of records of benchmarks/rda_conv.py, rda_block.py or model.py")
     return records
-
-
-def save(path: Path, records: Sequence[Record]) -> None:
-    """Write a result file."""
-    write_text(path, json.dumps(records, indent=1) + "\n")

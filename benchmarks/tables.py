@@ -26,20 +26,15 @@ COMPILED = ("released_compiled", "shift_add_compiled")
 PEERS = ("released", "released_tf32", "vmap", *COMPILED)  # of the second and third, old records only
 OUR_WAYS = (OURS, "mrda")
 TITLES = {"rda_conv2d": "The operator", "model": "The whole network"}
-HEADLINES = {"rda_conv2d": ((16, 64, 360, 640), (1, 64, 180, 320)), "model": ((1, 3, 180, 320),)}
-"""Ops and shapes of the section on GPUs."""
+HEADLINES = {"rda_conv2d": ((16, 64, 360, 640), (1, 64, 180, 320)), "model": ((1, 3, 180, 320),)}  # of GPUs
 MEANINGS = {
     "rda_conv2d": "The copy moves the bytes that the operator has to read and write: in tensors of the input's size, 2 "
     "forward, 5 with the backward.",
     "rdab": "Op rdab is one RDA block, trunk is 27 of them; a compiled peer of the trunk is one compiled block, called "
     "27 times. The convolutions alone are the blocks' 3x3 ones.",
-    "model": "All networks take LR (B, 3, H, W) in channels_last to SR; static_convs is the published network's 3x3 "
-    "convolutions and pixel shuffles only, dasr_shaped another network.",
+    "model": "static_convs is the network's 3x3 convolutions and pixel shuffles only, dasr_shaped another network.",
 }
-ON_A_GPU = (
-    "Each call takes inputs that are not in the GPU's L2 cache; float32 is without TF32, except for the peer "
-    "released_tf32. A launch is a plain call or, for short work, also one in the replay of a CUDA graph."
-)
+ON_A_GPU = "Calls find a cold L2 cache. Float32 is without TF32. A graph is the replay of a CUDA graph with the call."
 
 Best = dict[str, Record]  # by provider's name
 
@@ -117,10 +112,9 @@ def notes(records: Sequence[Record]) -> list[str]:
             f"Kept alive for the backward at {word(first['shape'])} {first['dtype']} {first['layout']}: "
             f"{kept.get(OURS, MISSING)}, which is the inputs; by the released way {kept.get('released', MISSING)}."
         )
-    for r in records:
-        if "parts" in r:
-            where = f"{r['provider']} in {r['dtype']} at {word(r['shape'])}"
-            found.append(f"Of the time of {where}, launched one by one and each waited for: {parts(r)}.")
+    for r in (r for r in records if "parts" in r):
+        where = f"{r['provider']} in {r['dtype']} at {word(r['shape'])}"
+        found.append(f"Of the time of {where}, launched one by one and each waited for: {parts(r)}.")
     absent = Counter((r["provider"], r["absent"]) for r in records if not is_measured(r))
     return found + [f"Not measured: {name}, {count}x ({reason})." for (name, reason), count in absent.items()]
 

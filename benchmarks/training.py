@@ -2,8 +2,7 @@
 
     python benchmarks/training.py --json benchmarks/results/training_cpu.json --update docs/performance.md
 
-All ways take the same step of the same stage in turn, from patches to Adam, with random weights of the configuration's
-sizes. A step of the student is one of its joint phase.
+All ways take the same step in turn, from patches to Adam, with random weights; the student's is one of its joint phase.
 
     released           the RDA convs as in benchmarks/peers.py, kernels predicted block by block, one convolution after
                        the other in the upscalers; eager
@@ -49,8 +48,6 @@ from mrda.training.trainer import Trainer, build_optimizer
 
 OURS = "mrda"
 WAYS = ("released", "released_compiled", OURS)
-SECONDS = 40.0
-MIN_ROUNDS = 3
 SIZES = ("data.patch_size=32", *(f"{name}.batch=8" for name in STAGES), "meta.tasks=1")
 
 
@@ -62,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--official", action="store_true", help="batches and patches of the configuration itself")
     command.add_argument("--stage", action="append", choices=STAGES, help="stages to time (default: all)")
     command.add_argument("--way", action="append", choices=WAYS, help="ways to time (default: all)")
-    command.add_argument("--seconds", type=float, default=SECONDS, help=f"for each stage (default: {SECONDS:.0f})")
+    command.add_argument("--seconds", type=float, default=40.0, help="for each stage (default: 40)")
     command.add_argument("--results", type=Path, metavar="FILE", help="take records from here, and measure nothing")
     command.add_argument("--update", type=Path, metavar="FILE", help="put the table into this file, at its markers")
     command.add_argument("--section", default="training", help="name in the markers (default: training)")
@@ -88,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(
-    config: TrainConfig, name: StageName, ways: Sequence[str], seconds: float, min_rounds: int = MIN_ROUNDS
+    config: TrainConfig, name: StageName, ways: Sequence[str], seconds: float, min_rounds: int = 3
 ) -> list[dict[str, Any]]:
     """A record for each way to take a step of a stage."""
     processes = Processes(Accelerator(mixed_precision="no"), None)
@@ -107,9 +104,9 @@ def measure(
             "patch_size": config.data.patch_size,
             "scale": config.scale,
             "mixed_precision": config.train.mixed_precision,
-            "ms": timings[way].ms,
-            "images_per_second": 1000 * config.stage(name).batch / timings[way].ms,
-            "rounds": timings[way].rounds,
+            "ms": timings[way][0],
+            "images_per_second": 1000 * config.stage(name).batch / timings[way][0],
+            "rounds": timings[way][1],
         }
         if way != OURS or device == "cpu":
             record["peak_bytes"] = peak_bytes(take, device)

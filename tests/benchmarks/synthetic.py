@@ -1,8 +1,9 @@
-"""Records and settings made up for tests."""
+"""Records and settings made up for tests, and records of a quick run."""
 
+import pytest
 import torch
 
-from benchmarks.records import Setting
+from benchmarks.records import Setting, load
 
 SHAPE = (2, 3, 5, 7)
 
@@ -26,3 +27,12 @@ def absent(record, reason="it broke"):
     return {key: value for key, value in record.items() if key not in {"ms", "gbps", "floor_ratio"}} | {
         "absent": reason
     }
+
+
+def quick_run(bench, folder):
+    """The records of a benchmark run with --quick, which must succeed."""
+    path = folder / "speed.json"
+    with pytest.raises(SystemExit) as end:
+        bench.main(["--quick", "--json", str(path)])
+    assert end.value.code == 0
+    return load(path)

@@ -57,7 +57,7 @@ def run(settings, measure, path=None, **options):
 
 @pytest.fixture
 def _measurable(monkeypatch):
-    monkeypatch.setattr(commands, "why_nothing_to_measure", lambda device: None)
+    monkeypatch.setattr(commands, "reasons", lambda device: {"cpu": None})
 
 
 @pytest.mark.usefixtures("_measurable")
@@ -77,7 +77,7 @@ def test_a_run_that_is_cut_off_leaves_the_records_it_has(tmp_path):
 @pytest.mark.usefixtures("_measurable")
 def test_settings_after_the_time_limit_are_left_out_and_told(monkeypatch, capsys):
     efforts = iter([EFFORT["cpu"], None])
-    monkeypatch.setattr(commands, "effort_for", lambda device, todo, left: next(efforts))
+    monkeypatch.setattr(commands, "effort_for", lambda device, done, todo, left: next(efforts))
     with pytest.raises(SystemExit) as end:
         run([setting(), setting(), setting()], lambda setting, effort: [record("copy", 1.0)])
     assert end.value.code == 0
@@ -89,10 +89,13 @@ def test_settings_after_the_time_limit_are_left_out_and_told(monkeypatch, capsys
 def test_time_goes_to_the_settings_first_and_what_is_left_to_compiling():
     each = commands.SETTING_SECONDS["cuda"]
     enough = 30 * each + commands.COMPILE_SECONDS
-    assert effort_for("cuda", 30, enough) == EFFORT["cuda"]
-    assert effort_for("cuda", 30, enough - 1) == replace(EFFORT["cuda"], compiles=False)
-    assert effort_for("cuda", 1, 0.0) is None
-    assert effort_for("cpu", 1, None) == EFFORT["cpu"]
+    without = replace(EFFORT["cuda"], compiles=False)
+    assert effort_for("cuda", 1, 30, enough) == EFFORT["cuda"]
+    assert effort_for("cuda", 1, 30, enough - 1) == without
+    assert effort_for("cuda", 0, 30, commands.COMPILE_SECONDS) == EFFORT["cuda"]  # of the first in any case
+    assert effort_for("cuda", 0, 30, commands.COMPILE_SECONDS - 1) == without
+    assert effort_for("cuda", 1, 1, 0.0) is None
+    assert effort_for("cpu", 0, 1, None) == EFFORT["cpu"]
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

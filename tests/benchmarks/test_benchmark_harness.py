@@ -5,7 +5,7 @@ import torch
 from synthetic import setting
 
 from benchmarks import harness
-from benchmarks.harness import Candidate, Effort, Timing, interleaved, measure, peak_bytes, saved_bytes, shares
+from benchmarks.harness import Candidate, Effort, interleaved, measure, peak_bytes, saved_bytes, shares
 
 BRIEF = Effort(seconds=0.0, min_rounds=1)
 
@@ -137,7 +137,7 @@ def fake_gpu(monkeypatch):
     monkeypatch.setattr(harness, "graphed", lambda run: lambda: (run(), "replay"))
 
     def timed(runs, clock, **limits):
-        return {name: Timing(2.0 if isinstance(run(), tuple) else 6.0, 1) for name, run in runs.items()}
+        return {name: (2.0 if isinstance(run(), tuple) else 6.0, 1) for name, run in runs.items()}
 
     monkeypatch.setattr(harness, "interleaved", timed)
 

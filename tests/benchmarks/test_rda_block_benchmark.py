@@ -1,8 +1,6 @@
-import json
-
 import pytest
 import torch
-from synthetic import setting
+from synthetic import quick_run, setting
 
 from benchmarks import rda_block as bench
 from benchmarks.harness import Effort
@@ -98,14 +96,9 @@ def test_quick_run_is_the_published_trunk_and_full_run_has_both_ops_everywhere()
 def test_quick_run_writes_records_with_peak_memory(tmp_path, monkeypatch, capsys):
     measure = bench.measure_setting
     monkeypatch.setattr(bench, "SHAPES", (SHAPE,))
-    monkeypatch.setattr(bench, "MIN_ROUNDS", 1)
     monkeypatch.setattr(bench, "measure_setting", lambda s, effort: measure(s, Effort(seconds=0.0, min_rounds=1)))
-    path = tmp_path / "blocks.json"
-    with pytest.raises(SystemExit) as end:
-        bench.main(["--quick", "--json", str(path)])
-    assert end.value.code == 0
+    records = quick_run(bench, tmp_path)
     assert "peak memory" in capsys.readouterr().out
-    records = json.loads(path.read_text())
     assert len(records) == 3 * 5
     assert {r["provider"] for r in records} == {*PROVIDERS, "convolutions"}
     size = 4 * 2 * 4 * 5 * 6

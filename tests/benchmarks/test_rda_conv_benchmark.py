@@ -1,9 +1,8 @@
-import json
 from types import SimpleNamespace
 
 import pytest
 import torch
-from synthetic import SHAPE, setting
+from synthetic import SHAPE, quick_run, setting
 
 from benchmarks import peers
 from benchmarks import rda_conv as bench
@@ -62,12 +61,8 @@ def test_provider_computes_the_rda_conv_and_its_gradients(name, layout):
 @needs_native_backend
 @pytest.mark.usefixtures("eager_peers", "brief")
 def test_quick_run_writes_a_record_per_provider_and_setting(tmp_path, capsys):
-    path = tmp_path / "speed.json"
-    with pytest.raises(SystemExit) as end:
-        bench.main(["--quick", "--json", str(path)])
-    assert end.value.code == 0
+    records = quick_run(bench, tmp_path)
     assert "shift_add_compiled" in capsys.readouterr().out
-    records = json.loads(path.read_text())
     identities = {tuple(map(str, (r["shape"], r["layout"], r["mode"], r["provider"]))) for r in records}
     assert len(records) == len(identities) == 2 * 2 * 2 * 6
     for r in records:
@@ -125,9 +120,7 @@ def test_on_a_gpu_each_backend_that_can_serve_takes_part_beside_the_one_that_dis
         "released_compiled",
         "shift_add_compiled",
     ]
-    assert peers.why_nothing_to_measure("cuda") is None
-    modules["triton"] = fake_backend("triton", "it is missing")
-    assert peers.why_nothing_to_measure("cuda") == "cuda: it is not built; triton: it is missing"
+    assert peers.reasons("cuda") == {"cuda": "it is not built", "triton": None}
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from mrda.core.machine import environment
 from mrda.core.randomness import generator
-from mrda.degradations import RealDegradation, quantize
-from mrda.degradations.real_draw import RealDraw, RoundDraw
+from mrda.degradations import CommonOptions, RealDegradation, quantize
+from mrda.degradations.real.draw import RealDraw, RoundDraw
 from mrda.paper.studies import command
 
 SCALE = 4
@@ -68,7 +68,7 @@ def measure(batch: int, size: int, seeds: int, rounds: int = ROUNDS) -> list[Rec
     images = photos(batch, size)
     times: dict[str, list[float]] = {}
     for seed in command.track(range(seeds), "seeds"):
-        draw = RealDegradation(SCALE, per="image").draw(batch, generator(seed, "control"))
+        draw = RealDegradation(SCALE, common=CommonOptions("image")).draw(batch, generator(seed, "control"))
         runs = ours(images, draw, seed) | ({} if cv2 is None else peers(cv2, images, draw, seed))
         for name, values in command.interleaved(runs, rounds).items():
             times.setdefault(name, []).append(median(values))
@@ -107,11 +107,13 @@ def ours(images: Tensor, draw: RealDraw, seed: int) -> dict[str, Callable[[], ob
     """The degradation of a batch, by one draw for all images and by one for each."""
 
     def call(degradation: RealDegradation, draw: RealDraw) -> object:
-        draws = generator(seed, degradation.per)
+        draws = generator(seed, degradation.common.per)
         degradation.draw(len(images), draws)  # for its time only: all providers follow `draw`
         return degradation.apply(images, draw, draws)
 
-    per_batch, per_image = (RealDegradation(SCALE, per=per, patch_size=None) for per in ("batch", "image"))
+    per_batch, per_image = (
+        RealDegradation(SCALE, common=CommonOptions(per), patch_size=None) for per in ("batch", "image")
+    )
     return {
         "mrda_per_batch": partial(call, per_batch, of_first_image(draw)),
         "mrda_per_image": partial(call, per_image, draw),
