@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from mrda_kernels import dispatch, reference
-from mrda_kernels.call import ARGUMENTS, RdaCall
-from mrda_kernels.transforms import functorch_is_active, is_plain
+from mrda_kernels.call import ARGUMENTS, RdaCall, is_plain
+from mrda_kernels.transforms import functorch_is_active
 
 __all__ = ["dynamic_depthwise_conv2d", "rda_conv2d"]
 
@@ -90,7 +90,7 @@ def dynamic_depthwise_conv2d(input: Tensor, weight: Tensor, *, backend: str | No
 
 
 def _run(call: RdaCall, backend: str | None) -> Tensor:
-    """Check the types of a call and take the shortest way that serves everybody who takes part in it."""
+    """Run a call eagerly if nothing else takes part in it, otherwise by the reference or through the dispatcher."""
     dispatch.check_name(backend)
     if not torch.compiler.is_compiling() and is_plain(call[:4]) and call.has_float_slopes():
         return _run_eagerly(call.autocast(), backend)

@@ -1,4 +1,4 @@
-"""How far a correct implementation may be from the exact result, element by element.
+"""Bounds on the distance of a correct implementation from the exact result, element by element.
 
 Notation: hatted values are computed, d(v) bounds |hat v - v|, u is the unit roundoff of the accumulation type
 (2^-24 for float32, float16 and bfloat16 inputs, 2^-53 for float64), and gamma(n) = n u / (1 - n u).  The

@@ -19,7 +19,7 @@ KERNEL_SIZES = (1, 3, 5, 7)
 
 @dataclass(frozen=True)
 class Call:
-    """What to call an operator with; tensors are made from it, the same ones each time."""
+    """A description of an operator's arguments; it makes the same tensors each time."""
 
     shape: tuple[int, int, int, int]
     kernel_size: int = 3
@@ -145,7 +145,7 @@ EXAMPLES = {"triton": 15, "cuda-emulated": 120}
 
 
 def interpreted(backend: str) -> bool:
-    """Whether a backend is Triton's interpreter, which takes up to a second over a small image."""
+    """Return True for Triton's interpreter, which takes up to a second for a small image."""
     return backend == "triton" and torch.get_default_device().type == "cpu"
 
 

@@ -28,7 +28,7 @@ def without_extension(monkeypatch):
 
 
 def test_the_extension_is_built_where_there_is_a_compiler():
-    # else half of these tests would be skipped unseen
+    # otherwise half of these tests would be skipped unnoticed
     compilers = [os.environ.get("CXX") or "g++", "clang++"]
     if os.environ.get("MRDA_KERNELS_NATIVE") == "0" or not any(map(shutil.which, compilers)):
         pytest.skip("no compiler, or the extension was left out on purpose")

@@ -1,4 +1,4 @@
-"""Where every product and sum is exact, so is the result: equality, no tolerance.
+"""If every product and sum is exact, so is the result: equality, no tolerance.
 
 The values are small multiples of 1/8, the slopes powers of two, and mask_weight is 0, which makes the mask
 1/2. A tap that is dropped, doubled or out of place, or a pixel that is left out of a sum, changes some bit.

@@ -1,5 +1,5 @@
-"""What only a GPU can show: streams, graphs, devices, large tensors, the vendor's checkers. The correctness suite runs
-there too, by the `backend` fixture.
+"""Tests of what only a GPU can show: streams, graphs, devices, large tensors, NVIDIA's checkers. The correctness suite
+runs there too, by the `backend` fixture.
 """
 
 import shutil

@@ -1,4 +1,4 @@
-"""What an import needs, and what it brings along; each in a process of its own."""
+"""The needs of an import, and the modules that it loads; each in a separate process."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What an operator keeps alive between forward and backward: its inputs, and nothing else."""
+"""The tensors that an operator keeps alive between forward and backward: its inputs, and nothing else."""
 
 import pytest
 from calls import Call

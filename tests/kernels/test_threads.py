@@ -47,7 +47,7 @@ def test_results_are_the_same_to_the_bit(backend, layout, full_mask, shape):
 
 
 def measure(code: str) -> str:
-    """What ``code`` prints in a process of its own, with four threads."""
+    """Return what ``code`` prints in a separate process, with four threads."""
     setup = """
 import os, re, torch
 torch.set_num_threads(4)

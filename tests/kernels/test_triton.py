@@ -1,4 +1,4 @@
-"""What is the Triton backend's own: tiles smaller than an image, 64-bit offsets, the choice of tiles and its file."""
+"""The particulars of the Triton backend: tiles smaller than an image, 64-bit offsets, the choice of tiles, its file."""
 
 import json
 import math
@@ -262,7 +262,7 @@ def test_the_file_is_in_the_users_cache_folder(monkeypatch, tmp_path):
 
 
 def choose(monkeypatch, tmp_path, *, tune, capturing=False):
-    """What the backend takes for a problem on a GPU that is not there, and how often it measured."""
+    """Return the tile for a problem on a GPU that is not there, and how often the backend measured."""
     fastest = configs.candidates(PROBLEM)[-1]
     measured, times = Measured(tmp_path / "configs.json", "GPU A"), []
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)

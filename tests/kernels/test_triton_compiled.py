@@ -98,7 +98,7 @@ def launched(case):
 
 
 def as_source(kernel, arguments):
-    """What Triton's launcher would compile: sizes of 1 are constants, sizes and addresses may be multiples of 16."""
+    """Make the source that Triton's launcher would compile: sizes of 1 are constants, others may be multiples of 16."""
     import torch
     from triton.compiler import ASTSource
     from triton.runtime.jit import mangle_type
