@@ -1,8 +1,8 @@
-"""How the Triton kernels cut their work: a shipped choice for every problem, and choices measured on a GPU.
+"""Tiles for the Triton kernels: a shipped choice for every problem, and choices measured on a GPU.
 
-The shipped choice needs no measurement, so that a first call waits for the compiler alone. It is the largest tile that
-compiles without register spills for NVIDIA GPUs of compute capability 8.0, 9.0 and 10.0. Measured ones are kept in a
-file, under the GPU's name, the version of Triton and a hash of the kernels' source: after a change of any of them they
+The shipped choice needs no measurement, so that a first call waits only for the compiler. It is the largest tile that
+compiles without register spills for NVIDIA GPUs of compute capability 8.0, 9.0 and 10.0. Measured choices are kept in a
+file, under the GPU's name, the version of Triton and a hash of the kernels' source; after a change of any of these they
 are measured again.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 NO_MASK, FUSED_MASK, GIVEN_LOGITS = 0, 1, 2
-"""What a kernel does about the mask: nothing, all of it, or all but the 1x1 convolution."""
+"""A kernel's part of the mask: none, all of it, or all but the 1x1 convolution, whose logits it reads."""
 
 _MAX_ROWS = 32
 _MIN_ROWS = 8
@@ -25,7 +25,7 @@ _PROGRAMS = 1024  # a few for each multiprocessor of a large GPU
 
 
 class Problem(NamedTuple):
-    """What the choice depends on."""
+    """The properties of a call that the choice depends on."""
 
     direction: str  # "forward" or "backward"
     channels: int
@@ -42,11 +42,11 @@ class Config(NamedTuple):
     channels: int
     warps: int
     rows: int = _MAX_ROWS
-    registers: int | None = None  # at most, for each thread, where fewer let more programs run at a time
+    registers: int | None = None  # at most, for each thread, if that lets more programs run at a time
 
 
 def mask_mode(direction: str, channels: int, kernel_size: int, masks: int, dtype: str) -> int:
-    """Whether the kernel sums the logits itself: for one map, if all channels fit a tile and the sums the registers."""
+    """Choose FUSED_MASK for one mask, if all channels fit a tile and their sums the registers."""
     if masks == 0:
         return NO_MASK
     most = {1: 256, 3: 256, 5: 128, 7: 64}[kernel_size] // (2 if dtype == "float64" else 1)
@@ -55,12 +55,12 @@ def mask_mode(direction: str, channels: int, kernel_size: int, masks: int, dtype
 
 
 def shipped(problem: Problem) -> Config:
-    """The choice without measurement."""
+    """Return the choice without measurement."""
     backward = problem.direction == "backward"
     channels = _power_of_two(problem.channels)
     if problem.mask != FUSED_MASK:
         channels = min(channels, 64 if problem.channels_last and not (backward and problem.kernel_size > 3) else 8)
-    # The taps of its channels, and backward as many sums, are a thread's to keep.
+    # A thread keeps the taps of its channels in registers, and in the backward as many sums.
     elements = {1: 8, 3: 8, 5: 4, 7: 2}[problem.kernel_size]
     if backward:
         elements = {1: 8, 3: 4, 5: 1, 7: 1}[problem.kernel_size]
@@ -76,13 +76,13 @@ def shipped(problem: Problem) -> Config:
     capped = (
         backward and problem.kernel_size == 3 and problem.channels_last and problem.dtype in {"bfloat16", "float16"}
     )
-    # backward, each program has sums and scratch memory of its own: the fewer, the better
+    # in the backward each program has its own sums and scratch memory: the fewer programs, the better
     rows = 128 if backward else _MAX_ROWS
     return Config(columns, channels, warps, rows, registers=168 if capped and warps == 4 else None)
 
 
 def for_interpreter(problem: Problem, batch: int) -> Config:
-    """For the interpreter, whose time goes by the number of operations and not by their size."""
+    """Choose for the interpreter, whose time depends on the number of operations and not on their size."""
     channels = _power_of_two(problem.channels)
     if problem.mask != FUSED_MASK:
         channels = min(channels, 64)
@@ -90,7 +90,7 @@ def for_interpreter(problem: Problem, batch: int) -> Config:
 
 
 def candidates(problem: Problem) -> list[Config]:
-    """What is worth measuring, the shipped choice first."""
+    """List the choices that are worth measuring, the shipped one first."""
     first = shipped(problem)
     found = [first]
     for factor, warps in [(2, 2 * first.warps), (2, first.warps), (1, 2 * first.warps), (4, 2 * first.warps)]:
@@ -100,7 +100,7 @@ def candidates(problem: Problem) -> list[Config]:
 
 
 def rows_for(config: Config, height: int, programs_per_band: int) -> int:
-    """Rows of a tile: fewer on a small image, so that there is work for the whole GPU."""
+    """Return the rows of a tile: fewer on a small image, so that there is work for the whole GPU."""
     rows = config.rows
     while rows > _MIN_ROWS and -(-height // rows) * programs_per_band < _PROGRAMS:
         rows //= 2
@@ -115,17 +115,17 @@ def _power_of_two(n: int) -> int:
 
 
 def cache_path() -> Path:
-    """$XDG_CACHE_HOME/mrda_kernels/triton_configs.json, by default under ~/.cache."""
-    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # as it is where there is no home
+    """Return $XDG_CACHE_HOME/mrda_kernels/triton_configs.json, by default under ~/.cache."""
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # left as it is if there is no home
     return Path(folder) / "mrda_kernels" / "triton_configs.json"
 
 
 class Measured:
-    """Choices measured on one kind of GPU, in a file that other kinds share.
+    """Choices measured on one kind of GPU, in a file that all kinds share.
 
     Args:
-        path: of the file; what is wrong with it is a warning, and it counts as empty.
-        device: what the measurements hold for: the GPU, the version of Triton, the kernels.
+        path: of the file; a broken one is a warning, and counts as empty.
+        device: the GPU, the version of Triton and the kernels that the measurements are valid for.
     """
 
     def __init__(self, path: Path, device: str) -> None:
@@ -133,12 +133,12 @@ class Measured:
         self._configs = self._read().get(device, {})
 
     def get(self, problem: Problem) -> Config | None:
-        """The choice for a problem, or None where nothing is known."""
+        """Return the choice for a problem, or None if there is none."""
         values = self._configs.get(_key(problem))
         return None if values is None else Config(*values)  # type: ignore[arg-type]
 
     def measure(self, problem: Problem, benchmark: Callable[[Config], float]) -> Config:
-        """Time all candidates, keep and return the fastest; ``benchmark`` gives seconds, or infinity."""
+        """Time all candidates, keep and return the fastest; ``benchmark`` returns seconds, or infinity."""
         best = min(candidates(problem), key=benchmark)
         self._configs[_key(problem)] = list(best)
         self._write()
@@ -153,12 +153,12 @@ class Measured:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            warnings.warn(f"{self.path} is not used, since it can't be read: {error!r}", RuntimeWarning, stacklevel=4)
+            warnings.warn(f"{self.path} is not used, because it can't be read: {error!r}", RuntimeWarning, stacklevel=4)
             return {}
         return content
 
     def _write(self) -> None:
-        """Add to what others have written meanwhile; whole or not at all."""
+        """Add the choices to the file, atomically, keeping what others have written meanwhile."""
         content = self._read()
         content[self.device] = {**content.get(self.device, {}), **self._configs}
         try:
@@ -180,9 +180,9 @@ def _key(problem: Problem) -> str:
 
 
 def _check(values: list[int | None]) -> None:
-    """ValueError where a file's values are no Config."""
+    """Raise ValueError if a file's values do not make a Config."""
     *sizes, registers = Config(*values)  # type: ignore[arg-type]
     if not all(type(n) is int and n > 0 and n & (n - 1) == 0 for n in sizes):
-        raise ValueError(f"{values} are no powers of two")
+        raise ValueError(f"{values} must be powers of two")
     if registers is not None and not (type(registers) is int and 0 < registers < 256):
-        raise ValueError(f"{registers} registers")
+        raise ValueError(f"registers are {registers}, but must be from 1 to 255")

@@ -2,25 +2,25 @@
 # ruff: noqa: RUF005
 """The RDA convolution in Triton: one kernel forward, one backward.
 
-A program owns a tile, some rows by some columns of one sample and a block of its channels, and walks down the rows. A
-tensor in here is one row of the tile, (columns, channels). Which of the two is contiguous is for the strides to say:
-the compiler orders threads by it, and chooses vector loads.
+A program computes a tile, some rows by some columns of one sample and a block of its channels, and walks down the rows.
+A tensor in here is one row of the tile, (columns, channels). The strides tell which of the two is contiguous: the
+compiler orders threads by it, and chooses vector loads.
 
-Each row that is loaded is spent at once on the K rows of z that see it: what they have so far waits in K - 1 running
-sums. So a row is read K times, shifted by a column each time (all but the first from a cache), and not K * K times.
+Each loaded row is added at once to the K rows of z that it is part of: K - 1 running sums hold the incomplete ones. So
+a row is read K times, shifted by a column each time (all but the first from a cache), and not K * K times.
 
 Constants of a compilation:
-    C: channels. K: kernel size. ACC: the type that sums are kept in. WIDE: whether offsets are 64-bit.
-    MASK: 0 leaves the bare convolution; 1 sums the mask's logits over the channels, which must fit one tile; 2 reads
+    C: channels. K: kernel size. ACC: the type that sums are kept in. WIDE: True for 64-bit offsets.
+    MASK: 0 for the bare convolution; 1 sums the mask's logits over the channels, which must fit one tile; 2 reads the
         logits, and writes their gradients.
-    BIAS: whether there is a mask_bias. ACTIVATE: whether the result goes through the second LeakyReLU.
-    CHANNELS_LAST: the memory format of the result.
-    COLUMNS, CHANNELS: a tile's, powers of two.
+    BIAS: True if there is a mask_bias. ACTIVATE: True if the result goes through the second LeakyReLU.
+    CHANNELS_LAST: True if that is the memory format of the result.
+    COLUMNS, CHANNELS: the tile's sizes, powers of two.
 
-`unseen_zero` is 0, which the compiler does not know. Added to the offsets in NCHW it hides that rows are aligned:
-vector loads along a row would spread pixels over threads in a way that does not fit the reads shifted by a column.
+`unseen_zero` is 0, which the compiler does not know. Added to the offsets in NCHW, it hides that rows are aligned:
+vector loads along a row would distribute pixels over threads in a way that does not fit the reads shifted by a column.
 
-Triton's language has no (*tuple, item), and no types that mypy would know.
+Triton's language has no (*tuple, item), and no types that mypy knows.
 """
 
 import triton
@@ -28,14 +28,14 @@ import triton.language as tl
 
 
 @triton.jit
-def _sigmoid(t):
-    # Division is off by two units in the last place on a GPU, or slow; a step of Newton's makes it half of one. Below
-    # the clamp, which keeps infinity out of that step, the sigmoid is about the smallest normal number. NaN stays.
-    e = tl.exp(-t)
-    limit = 8e307 if t.dtype == tl.float64 else 8e37
+def _sigmoid(logits):
+    # Division is off by two units in the last place on a GPU, or slow; a Newton step reduces that to half a unit. The
+    # clamp keeps infinity out of that step; where it acts, the sigmoid is about the smallest normal number. NaN stays.
+    e = tl.exp(-logits)
+    limit = 8e307 if logits.dtype == tl.float64 else 8e37
     e = tl.where(e > limit, limit, e)
-    m = 1.0 / (1.0 + e)
-    return m + m * (1.0 - (1.0 + e) * m)
+    mask = 1.0 / (1.0 + e)
+    return mask + mask * (1.0 - (1.0 + e) * mask)
 
 
 @triton.jit
@@ -51,13 +51,13 @@ def _leaky_relu_backward(grad, x, slope):
 
 @triton.jit
 def _load_row(pointer, row, offsets, fits, height, stride_h, ACC: tl.constexpr):
-    """One row of a tile, 0 outside the image; `offsets` and `fits` are those of its columns and channels."""
+    """Load one row of a tile, 0 outside the image; `offsets` and `fits` are those of its columns and channels."""
     return tl.load(pointer + row * stride_h + offsets, mask=((row >= 0) & (row < height)) & fits, other=0.0).to(ACC)
 
 
 @triton.jit
 def _shifted_fits(columns, fits, width, K: tl.constexpr):
-    """For each column of the kernel, where in a tile it sees a pixel of the image."""
+    """Find for each column of the kernel the elements of a row for which it is on a pixel of the image."""
     all_fits = ()
     for j in tl.static_range(K):
         seen = columns + (j - K // 2)
@@ -67,7 +67,7 @@ def _shifted_fits(columns, fits, width, K: tl.constexpr):
 
 @triton.jit
 def _load_taps(pointer, channels, fits, stride_c, stride_i, stride_j, K: tl.constexpr, ACC: tl.constexpr):
-    """A (1, channels) tensor for each tap."""
+    """Load a (1, channels) tensor for each tap."""
     taps = ()
     for i in tl.static_range(K):
         for j in tl.static_range(K):
@@ -80,7 +80,7 @@ def _load_taps(pointer, channels, fits, stride_c, stride_i, stride_j, K: tl.cons
 def _convolve_row(
     sums, taps, pointer, row, offsets, shifted_fits, height, stride_h, stride_w, K: tl.constexpr, ACC: tl.constexpr
 ):
-    """Add input row `row` to the K rows of z that see it, of which the first is then complete."""
+    """Add input row `row` to the K rows of z that it is part of, of which the first is then complete."""
     for j in tl.static_range(K):
         x = _load_row(pointer, row, offsets + (j - K // 2) * stride_w, shifted_fits[j], height, stride_h, ACC)
         longer = ()
@@ -101,7 +101,7 @@ def _zeros(count: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, A
 @triton.jit
 def _tile(height, width, rows, C: tl.constexpr, STEP: tl.constexpr, CHANNELS: tl.constexpr,
           WIDE: tl.constexpr):  # fmt: skip
-    """Sample, first channel, first row and first column of this program; neighbours in a row come one after another."""
+    """Find the program's sample, first channel, first row and first column; neighbours in a row have successive ids."""
     across, down = tl.cdiv(width, STEP), tl.cdiv(height, rows)
     blocks: tl.constexpr = (C + CHANNELS - 1) // CHANNELS
     program = tl.program_id(0)
@@ -116,8 +116,26 @@ def _tile(height, width, rows, C: tl.constexpr, STEP: tl.constexpr, CHANNELS: tl
 
 @triton.jit
 def _wide(stride):
-    """A stride that is multiplied by a number known to the compiler, and would make a 32-bit offset of it."""
+    """Widen a stride that is multiplied by a constant of the compilation, which would give a 32-bit offset."""
     return tl.full((1, 1), 1, tl.int64) * stride
+
+
+@triton.jit
+def _masked(z, mask, x, slope, output_slope, ACTIVATE: tl.constexpr):
+    """The result of one row, from the convolution's sums, the mask and the input."""
+    y = _leaky_relu(z, slope) * mask + x
+    if ACTIVATE:
+        y = _leaky_relu(y, output_slope)
+    return y
+
+
+@triton.jit
+def _masked_backward(grad, z, mask, x, slope, output_slope, ACTIVATE: tl.constexpr):
+    """The gradients of one row's `+ input` term, of z and of the mask, from the gradient of the result."""
+    features = _leaky_relu(z, slope)
+    if ACTIVATE:
+        grad = _leaky_relu_backward(grad, features * mask + x, output_slope)
+    return grad, _leaky_relu_backward(grad * mask, z, slope), grad * features
 
 
 @triton.jit(do_not_specialize=["rows", "unseen_zero"])
@@ -127,10 +145,9 @@ def forward(
     weight_b, weight_c, weight_i, weight_j, mask_weight_c, logits_b, logits_c, logits_h, logits_w,
     negative_slope: tl.float64, output_negative_slope: tl.float64,
     C: tl.constexpr, K: tl.constexpr, MASK: tl.constexpr, BIAS: tl.constexpr, ACTIVATE: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
-    WIDE: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """One tile of the result."""
+    """Compute one tile of the result."""
     R: tl.constexpr = K // 2
     sample, block, top, left = _tile(height, width, rows, C, COLUMNS, CHANNELS, WIDE)
     columns = left + tl.arange(0, COLUMNS)[:, None]
@@ -152,7 +169,7 @@ def forward(
     logits_offsets = columns * logits_w + channels * logits_c
     taps = _load_taps(weight + sample * weight_b, channels, fits, weight_c, weight_i, weight_j, K, ACC)
     if MASK == 1:
-        mixing = tl.load(mask_weight + channels * mask_weight_c, mask=fits, other=0.0).to(ACC)
+        mask_weights = tl.load(mask_weight + channels * mask_weight_c, mask=fits, other=0.0).to(ACC)
         bias = tl.load(mask_bias).to(ACC) if BIAS else 0.0
 
     bottom = tl.minimum(top + rows, height)
@@ -166,17 +183,43 @@ def forward(
         if MASK != 0:
             x = _load_row(input, done, offsets, here, height, input_h, ACC)
             if MASK == 1:
-                t = tl.sum(x * mixing, axis=1, keep_dims=True) + bias
+                mask = _sigmoid(tl.sum(x * mask_weights, axis=1, keep_dims=True) + bias)
             else:
-                t = _load_row(logits, done, logits_offsets, here, height, logits_h, ACC)
-            y = _leaky_relu(y, slope) * _sigmoid(t) + x
-            if ACTIVATE:
-                y = _leaky_relu(y, output_slope)
+                mask = _sigmoid(_load_row(logits, done, logits_offsets, here, height, logits_h, ACC))
+            y = _masked(y, mask, x, slope, output_slope, ACTIVATE)
         tl.store(
             output + done * output_h + output_offsets,
             y.to(output.dtype.element_ty),
             mask=(done >= top) & here,
         )
+
+
+@triton.jit
+def _mask_backward(grad_mask, mask, x, mask_weights, own):
+    """The gradient of the logits of a mask that all channels share; and its part of that of mask_weight and input."""
+    grad_logits = tl.sum(grad_mask, axis=1, keep_dims=True) * (mask - mask * mask)
+    grad_logits = tl.where(own, grad_logits, 0.0)
+    return grad_logits, grad_logits * x, mask_weights * grad_logits
+
+
+@triton.jit
+def _ring_slot(row, RING: tl.constexpr, SIZE: tl.constexpr):
+    """The offset of a row in the ring; rows may be as low as -2 * RING."""
+    return (row + 2 * RING) % RING * SIZE
+
+
+@triton.jit
+def _store_sums(partial_sums, weight_sums, mask_weight_sum, bias_sum, K: tl.constexpr, MASK: tl.constexpr,
+                CHANNELS: tl.constexpr):  # fmt: skip
+    """Store the sums over a tile's pixels for this program; a second kernel adds those of a sample's programs."""
+    SUMS: tl.constexpr = K * K + (2 if MASK == 1 else 0)
+    partial_sums += tl.program_id(0).to(tl.int64) * (SUMS * CHANNELS) + tl.arange(0, CHANNELS)[None, :]
+    for tap in tl.static_range(K * K):
+        tl.store(partial_sums + tap * CHANNELS, tl.sum(weight_sums[tap], axis=0, keep_dims=True))
+    if MASK == 1:
+        tl.store(partial_sums + K * K * CHANNELS, tl.sum(mask_weight_sum, axis=0, keep_dims=True))
+        total_bias = tl.broadcast_to(tl.sum(bias_sum, axis=0, keep_dims=True), (1, CHANNELS))
+        tl.store(partial_sums + (K * K + 1) * CHANNELS, total_bias)
 
 
 @triton.jit(do_not_specialize=["rows", "unseen_zero"])
@@ -188,14 +231,13 @@ def backward(
     weight_b, weight_c, weight_i, weight_j, mask_weight_c, logits_b, logits_c, logits_h, logits_w,
     negative_slope: tl.float64, output_negative_slope: tl.float64,
     C: tl.constexpr, K: tl.constexpr, MASK: tl.constexpr, BIAS: tl.constexpr, ACTIVATE: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
-    WIDE: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """One tile of grad_input, and its part of the sums over pixels.
+    """Compute one tile of grad_input, and its part of the sums over pixels.
 
-    Where there is a mask, grad_z is computed on K // 2 more columns and rows on either side. The program's threads show
-    each other its last K rows in `scratch`, a ring of K + 1: a barrier between writing and reading a row is enough, as
-    what is written after the next barrier is a row that nobody reads any more.
+    If there is a mask, grad_z is computed on K // 2 more columns and rows on either side. The program's threads
+    exchange its last K rows through `scratch`, a ring of K + 1: one barrier between writing and reading a row is
+    enough, because what is written after the next barrier replaces a row that nobody reads any more.
     """
     R: tl.constexpr = K // 2
     HALO: tl.constexpr = R if MASK != 0 else 0
@@ -208,7 +250,7 @@ def backward(
     shifted_fits = _shifted_fits(columns, fits, width, K)
     inside = (columns >= 0) & (columns < width)
     here = inside & fits
-    # each pixel belongs to one tile: only there is it stored, and summed
+    # each pixel belongs to one tile, which stores and sums it
     own = (places >= HALO) & (places < COLUMNS - HALO) & (columns < width)
     own_fits = own & fits
     slope = tl.full((1, 1), negative_slope, ACC)
@@ -228,26 +270,29 @@ def backward(
     grad_input_offsets = columns * grad_input_w + channels * grad_input_c
     logits_offsets = columns * logits_w + channels * logits_c
     grad_logits_offsets = columns * grad_logits_w + channels * grad_logits_c
-    weight += sample * weight_b
-    taps = _load_taps(weight, channels, fits, weight_c, weight_i, weight_j, K, ACC)
+    taps = _load_taps(weight + sample * weight_b, channels, fits, weight_c, weight_i, weight_j, K, ACC)
     if MASK == 1:
         bias = tl.load(mask_bias).to(ACC) if BIAS else 0.0
 
     RING: tl.constexpr = K + 1
+    SIZE: tl.constexpr = COLUMNS * CHANNELS
     SCRATCH_W: tl.constexpr = CHANNELS if CHANNELS_LAST else 1
     SCRATCH_C: tl.constexpr = 1 if CHANNELS_LAST else COLUMNS
     scratch_offsets = places * SCRATCH_W + tl.arange(0, CHANNELS)[None, :] * SCRATCH_C
-    scratch += tl.program_id(0).to(tl.int64) * (RING * COLUMNS * CHANNELS) + unseen
+    scratch += tl.program_id(0).to(tl.int64) * (RING * SIZE) + unseen
     bottom = tl.minimum(top + rows, height)
     zero = tl.zeros((COLUMNS, CHANNELS), ACC)
     z_sums = _zeros(K - 1, COLUMNS, CHANNELS, ACC)
-    waiting = _zeros(R, COLUMNS, CHANNELS, ACC)
+    waiting = _zeros(R, COLUMNS, CHANNELS, ACC)  # gradients of the `+ input` term, until the taps' share is known
     weight_sums = _zeros(K * K, COLUMNS, CHANNELS, ACC)
-    mixing_sum = zero
+    mask_weight_sum = zero
     bias_sum = tl.zeros((COLUMNS, 1), ACC)
     for row in range(top - 2 * HALO, bottom + 2 * HALO):
         done = row - 2 * HALO
+        grad_z = zero
+        total = zero
         if MASK != 0:
+            # the gradient of z for row `middle`
             middle = row - R
             z_sums = _convolve_row(
                 z_sums + (zero,), taps, input, row, offsets, shifted_fits, height, input_h, input_w, K, ACC
@@ -259,52 +304,45 @@ def backward(
             own_middle = ((middle >= top) & (middle < bottom)) & own
             if MASK == 1:
                 # read again for each row: there are no registers left to keep it in
-                mixing = tl.load(mask_weight + channels * mask_weight_c, mask=fits, other=0.0).to(ACC)
-                t = tl.sum(x * mixing, axis=1, keep_dims=True) + bias
+                mask_weights = tl.load(mask_weight + channels * mask_weight_c, mask=fits, other=0.0).to(ACC)
+                mask_logits = tl.sum(x * mask_weights, axis=1, keep_dims=True) + bias
                 # outside the image grad_z is 0, whatever mask_weight holds
-                m = _sigmoid(tl.where(((middle >= 0) & (middle < height)) & inside, t, 0.0))
+                mask = _sigmoid(tl.where(((middle >= 0) & (middle < height)) & inside, mask_logits, 0.0))
             else:
-                m = _sigmoid(_load_row(logits, middle, logits_offsets, here, height, logits_h, ACC))
-            f = _leaky_relu(z, slope)
-            if ACTIVATE:
-                grad = _leaky_relu_backward(grad, f * m + x, output_slope)
-            grad_z = _leaky_relu_backward(grad * m, z, slope)
+                mask = _sigmoid(_load_row(logits, middle, logits_offsets, here, height, logits_h, ACC))
+            grad, grad_z, grad_mask = _masked_backward(grad, z, mask, x, slope, output_slope, ACTIVATE)
             if K > 1:
-                slot = (row + 2 * RING) % RING * (COLUMNS * CHANNELS)
-                tl.store(scratch + slot + scratch_offsets, grad_z)
+                tl.store(scratch + _ring_slot(row, RING, SIZE) + scratch_offsets, grad_z)
                 tl.debug_barrier()
             if MASK == 1:
-                grad_t = tl.sum(grad * f, axis=1, keep_dims=True) * (m - m * m)
-                grad_t = tl.where(own_middle, grad_t, 0.0)
-                bias_sum += grad_t
-                mixing_sum += grad_t * x
-                grad += mixing * grad_t
+                of_bias, of_mask_weight, of_input = _mask_backward(grad_mask, mask, x, mask_weights, own_middle)
+                bias_sum += of_bias
+                mask_weight_sum += of_mask_weight
+                grad += of_input
             else:
                 tl.store(
                     grad_logits + middle * grad_logits_h + grad_logits_offsets,
-                    grad * f * (m - m * m),
+                    grad_mask * (mask - mask * mask),
                     mask=own_middle & fits,
                 )
             waiting = waiting + (grad,)
             total = waiting[0]
             waiting = waiting[1:]
-        else:
-            total = zero
 
+        # the part that goes through the taps, for row `done`
         own_row = (done >= top) & own_fits
         x = tl.load(input + done * input_h + offsets, mask=own_row, other=0.0).to(ACC)
         longer = ()
         for i in tl.static_range(K):
             for j in tl.static_range(K):
-                # a pixel was seen through tap (i, j) by the one that lies as far on the other side
-                if MASK != 0 and K > 1:
-                    slot = (row + 2 * RING - i) % RING * (COLUMNS * CHANNELS)
-                    grad_z = tl.load(scratch + slot + scratch_offsets + (R - j) * SCRATCH_W, mask=own_row, other=0.0)
-                elif MASK == 0:
+                if MASK == 0:
                     grad_z = _load_row(
                         grad_output, done + R - i, grad_output_offsets + (R - j) * grad_output_w,
                         shifted_fits[K - 1 - j], height, grad_output_h, ACC,
                     )  # fmt: skip
+                elif K > 1:
+                    slot = _ring_slot(row - i, RING, SIZE)
+                    grad_z = tl.load(scratch + slot + scratch_offsets + (R - j) * SCRATCH_W, mask=own_row, other=0.0)
                 total += grad_z * taps[i * K + j]
                 longer = longer + (weight_sums[i * K + j] + grad_z * x,)
         weight_sums = longer
@@ -314,14 +352,4 @@ def backward(
             mask=own_row,
         )
 
-    # A partial sum for each program of a sample, added up by a second kernel.
-    SUMS: tl.constexpr = K * K + (2 if MASK == 1 else 0)
-    partial_sums += tl.program_id(0).to(tl.int64) * (SUMS * CHANNELS) + tl.arange(0, CHANNELS)[None, :]
-    for i in tl.static_range(K):
-        for j in tl.static_range(K):
-            total = tl.sum(weight_sums[i * K + j], axis=0, keep_dims=True)
-            tl.store(partial_sums + (i * K + j) * CHANNELS, total)
-    if MASK == 1:
-        tl.store(partial_sums + K * K * CHANNELS, tl.sum(mixing_sum, axis=0, keep_dims=True))
-        total_bias = tl.broadcast_to(tl.sum(bias_sum, axis=0, keep_dims=True), (1, CHANNELS))
-        tl.store(partial_sums + (K * K + 1) * CHANNELS, total_bias)
+    _store_sums(partial_sums, weight_sums, mask_weight_sum, bias_sum, K, MASK, CHANNELS)
