@@ -32,14 +32,14 @@ CURVE_STEPS = 5
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """Means over photos and degradations.
+    """Results of a validation: means over photos and degradations, and pictures.
 
     Args:
-        psnr_y: of the stage's network, in dB.
-        ssim_y: of the stage's network.
-        psnr_y_bicubic: of bicubic upscaling, in dB.
-        curve: of an MLN that adapts: PSNR-Y after 0, 1, ... steps under the first degradation.
-        pictures: by photo, bicubic, SR and HR side by side, (3, H, 3 W) uint8.
+        psnr_y: PSNR-Y of the stage's network, in dB.
+        ssim_y: SSIM-Y of the stage's network.
+        psnr_y_bicubic: PSNR-Y of bicubic upscaling, in dB.
+        curve: for an MLN that adapts: PSNR-Y after 0, 1, ... steps under the first degradation; None otherwise.
+        pictures: bicubic upscaling, SR and HR side by side, (3, H, 3 W) uint8, by the names of the photos.
     """
 
     psnr_y: float
