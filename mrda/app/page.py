@@ -22,6 +22,11 @@ FILE_OVERHEAD = 16 * 2**20
 """Bytes that a file may have besides its pixels, such as metadata."""
 _FONT = ("system-ui", "sans-serif")  # fonts of the user's machine: gradio's own mixes two in headings
 
+_PRIVATE: dict[str, Any] = {
+    **dict.fromkeys(("run_history", "enable_monitoring", "share", "ssr_mode"), False),
+    "footer_links": [],
+}
+
 
 def build_page(choices: Mapping[str, Weights], *, max_pixels: int) -> gr.Blocks:
     """Build the page, which upscales one photo at a time for all its users.
@@ -45,15 +50,10 @@ def build_page(choices: Mapping[str, Weights], *, max_pixels: int) -> gr.Blocks:
             progress(0, desc="Preparing the blur estimate")
             probe = weights.probe
             # Gradio has made its own copy of the result when this continues after the yield.
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory() as temporary:
+                file, folder, shown = Path(source), Path(temporary), _PageProgress(progress, stop)
                 result = enlarge(
-                    weights.upscaler,
-                    Path(source),
-                    Path(folder),
-                    scale=scale,
-                    max_pixels=max_pixels,
-                    probe=probe,
-                    progress=_PageProgress(progress, stop),
+                    weights.upscaler, file, folder, scale=scale, max_pixels=max_pixels, probe=probe, progress=shown
                 )
                 yield _shown(result, weights)
         except _StoppedError:
@@ -118,13 +118,9 @@ def launch(page: gr.Blocks, *, host: str, port: int, max_pixels: int) -> str:
         server_port=port,
         theme=gr.themes.Default(font=_FONT, font_mono=("monospace",)),
         max_file_size=8 * max_pixels + FILE_OVERHEAD,
-        footer_links=[],
-        run_history=False,
-        enable_monitoring=False,
-        share=False,
-        ssr_mode=False,
         quiet=True,
         prevent_thread_lock=True,
+        **_PRIVATE,
     )
     return str(address)
 

@@ -70,9 +70,7 @@ def evaluate(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(
-            "--steps", help="Adaptation steps of the MLN per photo (default: as in its training).", metavar="N"
-        ),
+        typer.Option("--steps", help="Adaptation steps per photo (default: as in the MLN's training).", metavar="N"),
     ] = None,
     peers: Annotated[
         list[Path] | None,
@@ -84,9 +82,7 @@ def evaluate(
     ] = None,
     downsample: Annotated[
         str | None,
-        typer.Option(
-            "--downsample", help="bicubic, or sfold: take every SCALE-th pixel (default: bicubic).", metavar="NAME"
-        ),
+        typer.Option("--downsample", help="bicubic (default), or sfold: every SCALE-th pixel.", metavar="NAME"),
     ] = None,
     border: Annotated[
         str,
@@ -94,24 +90,16 @@ def evaluate(
     ] = "clamp",
     variant: Annotated[
         str | None,
-        typer.Option(
-            "--variant",
-            help="Luma for the metrics: released or matlab (default: matlab for --protocol real, otherwise released).",
-            metavar="NAME",
-        ),
+        typer.Option("--variant", help="Luma: released (default), or matlab (default of real).", metavar="NAME"),
     ] = None,
     lpips: Annotated[bool, typer.Option("--lpips", help="Also measure LPIPS (with --protocol real).")] = False,
     vgg16: Annotated[
         Path | None,
-        typer.Option(
-            "--vgg16", help="vgg16-397923af.pth, LPIPS's network (default: from torch's cache).", metavar="FILE"
-        ),
+        typer.Option("--vgg16", help="LPIPS's vgg16-397923af.pth (default: from torch's cache).", metavar="FILE"),
     ] = None,
     lpips_linear: Annotated[
         Path | None,
-        typer.Option(
-            "--lpips-linear", help="vgg.pth of LPIPS 0.1, its weights (default: from torch's cache).", metavar="FILE"
-        ),
+        typer.Option("--lpips-linear", help="vgg.pth of LPIPS 0.1 (default: from torch's cache).", metavar="FILE"),
     ] = None,
     output: Annotated[
         Path | None,
@@ -119,9 +107,7 @@ def evaluate(
     ] = None,
     niqe: Annotated[
         Path | None,
-        typer.Option(
-            "--niqe", help="Pristine model for NIQE, .npz or .mat (with --protocol unpaired).", metavar="FILE"
-        ),
+        typer.Option("--niqe", help="Pristine model for NIQE, .npz or .mat (with unpaired).", metavar="FILE"),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.", metavar="N")] = 0,
     limit: Annotated[
