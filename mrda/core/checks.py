@@ -21,10 +21,11 @@ class _NotBool:
         """Put the check before the field's own; called by pydantic alone, which this package does without."""
         from pydantic_core import core_schema
 
-        return core_schema.no_info_before_validator_function(_refuse_bool, handler(source))
+        return core_schema.no_info_before_validator_function(refuse_bool, handler(source))
 
 
-def _refuse_bool(value: object) -> object:
+def refuse_bool(value: object) -> object:
+    """Raise ValueError for a boolean, and return any other value."""
     if isinstance(value, bool):
         raise ValueError(f"must be an integer, it was {value}")
     return value

@@ -1,6 +1,6 @@
 """A student as graphs that run without this package: ONNX, or torch.export's .pt2.
 
-There are two of them, so that the tiles of an image can share its degradation: ``den`` takes LR (B, 3, H, W) to the
+There are two graphs, so that the tiles of an image can share its degradation: ``den`` takes LR (B, 3, H, W) to the
 raw IDR (B, D), ``rdan`` takes LR and the raw IDR to SR (B, 3, scale*H, scale*W), not clamped. Batch, height and width
 are free.
 """
@@ -26,7 +26,7 @@ from mrda.core.packages import require_package
 from mrda.networks import DEN, MRDAStudent
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
-"""The formats, and how their files end."""
+"""The formats, and the suffixes of their files."""
 GRAPHS = {"den": (("lr",), "degradation"), "rdan": (("lr", "degradation"), "sr")}
 """The graphs by the names of their files: inputs and output."""
 LIMIT = 0.5 / 65535
@@ -36,20 +36,20 @@ _CHECKED = ((1, 1, 1), (2, 5, 12), (3, 24, 17))  # batch, height and width
 
 
 class ExportError(RuntimeError):
-    """What was exported does not compute what the network does."""
+    """The exported graphs do not compute what the network computes."""
 
 
 class Format(NamedTuple):
-    """What a module of this package does for its format."""
+    """The functions of one format."""
 
     write: Callable[[ExportedProgram, Path, tuple[str, ...], str, Mapping[str, str]], None]
     """Write a graph, given the names of inputs and output and the metadata."""
     load: Callable[[Path], Callable[..., Tensor]]
-    """Make a function of tensors of a file."""
+    """Load a file as a function of tensors."""
 
 
 def files(folder: Path, format: str) -> list[Path]:
-    """The files that :func:`export_student` writes.
+    """Return the files that :func:`export_student` writes.
 
     Raises:
         ValueError: ``format`` is none of :data:`SUFFIXES`.
@@ -60,7 +60,7 @@ def files(folder: Path, format: str) -> list[Path]:
 
 
 def require_packages(format: str) -> None:
-    """Raise ModuleNotFoundError where a package is missing that ``format`` needs; the message names the extra."""
+    """Raise ModuleNotFoundError if a package that ``format`` needs is missing; the message names the extra."""
     for module in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ():
         require_package(module, name=module, user="the ONNX export", extra="export")
 
@@ -72,13 +72,13 @@ def export_student(
     *,
     progress: Callable[[float], None] | None = None,
 ) -> float:
-    """Write ``den`` and ``rdan``, both or none, once they have computed what the network does.
+    """Write ``den`` and ``rdan``, both or none, after checking that they compute what the network computes.
 
     Args:
-        network: The student; it stays as it is.
+        network: The student, which is not changed.
         folder: Where to write; it must exist. Files of these names there are replaced.
         format: "onnx" or "torch-export".
-        progress: Told the share, up to 1, that is done.
+        progress: Called with the share that is done, up to 1.
 
     Returns:
         The largest error of SR against the network, float32 both, on random images of several sizes.
@@ -95,16 +95,12 @@ def export_student(
     require_packages(format)
     write, load = _format(format)
     network = copy.deepcopy(network).to("cpu", torch.float32).eval()
-    traced = copy.deepcopy(network)
-    # Not as one convolution, which takes no images of a single row or column.
-    chain = nn.Sequential(traced.rdan.upscaler.expand, traced.rdan.upscaler.last)
-    traced.rdan.add_module("upscaler", chain)
     tell = progress or (lambda _: None)
     with ExitStack() as stack, torch.no_grad(), _quiet():
         written = [stack.enter_context(atomic_write(target)) for target in targets]
         for done, (graph, path) in enumerate(zip(GRAPHS, written, strict=True)):
             inputs, output = GRAPHS[graph]
-            program = _trace(getattr(traced, graph), network.rdan.idr_dim, len(inputs))
+            program = _trace(getattr(network, graph), network.rdan.idr_dim, len(inputs))
             tell(done / 2 + 0.2)
             write(program, path, inputs, output, _metadata(network, graph))
             tell(done / 2 + 0.4)
@@ -125,12 +121,12 @@ def _trace(graph: nn.Module, idr_dim: int, inputs: int) -> ExportedProgram:
     batch, height, width = Dim("batch", min=1), Dim("height", min=1), Dim("width", min=1)
     lr, idr = torch.zeros(2, 3, 12, 14), torch.zeros(2, idr_dim)
     free = ({0: batch, 2: height, 3: width}, {0: batch})
-    # Else a DEN would refuse images of which an inner map is a single pixel high or wide; but an RDAN would refuse
-    # single images if so.
+    # Without the patch a DEN refuses images whose inner maps are a single pixel high or wide; with it an RDAN refuses
+    # batches of one.
     with _config.patch(backed_size_oblivious=isinstance(graph, DEN)):  # type: ignore[attr-defined]
         program = torch.export.export(graph, (lr, idr)[:inputs], dynamic_shapes=free[:inputs])
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # of no use to others, and it names folders of this machine
+        node.meta.pop("stack_trace", None)  # it would name folders of this machine
     return program
 
 
@@ -145,7 +141,7 @@ def _metadata(network: MRDAStudent, graph: str) -> dict[str, str]:
 
 
 def _check(network: MRDAStudent, den: Callable[..., Tensor], rdan: Callable[..., Tensor]) -> float:
-    """The largest error of all; raises ExportError."""
+    """Return the largest error of all; raises ExportError if it is above the limit."""
     generator = torch.Generator().manual_seed(0)
     largest = 0.0
     for batch, height, width in _CHECKED:
@@ -162,7 +158,7 @@ def _check(network: MRDAStudent, den: Callable[..., Tensor], rdan: Callable[...,
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what torch's exporters say of themselves: that torchvision is missing, or that they use an old name."""
+    """Silence remarks of torch's exporters on themselves: that torchvision is missing, or that a name is deprecated."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)

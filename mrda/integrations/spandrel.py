@@ -1,8 +1,8 @@
 """An architecture for Spandrel, the library by which ComfyUI, chaiNNer and others load super-resolution networks.
 
-After `register()` Spandrel's `ModelLoader` takes students, ours and the authors'. The tests run against Spandrel itself
-where it is installed; it wants torchvision, which nothing else here needs, so elsewhere they run against a stand-in
-written after the interface of its version 0.4.2.
+After `register()` Spandrel's `ModelLoader` loads students, ours and the authors'. The tests run against Spandrel itself
+if it is installed. It needs torchvision, which nothing else here does, so otherwise they run against a stand-in with
+the interface of its version 0.4.2.
 """
 
 from typing import Any
@@ -26,31 +26,31 @@ _OFFICIAL = ("G.head.0.weight", "G.compress.0.weight", "E_st.E.0.weight", "E_st.
 
 
 def register() -> None:
-    """Let Spandrel load students; a second call changes nothing."""
+    """Register the architecture with Spandrel; a second call changes nothing."""
     MAIN_REGISTRY.add(ArchSupport.from_architecture(MRDAArch()), ignore_duplicates=True)
 
 
 class MRDAArch(Architecture[MRDAStudent]):
     """The student, MRDA_S. All other networks of the method need the HR image, and are not detected.
 
-    Spandrel passes on the tensors of a file without its metadata: hyperparameters are read from keys and shapes, and
-    what these do not tell is taken as in the released code, see `mrda.networks.load_official`.
+    Spandrel passes on the tensors of a file without its metadata. Hyperparameters are read from keys and shapes; those
+    that these do not show are those of the released code, see `mrda.networks.load_official`.
     """
 
     def __init__(self) -> None:
         super().__init__(id=ID, name=ID, detect=_is_student)
 
     def load(self, state_dict: dict[str, Any]) -> ImageModelDescriptor[MRDAStudent]:
-        """Build the network of a state dict under our key names or the published ones.
+        """Build the network of a state dict with our key names or the published ones.
 
-        Its images are upscaled by `mrda.Upscaler`, in tiles that fit into memory and share the degradation of the whole
-        image: other programs should not cut it into tiles themselves.
+        Images are upscaled by `mrda.Upscaler`, in tiles that fit into memory and share the degradation of the whole
+        image: other programs should not cut images into tiles themselves.
 
         Raises:
             ValueError: keys or shapes are not a student's.
         """
         network = load_official(unlabelled_to_official(state_dict) if _OURS[0] in state_dict else state_dict)
-        assert isinstance(network, MRDAStudent)  # for its keys were detected
+        assert isinstance(network, MRDAStudent)  # because its keys were detected
         options = network.hyperparameters
         return ImageModelDescriptor(
             network,

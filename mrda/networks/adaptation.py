@@ -11,17 +11,18 @@ from torch.func import functional_call, vmap
 from mrda.networks import MLN
 
 Weights = dict[str, Tensor]
-"""Weights by parameter name. Of an adaptation per image each has the batch as a further first dimension."""
+"""Weights by parameter name; in an adaptation per image each has a leading batch dimension."""
 
 INNER_LR = (1e-2, 5e-3, 5e-3, 5e-3, 5e-3, 1e-3)
-"""Learning rates of the released code's inner steps in stages 2 and 3."""
+"""Learning rates of the inner steps in stages 2 and 3 of the released code."""
 INNER_STEPS = 5
-"""n of the paper, in all stages."""
+"""Number of inner steps, n in the paper, in all stages."""
 LOSS_SCALE = 2.0**14
-"""What the inner loss is multiplied by before its gradient is taken, and the gradient divided by after.
+"""Factor on the inner loss, by which its gradient is divided again.
 
-Autocast computes gradients in the networks' dtype. In float16 those of a mean over a batch's pixels (2^-22 each of 16
-patches of 256 x 256 px) would be zero. A power of two rounds nothing; gradients of weights may reach 4 in float16.
+Autocast computes gradients in the networks' dtype. In float16 the gradient of a mean over a batch's pixels (2^-22 per
+value for 16 patches of 256 x 256 px) would underflow to zero. A power of two adds no rounding; gradients of weights may
+reach 4 before float16 overflows.
 """
 
 
@@ -51,10 +52,10 @@ def adapt(
         inner_lr: learning rate of each step; the last one serves all further steps.
         steps: number of steps; 0 returns copies.
         freeze_upscaler: leave the upscaler out.
-        per_image: each image adapts weights of its own, on its own L1 loss, instead of one set on the mean.
+        per_image: adapt separate weights to each image, on its own L1 loss, instead of one set on the mean loss.
         second_order: keep the graph, so that the result is differentiable, once, with respect to the module's
-            parameters through all steps (MAML's second order); else the result is detached.
-        sync: given the gradients of a step, returns those to take, e.g. their means over processes.
+            parameters through all steps (MAML's second order); otherwise the result is detached.
+        sync: maps the gradients of a step to those to apply, e.g. their means over processes.
         watch: called with (number of steps done, weights) before the first step and after each.
 
     Returns:
@@ -67,7 +68,7 @@ def adapt(
         fast = {name: value.detach().clone() for name, value in fast.items()}
 
     def loss(weights: Weights) -> Tensor:
-        # Summed over images that each have weights of their own, gradients do not mix.
+        # Each image has its own weights, so that the gradients of a sum over images do not mix.
         error = (restore(mln, weights, lr, lr_up, per_image=per_image) - hr).abs()
         return LOSS_SCALE * (error.mean(dim=(1, 2, 3)).sum() if per_image else error.mean())
 
@@ -88,7 +89,7 @@ def adapt(
 
 
 def restore(mln: MLN, weights: Weights, lr: Tensor, lr_up: Tensor, *, per_image: bool = False) -> Tensor:
-    """SR (B, 3, sH, sW), not clamped, of the MLN with `weights` in place of its own."""
+    """Return SR (B, 3, sH, sW), not clamped, of the MLN with `weights` instead of its own."""
     if not per_image:
         return functional_call(mln, weights, (lr, lr_up))
 
@@ -99,7 +100,7 @@ def restore(mln: MLN, weights: Weights, lr: Tensor, lr_up: Tensor, *, per_image:
 
 
 def features(mln: MLN, weights: Weights, lr: Tensor, *, per_image: bool = False) -> Tensor:
-    """D'_T (B, C', H, W): the tap of the MLN with `weights` in place of its own; the upscaler does not run."""
+    """Return D'_T (B, C', H, W): the tap of the MLN with `weights` instead of its own; the upscaler does not run."""
     weights = {f"mln.{name}": value for name, value in weights.items()}
     if not per_image:
         return functional_call(_Tap(mln), weights, (lr,))
@@ -107,29 +108,29 @@ def features(mln: MLN, weights: Weights, lr: Tensor, *, per_image: bool = False)
 
 
 def _first_order(loss: Callable[[Weights], Tensor], fast: Weights) -> Weights:
-    """Gradients of the loss without its scale; they have no graph."""
+    """Return the gradients of the loss, unscaled, without a graph."""
     leaves = {name: value.requires_grad_() for name, value in fast.items()}
     gradients = torch.autograd.grad(loss(leaves), list(leaves.values()))
     return {name: gradient / LOSS_SCALE for name, gradient in zip(fast, gradients, strict=True)}
 
 
 def _second_order(loss: Callable[[Weights], Tensor], fast: Weights) -> Weights:
-    """Gradients of the loss without its scale, to be differentiated once more.
+    """Return the gradients of the loss, unscaled, to be differentiated once more.
 
-    In that second pass a vector v meets the scaled loss's Hessian S H. Divided by S on its way in, v would be zero in
-    float16 as the gradients once were: it goes in as it is, and the product S H v is divided as it comes out.
+    The second pass multiplies a vector v by the scaled loss's Hessian S H. Divided by S beforehand, v would underflow
+    in float16 as the gradients would; so v is used as it is, and the product S H v is divided by S.
     """
     scaled = torch.func.grad(loss)({name: _divided_backward(value) for name, value in fast.items()})
     return {name: (value / LOSS_SCALE).detach() + (value - value.detach()) for name, value in scaled.items()}
 
 
 def _divided_backward(value: Tensor) -> Tensor:
-    """The same values to the bit, but what flows back to them is divided by the loss's scale."""
+    """Return the same values to the bit, with gradients that are divided by the loss's scale."""
     return value.detach() + (value - value.detach()) / LOSS_SCALE
 
 
 class _Tap(nn.Module):
-    """Lets `functional_call`, which only calls ``forward``, reach `MLN.features`."""
+    """Wraps `MLN.features` as a ``forward``, which is all that `functional_call` calls."""
 
     def __init__(self, mln: MLN) -> None:
         super().__init__()

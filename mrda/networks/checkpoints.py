@@ -1,6 +1,6 @@
-"""Our own weights files: flat safetensors, with all that it takes to build the network again in the metadata.
+"""Our own weights files: flat safetensors, whose metadata has all that is needed to build the network again.
 
-safetensors is imported where it is used: the networks themselves need torch alone.
+safetensors is imported where it is used, because the networks themselves need torch alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def save_network(network: Network | UNetDiscriminator, path: str | os.PathLike[s
         **metadata: Further entries, e.g. ``stage="student"``.
 
     Raises:
-        TypeError: ``network`` is none of the method's, or a metadata value is not a string.
+        TypeError: ``network`` is not one of the method's, or a metadata value is not a string.
         ValueError: A metadata key is taken (``architecture``, ``hyperparameters``, ``scale``).
     """
     check_network(network, discriminators=True)
@@ -53,7 +53,7 @@ def save_network(network: Network | UNetDiscriminator, path: str | os.PathLike[s
 
 
 @overload
-def load_network(  # type: ignore[overload-overlap]  # the narrower one comes first
+def load_network(  # type: ignore[overload-overlap]  # the narrower overload comes first
     path: str | os.PathLike[str], *, expect: type[UNetDiscriminator]
 ) -> UNetDiscriminator: ...
 @overload
@@ -61,11 +61,11 @@ def load_network(path: str | os.PathLike[str], *, expect: type[nn.Module] | None
 def load_network(path: str | os.PathLike[str], *, expect: type[nn.Module] | None = None) -> Any:
     """Rebuild the network that :func:`save_network` wrote, on the CPU and in float32.
 
-    A hyperparameter that the file does not name, because it was written before there was one, is at its default.
+    Hyperparameters that the file does not name, because it is older than they are, have their defaults.
 
     Args:
         path: The file.
-        expect: The class it must hold; None accepts any that makes SR, thus no discriminator.
+        expect: The class it must hold; None accepts every network that makes SR, but no discriminator.
 
     Raises:
         ValueError: The file cannot be read, was not written by :func:`save_network`, holds another class than

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, and multiply-adds of one forward pass, as the published totals count them."""
+"""The cost of a network: parameters, and multiply-adds of one forward pass, as the published totals count them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from mrda.networks.registry import Network
 from mrda.networks.upscaler import PixelShuffleUpscaler
 
 LR_HEIGHT, LR_WIDTH = 180, 320  # the LR image that published costs are given for
-_LONGEST_SIDE = 2**16  # far below where torch can no longer say how many bytes a tensor has
+_LONGEST_SIDE = 2**16  # far below the sizes at which torch can no longer count a tensor's bytes
 
 # A published RDAN subtracts and adds the mean colour by fixed 1x1 convolutions of 3x3 weights and 3 biases each. Ours
-# does it by a buffer, so that no hook sees them.
+# uses a buffer, which no hook sees.
 _MEAN_SHIFT_PARAMETERS = 2 * (9 + 3)
 _MEAN_SHIFT_MACS = 9  # per pixel
 
@@ -32,33 +32,33 @@ class Complexity:
     """The cost of a network. A multiply-add is one multiplication and one addition; those of biases do not count."""
 
     parameters: int
-    """All numbers of the published state dict, with the 24 fixed ones of the mean shift where there is one."""
+    """Numbers in the published state dict, including the 24 fixed ones of the mean shift if there is one."""
     parameters_trainable: int
-    """Parameters that training moves."""
+    """Trainable parameters."""
     mult_adds: int
-    """Of one image: the sum of the three parts below."""
+    """Multiply-adds for one image: the sum of the three parts below."""
     mult_adds_static_conv: int
-    """Of convolutions with learned or fixed weights: the masks' and the mean shift's among them."""
+    """Share of convolutions with learned or fixed weights, including the masks' and the mean shift's."""
     mult_adds_dynamic_conv: int
-    """Of convolutions with predicted weights."""
+    """Share of convolutions with predicted weights."""
     mult_adds_linear: int
-    """Of linear layers, those that predict the weights among them."""
+    """Share of linear layers, including those that predict the weights."""
     mult_adds_executed: int
-    """Of one image at inference, where the upscaler runs as one convolution."""
+    """Multiply-adds for one image at inference, when the upscaler runs as one convolution."""
 
 
 def complexity(network: Network | RDAN | DEN, height: int = LR_HEIGHT, width: int = LR_WIDTH) -> Complexity:
     """Count parameters, and multiply-adds for one LR image.
 
-    A copy of the network runs on torch's meta device, hence without data; ``network`` may lie there itself.
+    A copy of the network runs on torch's meta device, hence without data; ``network`` may be there itself.
 
     Args:
         network: Any network of the method, or an RDAN or DEN alone.
-        height: Height of the LR image; of a DEN the height of its input.
+        height: Height of the LR image, or of a DEN's input.
         width: Its width.
 
     Raises:
-        TypeError: ``network`` is none of those.
+        TypeError: ``network`` is another object.
         ValueError: ``height`` or ``width`` is below 1 or above 65536.
     """
     for name, side in (("height", height), ("width", width)):
@@ -100,7 +100,7 @@ def complexity(network: Network | RDAN | DEN, height: int = LR_HEIGHT, width: in
 
 
 def _counter(counts: dict[str, int]) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-    """A forward hook that adds the multiply-adds of a module's own arithmetic."""
+    """Build a forward hook that adds the multiply-adds of a module's own arithmetic to ``counts``."""
 
     def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         if isinstance(module, nn.Conv2d):
@@ -117,7 +117,7 @@ def _counter(counts: dict[str, int]) -> Callable[[nn.Module, tuple[Any, ...], Te
 
 
 def _inputs(network: nn.Module, height: int, width: int) -> tuple[Tensor, ...]:
-    """What ``network`` takes, for one image, without data where that is the default device."""
+    """Build the inputs of ``network`` for one image, on the default device."""
     lr = torch.empty(1, 3, height, width)
     match network:
         case MLN():

@@ -23,9 +23,9 @@ OWN_SUFFIX = ".safetensors"
 def convert_weights(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Network:
     """Convert a published .pth or .pt file into our .safetensors, or the other way round, as the suffixes say.
 
-    The result is in float32 and holds the very numbers of ``source``: narrower ones fit, wider ones must. Weights
-    alone are converted: neither what else a training checkpoint holds, nor the further metadata of our files. The
-    wrappers that :func:`~mrda.networks.official.read_official` knows are taken off.
+    The result is in float32 and holds exactly the numbers of ``source``; wider ones must fit. Only weights are
+    converted: neither the rest of a training checkpoint nor further metadata of our files. The wrappers that
+    :func:`~mrda.networks.official.read_official` knows are removed.
 
     Args:
         source: The file to read.
@@ -54,7 +54,7 @@ def convert_weights(source: str | os.PathLike[str], target: str | os.PathLike[st
     network = load_network(source)
     _check_exact(source, read_safetensors(source)[0], network.state_dict())
     state = to_official(network)
-    buffer = io.BytesIO()  # torch.save writes a file's name into the file
+    buffer = io.BytesIO()  # torch.save would write a file's name into the file
     torch.save(state, buffer)
     with atomic_write(target) as temporary:
         temporary.write_bytes(buffer.getvalue())
@@ -62,7 +62,7 @@ def convert_weights(source: str | os.PathLike[str], target: str | os.PathLike[st
 
 
 def _check_exact(source: Path, stored: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:
-    """Raise unless the network has the numbers of the file."""
+    """Raise ValueError unless the network has exactly the numbers of the file."""
     for key, tensor in stored.items():
         if not torch.allclose(tensor.double(), loaded[key].double(), rtol=0, atol=0, equal_nan=True):
             raise ValueError(f"{source} has {tensor.dtype} numbers in {key!r} that float32 cannot hold exactly")

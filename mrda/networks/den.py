@@ -1,45 +1,48 @@
-"""DEN, the degradation extraction network (paper, section III-C), and the oracle that takes its place in Table V."""
+"""DEN, the degradation extraction network (paper, section III-C), and the oracle that replaces it in Table V."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mrda.core.checks import check_image, check_int, check_like, check_odd, check_tensor
+from mrda.core.checks import check_image, check_like, check_odd, check_tensor
 from mrda.core.tiling import strips
 from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3, initialize_he
+from mrda.networks.options import Configured, Options
 
 STRIDE = 4
-"""Input pixels per pixel of what a DEN averages."""
+"""Input pixels per pixel of the map that a DEN averages."""
 REACH = 12
-"""Input pixels around which one of those sees, at most; a multiple of the stride."""
+"""Bound of the receptive field's radius in input pixels; a multiple of the stride."""
 
 
-class DEN(nn.Module):
+@dataclass(frozen=True, kw_only=True)
+class DENOptions(Options):
+    """Options of a DEN; the defaults are the published student's."""
+
+    in_channels: int = 3
+    """Channels of the input: 3 for the student, which reads LR; the MLN's for the teacher, which reads features."""
+    width: int = 64
+    """Channels of the first two convolutions; the next two have 2*width, the last two and the MLP 4*width."""
+
+
+class DEN(Configured):
     """Six convolutions, two of stride 2, a global average and a two-layer MLP: an image to its raw IDR.
 
     LeakyReLU follows every layer but the last.
 
-    Args:
-        in_channels: 3 for the student, which reads LR; the MLN's width for the teacher, which reads its
-            features.
-        width: Channels of the first two convolutions; the next two have 2*width, the last two and the MLP
-            4*width.
-
-    Raises:
-        ValueError: A size is below 1.
+    Built from :class:`DENOptions`, see :class:`~mrda.networks.options.Configured`.
     """
 
-    def __init__(self, *, in_channels: int = 3, width: int = 64) -> None:
+    def __init__(self, options: DENOptions | None = None, **changes: Any) -> None:
         super().__init__()
-        check_int("in_channels", in_channels)
-        check_int("width", width)
-        self.in_channels = in_channels
-        self.width = width
+        self.options: DENOptions = DENOptions.chosen(options, changes)
+        self.in_channels, self.width = self.options.in_channels, self.options.width
         layers: list[nn.Module] = []
-        channels = in_channels
+        channels, width = self.in_channels, self.width
         for out_channels, stride in (
             (width, 1),
             (width, 1),
@@ -56,21 +59,16 @@ class DEN(nn.Module):
         )
 
     def initialize_he(self) -> DEN:
-        """Draw the weights anew by He's rule, for signals that stay of one size through all layers; returns itself."""
+        """Draw the weights anew by He's rule, so that signals keep their size through all layers; returns itself."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 initialize_he(layer)
         return self
 
-    @property
-    def hyperparameters(self) -> dict[str, Any]:
-        """The keyword arguments, fit for JSON, that build this network again."""
-        return {"in_channels": self.in_channels, "width": self.width}
-
     def forward(self, x: Tensor) -> Tensor:
         """Return the raw IDR (B, 4*width) of ``x`` (B, in_channels, H, W), of any size from 1x1 up.
 
-        It is the output of the MLP's last layer, with no activation: the vector that is distilled.
+        It is the output of the MLP's last layer, without activation: the vector that is distilled.
 
         Raises:
             TypeError: ``x`` is not a floating point tensor of the weights' dtype.
@@ -80,10 +78,10 @@ class DEN(nn.Module):
         return self.mlp(self.convs(x).mean(dim=(2, 3)))
 
     def in_strips(self, x: Tensor, rows: int) -> Tensor:
-        """Return what :meth:`forward` returns, up to rounding, in memory for about ``rows`` rows of ``x`` at a time.
+        """Return the result of :meth:`forward`, up to rounding, in memory for about ``rows`` rows of ``x`` at a time.
 
         The network is convolutions and an average: strips that overlap by its reach and start on its grid add up to
-        the whole. ``x`` may lie on the host; each strip is moved to the weights' device and dtype.
+        the whole. ``x`` may be on the host; each strip is moved to the weights' device and dtype.
         """
         weight = next(self.convs.parameters())
         check_image("x", x, channels=self.in_channels)
@@ -98,32 +96,34 @@ class DEN(nn.Module):
         return self.mlp((total / pixels).to(weight))
 
 
-class KernelDEN(nn.Module):
+@dataclass(frozen=True, kw_only=True)
+class KernelDENOptions(Options):
+    """Options of the oracle's :class:`KernelDEN`."""
+
+    blur_size: int = 21
+    """Side k of the blur kernels; odd."""
+    width: int = 64
+    """Each layer has 4*width outputs; the paper gives no widths."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_odd("blur_size", self.blur_size)
+
+
+class KernelDEN(Configured):
     """Five linear layers from the blur kernel itself to a raw IDR, LeakyReLU between them: the oracle of Table V.
 
-    Args:
-        blur_size: Side k of the blur kernels; odd.
-        width: Each layer gives 4*width numbers; the paper names no widths.
-
-    Raises:
-        ValueError: A size is below 1, or ``blur_size`` is even.
+    Built from :class:`KernelDENOptions`, see :class:`~mrda.networks.options.Configured`.
     """
 
-    def __init__(self, *, blur_size: int = 21, width: int = 64) -> None:
+    def __init__(self, options: KernelDENOptions | None = None, **changes: Any) -> None:
         super().__init__()
-        check_odd("blur_size", blur_size)
-        check_int("width", width)
-        self.blur_size = blur_size
-        self.width = width
-        layers: list[nn.Module] = [nn.Linear(blur_size**2, 4 * width)]
+        self.options: KernelDENOptions = KernelDENOptions.chosen(options, changes)
+        self.blur_size, width = self.options.blur_size, self.options.width
+        layers: list[nn.Module] = [nn.Linear(self.blur_size**2, 4 * width)]
         for _ in range(4):
             layers += [nn.LeakyReLU(NEGATIVE_SLOPE), nn.Linear(4 * width, 4 * width)]
         self.layers = nn.Sequential(*layers)
-
-    @property
-    def hyperparameters(self) -> dict[str, Any]:
-        """The keyword arguments, fit for JSON, that build this network again."""
-        return {"blur_size": self.blur_size, "width": self.width}
 
     def forward(self, kernel: Tensor) -> Tensor:
         """Return the raw IDR (B, 4*width) of blur kernels (B, k, k).

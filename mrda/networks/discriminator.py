@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrda.core.checks import check_image, check_int
+from mrda.core.checks import check_image
 from mrda.networks.layers import conv3x3
+from mrda.networks.options import Configured, Options
 
 _NEGATIVE_SLOPE = 0.2
 _SMALLEST = 8  # pixels: three convolutions of stride 2
@@ -24,12 +26,12 @@ class SpectralConv2d(nn.Module):
 
     The estimate is u^T W v, with u and v from power iterations: one before each pass in training mode, none in
     evaluation mode, and one for each call of :meth:`iterate`. No gradient flows through u and v. The keys are those of
-    ``torch.nn.utils.spectral_norm``, thus of published discriminators: ``weight_orig``, ``weight_u``, ``weight_v``.
-    Unlike there, the division is in the weight's dtype under autocast too.
+    ``torch.nn.utils.spectral_norm``, and hence of published discriminators: ``weight_orig``, ``weight_u``,
+    ``weight_v``. Unlike there, the division is in the weight's dtype also under autocast.
 
     Args:
-        in_channels: of the input.
-        out_channels: of the output.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
         kernel_size: 3, or 4 with stride 2, which halves height and width, rounding down; zero padding 1.
     """
 
@@ -47,7 +49,7 @@ class SpectralConv2d(nn.Module):
 
     @torch.no_grad()
     def iterate(self) -> None:
-        """One power iteration: v becomes W^T u, u becomes W v, both of length 1."""
+        """Do one power iteration: v becomes W^T u, u becomes W v, both of length 1."""
         with _no_autocast(self.weight_orig):
             matrix = self.weight_orig.flatten(1)
             v = F.normalize(matrix.T @ self.weight_u, dim=0, eps=_EPS)
@@ -55,7 +57,7 @@ class SpectralConv2d(nn.Module):
             self.weight_u.copy_(F.normalize(matrix @ v, dim=0, eps=_EPS))
 
     def weight(self) -> Tensor:
-        """The weight in use: ``weight_orig`` over its estimated largest singular value."""
+        """Return the weight in use: ``weight_orig`` over its estimated largest singular value."""
         with _no_autocast(self.weight_orig):
             # copies, so that the next iteration leaves this pass's gradient alone
             u, v = self.weight_u.clone(), self.weight_v.clone()
@@ -68,24 +70,26 @@ class SpectralConv2d(nn.Module):
         return F.conv2d(x, self.weight(), stride=self.stride, padding=1)
 
 
-class UNetDiscriminator(nn.Module):
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorOptions(Options):
+    """Options of the discriminator."""
+
+    num_feat: int = 64
+    """Channels at full resolution; 2, 4 and 8 times as many at a half, a quarter and an eighth."""
+    in_channels: int = 3
+    """Channels of the images."""
+
+
+class UNetDiscriminator(Configured):
     """Three halvings, then three bilinear doublings with skips; LeakyReLU(0.2) after each layer but the last.
 
-    Args:
-        num_feat: Channels at full resolution; 2, 4 and 8 times as many at a half, a quarter and an eighth.
-        in_channels: Of the images.
-
-    Raises:
-        TypeError: A number is not an int.
-        ValueError: A number is below 1.
+    Built from :class:`DiscriminatorOptions`, see :class:`~mrda.networks.options.Configured`.
     """
 
-    def __init__(self, *, num_feat: int = 64, in_channels: int = 3) -> None:
+    def __init__(self, options: DiscriminatorOptions | None = None, **changes: Any) -> None:
         super().__init__()
-        check_int("num_feat", num_feat)
-        check_int("in_channels", in_channels)
-        self.num_feat = num_feat
-        self.in_channels = in_channels
+        self.options: DiscriminatorOptions = DiscriminatorOptions.chosen(options, changes)
+        num_feat, in_channels = self.options.num_feat, self.options.in_channels
         self.conv0 = conv3x3(in_channels, num_feat)
         self.conv1 = SpectralConv2d(num_feat, 2 * num_feat, 4)
         self.conv2 = SpectralConv2d(2 * num_feat, 4 * num_feat, 4)
@@ -97,13 +101,8 @@ class UNetDiscriminator(nn.Module):
         self.conv8 = SpectralConv2d(num_feat, num_feat, 3)
         self.conv9 = conv3x3(num_feat, 1)
 
-    @property
-    def hyperparameters(self) -> dict[str, Any]:
-        """The keyword arguments, fit for JSON, that build this network again."""
-        return {"num_feat": self.num_feat, "in_channels": self.in_channels}
-
     def iterate_spectral_norms(self) -> None:
-        """One power iteration of every spectral norm: for steps whose passes all run in evaluation mode."""
+        """Do one power iteration of every spectral norm, for steps whose passes all run in evaluation mode."""
         for module in self.modules():
             if isinstance(module, SpectralConv2d):
                 module.iterate()
@@ -111,15 +110,15 @@ class UNetDiscriminator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, 1, H, W): above 0 where images ``x`` (B, in_channels, H, W) in [0, 1] look real.
 
-        H and W may be any from 8 up; where they are no multiples of 8, what is doubled is brought to its skip's size.
+        H and W are at least 8; if they are not multiples of 8, doubled maps are resized to their skips.
 
         Raises:
             TypeError: ``x`` is not a floating point tensor of the weights' dtype.
             ValueError: ``x`` has another shape or device, or is too small.
         """
-        check_image("x", x, channels=self.in_channels, like=self.conv0.weight)
+        check_image("x", x, channels=self.options.in_channels, like=self.conv0.weight)
         if min(x.shape[2:]) < _SMALLEST:
-            raise ValueError(f"x has shape {tuple(x.shape)}, but must be {_SMALLEST} pixels high and wide at least")
+            raise ValueError(f"x has shape {tuple(x.shape)}, but must be at least {_SMALLEST} pixels high and wide")
         full = _activated(self.conv0(x))
         half = _activated(self.conv1(full))
         quarter = _activated(self.conv2(half))
@@ -140,5 +139,5 @@ def _activated(x: Tensor) -> Tensor:
 
 
 def _enlarged(x: Tensor, like: Tensor) -> Tensor:
-    """Bilinear interpolation to height and width of ``like``."""
+    """Resize to height and width of ``like`` by bilinear interpolation."""
     return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""Discriminators from files: our own, and those published as Real-ESRGAN's are."""
+"""Loading discriminators: from our own files, and from files in the format of Real-ESRGAN's."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def load_discriminator(path: str | os.PathLike[str]) -> UNetDiscriminator:
     """Load a discriminator, on the CPU and in float32.
 
     Args:
-        path: Our .safetensors; or a .pth or .pt with a state dict as ``RealESRGAN_x4plus_netD.pth`` holds it, which
-            tells the sizes by its shapes.
+        path: Our .safetensors; or a .pth or .pt with a state dict like that of ``RealESRGAN_x4plus_netD.pth``, whose
+            shapes give the sizes.
 
     Raises:
         ValueError: The file cannot be read, or holds something else.

@@ -2,48 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from mrda.core.checks import check_image, check_int
+from mrda.core.checks import check_image
 from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3, initialize_he
+from mrda.networks.options import Configured, Options
 from mrda.networks.upscaler import CollapsedUpscaler, PixelShuffleUpscaler
 
 
-class MLN(nn.Module):
+@dataclass(frozen=True, kw_only=True)
+class MLNOptions(Options):
+    """Options of the MLN; the defaults are the published model's."""
+
+    scale: Literal[2, 3, 4] = 4
+    """Enlargement."""
+    num_feat: int = 128
+    """Channels of the MLN, C' in the paper."""
+    num_body: int = 6
+    """Body convolutions, between the head and the tap."""
+
+
+class MLN(Configured):
     """A small SR network that a few SGD steps on one (LR, HR) batch adapt to that batch's degradation.
 
     LeakyReLU follows the head and each body convolution.
 
-    Args:
-        scale: 2, 3 or 4.
-        num_feat: Width C'.
-        num_body: Convolutions between the head and the tap.
-
-    Raises:
-        ValueError: ``scale`` is not 2, 3 or 4, or a size is below 1.
+    Built from :class:`MLNOptions`, see :class:`~mrda.networks.options.Configured`.
     """
 
-    def __init__(self, *, scale: int = 4, num_feat: int = 128, num_body: int = 6) -> None:
+    def __init__(self, options: MLNOptions | None = None, **changes: Any) -> None:
         super().__init__()
-        check_int("num_feat", num_feat)
-        check_int("num_body", num_body)
-        self.scale = scale
-        self.num_feat = num_feat
-        self.num_body = num_body
+        self.options: MLNOptions = MLNOptions.chosen(options, changes)
+        self.scale: int = self.options.scale
+        self.num_feat = num_feat = self.options.num_feat
         self.head = nn.Sequential(conv3x3(3, num_feat), nn.LeakyReLU(NEGATIVE_SLOPE))
         body: list[nn.Module] = []
-        for _ in range(num_body):
+        for _ in range(self.options.num_body):
             body += [conv3x3(num_feat, num_feat), nn.LeakyReLU(NEGATIVE_SLOPE)]
         self.body = nn.Sequential(*body)
-        self.upscaler: PixelShuffleUpscaler = PixelShuffleUpscaler(num_feat, scale)
+        self.upscaler: PixelShuffleUpscaler = PixelShuffleUpscaler(num_feat, self.scale)
 
     def initialize_he(self) -> MLN:
-        """Draw the weights anew by He's rule, for features of one size through all layers; returns itself.
+        """Draw the weights anew by He's rule, so that features keep their size through all layers; returns itself.
 
-        The last convolution starts at zero, and so the network as bicubic interpolation.
+        The last convolution starts at zero, so that the network starts as bicubic interpolation.
         """
         for part, slope in ((self.head, NEGATIVE_SLOPE), (self.body, NEGATIVE_SLOPE), (self.upscaler.expand, 1.0)):
             for layer in part:
@@ -53,11 +59,6 @@ class MLN(nn.Module):
         if self.upscaler.last.bias is not None:
             nn.init.zeros_(self.upscaler.last.bias)
         return self
-
-    @property
-    def hyperparameters(self) -> dict[str, Any]:
-        """The keyword arguments, fit for JSON, that build this network again."""
-        return {"scale": self.scale, "num_feat": self.num_feat, "num_body": self.num_body}
 
     def features(self, lr: Tensor) -> Tensor:
         """Return the tap (B, num_feat, H, W) of LR (B, 3, H, W) in [0, 1]: the body's last activation.
@@ -98,7 +99,7 @@ class MLN(nn.Module):
         of this network's upscaler do not.
         """
         with torch.device("meta"):  # draws no random numbers
-            twin = MLN(**self.hyperparameters)
+            twin = MLN(self.options)
         twin.head, twin.body = self.head, self.body
         twin.upscaler = CollapsedUpscaler(self.upscaler)
         return twin.train(self.training)
@@ -106,8 +107,7 @@ class MLN(nn.Module):
     def adaptable_parameters(self, freeze_upscaler: bool) -> dict[str, nn.Parameter]:
         """Return the parameters that adaptation moves, by name: all, or all but the upscaler's.
 
-        The dictionary is what :func:`torch.func.functional_call` takes in place of the module's own
-        parameters.
+        :func:`torch.func.functional_call` takes the dictionary instead of the module's own parameters.
         """
         return {
             name: parameter

@@ -2,77 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypedDict, Unpack
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mrda.core.checks import check_image, check_int
-from mrda.networks.den import DEN, KernelDEN
+from mrda.core.checks import check_image, check_odd
+from mrda.networks.den import DEN, DENOptions, KernelDEN, KernelDENOptions
+from mrda.networks.mln import MLNOptions
+from mrda.networks.options import Configured
 from mrda.networks.prepared import PreparedStudent
-from mrda.networks.rdan import RDAN
+from mrda.networks.rdan import RDAN, RDANOptions
 
 
-class RDANOptions(TypedDict, total=False):
-    """What these networks pass on to :class:`~mrda.networks.rdan.RDAN`, with its defaults."""
+@dataclass(frozen=True, kw_only=True)
+class MRDAOptions(RDANOptions):
+    """Options of the student: those of its RDAN and of its DEN."""
 
-    scale: int
-    num_feat: int
-    num_blocks: int
-    kernel_size: int
-    mask_channels: int
-    mask_input: str
-    dyn_act: str
-    conv_type: str
-    static_groups: str
-    rgb_mean: Sequence[float]
-    rgb_range: float
-    backend: str | None
+    den_width: int = DENOptions.width
+    """Base width of the DEN; the raw IDR has four times as many elements."""
 
 
-class _MRDA(nn.Module):
-    """An RDAN, and what finds the raw IDR (B, 4*den_width) that steers it."""
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions(MRDAOptions):
+    """Options of the teacher: its DEN reads the features of an MLN."""
 
-    def __init__(self, den_width: int, rdan_options: RDANOptions) -> None:
+    mln_feat: int = MLNOptions.num_feat
+    """Channels of the MLN, C' in the paper."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleOptions(MRDAOptions):
+    """Options of the oracle: `den_width` is that of its linear layers, which read the blur kernel."""
+
+    blur_size: int = KernelDENOptions.blur_size
+    """Side k of the blur kernels; odd."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_odd("blur_size", self.blur_size)
+
+
+class _MRDA(Configured):
+    """An RDAN, steered by the raw IDR (B, 4*den_width) that a ``den`` finds."""
+
+    options: MRDAOptions
+
+    def __init__(self, options: MRDAOptions, backend: str | None) -> None:
         super().__init__()
-        check_int("den_width", den_width)
-        self.rdan = RDAN(idr_dim=4 * den_width, **rdan_options)
+        self.options = options
+        self.rdan = RDAN(options.part(RDANOptions), idr_dim=4 * options.den_width, backend=backend)
 
     @property
     def scale(self) -> int:
         """The enlargement, 2, 3 or 4."""
         return self.rdan.scale
 
-    @property
-    def hyperparameters(self) -> dict[str, Any]:
-        """The keyword arguments, fit for JSON, that build this network again."""
-        options = self.rdan.hyperparameters
-        del options["idr_dim"]
-        return {**options, "den_width": self.rdan.idr_dim // 4}
-
 
 class MRDATeacher(_MRDA):
-    """MRDA_T: RDAN steered by the features of an adapted MLN, hence in need of HR.
+    """MRDA_T: RDAN steered by the features of an adapted MLN, which needs HR.
 
-    Args:
-        den_width: Width of the DEN; the raw IDR has 4*den_width elements.
-        mln_feat: Width C' of the MLN.
-        **rdan_options: See :class:`RDANOptions`.
-
-    Raises:
-        ValueError: An option is out of its range.
+    Built from :class:`TeacherOptions`, see :class:`~mrda.networks.options.Configured`; ``backend`` is that of
+    :class:`~mrda.networks.rdan.RDAN`.
     """
 
-    def __init__(self, *, den_width: int = 64, mln_feat: int = 128, **rdan_options: Unpack[RDANOptions]) -> None:
-        check_int("mln_feat", mln_feat)
-        super().__init__(den_width, rdan_options)
-        self.den = DEN(in_channels=mln_feat, width=den_width)
+    options: TeacherOptions
 
-    @property
-    def hyperparameters(self) -> dict[str, Any]:
-        """The keyword arguments, fit for JSON, that build this network again."""
-        return {**super().hyperparameters, "mln_feat": self.den.in_channels}
+    def __init__(self, options: TeacherOptions | None = None, *, backend: str | None = None, **changes: Any) -> None:
+        super().__init__(TeacherOptions.chosen(options, changes), backend)
+        self.den = DEN(in_channels=self.options.mln_feat, width=self.options.den_width)
 
     def degradation(self, mln_features: Tensor) -> Tensor:
         """Return the raw IDR (B, 4*den_width) of the adapted MLN's features (B, mln_feat, H, W)."""
@@ -95,17 +94,13 @@ class MRDATeacher(_MRDA):
 class MRDAStudent(_MRDA):
     """MRDA_S, the network for inference: its DEN reads the degradation from LR alone.
 
-    Args:
-        den_width: Width of the DEN; the raw IDR has 4*den_width elements.
-        **rdan_options: See :class:`RDANOptions`.
-
-    Raises:
-        ValueError: An option is out of its range.
+    Built from :class:`MRDAOptions`, see :class:`~mrda.networks.options.Configured`; ``backend`` is that of
+    :class:`~mrda.networks.rdan.RDAN`.
     """
 
-    def __init__(self, *, den_width: int = 64, **rdan_options: Unpack[RDANOptions]) -> None:
-        super().__init__(den_width, rdan_options)
-        self.den = DEN(in_channels=3, width=den_width)
+    def __init__(self, options: MRDAOptions | None = None, *, backend: str | None = None, **changes: Any) -> None:
+        super().__init__(MRDAOptions.chosen(options, changes), backend)
+        self.den = DEN(width=self.options.den_width)
 
     def degradation(self, lr: Tensor) -> Tensor:
         """Return the raw IDR (B, 4*den_width) of LR (B, 3, H, W) in [0, 1]."""
@@ -120,8 +115,8 @@ class MRDAStudent(_MRDA):
 
         Args:
             lr: (B, 3, H, W) in [0, 1].
-            degradation: Raw IDR (B, 4*den_width) computed before, e.g. on the whole image that ``lr`` is a
-                tile of; None computes it from ``lr``.
+            degradation: Raw IDR (B, 4*den_width), e.g. of the whole image that ``lr`` is a tile of; None computes it
+                from ``lr``.
 
         Raises:
             TypeError: An argument is not a floating point tensor of the weights' dtype.
@@ -133,23 +128,15 @@ class MRDAStudent(_MRDA):
 class MRDAOracle(_MRDA):
     """MRDA_T3 of Table V: RDAN steered by the true blur kernel, through five linear layers.
 
-    Args:
-        blur_size: Side k of the blur kernels; odd.
-        den_width: The raw IDR has 4*den_width elements, as have the layers before it.
-        **rdan_options: See :class:`RDANOptions`.
-
-    Raises:
-        ValueError: An option is out of its range.
+    Built from :class:`OracleOptions`, see :class:`~mrda.networks.options.Configured`; ``backend`` is that of
+    :class:`~mrda.networks.rdan.RDAN`.
     """
 
-    def __init__(self, *, blur_size: int = 21, den_width: int = 64, **rdan_options: Unpack[RDANOptions]) -> None:
-        super().__init__(den_width, rdan_options)
-        self.den = KernelDEN(blur_size=blur_size, width=den_width)
+    options: OracleOptions
 
-    @property
-    def hyperparameters(self) -> dict[str, Any]:
-        """The keyword arguments, fit for JSON, that build this network again."""
-        return {**super().hyperparameters, "blur_size": self.den.blur_size}
+    def __init__(self, options: OracleOptions | None = None, *, backend: str | None = None, **changes: Any) -> None:
+        super().__init__(OracleOptions.chosen(options, changes), backend)
+        self.den = KernelDEN(blur_size=self.options.blur_size, width=self.options.den_width)
 
     def degradation(self, kernel: Tensor) -> Tensor:
         """Return the raw IDR (B, 4*den_width) of blur kernels (B, k, k), each of sum 1."""

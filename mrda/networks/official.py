@@ -1,7 +1,7 @@
 """The published state dicts, with their key names: reading them into our networks, and back.
 
-A published file is a plain state dict. Copies of it may lie in a wrapper, as other projects' trainers write, or carry
-`module.` in front of the keys, which multi-GPU training leaves.
+A published file is a plain state dict. Copies may have a wrapper, which trainers of other projects write, or `module.`
+in front of the keys, which multi-GPU training leaves.
 """
 
 from __future__ import annotations
@@ -35,27 +35,26 @@ _RDAN_NAMES = (
 )
 # Upscaling convolutions, and by what the first one widens, for each scale.
 _UPSCALER_STEPS = {2: (1, 4), 3: (1, 9), 4: (2, 4)}
-_DEN_PREFIX = {MRDATeacher: "E.", MRDAStudent: "E_st."}
+_DEN_PREFIX: dict[NetworkClass, str] = {MRDATeacher: "E.", MRDAStudent: "E_st."}
 _WRAPPERS = ("params_ema", "params", "state_dict")
-_DEEPEST_WRAPPER = 4  # wrappers in wrappers; a pickle can hold itself
+_DEEPEST_WRAPPER = 4  # a limit, because a pickle can contain itself
 
-# What official keys and shapes do not tell, and how the released code has it.
+# Options that official keys and shapes do not show, with their values in the released code.
 _RELEASED = {"conv_type": "rda", "mask_input": "F", "dyn_act": "lrelu", "rgb_range": 1.0}
 
 
 def load_official(source: str | os.PathLike[str] | Mapping[str, Any]) -> Network:
     """Load a published state dict, on the CPU and in float32.
 
-    Which network it is, its scale and its sizes are read from keys and shapes. What the keys do not tell is
-    taken as in the released code: the mask is computed from F, and the dynamic convolution is followed by
-    LeakyReLU.
+    The kind of network, its scale and its sizes are read from keys and shapes. Options that these do not show are
+    those of the released code: the mask is computed from F, and LeakyReLU follows the dynamic convolution.
 
     Args:
         source: A file or what it holds; see :func:`read_official`.
 
     Raises:
-        ValueError: The file cannot be read or holds no single state dict of floating point tensors, its keys are
-            those of no MRDA network, or a key is missing, extra, or of another shape than the rest implies; such
+        ValueError: The file cannot be read or does not hold one state dict of floating point tensors, its keys are
+            not those of an MRDA network, or keys are missing, extra, or of another shape than the rest implies; such
             keys are listed.
     """
     name = _name(source)
@@ -74,16 +73,16 @@ def load_official(source: str | os.PathLike[str] | Mapping[str, Any]) -> Network
 
 
 def read_official(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of a published state dict by their keys, whatever they are wrapped in.
+    """Return the tensors of a published state dict by their keys, without wrappers.
 
     Args:
-        source: A .pth or .pt file (only tensors and plain containers are let in), a .safetensors file, or what such a
-            file holds: the state dict, or a dictionary that has it under ``params_ema``, ``params`` (the first is
-            taken where both are there) or ``state_dict``, to any sensible depth; what lies beside it is left alone.
-            ``module.`` in front of all keys is dropped.
+        source: A .pth or .pt file (only tensors and plain containers are read), a .safetensors file, or the content of
+            such a file: the state dict, or a dictionary that has it under ``params_ema``, ``params`` (the first if
+            both are there) or ``state_dict``, up to four deep; other entries are ignored. ``module.`` in front of all
+            keys is dropped.
 
     Raises:
-        ValueError: The file cannot be read, or holds no single state dict of floating point tensors.
+        ValueError: The file cannot be read, or does not hold one state dict of floating point tensors.
     """
     name = _name(source)
     if isinstance(source, Mapping):
@@ -104,8 +103,8 @@ def to_official(network: Network) -> dict[str, Tensor]:
     """Return the state dict of ``network`` under its published key names: :func:`load_official` undone.
 
     Raises:
-        TypeError: ``network`` is none of the method's.
-        ValueError: There are no published keys for such a network, or none that would tell of a hyperparameter.
+        TypeError: ``network`` is not one of the method's.
+        ValueError: There are no published keys for such a network, or none that would show a hyperparameter.
     """
     check_network(network)
     if isinstance(network, MRDAOracle):
@@ -122,10 +121,10 @@ def to_official(network: Network) -> dict[str, Tensor]:
 
 
 def unlabelled_to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a student's state dict that has lost its metadata under the published key names.
+    """Rename the keys of a student's state dict without metadata to the published ones.
 
-    :func:`load_official` then finds out scale and sizes. What keys and shapes do not tell, the mean colour among it, is
-    taken as released.
+    :func:`load_official` then reads scale and sizes from keys and shapes. Other options, the mean colour among them,
+    are those of the released code.
     """
     official = {_official_key(key, MRDAStudent): tensor for key, tensor in state.items()}
     return official | _mean_shift(torch.tensor(DIV2K_RGB_MEAN))
@@ -136,7 +135,7 @@ def _name(source: str | os.PathLike[str] | Mapping[str, Any]) -> str:
 
 
 def _unwrap(name: str, loaded: Any) -> dict[str, Any]:
-    """Take off wrappers and prefixes, outermost first."""
+    """Remove wrappers and prefixes, outermost first."""
     for _ in range(_DEEPEST_WRAPPER + 1):
         if not isinstance(loaded, Mapping):
             raise ValueError(f"{name} hold {type(loaded).__name__}, but must hold a state dict")
@@ -149,7 +148,7 @@ def _unwrap(name: str, loaded: Any) -> dict[str, Any]:
         if "state_dict" in wrappers and len(wrappers) > 1:
             raise ValueError(f"{name} has both {wrappers[0]!r} and 'state_dict', but must have one state dict")
         loaded = state[wrappers[0]]
-    raise ValueError(f"{name} has its state dict in more than {_DEEPEST_WRAPPER} wrappers, one in another")
+    raise ValueError(f"{name} has its state dict in more than {_DEEPEST_WRAPPER} nested wrappers")
 
 
 def _official_keys(network: Network) -> dict[str, str]:
@@ -169,7 +168,7 @@ def _official_key(ours: str, architecture: NetworkClass) -> str:
 
 
 def _mean_shift(mean: Tensor) -> dict[str, Tensor]:
-    """The fixed 1x1 convolutions that subtract and add a mean colour (3,), by their published keys."""
+    """Return the fixed 1x1 convolutions that subtract and add a mean colour (3,), by their published keys."""
     identity = torch.eye(3, dtype=mean.dtype, device=mean.device).reshape(3, 3, 1, 1)
     return {
         "G.sub_mean.weight": identity,
@@ -220,7 +219,7 @@ def _infer_hyperparameters(name: str, state: Mapping[str, Tensor], architecture:
     den = "E_st." if architecture is MRDAStudent else "E."
     size("G.add_mean.bias", 0)
     mean = state["G.add_mean.bias"].flatten()
-    # written as the decimals that the float32 numbers came from
+    # the decimals that the float32 numbers were rounded from
     is_default = torch.equal(mean.float().cpu(), torch.tensor(DIV2K_RGB_MEAN, dtype=torch.float32))
     options = {
         "scale": scale,
@@ -237,7 +236,7 @@ def _infer_hyperparameters(name: str, state: Mapping[str, Tensor], architecture:
 
 
 def _check_mean_shift(name: str, state: Mapping[str, Tensor]) -> None:
-    """Raise unless the two fixed 1x1 convolutions subtract and add one mean colour, with unit deviation."""
+    """Raise ValueError unless the fixed 1x1 convolutions subtract and add one mean colour, with unit deviation."""
     identity = torch.eye(3).reshape(3, 3, 1, 1)
     for key in ("G.sub_mean.weight", "G.add_mean.weight"):
         if not torch.equal(state[key].float().cpu(), identity):

@@ -1,4 +1,4 @@
-"""Weights that others publish: found where the user or torch's cache has them, and checked by their SHA-256."""
+"""Weights that others publish: found in the user's files or torch's cache, and checked by their SHA-256."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ import torch
 
 
 class PublishedFile(NamedTuple):
-    """A file of weights that nothing here may ship."""
+    """A file of weights that this package may not ship."""
 
     what: str
-    """What it holds, at the beginning of a sentence."""
+    """Name of its content, to begin a sentence with."""
     name: str
-    """The file's name where it is published."""
+    """Published name of the file."""
     url: str
     sha256: str
-    """The first digits of its SHA-256, as file names hold them: 8 of 64."""
+    """First 8 of the 64 digits of its SHA-256, as in torch's file names."""
 
 
 def cache_folder() -> Path:
-    """Where torch keeps weights: ``hub/checkpoints`` in the folder that TORCH_HOME names, else in ~/.cache/torch."""
+    """Return torch's folder of weights: ``hub/checkpoints`` in TORCH_HOME, or in ~/.cache/torch without it."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def find_published(
     file: PublishedFile, path: str | os.PathLike[str] | None = None, *, also: Iterable[Path] = (), otherwise: str
 ) -> Path:
-    """Return where a published file is, once its checksum is right.
+    """Find a published file and verify its checksum.
 
     Args:
         file: The file.
-        path: Where it is, under whatever name; None looks for its published name in :func:`cache_folder`.
-        also: Further places to look at where ``path`` is None.
-        otherwise: What to do instead of getting the file, for the message: "or give its path".
+        path: Its path, under any name; None looks for its published name in :func:`cache_folder`.
+        also: Further paths to look at if ``path`` is None.
+        otherwise: Alternative to getting the file, for the message, e.g. "or give its path".
 
     Raises:
-        ValueError: The file is not there, cannot be read, or is another one.
+        ValueError: The file is missing, cannot be read, or is another one.
     """
     cached = cache_folder() / file.name
     places = [cached, *also] if path is None else [Path(path)]

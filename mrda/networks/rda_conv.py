@@ -1,9 +1,13 @@
-"""The steered convolutions of an RDA block: the method's own, and the two that its ablations put in its place.
+"""The steered convolutions of an RDA block: the method's own, and the two that its ablations use instead.
 
-All take features and the compressed IDR, and return features of the same shape; a LeakyReLU on them is the block's.
+All take features and the compressed IDR, and return features of the same shape. The block's LeakyReLU on them is an
+argument of the call, because the operator fuses it.
 """
 
 from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,20 +15,95 @@ from torch import Tensor, nn
 
 from mrda.core.checks import check_choice, check_int
 from mrda.networks.layers import NEGATIVE_SLOPE, without_autocast
+from mrda.networks.options import Options
 from mrda_kernels import dynamic_depthwise_conv2d, rda_conv2d
 from mrda_kernels.dispatch import check_name
 
-KERNEL_SIZES = (1, 3, 5, 7)  # what the operator has kernels for
-CONV_TYPES = ("rda", "dasr_da", "static")
 ATTENTION_REDUCTION = 8  # the width of the channel attention's middle is C // 8
 
 
-class _KernelPrediction(nn.Module):
-    """Predicts a depthwise kernel per sample and channel from the compressed IDR."""
+@dataclass(frozen=True, kw_only=True)
+class ConvOptions(Options):
+    """Options of the steered convolutions; the defaults are the published model's."""
+
+    kernel_size: Literal[1, 3, 5, 7] = 3
+    """Side of the dynamic depthwise kernels."""
+    mask_channels: int | str = 1
+    """Channels of the modulation mask: 1 as published, or C as Eq. 9 reads: as many as the features have."""
+    mask_input: Literal["F", "F1"] = "F"
+    """Input of the mask: F, that of the RDA conv (Eq. 9), or F1, the output of the dynamic convolution."""
+    dyn_act: Literal["lrelu", "none"] = "lrelu"
+    """Activation on the output of the dynamic convolution; `none` is Eq. 8 as printed."""
+    conv_type: Literal["rda", "dasr_da", "static"] = "rda"
+    """The steered convolution: the RDA conv, DASR's DA conv (row S4 of Table V), or a static conv with the DA conv's
+    channel attention (S5)."""
+    static_groups: Literal["C", "dense"] = "C"
+    """Groups of the static conv of `conv_type: static`: C, depthwise, or dense."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        foreign = () if self.conv_type == "rda" else ("mask_channels", "mask_input")
+        for name in (*foreign, *(() if self.conv_type == "static" else ("static_groups",))):
+            value, default = getattr(self, name), getattr(ConvOptions, name)
+            if value != default:
+                raise ValueError(f"{name} is {value!r}, but must be {default!r} where conv_type is {self.conv_type!r}")
+
+    def mask_channels_of(self, num_feat: int) -> int:
+        """Return the number of mask channels for features of ``num_feat`` channels.
+
+        Raises:
+            ValueError: ``mask_channels`` is none of 1, ``num_feat`` and "C".
+        """
+        check_choice("mask_channels", self.mask_channels, (1, num_feat, "C"))
+        return num_feat if self.mask_channels == "C" else int(self.mask_channels)
+
+
+class SteeredConv(nn.Module):
+    """Base class of the convolutions that the IDR steers.
+
+    Args:
+        num_feat: Channels C of the feature map and length of the compressed IDR.
+        kernel_size: Side K of the kernels: 1, 3, 5 or 7; zero padding K // 2.
+        backend: Backend of the operator; None lets it choose.
+        **options: Further :class:`ConvOptions`, without `conv_type`.
+
+    Raises:
+        TypeError: An option is unknown, or a size is not an int.
+        ValueError: An option is out of its range, or belongs to another `conv_type`.
+    """
+
+    conv_type: ClassVar[str]
+
+    def __init__(
+        self,
+        num_feat: int,
+        kernel_size: int = ConvOptions.kernel_size,
+        *,
+        backend: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        check_int("num_feat", num_feat)
+        chosen: Any = {**options, "kernel_size": kernel_size, "conv_type": self.conv_type}
+        self.options = ConvOptions(**chosen)
+        self.num_feat = num_feat
+        self.kernel_size = kernel_size
+        self.dynamic_slope = NEGATIVE_SLOPE if self.options.dyn_act == "lrelu" else 1.0
+        self.backend = check_name(backend)
+
+
+class PredictingConv(SteeredConv):
+    """Base class of those whose depthwise kernels, one per sample and channel, are predicted from the IDR."""
 
     kernel: nn.Sequential
-    num_feat: int
-    kernel_size: int
+
+    def _predictor(self) -> nn.Sequential:
+        """Build the layers from compressed IDRs (B, C) to kernels (B, C*K*K): those of a channel together, by rows."""
+        return nn.Sequential(
+            nn.Linear(self.num_feat, self.num_feat, bias=False),
+            nn.LeakyReLU(NEGATIVE_SLOPE),
+            nn.Linear(self.num_feat, self.num_feat * self.kernel_size**2, bias=False),
+        )
 
     def predict_kernels(self, idr: Tensor) -> Tensor:
         """Return the depthwise kernels (B, C, K, K) for compressed IDRs (B, C).
@@ -35,43 +114,20 @@ class _KernelPrediction(nn.Module):
             return self.kernel(idr).reshape(-1, self.num_feat, self.kernel_size, self.kernel_size)
 
 
-class RDAConv(_KernelPrediction):
+class RDAConv(PredictingConv):
     """Region degradation aware convolution: a depthwise kernel predicted per sample, and a spatial mask.
 
-    The sum ``F1 * M + F`` of Eqs. 8-9 runs in one call of :func:`mrda_kernels.rda_conv2d`.
-
-    Args:
-        num_feat: Channels C of the feature map and length of the compressed IDR.
-        kernel_size: Side K of the predicted kernels: 1, 3, 5 or 7.
-        mask_channels: 1 (the published network) or ``num_feat`` (Eq. 9 read literally).
-        mask_input: "F": the mask is computed from the input (Eq. 9); "F1": from the convolved features.
-        dyn_act: Activation of the convolved features: "lrelu" (released code) or "none" (Eq. 8).
-        backend: Backend of the operator; None lets it choose.
-
-    Raises:
-        ValueError: An option is none of those listed.
+    The dynamic convolution (Eq. 8), the mask (Eq. 9) and the sum ``F1 * M + F`` (Eq. 10) run in one call of
+    :func:`mrda_kernels.rda_conv2d`. Arguments and errors are those of :class:`SteeredConv`.
     """
 
-    def __init__(
-        self,
-        num_feat: int,
-        kernel_size: int = 3,
-        *,
-        mask_channels: int = 1,
-        mask_input: str = "F",
-        dyn_act: str = "lrelu",
-        backend: str | None = None,
-    ) -> None:
-        super().__init__()
-        self.kernel = _kernel_predictor(num_feat, kernel_size)
-        check_choice("mask_channels", mask_channels, (1, num_feat))
-        check_choice("mask_input", mask_input, ("F", "F1"))
-        self.num_feat = num_feat
-        self.kernel_size = kernel_size
-        self.mask_input = mask_input
-        self.dynamic_slope = _slope(dyn_act)
-        self.backend = check_name(backend)
-        self.mask = nn.Conv2d(num_feat, mask_channels, 1)
+    conv_type = "rda"
+
+    def __init__(self, num_feat: int, kernel_size: int = ConvOptions.kernel_size, **options: Any) -> None:
+        super().__init__(num_feat, kernel_size, **options)
+        self.kernel = self._predictor()
+        self.mask_input = self.options.mask_input
+        self.mask = nn.Conv2d(num_feat, self.options.mask_channels_of(num_feat), 1)
 
     def forward(
         self,
@@ -114,19 +170,16 @@ class RDAConv(_KernelPrediction):
         return out if output_negative_slope is None else F.leaky_relu(out, output_negative_slope)
 
 
-class _ChannelAttentionConv(nn.Module):
+class _ChannelAttentionConv(SteeredConv):
     """``Conv1x1(act(convolve(F))) + F * attention(d)``: what DASR's DA conv and its static twin share."""
 
-    def __init__(self, num_feat: int, dyn_act: str) -> None:
-        super().__init__()
-        middle = max(num_feat // ATTENTION_REDUCTION, 1)
-        self.num_feat = num_feat
-        self.dynamic_slope = _slope(dyn_act)
-        self.project = nn.Conv2d(num_feat, num_feat, 1)
+    def _add_attention(self) -> None:
+        middle = max(self.num_feat // ATTENTION_REDUCTION, 1)
+        self.project = nn.Conv2d(self.num_feat, self.num_feat, 1)
         self.attention = nn.Sequential(
-            nn.Linear(num_feat, middle, bias=False),
+            nn.Linear(self.num_feat, middle, bias=False),
             nn.LeakyReLU(NEGATIVE_SLOPE),
-            nn.Linear(middle, num_feat, bias=False),
+            nn.Linear(middle, self.num_feat, bias=False),
             nn.Sigmoid(),
         )
 
@@ -151,30 +204,21 @@ class _ChannelAttentionConv(nn.Module):
         return out if output_negative_slope is None else F.leaky_relu(out, output_negative_slope)
 
 
-class DASRConv(_ChannelAttentionConv, _KernelPrediction):
-    """The degradation aware convolution of DASR (row S4 of Table V): channel attention in place of the mask.
+class DASRConv(_ChannelAttentionConv, PredictingConv):
+    """The degradation aware convolution of DASR (row S4 of Table V): channel attention instead of the mask.
 
     ``Conv1x1(LReLU(dyn(F; d))) + F * sigmoid(W2 LReLU(W1 d))`` with the depthwise kernels predicted as in
-    :class:`RDAConv`; W1 narrows to C // 8 (at least 1), and neither W has a bias.
-
-    Args:
-        num_feat: Channels C of the feature map and length of the compressed IDR.
-        kernel_size: Side K of the predicted kernels: 1, 3, 5 or 7.
-        dyn_act: Activation of the convolved features: "lrelu" or "none".
-        backend: Backend of the dynamic convolution; None lets it choose.
-
-    Raises:
-        ValueError: An option is none of those listed.
+    :class:`RDAConv`; W1 narrows to C // 8 (at least 1), and neither W has a bias. Arguments and errors are those of
+    :class:`SteeredConv`.
     """
 
-    def __init__(
-        self, num_feat: int, kernel_size: int = 3, *, dyn_act: str = "lrelu", backend: str | None = None
-    ) -> None:
-        kernel = _kernel_predictor(num_feat, kernel_size)
-        super().__init__(num_feat, dyn_act)
+    conv_type = "dasr_da"
+
+    def __init__(self, num_feat: int, kernel_size: int = ConvOptions.kernel_size, **options: Any) -> None:
+        super().__init__(num_feat, kernel_size, **options)
+        kernel = self._predictor()  # drawn first, but the last one of the state dict
+        self._add_attention()
         self.kernel = kernel
-        self.kernel_size = kernel_size
-        self.backend = check_name(backend)
 
     def convolve(self, features: Tensor, idr: Tensor) -> Tensor:
         """Convolve each channel of each sample with the kernel predicted from its IDR."""
@@ -183,28 +227,19 @@ class DASRConv(_ChannelAttentionConv, _KernelPrediction):
 
 
 class StaticConv(_ChannelAttentionConv):
-    """:class:`DASRConv` with a learned convolution in place of the predicted one (row S5 of Table V).
+    """:class:`DASRConv` with a learned convolution instead of the predicted one (row S5 of Table V).
 
-    The IDR acts through the channel attention alone. The learned convolution has no bias: the predicted one has
-    none either, so that the rows S4 and S5 differ in nothing but where the kernel comes from.
-
-    Args:
-        num_feat: Channels C of the feature map and length of the compressed IDR.
-        kernel_size: Side K of the kernels: 1, 3, 5 or 7; zero padding K // 2.
-        dyn_act: Activation of the convolved features: "lrelu" or "none".
-        static_groups: "C": depthwise, of the predicted kernels' size; "dense": every channel sees all.
-
-    Raises:
-        ValueError: An option is none of those listed.
+    The IDR acts through the channel attention alone. The learned convolution has no bias, because the predicted one
+    has none either: the rows S4 and S5 differ in nothing but where the kernel comes from. Arguments and errors are
+    those of :class:`SteeredConv`.
     """
 
-    def __init__(
-        self, num_feat: int, kernel_size: int = 3, *, dyn_act: str = "lrelu", static_groups: str = "C"
-    ) -> None:
-        _check_sizes(num_feat, kernel_size)
-        check_choice("static_groups", static_groups, ("C", "dense"))
-        super().__init__(num_feat, dyn_act)
-        groups = num_feat if static_groups == "C" else 1
+    conv_type = "static"
+
+    def __init__(self, num_feat: int, kernel_size: int = ConvOptions.kernel_size, **options: Any) -> None:
+        super().__init__(num_feat, kernel_size, **options)
+        self._add_attention()
+        groups = num_feat if self.options.static_groups == "C" else 1
         self.conv = nn.Conv2d(num_feat, num_feat, kernel_size, padding=kernel_size // 2, groups=groups, bias=False)
 
     def convolve(self, features: Tensor, idr: Tensor) -> Tensor:
@@ -212,62 +247,15 @@ class StaticConv(_ChannelAttentionConv):
         return self.conv(features)
 
 
-SteeredConv = RDAConv | DASRConv | StaticConv
-
-
-def build_conv(
-    num_feat: int,
-    kernel_size: int = 3,
-    *,
-    conv_type: str = "rda",
-    mask_channels: int = 1,
-    mask_input: str = "F",
-    dyn_act: str = "lrelu",
-    static_groups: str = "C",
-    backend: str | None = None,
-) -> SteeredConv:
-    """Build the convolution of ``conv_type``: "rda" (the method), "dasr_da" (row S4) or "static" (row S5).
+def build_conv(num_feat: int, options: ConvOptions, *, backend: str | None = None) -> SteeredConv:
+    """Build the convolution of ``options.conv_type`` for features of ``num_feat`` channels.
 
     Raises:
-        ValueError: An option is none of those that its class lists, or belongs to another ``conv_type`` and is not at
-            its default.
+        ValueError: ``mask_channels`` or ``backend`` is unknown.
     """
-    check_choice("conv_type", conv_type, CONV_TYPES)
-    check_name(backend)  # for the static one too, which has no use for it
-    foreign = {} if conv_type == "rda" else {"mask_channels": (mask_channels, 1), "mask_input": (mask_input, "F")}
-    if conv_type != "static":
-        foreign["static_groups"] = (static_groups, "C")
-    for name, (value, default) in foreign.items():
-        if value != default:
-            raise ValueError(f"{name} is {value!r}, but must be {default!r} where conv_type is {conv_type!r}")
-    if conv_type == "dasr_da":
-        return DASRConv(num_feat, kernel_size, dyn_act=dyn_act, backend=backend)
-    if conv_type == "static":
-        return StaticConv(num_feat, kernel_size, dyn_act=dyn_act, static_groups=static_groups)
-    return RDAConv(
-        num_feat, kernel_size, mask_channels=mask_channels, mask_input=mask_input, dyn_act=dyn_act, backend=backend
-    )
-
-
-def _check_sizes(num_feat: int, kernel_size: int) -> None:
-    check_int("num_feat", num_feat)
-    check_int("kernel_size", kernel_size)
-    check_choice("kernel_size", kernel_size, KERNEL_SIZES)
-
-
-def _kernel_predictor(num_feat: int, kernel_size: int) -> nn.Sequential:
-    """Compressed IDR (B, C) to depthwise kernels (B, C*K*K), those of a channel together, row by row."""
-    _check_sizes(num_feat, kernel_size)
-    return nn.Sequential(
-        nn.Linear(num_feat, num_feat, bias=False),
-        nn.LeakyReLU(NEGATIVE_SLOPE),
-        nn.Linear(num_feat, num_feat * kernel_size**2, bias=False),
-    )
-
-
-def _slope(dyn_act: str) -> float:
-    check_choice("dyn_act", dyn_act, ("lrelu", "none"))
-    return NEGATIVE_SLOPE if dyn_act == "lrelu" else 1.0
+    own = asdict(options)
+    kind = {"rda": RDAConv, "dasr_da": DASRConv, "static": StaticConv}[own.pop("conv_type")]
+    return kind(num_feat, backend=backend, **own)
 
 
 def _check_idr(idr: Tensor, features: Tensor, num_feat: int) -> None:

@@ -1,9 +1,10 @@
-"""RDAN, the SR trunk that is steered by a degradation representation (paper, section III-E, Eqs. 8-9)."""
+"""RDAN, the SR trunk that is steered by a degradation representation (paper, section III-E, Eqs. 8-10)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,27 +13,72 @@ from torch import Tensor, nn
 from mrda.core.checks import check_int, check_number, check_positive
 from mrda.networks import upscaler
 from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3, without_autocast
+from mrda.networks.options import Configured
 from mrda.networks.prepared import PreparedRDAN, check_inputs
-from mrda.networks.rda_conv import DASRConv, RDAConv, SteeredConv, build_conv
+from mrda.networks.rda_conv import ConvOptions, SteeredConv, build_conv
 from mrda.networks.upscaler import PixelShuffleUpscaler
 from mrda_kernels.dispatch import check_name
 
 DIV2K_RGB_MEAN = (0.4488, 0.4371, 0.4040)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrunkOptions(ConvOptions):
+    """Sizes and convolutions of the RDAN; the defaults are the published model's."""
+
+    num_feat: int = 64
+    """Channels of the RDAN, C in the paper."""
+    num_blocks: int = 27
+    """RDA blocks of the RDAN."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.mask_channels_of(self.num_feat)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RDANOptions(TrunkOptions):
+    """Options of the RDAN: those of the trunk, and of its images."""
+
+    scale: Literal[2, 3, 4] = 4
+    """Enlargement."""
+    rgb_mean: Sequence[float] = DIV2K_RGB_MEAN
+    """Mean colour that is subtracted from LR and added to SR, as a fraction of `rgb_range`."""
+    rgb_range: float = 1.0
+    """Largest value of the images."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.rgb_mean, Sequence) or len(self.rgb_mean) != 3:
+            raise ValueError(f"rgb_mean is {self.rgb_mean!r}, but must be three numbers")
+        for index, value in enumerate(self.rgb_mean):
+            check_number(f"rgb_mean[{index}]", value)
+        check_positive("rgb_range", self.rgb_range)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the keyword arguments, fit for JSON, in the order in which weights files have always had them."""
+        values = super().as_dict() | {
+            "mask_channels": self.mask_channels_of(self.num_feat),
+            "rgb_mean": [float(value) for value in self.rgb_mean],
+        }
+        return {name: values[name] for name in ("scale", "num_feat", "num_blocks", *values)}
+
+
 class RDAB(nn.Module):
-    """Region degradation aware block: two pairs of RDA conv and 3x3 convolution, and a skip.
+    """Region degradation aware block: two pairs of a steered and a 3x3 convolution, and a skip.
 
     Args:
         num_feat: Channels C.
-        **rda_conv: Further arguments of :func:`~mrda.networks.rda_conv.build_conv`, for both of them.
+        backend: Backend of the dynamic convolutions; None lets the operator choose.
+        **options: :class:`~mrda.networks.rda_conv.ConvOptions` of both steered convolutions.
     """
 
-    def __init__(self, num_feat: int, **rda_conv: Any) -> None:
+    def __init__(self, num_feat: int, *, backend: str | None = None, **options: Any) -> None:
         super().__init__()
-        self.rda_conv1 = build_conv(num_feat, **rda_conv)
+        chosen = ConvOptions(**options)
+        self.rda_conv1 = build_conv(num_feat, chosen, backend=backend)
         self.conv1 = conv3x3(num_feat, num_feat)
-        self.rda_conv2 = build_conv(num_feat, **rda_conv)
+        self.rda_conv2 = build_conv(num_feat, chosen, backend=backend)
         self.conv2 = conv3x3(num_feat, num_feat)
 
     def halves(self) -> tuple[tuple[SteeredConv, nn.Conv2d], tuple[SteeredConv, nn.Conv2d]]:
@@ -54,112 +100,57 @@ class RDAB(nn.Module):
         return self.conv2(out) + features
 
 
-class RDAN(nn.Module):
+class RDAN(Configured):
     """The whole trunk: mean shift, head, RDA blocks with one long skip, upscaler.
 
     Args:
-        scale: 2, 3 or 4.
-        num_feat: Channels C of the trunk.
-        num_blocks: RDA blocks.
-        kernel_size: Side of the predicted kernels: 1, 3, 5 or 7.
+        options: The options; None takes the defaults.
         idr_dim: Length of the raw IDR.
-        mask_channels: See :class:`~mrda.networks.rda_conv.RDAConv`.
-        mask_input: See :class:`~mrda.networks.rda_conv.RDAConv`.
-        dyn_act: See :class:`~mrda.networks.rda_conv.RDAConv`.
-        conv_type: The convolution that the IDR steers: "rda", or for ablations "dasr_da" or "static" (rows S4 and S5 of
-            Table V); see :mod:`mrda.networks.rda_conv`.
-        static_groups: See :class:`~mrda.networks.rda_conv.StaticConv`.
-        rgb_mean: Mean colour that is subtracted from LR and added to SR, as a fraction of ``rgb_range``.
-        rgb_range: Largest value of the images.
         backend: Backend of the dynamic convolutions; None lets the operator choose.
+        **changes: Options by name, which replace those of ``options``.
 
     Raises:
-        TypeError: A size is not an int, or a number is not one.
-        ValueError: A size is below 1, ``rgb_mean`` is not three finite numbers, ``rgb_range`` is not positive, or an
-            option is none of those listed or does not go with ``conv_type``.
+        TypeError: An option is unknown, or a number is of another type.
+        ValueError: An option is out of its range, or does not go with `conv_type`.
     """
 
     mean: Tensor
 
     def __init__(
-        self,
-        *,
-        scale: int = 4,
-        num_feat: int = 64,
-        num_blocks: int = 27,
-        kernel_size: int = 3,
-        idr_dim: int = 256,
-        mask_channels: int = 1,
-        mask_input: str = "F",
-        dyn_act: str = "lrelu",
-        conv_type: str = "rda",
-        static_groups: str = "C",
-        rgb_mean: Sequence[float] = DIV2K_RGB_MEAN,
-        rgb_range: float = 1.0,
-        backend: str | None = None,
+        self, options: RDANOptions | None = None, *, idr_dim: int = 256, backend: str | None = None, **changes: Any
     ) -> None:
         super().__init__()
-        check_int("num_feat", num_feat)
-        check_int("num_blocks", num_blocks)
+        self.options: RDANOptions = RDANOptions.chosen(options, changes)
         check_int("idr_dim", idr_dim)
-        if not isinstance(rgb_mean, Sequence) or len(rgb_mean) != 3:
-            raise ValueError(f"rgb_mean is {rgb_mean!r}, but must be three numbers")
-        for index, value in enumerate(rgb_mean):
-            check_number(f"rgb_mean[{index}]", value)
-        check_positive("rgb_range", rgb_range)
-        self.scale = scale
+        num_feat, mean = self.options.num_feat, self.options.rgb_mean
+        self.scale: int = self.options.scale
         self.idr_dim = idr_dim
-        self._options: dict[str, Any] = {
-            "scale": scale,
-            "num_feat": num_feat,
-            "num_blocks": num_blocks,
-            "kernel_size": kernel_size,
-            "idr_dim": idr_dim,
-            "mask_channels": mask_channels,
-            "mask_input": mask_input,
-            "dyn_act": dyn_act,
-            "conv_type": conv_type,
-            "static_groups": static_groups,
-            "rgb_mean": [float(value) for value in rgb_mean],
-            "rgb_range": rgb_range,
-        }
         # Not persistent: the hyperparameters carry it, and nothing trains it.
-        shift = torch.tensor(rgb_mean, dtype=torch.float64) * rgb_range
+        shift = torch.tensor(mean, dtype=torch.float64) * self.options.rgb_range
         self.register_buffer("mean", shift.to(torch.get_default_dtype()).reshape(3, 1, 1), persistent=False)
         self.head = conv3x3(3, num_feat)
         self.compress = nn.Linear(idr_dim, num_feat, bias=False)
-        self.blocks = nn.ModuleList(
-            RDAB(
-                num_feat,
-                kernel_size=kernel_size,
-                mask_channels=mask_channels,
-                mask_input=mask_input,
-                dyn_act=dyn_act,
-                conv_type=conv_type,
-                static_groups=static_groups,
-                backend=backend,
-            )
-            for _ in range(num_blocks)
-        )
+        conv = asdict(self.options.part(ConvOptions))
+        self.blocks = nn.ModuleList(RDAB(num_feat, backend=backend, **conv) for _ in range(self.options.num_blocks))
         self.body_tail = conv3x3(num_feat, num_feat)
-        self.upscaler = PixelShuffleUpscaler(num_feat, scale)
+        self.upscaler = PixelShuffleUpscaler(num_feat, self.scale)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """The keyword arguments, fit for JSON, that build this network again (without ``backend``)."""
-        return dict(self._options)
+        return {**self.options.as_dict(), "idr_dim": self.idr_dim}
 
     @property
     def reach(self) -> int:
-        """LR pixels around it that a pixel of SR sees: the radius of the receptive field (112 as published)."""
-        per_block = 2 * (self._options["kernel_size"] // 2 + 1)
+        """Radius of the receptive field in LR pixels (112 as published)."""
+        per_block = 2 * (self.options.kernel_size // 2 + 1)
         return 1 + len(self.blocks) * per_block + 1 + upscaler.REACH
 
     def set_backend(self, backend: str | None) -> None:
-        """Let every dynamic convolution run on ``backend`` of mrda_kernels; None lets the operator choose."""
+        """Run every dynamic convolution on ``backend`` of mrda_kernels; None lets the operator choose."""
         check_name(backend)
         for module in self.modules():
-            if isinstance(module, RDAConv | DASRConv):
+            if isinstance(module, SteeredConv):
                 module.backend = backend
 
     def prepare(self, dtype: torch.dtype | None = None) -> PreparedRDAN:
@@ -192,10 +183,10 @@ class RDAN(nn.Module):
     def modulation_map(self, lr: Tensor, degradation: Tensor) -> Tensor:
         """Return (B, 1, H, W) in (0, 1): the mean of the masks of all RDA convs, as drawn in Fig. 10.
 
-        No gradient is recorded. Arguments and errors are those of :meth:`forward`, and a ValueError where ``conv_type``
+        No gradient is recorded. Arguments and errors are those of :meth:`forward`; besides, a ValueError if `conv_type`
         is not "rda".
         """
-        conv_type = self._options["conv_type"]
+        conv_type = self.options.conv_type
         if conv_type != "rda":
             raise ValueError(f"the network has conv_type {conv_type!r}, but only 'rda' has masks to draw a map of")
         masks: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Reading weights files that anyone may have made: no code is run, and whatever is wrong is a ValueError."""
+"""Reading weights files of any origin: no code in them is run, and every fault is a ValueError."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# What torch.load lets through from its parsers when a file is no checkpoint or is cut short.
+# Errors that torch.load's parsers raise for a file that is not a checkpoint, or is truncated.
 UNREADABLE = (
     OSError,
     RuntimeError,
@@ -25,7 +25,7 @@ UNREADABLE = (
 
 
 def read_pickle(path: str | os.PathLike[str]) -> Any:
-    """Return what a .pt or .pth file holds, on the CPU; only tensors and plain containers are let in.
+    """Return the content of a .pt or .pth file, on the CPU; only tensors and plain containers are read.
 
     Raises:
         ValueError: The file cannot be read, is damaged, or holds anything else.
@@ -49,7 +49,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], d
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Return the metadata of a safetensors file, such as :func:`~mrda.networks.checkpoints.save_network` writes.
+    """Return the metadata of a safetensors file, e.g. of :func:`~mrda.networks.checkpoints.save_network`.
 
     Raises:
         ValueError: The file cannot be read or is not a safetensors file.
@@ -64,7 +64,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def reason(error: BaseException) -> str:
-    """The first sentence of an error, without its full stop."""
+    """Return the first sentence of an error, without its full stop."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(".")

@@ -1,4 +1,4 @@
-"""Which networks weights files can hold, and how one is built again to be filled."""
+"""The networks that weights files can hold, and building one to load weights into."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ARCHITECTURES: dict[str, NetworkClass] = {
     "MRDAStudent": MRDAStudent,
     "MRDAOracle": MRDAOracle,
 }
-"""The networks by the name that files know them by."""
+"""The networks by their names in files."""
 
 DISCRIMINATORS: dict[str, type[UNetDiscriminator]] = {"UNetDiscriminator": UNetDiscriminator}
-"""What files can hold besides: networks that help in training, and make no SR."""
+"""Networks in files that help in training and do not make SR."""
 
 
 @overload
@@ -32,15 +32,15 @@ def build(architecture: NetworkClass, options: dict[str, Any]) -> Network: ...
 @overload
 def build(architecture: type[UNetDiscriminator], options: dict[str, Any]) -> UNetDiscriminator: ...
 def build(architecture: Any, options: dict[str, Any]) -> Any:
-    """Build a network to be filled; its random initialisation does not move the caller's generator."""
+    """Build a network to load weights into; the caller's random generator does not advance."""
     with torch.random.fork_rng(devices=[]):
         return architecture(**options)
 
 
 def check_network(network: object, *, discriminators: bool = False) -> None:
-    """Raise TypeError unless ``network`` is one of the method's, or a discriminator where that will do.
+    """Raise TypeError unless ``network`` is one of the method's, or, if ``discriminators``, a discriminator.
 
-    A subclass will not: a file could not tell it.
+    Subclasses are refused, because a file could not name them.
     """
     known: dict[str, Any] = {**ARCHITECTURES, **(DISCRIMINATORS if discriminators else {})}
     if type(network) not in known.values():
@@ -48,7 +48,7 @@ def check_network(network: object, *, discriminators: bool = False) -> None:
 
 
 def check_tensors(name: str, got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raise a ValueError that lists the keys in which ``got``, of the file ``name``, differs from ``expected``."""
+    """Raise ValueError, listing the keys, if the tensors ``got`` from ``name`` do not fit ``expected``."""
     problems = {
         "missing": sorted(expected.keys() - got.keys()),
         "unexpected": sorted(got.keys() - expected.keys()),

@@ -17,7 +17,7 @@ from mrda.networks.registry import check_tensors
 
 _WIDTHS = (64, 128, 256, 512, 512)
 _CONVS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
-"""Convolutions of each block; blocks are parted by max pooling."""
+"""Convolutions of each block; max pooling separates the blocks."""
 
 VGG_WEIGHTS = {
     name: PublishedFile(f"{name.upper()} features", file, f"https://download.pytorch.org/models/{file}", sha256)
@@ -30,18 +30,18 @@ VGG_WEIGHTS = {
 
 
 class VGG(nn.Module):
-    """The convolutions of VGG up to the deepest layer that is asked for; 3x3, ReLU after each, max pooling in between.
+    """The 3x3 convolutions of VGG up to the deepest requested layer, with ReLU after each and max pooling in between.
 
     The weights' keys are torchvision's: ``features.N.weight`` and ``features.N.bias``, where N counts convolutions,
     ReLUs and poolings.
 
     Args:
         depth: "vgg16" or "vgg19".
-        layers: What to return: "convB_I" is the output of convolution I of block B (both from 1) before its ReLU,
-            "reluB_I" the one after it.
+        layers: Outputs to return: "convB_I" is that of convolution I of block B (both from 1) before its ReLU,
+            "reluB_I" that after it.
 
     Raises:
-        ValueError: Another depth, no layer, or one that this network does not have.
+        ValueError: ``depth`` is another one, or ``layers`` is empty or has a layer that this network does not.
     """
 
     def __init__(self, depth: str, layers: Collection[str]) -> None:
@@ -53,7 +53,7 @@ class VGG(nn.Module):
                 last = f"conv5_{_CONVS[depth][-1]}"
                 raise ValueError(f"layer {layer!r} is none of {depth}'s conv1_1 to {last} or relu1_1 to relu{last[4:]}")
         if not layers:
-            raise ValueError("layers are empty, but must name one layer at least")
+            raise ValueError("layers is empty, but must name at least one layer")
         self.depth = depth
         deepest = max(names.index(layer) for layer in layers)
         self.taps = {names.index(layer): layer for layer in layers}
@@ -65,7 +65,7 @@ class VGG(nn.Module):
                 self.features.append(conv3x3(channels, width))
                 channels = width
             elif name.startswith("relu"):
-                # in place, which halves the memory, unless that would spoil what is returned
+                # in place, which halves the memory, unless that would overwrite an output
                 self.features.append(nn.ReLU(inplace=index - 1 not in self.taps))
             else:
                 self.features.append(nn.MaxPool2d(2))
@@ -74,7 +74,7 @@ class VGG(nn.Module):
         """Return the layers' outputs by name, from shallow to deep.
 
         Args:
-            x: (B, 3, H, W), normalised as the weights want it; large enough for the poolings before the deepest layer.
+            x: (B, 3, H, W), normalised as the weights need it, large enough for the poolings before the deepest layer.
 
         Raises:
             TypeError: ``x`` is not a floating point tensor of the weights' dtype.
@@ -83,7 +83,7 @@ class VGG(nn.Module):
         check_image("x", x, like=next(self.features.parameters()))
         poolings = sum(isinstance(layer, nn.MaxPool2d) for layer in self.features)
         if min(x.shape[2:]) < 2**poolings:
-            raise ValueError(f"x has shape {tuple(x.shape)}, but must be {2**poolings} pixels high and wide at least")
+            raise ValueError(f"x has shape {tuple(x.shape)}, but must be at least {2**poolings} pixels high and wide")
         found: dict[str, Tensor] = {}
         for index, layer in enumerate(self.features):
             x = layer(x)
@@ -95,7 +95,7 @@ class VGG(nn.Module):
 def check_vgg(
     depth: str, layers: Collection[str], path: str | os.PathLike[str] | None = None, *, otherwise: str
 ) -> Path:
-    """Find the file that :func:`load_vgg` would load, without loading it; arguments and errors are the same."""
+    """Find the file that :func:`load_vgg` loads, without loading it; arguments and errors are the same."""
     with torch.device("meta"):
         VGG(depth, layers)
     return find_published(VGG_WEIGHTS[depth], path, otherwise=otherwise)
@@ -113,11 +113,11 @@ def load_vgg(
     Args:
         depth: "vgg16" or "vgg19".
         layers: See :class:`VGG`.
-        path: The published file, under whatever name; None looks for it in torch's hub cache. Nothing is downloaded.
-        otherwise: What the user can do without the file, for the message.
+        path: The published file, under any name; None looks for it in torch's hub cache. Nothing is downloaded.
+        otherwise: Alternative to getting the file, for the message.
 
     Raises:
-        ValueError: As for :class:`VGG`; or the file is not there, cannot be read, or is not the published one.
+        ValueError: As for :class:`VGG`; or the file is missing, cannot be read, or is not the published one.
     """
     file = check_vgg(depth, layers, path, otherwise=otherwise)
     with torch.device("meta"):  # draws no random numbers
@@ -129,12 +129,12 @@ def load_vgg(
 
 
 def _needed(state: Mapping[str, Tensor], vgg: VGG) -> dict[str, Tensor]:
-    # copies, since a file's tensors may share one storage with all the layers that are left out
+    # copies, because a file's tensors may share one storage with the layers that are not used
     return {key: state[key].to(torch.float32, copy=True) for key in vgg.state_dict()}
 
 
 def _layer_names(depth: str) -> list[str]:
-    """The layers in torchvision's order, so that a name's index is its N in ``features.N``."""
+    """Return the layers in torchvision's order, so that a name's index is its N in ``features.N``."""
     names = []
     for block, count in enumerate(_CONVS[depth], start=1):
         for number in range(1, count + 1):

@@ -14,6 +14,7 @@ from mrda.config import AdaptationConfig, StageName, TrainConfig
 from mrda.degradations import ClassicDegradation, Degraded, RealDegradation
 from mrda.degradations.pool import ShufflePool
 from mrda.networks import MLN, RDAN, MRDAOracle, MRDAStudent, MRDATeacher, Network, adaptation, load_network
+from mrda.networks.rdan import TrunkOptions
 
 Degradation = Callable[[Tensor, torch.Generator], Degraded]
 """HR (B, 3, H, W) in [0, 1] and a random generator -> a degraded batch."""
@@ -36,17 +37,10 @@ def mln_options(config: TrainConfig) -> dict[str, Any]:
 def mrda_options(config: TrainConfig) -> dict[str, Any]:
     """Keyword arguments that teacher and student share."""
     networks = config.networks
-    return {
+    return networks.part(TrunkOptions).as_dict() | {
         "scale": config.scale,
-        "num_feat": networks.num_feat,
-        "num_blocks": networks.num_blocks,
-        "kernel_size": networks.kernel_size,
         "den_width": networks.den_width,
-        "mask_channels": networks.num_feat if networks.mask_channels == "C" else 1,
-        "mask_input": networks.mask_input,
-        "dyn_act": networks.dyn_act,
-        "conv_type": networks.conv_type,
-        "static_groups": networks.static_groups,
+        "mask_channels": networks.mask_channels_of(networks.num_feat),
     }
 
 

@@ -33,11 +33,11 @@ def load_weights(path: str | Path) -> Network:
     """Load a network of the method, whichever it is.
 
     Args:
-        path: our safetensors, or a state dict of the authors (.pth or .pt): a file, or what else
+        path: our safetensors, or a state dict of the authors (.pth or .pt): a file, or anything else that
             `mrda.upscale.weights.find_weights` finds.
 
     Raises:
-        ValueError: there are no such weights, or the file does not hold any.
+        ValueError: there are no such weights, or the file does not hold a network.
     """
     path = find_weights(path)
     return load_official(path) if path.suffix in (".pth", ".pt") else load_network(path)
@@ -56,53 +56,60 @@ def load_student(path: str | Path) -> MRDAStudent:
     if not isinstance(network, MRDAStudent):
         raise ValueError(
             f"{path} holds the network {type(network).__name__}, but upscaling needs an MRDAStudent, "
-            "the only one that does without the HR image"
+            "the only one that works without the HR image"
         )
     return network
 
 
 def default_device() -> str:
-    """CUDA where there is such a device."""
+    """Return "cuda" if there is such a device, or "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was not enough memory, of whatever device."""
-    # torch has a class of its own for CUDA's; its CPU allocator raises a bare RuntimeError.
+    """Return True if an error says that memory ran out, on any device."""
+    # torch has an exception class for CUDA; its CPU allocator raises a bare RuntimeError.
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
 
 
 SMALLEST_TILE = 16
-"""LR pixels below which a tile, or a strip that the degradation is read from, is not halved."""
+"""Side in LR pixels below which a tile, or a strip that the degradation is read from, is not halved."""
 ALPHA_REACH = 4
-"""LR pixels around it that a pixel of the enlarged alpha sees, generously."""
+"""Bound of the receptive field's radius of the enlarged alpha, in LR pixels."""
 ENOUGH_MEMORY = 2**29
-"""Bytes for a tile beyond which larger ones are no faster, but for their overlap."""
+"""Bytes for a tile above which a larger tile is faster only through its smaller overlap."""
 STRIP_PIXELS = 2**20
 """LR pixels whose degradation is read at a time."""
 _OTHER_COLOURS = ("CMYK", "LAB", "HSV")  # Pillow's modes whose colour profiles do not describe RGB
 
 
 class Upscaler:
-    """Blind super-resolution of photographs by MRDA_S: no HR, no kernel and no adaptation is needed.
+    """Blind super-resolution of photographs by MRDA_S, without HR, kernel or adaptation.
 
-    Large images go through the network in tiles, with the very result of the whole: the degradation is read from all of
-    the image, and each tile sees as far around itself as the network does. Where memory runs out the tiles are halved.
-    It may be called from several threads at once.
+    Large images go through the network in tiles, with the same result as the whole: the degradation is read from all of
+    the image, and each tile is padded by the network's receptive field. If memory runs out the tiles are halved. It may
+    be called from several threads at once.
+
+    The trunk is prepared when the object is made, see `RDAN.prepare`: make a new one after changing the network's
+    weights, dtype or device.
 
     Args:
         network: the student; it is set to evaluation mode and, where `device` is given, moved there.
         device: where to compute; None leaves the network where it is.
         tile: the largest side of a tile in LR pixels; None takes images whole, "auto" as much as fits into memory.
-        tile_pad: LR pixels that a tile sees around itself; None is the network's reach (`network.rdan.reach`), and less
-            only approximates the whole.
-        dtype: what the trunk computes in: float32, bfloat16 or float16; the degradation and the last convolution are
-            float32 always. None is bfloat16 where the processor computes in it (GPUs; CPUs with AVX512-BF16 or AMX),
-            else float32. What is not finite in half precision is done again in float32.
-        notify: called with each message, once: that tiles are approximate, that memory ran out, or that half precision
-            overflowed. None logs them as warnings of the logger "mrda".
+        tile_pad: padding of tiles in LR pixels; None is the network's reach (`network.rdan.reach`), and less only
+            approximates the whole.
+        dtype: dtype of the trunk: float32, bfloat16 or float16; the degradation and the last convolution are always
+            float32. None is bfloat16 if the processor has instructions for it (GPUs; CPUs with AVX512-BF16 or AMX),
+            and float32 otherwise. Parts that are not finite in half precision are computed again in float32.
+        notify: called with a sentence, once per subject: that tiles are approximate, that memory ran out, or that half
+            precision gave values that are not finite. None logs them as warnings of the logger "mrda".
+
+    Attributes:
+        network: the student.
+        dtype: dtype of the trunk.
 
     Raises:
         TypeError: `network` is not an MRDAStudent (the teacher and the MLN need the HR image), or a size is no int.
@@ -150,7 +157,7 @@ class Upscaler:
         Args:
             path: a file, a folder of `save_pretrained`, the name of weights that come with the package, or
                 "user/repository" on the Hugging Face Hub.
-            device: where to compute; None chooses CUDA where there is such a device.
+            device: where to compute; None chooses CUDA if there is such a device.
             **options: the other arguments of `Upscaler`.
 
         Raises:
@@ -164,39 +171,39 @@ class Upscaler:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder for `from_pretrained`, which can be uploaded to the Hugging Face Hub; made if missing.
 
-        What the file that the weights came from says of them, such as their licence, goes with them.
+        Further metadata of the file that the weights came from, such as their licence, is kept.
         """
         save_pretrained(self.network, folder, **self._metadata)
 
     @property
     def scale(self) -> int:
-        """The factor by which height and width grow."""
+        """Enlargement of height and width."""
         return self.network.scale
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the network."""
         return next(self.network.parameters()).device
 
     def __call__(self, image: ImageT, *, progress: Callable[[float], None] | None = None) -> ImageT:
         """Upscale an image.
 
-        Gray images go through the network as three equal channels, whose results are averaged; alpha is
-        enlarged by bicubic interpolation, and what is fully transparent takes the colour of its surroundings, which
-        would bleed into the rest else.
+        Gray images go through the network as three equal channels, whose results are averaged. Alpha is enlarged by
+        bicubic interpolation, and fully transparent pixels take the colour of their surroundings: their own colour
+        would otherwise bleed into opaque pixels.
 
         Args:
             image: a Pillow image in any mode but 32-bit ones; a numpy array (H, W) or (H, W, C), uint8,
                 uint16 or floating point in [0, 1]; or a floating-point tensor (C, H, W) or (B, C, H, W) in
                 [0, 1].
                 C is 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha).
-            progress: told the share of the image, up to 1, that is done after each tile.
+            progress: called after each tile with the share of the image that is done, up to 1.
 
         Returns:
-            The image `scale` times as high and wide: the same kind, dtype and channels (and device, of a
-            tensor); values clipped to the range. Pillow's palette, CMYK and like modes come back as RGB, and its images
-            upright as their EXIF orientation says, with colour profile and resolution in `info`; the profile of CMYK
-            and LAB does not describe RGB and is left out.
+            The image, `scale` times as high and wide, of the same kind, dtype and channels (a tensor on the same
+            device); values clipped to the range. Pillow's palette, CMYK and similar modes come back as RGB, and its
+            images upright according to their EXIF orientation, with colour profile and resolution in `info`; profiles
+            of CMYK and LAB do not describe RGB and are left out.
 
         Raises:
             TypeError: another kind of image or dtype.
@@ -227,14 +234,14 @@ class Upscaler:
         return sr if image.ndim == 4 else sr[0]
 
     def bands(self, image: np.ndarray, progress: Callable[[float], None] | None = None) -> Iterator[np.ndarray]:
-        """Upscale an image from top to bottom, to write its rows as they are ready.
+        """Upscale an image from top to bottom, so that rows can be written as they are finished.
 
         Args:
             image: an array as `__call__` takes it.
             progress: as there.
 
         Yields:
-            Bands of all columns and some rows each, in the dtype of ``image``, which together are the result.
+            Bands of some rows and all columns, in the dtype of ``image``, which together are the result.
 
         Raises:
             TypeError: another dtype.
@@ -258,7 +265,7 @@ class Upscaler:
         progress: Callable[[float], None] | None,
         convert: Callable[[torch.Tensor], Part],
     ) -> Iterator[tuple[slice, list[Part]]]:
-        """The rows of SR (B, C, scale H, scale W) in [0, 1], band by band, in converted parts from left to right."""
+        """Yield the rows of SR (B, C, scale H, scale W) in [0, 1] by bands, each in converted parts, left to right."""
         channels, (height, width) = image.shape[1], image.shape[2:]
         if channels not in (1, 2, 3, 4):
             raise ValueError(f"image has {channels} channels, but must have 1, 2, 3 or 4")
@@ -284,13 +291,13 @@ class Upscaler:
                 yield slice(self.scale * start, self.scale * rows.stop), parts
                 start = rows.stop
                 continue
-            # Outside of the handler, or the traceback would keep the tensors of the failed try.
+            # Outside of the handler, because the traceback would keep the tensors of the failed attempt.
             side = self._less(min(side, max(height, width)))
             self._tell("memory", f"memory ran out: going on with tiles of {side} px")
 
     @torch.no_grad()  # not inference_mode, whose tensors the caller could not use in training
     def _degradation(self, colour: torch.Tensor) -> torch.Tensor:
-        """The raw IDR of the whole image, which all its tiles share."""
+        """Return the raw IDR of the whole image, which all its tiles share."""
         height = colour.shape[2]
         rows = min(height, max(1, STRIP_PIXELS // (len(colour) * colour.shape[3])))
         colour = colour.expand(-1, 3, -1, -1)
@@ -334,11 +341,11 @@ class Upscaler:
 
     @cached_property
     def _unconverted(self) -> PreparedRDAN:
-        """The trunk without half precision, for parts that need it."""
+        """The trunk in the network's own dtype, for parts that are not finite in half precision."""
         return self.network.rdan.prepare()
 
     def _side(self, batch: int, height: int, width: int) -> int:
-        """The largest side of a tile, in LR pixels."""
+        """Return the largest side of a tile, in LR pixels."""
         longest = max(height, width)
         if self.tile is None:
             return longest
@@ -358,33 +365,33 @@ class Upscaler:
         return side
 
     def _less(self, side: int) -> int:
-        """Half a side, for another try when memory ran out; what the failed one has left on a GPU is freed."""
+        """Return half a side, for another attempt after memory ran out, and free what the failed one left on a GPU."""
         if self.device.type == "cuda":
             self._trunk.free()
             torch.cuda.empty_cache()
         return max(SMALLEST_TILE, side // 2)
 
     def _memory(self) -> int:
-        """Bytes that a tile may take: half of what is free, on a CPU no more than makes it much faster."""
+        """Return the bytes that a tile may take: half of the free memory, and on a CPU no more than saves much time."""
         half = free_memory(self.device) // 2
         if self.device.type == "cuda":
             return half
         return min(half, max(ENOUGH_MEMORY, (8 * self.tile_pad) ** 2 * self._bytes_per_pixel()))
 
     def _bytes_per_pixel(self) -> int:
-        """Bytes of working memory per LR pixel of a tile: some ten maps of the trunk, or the last map and SR."""
+        """Return the bytes of working memory per LR pixel of a tile: ten maps of the trunk, the last map and SR."""
         size = torch.finfo(self.dtype).bits // 8
         trunk = 10 * size * self.network.rdan.hyperparameters["num_feat"]
         return trunk + 4 * 4 * 3 * self.scale**2
 
-    def _tell(self, what: str, message: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
+    def _tell(self, subject: str, message: str) -> None:
+        if subject not in self._told:
+            self._told.add(subject)
             self.notify(message)
 
 
 def _best_dtype(device: torch.device) -> torch.dtype:
-    """What the processor computes fastest in, of what loses nothing that can be seen."""
+    """Return the fastest dtype on the processor among those that lose nothing visible."""
     if device.type == "cuda":
         has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -395,5 +402,5 @@ def _best_dtype(device: torch.device) -> torch.dtype:
 
 
 def _inside(cut: slice, seen: slice, scale: int) -> slice:
-    """Where the SR of ``cut`` lies in that of ``seen``."""
+    """Return the slice of the SR of ``seen`` that is the SR of ``cut``."""
     return slice(scale * (cut.start - seen.start), scale * (cut.stop - seen.start))

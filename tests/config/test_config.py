@@ -195,7 +195,7 @@ def test_every_field_is_described() -> None:
         ("train.stages=[]", "'train.stages': list should have at least 1 item"),
         (
             "networks={conv_type: static, mask_channels: C}",
-            "'networks': mask_channels and mask_input are the RDA conv's, but conv_type is static",
+            "'networks': mask_channels is 'C', but must be 1 where conv_type is 'static'",
         ),
         ("adaptation={images: 2, per: image}", "'adaptation': images needs per: batch"),
         ("real.resize_prob2=[0, 0, 0]", "'real.second': resize_prob is [0.0, 0.0, 0.0], but must hold 3 numbers"),

@@ -77,7 +77,7 @@ def test_any_size_from_8_up(size):
 
 
 def test_small_and_other_images_are_refused():
-    with pytest.raises(ValueError, match="must be 8 pixels high and wide at least"):
+    with pytest.raises(ValueError, match="must be at least 8 pixels high and wide"):
         small()(torch.rand(1, 3, 7, 8))
     with pytest.raises(ValueError, match=r"must be \(B, 3, H, W\)"):
         small()(torch.rand(1, 1, 8, 8))

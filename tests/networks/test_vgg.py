@@ -114,7 +114,7 @@ def test_unknown_depths_and_small_images_are_refused():
         VGG("vgg11", ["conv1_1"])
     vgg = VGG("vgg16", ["conv2_1"])
     assert vgg(torch.rand(1, 3, 2, 3))["conv2_1"].shape == (1, 128, 1, 1)
-    with pytest.raises(ValueError, match="must be 2 pixels high and wide at least"):
+    with pytest.raises(ValueError, match="must be at least 2 pixels high and wide"):
         vgg(torch.rand(1, 3, 1, 3))
     with pytest.raises(ValueError, match="x has shape"):
         vgg(torch.rand(1, 1, 4, 4))

@@ -124,7 +124,7 @@ def test_the_base_may_extend_what_the_rows_extend(study: MakeStudy, tmp_path: Pa
         ("networks.conv_type=dasr_da", "rows s3 and s4 of the study would be the same"),
         ("teacher.den_input=lr", "stage 'student' requires a teacher that reads the MLN's features"),
         ("degradation.kernel=none", "teacher.den_input=kernel requires blur kernels"),
-        ("networks.mask_channels=C", "mask_channels and mask_input are the RDA conv's, but conv_type is dasr_da"),
+        ("networks.mask_channels=C", "mask_channels is 'C', but must be 1 where conv_type is 'dasr_da'"),
         ("meta.init_mln=mln.safetensors", "meta.init_mln is mln.safetensors, but a study trains every stage itself"),
         ("student.init_teacher=t.safetensors", "student.init_teacher is t.safetensors, but a study"),
     ],

@@ -106,7 +106,7 @@ def test_bad_images(loss) -> None:
     sr, hr = images(16, 16)
     with pytest.raises(ValueError, match=r"sr has shape \(2, 3, 16, 16\), but must have that of hr"):
         loss(sr, hr[:1])
-    with pytest.raises(ValueError, match="must be 16 pixels high and wide at least"):
+    with pytest.raises(ValueError, match="must be at least 16 pixels high and wide"):
         loss(sr[..., :15], hr[..., :15])
     with pytest.raises(TypeError, match=r"hr has dtype torch\.uint8"):
         loss(sr, hr.byte())
