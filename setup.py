@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds the extension mrda_kernels._C with ninja: plain C++ and CUDA, bound by pybind11; no torch.
 
 Without a C++ compiler the package installs all the same, with the reference backend alone; without nvcc, without the

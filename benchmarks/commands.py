@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The commands of the benchmarks: options, refusals, progress, records on the disk and on the terminal."""
 
 import argparse
@@ -37,8 +38,7 @@ def comparison_parser(description: str, quick: str) -> argparse.ArgumentParser:
     result = parser(description)
     result.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to measure (default: cpu)")
     result.add_argument("--quick", action="store_true", help=quick)
-    memory = "let the C library keep freed memory, as the program mrda does"
-    result.add_argument("--keep-memory", action="store_true", help=memory)
+    result.add_argument("--keep-memory", action="store_true", help="let the C library keep freed memory, as mrda does")
     limit = "leave out compiled peers, then settings, as far as needed to end in about this time (default: none)"
     result.add_argument("--time-limit", type=float, metavar="SECONDS", help=limit)
     return result

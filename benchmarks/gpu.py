@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything that needs an NVIDIA GPU, in nine minutes: build for it, test on it, measure it (`make gpu`).
 
 Makes no environment and downloads nothing. The build needs torch, pybind11, ninja and nvcc, the tests pytest and

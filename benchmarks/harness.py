@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The harness: all providers of a setting timed in interleaved rounds of one process, their memory, and the records.
 
 On a GPU the L2 cache is cleared before each call, as `triton.testing.do_bench` does (whose eight calls or more for one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time the whole published network, MRDA_S x4, from LR to SR (op "model"), against other ways to build it.
 
     python benchmarks/model.py --device cpu --quick --json benchmarks/results/model_cpu.json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The providers: other ways to compute `mrda_kernels.rda_conv2d` in PyTorch, and our own backends.
 
 The peers take input (B, C, H, W), weight (B, C, K, K), mask_weight (M, C, 1, 1) and mask_bias (M,), compute in the

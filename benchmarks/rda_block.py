@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time one RDA block (op "rdab") and the 27 of the published trunk in a row (op "trunk") against other ways.
 
     python benchmarks/rda_block.py --device cpu --quick --json benchmarks/results/rda_block_cpu.json

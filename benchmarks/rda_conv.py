@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time the RDA conv against other ways to compute it, all in one process.
 
     python benchmarks/rda_conv.py --device cpu --json benchmarks/results/rda_conv_cpu.json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records: the results of the benchmarks, and the settings that they were measured on.
 
 A result file is a list of records, one for each provider in each setting and way to launch it. A provider that could

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Markdown tables of the records, and the pages that show them.
 
     python -m benchmarks.tables

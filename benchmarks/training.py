@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time a training step of each stage, against the same step built the released code's way.
 
     python benchmarks/training.py --json benchmarks/results/training_cpu.json --update docs/performance.md

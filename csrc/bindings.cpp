@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The Python module mrda_kernels._C. No torch header is needed, so one binary serves every torch.
 #include "bindings.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Shared by the Python modules of this project's kernels: converts a call and its tensors to addresses, sizes and
 // strides. It calls the tensors' Python methods, so that no torch header is needed. The operator layer in Python owns
 // the tensors and has checked them.

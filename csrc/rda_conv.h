@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The RDA convolution, once for every processor: the parameters of a call, and the arithmetic of one element.
 //
 //   z = sum_ij weight[b,c,i,j] * input[b,c,h+i-p,w+j-p]        p = K/2, zero outside the image
@@ -102,19 +103,19 @@ struct Slopes {
 
 // The result of one element, from the convolution's sum, the mask and the input.
 template <class V>
-MRDA_HOST_DEVICE static inline V modulate(V z, V mask, V x, Slopes<V> slopes) {
+MRDA_HOST_DEVICE static inline V apply_mask(V z, V mask, V x, Slopes<V> slopes) {
   return leaky_relu(leaky_relu(z, slopes.inner) * mask + x, slopes.outer);
 }
 
 template <class V>
-struct ModulateGrads {
+struct MaskGrads {
   V grad_residual;  // with respect to the `+ input` term
   V grad_z;
-  V grad_m;  // with respect to the mask
+  V grad_mask;  // with respect to the mask
 };
 
 template <class V>
-MRDA_HOST_DEVICE static inline ModulateGrads<V> modulate_backward(V grad_y, V z, V mask, V x, Slopes<V> slopes) {
+MRDA_HOST_DEVICE static inline MaskGrads<V> apply_mask_backward(V grad_y, V z, V mask, V x, Slopes<V> slopes) {
   const V features = leaky_relu(z, slopes.inner);
   const V grad = leaky_relu_backward(grad_y, features * mask + x, slopes.outer);
   return {grad, leaky_relu_backward(grad * mask, z, slopes.inner), grad * features};

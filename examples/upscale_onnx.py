@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Upscale a photo with the graphs of `mrda export`, by onnxruntime and numpy (and Pillow for the files).
 
 python examples/upscale_onnx.py FOLDER photo.jpg photo_x4.png

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MRDA: blind image super-resolution by meta-learned degradation representations."""
 
 from typing import TYPE_CHECKING, Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m mrda` is the command `mrda`."""
 
 from mrda.cli import main

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Native kernels of mrda_kernels, from csrc/bindings.cpp; nothing is checked."""
 
 from collections.abc import Sequence
@@ -36,8 +37,8 @@ def rda_conv_forward_cuda(
     *,
     output: int,
     output_strides: Sequence[int],
-    logits: int,
-    logits_strides: Sequence[int],
+    mask_logits: int,
+    mask_logits_strides: Sequence[int],
     device: int,
     stream: int,
 ) -> None: ...
@@ -58,17 +59,17 @@ def rda_conv_backward_cuda(
     device: int,
     stream: int,
 ) -> None: ...
-def rda_conv_modulation_backward_cuda(
+def rda_conv_mask_backward_cuda(
     params: RdaConvParams,
     *,
-    logits: int,
-    logits_strides: Sequence[int],
+    mask_logits: int,
+    mask_logits_strides: Sequence[int],
     grad_output: int,
     grad_output_strides: Sequence[int],
     grad_strides: Sequence[int],
     grad_z: int,
     grad_residual: int,
-    grad_logits: int,
+    grad_mask_logits: int,
     device: int,
     stream: int,
 ) -> None: ...

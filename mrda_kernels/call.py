@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One call of an operator: its arguments, what they must look like, and what follows from them."""
 
 from __future__ import annotations
@@ -240,6 +241,13 @@ _PLAIN_TENSORS = frozenset(
     for device in ("CPU", "CUDA")
     for autograd in ((f"Autograd{device}", "ADInplaceOrView"), ())
 )
+
+
+def functorch_is_active() -> bool:
+    """Return True inside torch.func.grad, vmap and their like; False while torch.compile traces."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def is_plain(tensors: Iterable[Tensor | None]) -> bool:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The choice of the backend that serves a call, and the reasons why each other one does not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A report on this installation: ``python -m mrda_kernels.info``."""
 
 from __future__ import annotations

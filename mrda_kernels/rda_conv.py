@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The operators: the RDA convolution (Eqs. 8-10 of arXiv 2207.13963) and its bare dynamic convolution (Eq. 8).
 
 Each is an operator of torch.library, with a backward operator beside it. The forward saves nothing but its inputs: the
@@ -13,8 +14,7 @@ import torch
 from torch import Tensor
 
 from mrda_kernels import dispatch, reference
-from mrda_kernels.call import ARGUMENTS, RdaCall, is_plain
-from mrda_kernels.transforms import functorch_is_active
+from mrda_kernels.call import ARGUMENTS, RdaCall, functorch_is_active, is_plain
 
 __all__ = ["dynamic_depthwise_conv2d", "rda_conv2d"]
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The operators in plain PyTorch: the one oracle for every test, document and benchmark.
 
 Everything is computed in float32 (float64 for float64 input) and rounded once, at the end. Each function is
@@ -70,10 +71,10 @@ def backward(grad_output: Tensor, call: RdaCall) -> tuple[Tensor, ...]:
     grad_mask = grad * features
     if call.masks == 1:
         grad_mask = grad_mask.sum(dim=1, keepdim=True)
-    grad_logits = grad_mask * mask * (1 - mask)
-    grad_x = grad_x + grad + torch.einsum("mc,bmhw->bchw", mask_weight.flatten(1), grad_logits)
-    grad_mask_weight = torch.einsum("bmhw,bchw->mc", grad_logits, x)[..., None, None]
-    grads = (grad_x, grad_kernels, grad_mask_weight, grad_logits.sum(dim=(0, 2, 3)))
+    grad_mask_logits = grad_mask * mask * (1 - mask)
+    grad_x = grad_x + grad + torch.einsum("mc,bmhw->bchw", mask_weight.flatten(1), grad_mask_logits)
+    grad_mask_weight = torch.einsum("bmhw,bchw->mc", grad_mask_logits, x)[..., None, None]
+    grads = (grad_x, grad_kernels, grad_mask_weight, grad_mask_logits.sum(dim=(0, 2, 3)))
     return tuple(g.to(call.input.dtype) for g in grads)
 
 
@@ -117,8 +118,8 @@ def _depthwise_backward(grad_z: Tensor, x: Tensor, kernels: Tensor) -> tuple[Ten
 
 def _mask(x: Tensor, mask_weight: Tensor, mask_bias: Tensor | None) -> Tensor:
     # not by conv2d, which cuDNN computes in TF32 unless told otherwise
-    logits = torch.einsum("bchw,mc->bmhw", x, mask_weight.flatten(1))
-    return torch.sigmoid(logits if mask_bias is None else logits + mask_bias[:, None, None])
+    mask_logits = torch.einsum("bchw,mc->bmhw", x, mask_weight.flatten(1))
+    return torch.sigmoid(mask_logits if mask_bias is None else mask_logits + mask_bias[:, None, None])
 
 
 def _leaky_relu_backward(grad: Tensor, x: Tensor, negative_slope: float) -> Tensor:

@@ -45,3 +45,11 @@ def pytest_collection_modifyitems(config, items):
 def group(item):
     """The tests that run in the same process as this one have the same group."""
     return item.get_closest_marker("xdist_group").args[0]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Escape names of files that are no text in captured output, which parallel runs could not send otherwise."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Backward of the RDA convolution on a CPU: one pass that recomputes z and the mask, tile by tile.
 // Gradients that are sums over pixels are kept per task and added up in the order of the tasks: without atomics, and
 // with the same bits for any number of threads. Compiled once per instruction set.
@@ -86,11 +87,11 @@ void differentiate_result(const RdaConvBackward& p, const BackwardCall<T>& call,
     for (int64_t r = 0; r < grad.rows; ++r) {
       for (int64_t s = 0; s < grad.steps; ++s) {
         const Vec<A> z = correlate<K, kChannelsLast>(x, x.at(g, r, s), taps, call.geometry.kernel_size);
-        const ModulateGrads<Vec<A>> d = modulate_backward(load(grad.at(g, r, s)), z, load(mask.at(g, r, s)),
+        const MaskGrads<Vec<A>> d = apply_mask_backward(load(grad.at(g, r, s)), z, load(mask.at(g, r, s)),
                                                           load(center.at(g, r, s)), slopes);
         store(grad.at(g, r, s), d.grad_residual);
         store(grad_z.at(g, r, s), d.grad_z);
-        store(grad_mask.at(g, r, s), add ? load(grad_mask.at(g, r, s)) + d.grad_m : d.grad_m);
+        store(grad_mask.at(g, r, s), add ? load(grad_mask.at(g, r, s)) + d.grad_mask : d.grad_mask);
       }
     }
   }
@@ -112,7 +113,7 @@ void differentiate_sigmoid(const Geometry<A>& geometry, bool full, Region<A> mas
 
 template <int K, bool kChannelsLast, class T, class A = Accumulator<T>>
 void write_grad_input(const RdaConvBackward& p, const BackwardCall<T>& call, TapWeights<A> weight, Region<A> grad_z,
-                      Region<A> residual, Region<A> grad_logits, Position tile) {
+                      Region<A> residual, Region<A> grad_mask_logits, Position tile) {
   const Geometry<A>& geometry = call.geometry;
   const bool masked = p.mask_channels > 0, shared = p.mask_channels == 1;
   for (int64_t g = 0; g < geometry.groups; ++g) {
@@ -125,7 +126,7 @@ void write_grad_input(const RdaConvBackward& p, const BackwardCall<T>& call, Tap
       for (int64_t s = 0; s < residual.steps; ++s) {
         Vec<A> v = correlate<K, kChannelsLast>(grad_z, grad_z.at(g, r, s), taps, geometry.kernel_size);
         if (masked) v += load(residual.at(g, r, s));
-        if (shared) v += mask_weight * load(grad_logits.at(g, r, s));
+        if (shared) v += mask_weight * load(grad_mask_logits.at(g, r, s));
         out.write(s, v);
       }
     }
@@ -224,7 +225,7 @@ void backward_tile(const RdaConvBackward& p, const BackwardCall<T>& call, TapWei
 
   const Region<A> near_x = x.inner(halo - pad, rows + 2 * pad, steps);  // starts at the tile's first tap
   const Region<A> center_x = x.inner(halo, rows, steps);
-  Region<A> grad_logits{};
+  Region<A> grad_mask_logits{};
   if (p.mask_channels) {
     const Region<A> wide_x = x.inner(pad, grad.rows, wide_steps);
     Region<A> mask = mask_region(p, geometry, buffer.mask, pad);
@@ -233,8 +234,8 @@ void backward_tile(const RdaConvBackward& p, const BackwardCall<T>& call, TapWei
     mask.rows = grad.rows;
     compute_mask(geometry, call.mask_weights, wide_x, mask);
     differentiate_result<K, kChannelsLast>(p, call, weight, x, mask, grad, grad_z, grad_mask);
-    grad_logits = grad_mask.inner(pad, rows, steps);
-    differentiate_sigmoid(geometry, MaskWeights<A>::full(p), mask.inner(pad, rows, steps), grad_logits);
+    grad_mask_logits = grad_mask.inner(pad, rows, steps);
+    differentiate_sigmoid(geometry, MaskWeights<A>::full(p), mask.inner(pad, rows, steps), grad_mask_logits);
   }
   const Region<A> residual = grad.inner(pad, rows, steps);
   const Region<A> center_grad_z = grad_z.inner(pad, rows, steps);
@@ -242,10 +243,10 @@ void backward_tile(const RdaConvBackward& p, const BackwardCall<T>& call, TapWei
   add_grad_weight<K, kChannelsLast>(geometry, near_x, center_grad_z, buffer.weight_sums);
   if (p.mask_channels) {
     const auto add = MaskWeights<A>::full(p) ? add_grad_full_mask<A> : add_grad_shared_mask<A>;
-    add(geometry, center_x, grad_logits, buffer.mask_weight_sums, buffer.mask_bias_sums);
+    add(geometry, center_x, grad_mask_logits, buffer.mask_weight_sums, buffer.mask_bias_sums);
   }
-  if (MaskWeights<A>::full(p)) mix_channels<true>(geometry, grad_logits, call.mask_weights.backward, residual);
-  write_grad_input<K, kChannelsLast>(p, call, weight, grad_z, residual, grad_logits, tile);
+  if (MaskWeights<A>::full(p)) mix_channels<true>(geometry, grad_mask_logits, call.mask_weights.backward, residual);
+  write_grad_input<K, kChannelsLast>(p, call, weight, grad_z, residual, grad_mask_logits, tile);
 }
 
 // From lanes to numbers: `terms` registers for each group.

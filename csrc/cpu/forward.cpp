@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Forward of the RDA convolution on a CPU. Compiled once per instruction set.
 #include "kernels.h"
 #include "mask.h"
@@ -79,7 +80,7 @@ void forward_tile(const RdaConvForward& p, const ForwardCall<T>& call, TapWeight
       const int64_t group_bytes = kChannelsLast ? steps * kLineBytes : p.input.stride[1] * int64_t(sizeof(T));
       const uintptr_t soon = address<T>(p.input, next, r) + uintptr_t(g * group_bytes);
       const auto finish = [&](int64_t s, Vec<A> z) {
-        out.write(s, masked ? modulate(z, load(mask.at(g, r, s)), load(x.at(g, r, s)), slopes) : z);
+        out.write(s, masked ? apply_mask(z, load(mask.at(g, r, s)), load(x.at(g, r, s)), slopes) : z);
       };
       // Steps before `first` and from `last` on have taps outside the image, where there are no zeros in memory.
       const TapRange tap_rows(top + r, p.height, kernel_size);

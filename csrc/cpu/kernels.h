@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The kernels of one instruction set, as the code that shares the work among threads calls them.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Entry points of the CPU backend, which choose an instruction set and share the work among threads.
 #pragma once
 

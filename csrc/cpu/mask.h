@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The mask sigmoid(mask_weight . x + mask_bias) over a tile: one plane that all channels share (M = 1), or a full
 // matrix product (M = C).
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Lanes: one register of floats or doubles, as wide as the instruction set that this file is compiled for, written in
 // the vector extension of GCC and Clang, without intrinsics.
 #pragma once

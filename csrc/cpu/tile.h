@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A tile: a window of one sample's image, all channels, copied to scratch memory as lanes of the accumulation type.
 //
 // The copy makes everything else simple and fast: it handles any strides and element type, the zero border exists in

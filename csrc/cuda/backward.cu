@@ -227,10 +227,10 @@ class BackwardTile {
       const bool exists = inside(grad_row(k), a_.p.height) && inside(column_ + p, a_.p.width);
 #pragma unroll
       for (int v = 0; v < V; ++v) {
-        const ModulateGrads<A> grads = modulate_backward(grad_z[p][v], z[p][v], mask[p], x[p][v], a_.slopes);
+        const MaskGrads<A> grads = apply_mask_backward(grad_z[p][v], z[p][v], mask[p], x[p][v], a_.slopes);
         grad_z[p][v] = exists ? grads.grad_z : A(0);
         grad_residual[p][v] = grads.grad_residual;
-        grad_mask[p] += grads.grad_m;
+        grad_mask[p] += grads.grad_mask;
       }
     }
     warp_sum(grad_mask, a_.tiling.lanes_log2);

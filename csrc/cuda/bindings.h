@@ -71,8 +71,8 @@ void bind(py::module_& m) {
         memory.image("output", p.output, p.dtype, true);
         run_kernels(memory, [&] { return mrda_cuda_forward(&p, device, pointer(stream)); });
       },
-      py::arg("params"), py::kw_only(), py::arg("output"), py::arg("output_strides"), py::arg("logits"),
-      py::arg("logits_strides"), py::arg("device"), py::arg("stream"));
+      py::arg("params"), py::kw_only(), py::arg("output"), py::arg("output_strides"), py::arg("mask_logits"),
+      py::arg("mask_logits_strides"), py::arg("device"), py::arg("stream"));
 
   m.def(
       "rda_conv_backward_workspace_cuda",
@@ -114,7 +114,7 @@ void bind(py::module_& m) {
       py::arg("stream"));
 
   m.def(
-      "rda_conv_modulation_backward_cuda",
+      "rda_conv_mask_backward_cuda",
       [](const RdaConvParams& params, Address mask_logit, Strides mask_logit_strides, Address grad_output,
          Strides grad_output_strides, Strides grad_strides, Address grad_z, Address grad_residual,
          Address grad_mask_logit, int device, Address stream) {
@@ -133,9 +133,9 @@ void bind(py::module_& m) {
         memory.image("grad_mask_logit", p.grad_mask_logit, p.dtype, true);
         run_kernels(memory, [&] { return mrda_cuda_mask_backward(&p, device, pointer(stream)); });
       },
-      py::arg("params"), py::kw_only(), py::arg("logits"), py::arg("logits_strides"), py::arg("grad_output"),
+      py::arg("params"), py::kw_only(), py::arg("mask_logits"), py::arg("mask_logits_strides"), py::arg("grad_output"),
       py::arg("grad_output_strides"), py::arg("grad_strides"), py::arg("grad_z"), py::arg("grad_residual"),
-      py::arg("grad_logits"), py::arg("device"), py::arg("stream"));
+      py::arg("grad_mask_logits"), py::arg("device"), py::arg("stream"));
 }
 
 }  // namespace gpu

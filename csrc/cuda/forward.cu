@@ -99,7 +99,7 @@ __device__ __forceinline__ void apply_fused_mask(const A* mask_weight, A mask_bi
   for (int p = 0; p < P; ++p) {
     const A mask = sigmoid(mask_logit[p] + mask_bias);
 #pragma unroll
-    for (int v = 0; v < V; ++v) z[p][v] = modulate(z[p][v], mask, x[p][v], slopes);
+    for (int v = 0; v < V; ++v) z[p][v] = apply_mask(z[p][v], mask, x[p][v], slopes);
   }
 }
 
@@ -113,7 +113,7 @@ __device__ __forceinline__ void apply_mask_in_memory(const ImageView<const A>& m
     for (int v = 0; v < V; ++v)
       if (column + p < mask_logit.width && channel + v < mask_logit.channels) {
         const A mask = sigmoid(*mask_logit.at(row, column + p, channel + v));
-        z[p][v] = modulate(z[p][v], mask, x[p][v], slopes);
+        z[p][v] = apply_mask(z[p][v], mask, x[p][v], slopes);
       }
 }
 
@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(Config<T, K>::kThreads, 1) mask_backward_kerne
   const ImageView<T> grad_mask_logit(a.p, a.p.grad_mask_logit, block);
 
   const auto finish = [&](int row, const T (&z)[P][V], const T (&x)[P][V]) {
-    T z_values[P][V] = {}, residual_values[P][V] = {}, logit_values[P][V] = {};
+    T z_values[P][V] = {}, residual_values[P][V] = {}, mask_logit_values[P][V] = {};
 #pragma unroll
     for (int p = 0; p < P; ++p)
 #pragma unroll
@@ -166,11 +166,11 @@ __global__ void __launch_bounds__(Config<T, K>::kThreads, 1) mask_backward_kerne
         const int column = block.left + thread.pixel + p, channel = thread.channel + v;
         if (column >= mask_logit.width || channel >= block.channels) continue;
         const T mask = sigmoid(*mask_logit.at(row, column, channel));
-        const ModulateGrads<T> grads =
-            modulate_backward(*grad_output.at(row, column, channel), z[p][v], mask, x[p][v], a.slopes);
+        const MaskGrads<T> grads =
+            apply_mask_backward(*grad_output.at(row, column, channel), z[p][v], mask, x[p][v], a.slopes);
         z_values[p][v] = grads.grad_z;
         residual_values[p][v] = grads.grad_residual;
-        logit_values[p][v] = grads.grad_m * sigmoid_slope(mask);
+        mask_logit_values[p][v] = grads.grad_mask * sigmoid_slope(mask);
       }
     const auto store = [&](const ImageView<T>& to, const T (&values)[P][V]) {
       store_row<false>(to, a.result_axis, a.tiling, row, block.left, a.tiling.columns, thread.pixel, thread.channel,
@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(Config<T, K>::kThreads, 1) mask_backward_kerne
     };
     store(grad_z, z_values);
     store(grad_residual, residual_values);
-    store(grad_mask_logit, logit_values);
+    store(grad_mask_logit, mask_logit_values);
   };
   convolve_tile<T, K, false>(a, block, thread, shared, finish);
 }

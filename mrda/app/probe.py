@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Estimates the blur of a photo from a network's degradation representation, calibrated on images of known blur.
 
 The calibration images are dead leaves: overlapping discs of all sizes, whose edges and contrasts are distributed much

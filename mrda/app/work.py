@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Upscales a photo for the web page: the result as a file, and the pictures that the page shows."""
 
 from __future__ import annotations

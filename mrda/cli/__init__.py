@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command `mrda`, one module per subcommand; other packages add theirs by entry points of `mrda.commands`.
 
 Exit codes: 0 all done; 1 at least one photo failed, the others are done; 2 wrong usage, configuration or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The root of the command line, where the commands register, and their log on stderr."""
 
 from typing import Any

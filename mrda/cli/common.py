@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shared parts of the commands: refusals in one sentence, progress bars, tables, common options."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws the steps of a degradation: one picture with a caption for each."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures photos one by one for `mrda evaluate`, with a progress bar, and reports those that fail."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`mrda evaluate --protocol unpaired`: photos without HR."""
 
 from collections.abc import Mapping, Sequence

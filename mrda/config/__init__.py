@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training configuration: typed, with every default on the recommended value.
 
 A configuration is a tree of sections; a dotted path such as ``teacher.steps`` names one field. The field

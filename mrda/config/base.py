@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Base class of the configuration's sections, and the types of their fields."""
 
 from __future__ import annotations

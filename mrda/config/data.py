@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training photos and their degradation."""
 
 from __future__ import annotations

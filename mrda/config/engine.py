@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options of a training run, whatever the stage, and of its validation."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading configurations: YAML files of the user and those that ship with the package.
 
 A file is a tree of the options of `mrda.config.TrainConfig`; options that it leaves out have the recommended values.

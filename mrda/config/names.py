@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Flat names of the options of the section `real`, which configurations and recipes had before its two rounds.
 
 They are Real-ESRGAN's: ``real.jpeg_range`` is ``real.first.jpeg_range``, ``real.jpeg_range2`` is

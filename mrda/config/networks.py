@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Widths and depths of the networks, and the MLN's adaptation."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The second-order degradation of real photos."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options of the method's stages."""
 
 from __future__ import annotations

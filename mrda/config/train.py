@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The whole training configuration."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The visual loss of the networks for real photos."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of tensors, numbers and options at the boundary of public functions."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CUDA graphs: a fixed sequence of kernels, launched as one."""
 
 from __future__ import annotations

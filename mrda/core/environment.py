@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A description of the environment: programs, machine, source revision."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files that are written completely or not at all, and folders."""
 
 import csv

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Linear maps along rows and columns in which every output depends on few inputs: resampling and separable filters.
 
 They are computed as products with blocks of their banded matrices. On a CPU, torch's own resizing takes up to three

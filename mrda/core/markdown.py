@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Markdown tables, and the sections of a page that commands write."""
 
 from collections.abc import Iterable, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory of the process: the C library's settings, and the memory that is free."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Optional packages, which an extra of this project installs."""
 
 import importlib.util

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Progress bars, by one protocol, and the log on the terminal."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random numbers without state: every draw of a run is a function of its place in the run.
 
 A generator is seeded from the run's seed and a path of labels, for instance ``seed, "teacher", step,

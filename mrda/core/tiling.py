@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tiles and strips of large images, chosen so that the result is that of the whole image."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The patch cache: tiles of photos as raw pixels, in one file that training maps into memory.
 
 A cache is a folder of two files. ``pixels.u8`` holds the tiles one after the other, each (height, width, 3) in uint8

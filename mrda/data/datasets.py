@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The photo sets of `mrda data download`: their addresses, sizes and published checksums.
 
 Each checksum names its publisher; none was computed by us from a download. If nobody has published one, it is None, and

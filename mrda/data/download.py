@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Downloads, verifies and unpacks a photo set."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Extracts one folder from an untrusted archive."""
 
 from __future__ import annotations

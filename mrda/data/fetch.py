@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Downloads of single files by pooch, which checks them before they get their name.
 
 pooch itself does not resume downloads, so `_ResumingDownloader` collects the bytes in ``FILE.part``. The checksum is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random HR training patches from photos in memory and from patch caches."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Produces patches ahead of time, while the training step runs."""
 
 from __future__ import annotations

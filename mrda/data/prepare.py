@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes a patch cache from photos."""
 
 from __future__ import annotations

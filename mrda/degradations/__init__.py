@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Degradations, which make LR from HR: blur kernels, resampling, noise, JPEG and 8-bit rounding."""
 
 from mrda.degradations.classic import ClassicDegradation, ClassicOptions, Degraded, crop_to_multiple, degrade

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The classic degradation: blur, bicubic downsampling, noise, 8 bits (paper, Eq. 1 and section IV-A)."""
 
 from __future__ import annotations

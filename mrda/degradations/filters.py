@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Filtering of a batch of images, each with a symmetric kernel of its own."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """JPEG compression and decompression of a batch, with one quality per image, by libjpeg or Real-ESRGAN's approximation.
 
 libjpeg has two implementations here. On the CPU nothing is faster than the library itself, through Pillow. Other

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gaussian blur kernels (paper, section IV-A)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options that the classic degradation and that of real photos share."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A pool of degraded pairs from which batches are mixed, as Real-ESRGAN's training does."""
 
 from __future__ import annotations

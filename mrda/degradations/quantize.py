@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rounding to 8 bits, as an image file does."""
 
 from __future__ import annotations

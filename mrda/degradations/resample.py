@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bicubic resampling with antialiasing, as MATLAB's imresize and the released code do it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Unsharp masking, by which Real-ESRGAN sharpens HR before it makes LR from it."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Metrics, protocols and tables of the paper's evaluation."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LPIPS 0.1 with VGG16 (Zhang et al., CVPR 2018): the perceptual distance of two images, 0 for equal ones."""
 
 from __future__ import annotations

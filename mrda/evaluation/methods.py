@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Methods to evaluate: bicubic interpolation, the student, and the networks that see more than LR."""
 
 from __future__ import annotations

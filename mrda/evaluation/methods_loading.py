@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loading a weights file as a method; the network's architecture decides which one."""
 
 from __future__ import annotations

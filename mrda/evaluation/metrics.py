@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PSNR and SSIM on luma, in the variants that make published numbers comparable."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """NIQE (Mittal et al., IEEE SPL 2013): the distance of an image's statistics from those of pristine photographs.
 
 Blocks of 96x96 pixels, and of 48x48 of the image at half its size, are described by 36 numbers: parameters of the

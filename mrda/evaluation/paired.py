@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real-world protocol: LR and HR photographs of the same scene, both taken by a camera."""
 
 from __future__ import annotations

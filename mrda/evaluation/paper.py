@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The numbers that the paper prints, typed: Tables II to VI, from `paper.yaml` beside this file."""
 
 from __future__ import annotations

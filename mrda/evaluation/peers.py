@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Other people's SR networks, loaded by Spandrel, to be measured beside ours."""
 
 from __future__ import annotations

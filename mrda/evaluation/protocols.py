@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Test protocols: fixed degradations of photographs, and scores of upscaled results against the originals."""
 
 import math

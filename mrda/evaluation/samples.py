@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A degraded photograph, and the type of a method that upscales it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Means over images and conditions, as JSON, and every measurement, as CSV."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Means as Markdown tables, beside the paper's rows."""
 
 from collections.abc import Iterable, Mapping, Sequence

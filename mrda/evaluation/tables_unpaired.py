@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """NIQE of upscaled photographs: means, tables and files."""
 
 from collections.abc import Iterable, Mapping, Sequence

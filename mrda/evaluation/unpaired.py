@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real-world protocol without HR: photographs are upscaled and saved, and their naturalness is measured by NIQE."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A student as graphs that run without this package: ONNX, or torch.export's .pt2.
 
 There are two graphs, so that the tiles of an image can share its degradation: ``den`` takes LR (B, 3, H, W) to the

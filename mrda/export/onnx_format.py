@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ONNX files. A Conv of ONNX has a fixed number of groups, so kernels per sample become shifts, products and sums."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of torch.export (.pt2) that use only torch's own operators."""
 
 from __future__ import annotations

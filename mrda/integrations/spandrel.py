@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An architecture for Spandrel, the library by which ComfyUI, chaiNNer and others load super-resolution networks.
 
 After `register()` Spandrel's `ModelLoader` loads students, ours and the authors'. The tests run against Spandrel itself

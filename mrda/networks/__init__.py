@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The networks of MRDA, with plain keyword arguments, and the files that hold their weights."""
 
 from mrda.networks.checkpoints import load_network, save_network

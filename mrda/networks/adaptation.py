@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The MLN's adaptation to one batch: a few steps of plain SGD on its L1 loss (paper, Algorithms 1 and 2)."""
 
 from __future__ import annotations

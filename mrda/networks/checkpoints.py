@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our own weights files: flat safetensors, whose metadata has all that is needed to build the network again.
 
 safetensors is imported where it is used, because the networks themselves need torch alone.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cost of a network: parameters, and multiply-adds of one forward pass, as the published totals count them."""
 
 from __future__ import annotations

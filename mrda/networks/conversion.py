@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights files from the published format into ours and back, without losing a bit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DEN, the degradation extraction network (paper, section III-C), and the oracle that replaces it in Table V."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The discriminator of Real-ESRGAN (Wang et al., ICCVW 2021): a U-Net with spectral norm, a logit for each pixel."""
 
 from __future__ import annotations

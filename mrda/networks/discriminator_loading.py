@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loading discriminators: from our own files, and from files in the format of Real-ESRGAN's."""
 
 from __future__ import annotations

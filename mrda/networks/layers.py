@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Layers, initialisation and small helpers that the networks share."""
 
 from __future__ import annotations

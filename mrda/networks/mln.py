@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MLN, the meta-learning network whose adapted features describe a degradation (paper, section III-B)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The SR networks: teacher MRDA_T and student MRDA_S (paper, section III-A), and the oracle of Table V."""
 
 from __future__ import annotations

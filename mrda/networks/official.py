@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The published state dicts, with their key names: reading them into our networks, and back.
 
 A published file is a plain state dict. Copies may have a wrapper, which trainers of other projects write, or `module.`

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options of networks: frozen dataclasses that check their values, and the base class of networks built from them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks prepared for inference: everything that follows from the weights alone is computed once, ahead of calls.
 
 A prepared network holds plain tensors, its own copies, so that a call does nothing but launch operators, and a CUDA

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights that others publish: found in the user's files or torch's cache, and checked by their SHA-256."""
 
 from __future__ import annotations

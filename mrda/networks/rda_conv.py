@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The steered convolutions of an RDA block: the method's own, and the two that its ablations use instead.
 
 All take features and the compressed IDR, and return features of the same shape. The block's LeakyReLU on them is an

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """RDAN, the SR trunk that is steered by a degradation representation (paper, section III-E, Eqs. 8-10)."""
 
 from __future__ import annotations

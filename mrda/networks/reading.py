@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading weights files of any origin: no code in them is run, and every fault is a ValueError."""
 
 from __future__ import annotations

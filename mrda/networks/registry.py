@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The networks that weights files can hold, and building one to load weights into."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The upscaler of all networks: sub-pixel convolutions without activation, and the same as a single convolution.
 
 A chain of convolutions and pixel shuffles is one affine map: a 5x5 convolution C -> 3 scale^2 on the LR grid and a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VGG16 and VGG19 (Simonyan and Zisserman, 2015) as feature extractors, with torchvision's published weights."""
 
 from __future__ import annotations

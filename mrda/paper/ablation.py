@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ablation study of Tables V and VI at a budget of your choice, and a check of the paper's orderings."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rows of Tables V and VI for a given base configuration and budget: their configurations and training."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Crops that show the most detailed part of a photo."""
 
 import numpy as np

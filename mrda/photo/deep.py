@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads 16-bit colour, which Pillow reduces to 8 bits."""
 
 from __future__ import annotations

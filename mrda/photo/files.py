@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads and writes photographs with 16 bits, transparency, colour profile, EXIF, XMP, resolution and comment."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads and writes images; all other modules use these functions to do so."""
 
 import importlib.util

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lanczos resampling band by band, so that the image need not be in memory as a whole."""
 
 from __future__ import annotations

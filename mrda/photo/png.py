@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes PNG files row by row, with 8 or 16 bits per channel; Pillow can do neither."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Colours of transparent pixels, which interpolation and networks would spread to the pixels around them."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training of MRDA: MLN pretraining and meta-learning, teacher, student.
 
 `train` runs the stages (`mrda.training.stages`) one after the other; a `Trainer` (`mrda.training.trainer`) trains each.

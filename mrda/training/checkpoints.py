@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folder of a stage: its recipe, its checkpoints, and the errors that keep a run from starting.
 
 A recipe is a flat dictionary, config keys to values, of everything that the results of a stage depend on. It is stored

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parts that stages are made of, built as the configuration says: networks, degradations, the adapted MLN."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The forward and backward pass of a stage as a CUDA graph."""
 
 from __future__ import annotations

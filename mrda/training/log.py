@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The log of a stage (JSON lines and TensorBoard), and the progress of a run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The losses: reconstruction, distillation of the raw IDR, and the visual loss (perceptual and adversarial)."""
 
 from __future__ import annotations

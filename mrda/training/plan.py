@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Numbers of a stage that follow from the configuration alone: learning rates, cost, parameters, memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The processes of a run: their share of the micro-batches, their communication, and signals to stop."""
 
 from __future__ import annotations

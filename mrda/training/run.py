@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run: several stages in one folder, each from the weights of those before it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The four stages of the training: each builds its networks and computes its loss; `Trainer` does the rest."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trainer of one stage: its state, the training step, and the loop around it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Validation during the training, on held-out photos with fixed degradations and noise."""
 
 from __future__ import annotations

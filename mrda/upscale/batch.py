@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Upscales files, photo after photo; reading and writing overlap with computing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The plan of an upscaling: the photos, and the file that each becomes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Running the trunk for inference: on a GPU, CUDA graphs replay the sizes of images that come again."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Upscaling a photograph with a trained student: an image in, an image of the same kind out."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds weights: a file, a folder that holds one, weights of the package, or a repository on the Hugging Face Hub."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One module per backend, loaded on first use by :mod:`mrda_kernels.dispatch`.
 
 A backend offers four functions. ``why_not(device)`` returns None if it can serve tensors on that device, otherwise a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The native CPU backend: C++ compiled for several instruction sets, run on torch's own threads."""
 
 from __future__ import annotations

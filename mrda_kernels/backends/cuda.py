@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CUDA backend: kernels written for NVIDIA GPUs, csrc/cuda, on torch's current stream.
 
 If all channels share a mask and are few enough, one kernel does everything (and one more adds up the backward's sums).
@@ -120,8 +121,8 @@ class CudaKernels:
             params,
             output=output.data_ptr(),
             output_strides=output.stride(),
-            logits=0 if mask_logits is None else mask_logits.data_ptr(),
-            logits_strides=_NO_STRIDES if mask_logits is None else mask_logits.stride(),
+            mask_logits=0 if mask_logits is None else mask_logits.data_ptr(),
+            mask_logits_strides=_NO_STRIDES if mask_logits is None else mask_logits.stride(),
             device=device,
             stream=stream,
         )
@@ -170,22 +171,22 @@ class CudaKernels:
         mask_logits = full_mask.mask_logits(call)
         grad = grad_output.to(dtype)
         bare = _without_mask(call)._replace(input=call.input.to(dtype), weight=call.weight.to(dtype))
-        grad_z, grad_residual, grad_logits = (bare.empty_result() for _ in range(3))
+        grad_z, grad_residual, grad_mask_logits = (bare.empty_result() for _ in range(3))
         device, stream = self._queue(grad_z)
-        self._native.rda_conv_modulation_backward_cuda(
+        self._native.rda_conv_mask_backward_cuda(
             self._params(bare),
-            logits=mask_logits.data_ptr(),
-            logits_strides=mask_logits.stride(),
+            mask_logits=mask_logits.data_ptr(),
+            mask_logits_strides=mask_logits.stride(),
             grad_output=grad.data_ptr(),
             grad_output_strides=grad.stride(),
             grad_strides=grad_z.stride(),
             grad_z=grad_z.data_ptr(),
             grad_residual=grad_residual.data_ptr(),
-            grad_logits=grad_logits.data_ptr(),
+            grad_mask_logits=grad_mask_logits.data_ptr(),
             device=device,
             stream=stream,
         )
-        through_mask, *grad_mask = full_mask.mask_logits_backward(grad_logits, call)
+        through_mask, *grad_mask = full_mask.mask_logits_backward(grad_mask_logits, call)
         grad_input, grad_weight = self._fused_backward(grad_z, bare, grad_residual.add_(through_mask))
         grads = (grad_weight, *grad_mask)
         return call.empty_result().copy_(grad_input), *(g.to(call.input.dtype) for g in grads)

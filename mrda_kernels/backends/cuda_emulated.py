@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CUDA sources compiled for the CPU and run thread by thread, csrc/emulation: for this project's tests."""
 
 from __future__ import annotations

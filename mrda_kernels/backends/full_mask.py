@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mask's 1x1 convolution as a matrix product of torch's, for the GPU backends.
 
 They use it if M = C, and if the channels are too many for a kernel to sum them as it goes; the kernels read its result.
@@ -19,24 +20,24 @@ def mask_logits(call: RdaCall) -> Tensor:
     """
     assert call.mask_weight is not None
     dtype = call.accumulation_dtype
-    logits = torch.matmul(_pixels(call.input, dtype), call.mask_weight.flatten(1).to(dtype).t())
+    mask_logits = torch.matmul(_pixels(call.input, dtype), call.mask_weight.flatten(1).to(dtype).t())
     if call.mask_bias is not None:
-        logits += call.mask_bias.to(dtype)
-    return logits.permute(0, 3, 1, 2).contiguous(memory_format=call.memory_format).expand(call.input.shape)
+        mask_logits += call.mask_bias.to(dtype)
+    return mask_logits.permute(0, 3, 1, 2).contiguous(memory_format=call.memory_format).expand(call.input.shape)
 
 
-def mask_logits_backward(grad_logits: Tensor, call: RdaCall) -> tuple[Tensor, Tensor, Tensor]:
+def mask_logits_backward(grad_mask_logits: Tensor, call: RdaCall) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of :func:`mask_logits` with respect to input, mask_weight and mask_bias.
 
     Args:
-        grad_logits: (B, C, H, W) in the accumulation dtype, as the results are.
-        call: the call that the logits were made for.
+        grad_mask_logits: (B, C, H, W) in the accumulation dtype, as the results are.
+        call: the call that the mask_logits were made for.
     """
     assert call.mask_weight is not None
     dtype = call.accumulation_dtype
     if call.masks == 1:
-        grad_logits = grad_logits.sum(dim=1, keepdim=True)
-    grad, x = _pixels(grad_logits, dtype), _pixels(call.input, dtype)
+        grad_mask_logits = grad_mask_logits.sum(dim=1, keepdim=True)
+    grad, x = _pixels(grad_mask_logits, dtype), _pixels(call.input, dtype)
     grad_input = torch.matmul(grad, call.mask_weight.flatten(1).to(dtype)).permute(0, 3, 1, 2)
     grad_mask_weight = torch.matmul(grad.flatten(0, 2).t(), x.flatten(0, 2))
     return grad_input, grad_mask_weight[..., None, None], grad.sum(dim=(0, 1, 2))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The eager oracle as a backend: serves everything, everywhere."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Triton backend: one fused kernel forward, one backward. For GPUs; on CPU tensors under Triton's interpreter.
 
 The kernels' tiles come from :mod:`mrda_kernels.backends.triton_configs`. With the environment variable
@@ -109,10 +110,10 @@ def _backward(
     problem = _problem(call, "backward")
     mask_logits = _mask_logits(call, problem)
     grad_input = call.empty_result()
-    written, grad_logits = _rounded_by_torch(grad_input), None
-    if mask_logits is not None:  # what comes through the logits is still to be added
+    written, grad_mask_logits = _rounded_by_torch(grad_input), None
+    if mask_logits is not None:  # what comes through the mask_logits is still to be added
         written = torch.empty_like(grad_input, dtype=mask_logits.dtype)
-        grad_logits = torch.empty_like(written)
+        grad_mask_logits = torch.empty_like(written)
     wide = wide or needs_wide_offsets(input, call.weight, call.mask_weight, grad_output, written, mask_logits)
     partial_sums = input
 
@@ -122,14 +123,14 @@ def _backward(
         partial_sums, scratch = _workspace(call, problem, config, bands)
         _kernels().backward[(bands.programs,)](
             written,
-            input if grad_logits is None else grad_logits,
+            input if grad_mask_logits is None else grad_mask_logits,
             partial_sums,
             scratch,
             _readable(grad_output),
             *_pointers(call, mask_logits),
             *_sizes(input, bands),
             *written.stride(),
-            *(_NO_STRIDES if grad_logits is None else grad_logits.stride()),
+            *(_NO_STRIDES if grad_mask_logits is None else grad_mask_logits.stride()),
             *grad_output.stride(),
             *_strides(call, mask_logits),
             *_constants(call, problem, config, wide),
@@ -144,11 +145,11 @@ def _backward(
     grad_weight = sums[:, :taps].transpose(1, 2).reshape(call.weight.shape).to(input.dtype).contiguous()
     if call.mask_weight is None:
         return _round_into(grad_input, written), grad_weight
-    if grad_logits is None:
+    if grad_mask_logits is None:
         of_mask = sums[:, taps:].sum(dim=0).to(input.dtype)
         grad_mask_weight, grad_mask_bias = of_mask[0].reshape(call.mask_weight.shape), of_mask[1, :1].clone()
     else:
-        through_mask, *of_weight_and_bias = full_mask.mask_logits_backward(grad_logits, call)
+        through_mask, *of_weight_and_bias = full_mask.mask_logits_backward(grad_mask_logits, call)
         written += through_mask
         grad_mask_weight, grad_mask_bias = (g.to(input.dtype) for g in of_weight_and_bias)
     return _round_into(grad_input, written), grad_weight, grad_mask_weight, grad_mask_bias

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tiles for the Triton kernels: a shipped choice for every problem, and choices measured on a GPU.
 
 The shipped choice needs no measurement, so that a first call waits only for the compiler. It is the largest tile that
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 NO_MASK, FUSED_MASK, GIVEN_LOGITS = 0, 1, 2
-"""A kernel's part of the mask: none, all of it, or all but the 1x1 convolution, whose logits it reads."""
+"""A kernel's part of the mask: none, all of it, or all but the 1x1 convolution, whose mask_logits it reads."""
 
 _MAX_ROWS = 32
 _MIN_ROWS = 8

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # mypy: ignore-errors
 # ruff: noqa: RUF005
 """The RDA convolution in Triton: one kernel forward, one backward.
@@ -11,8 +12,8 @@ a row is read K times, shifted by a column each time (all but the first from a c
 
 Constants of a compilation:
     C: channels. K: kernel size. ACC: the type that sums are kept in. WIDE: True for 64-bit offsets.
-    MASK: 0 for the bare convolution; 1 sums the mask's logits over the channels, which must fit one tile; 2 reads the
-        logits, and writes their gradients.
+    MASK: 0 for the bare convolution; 1 sums the mask's logits over the channels, which must fit one tile; 2 reads
+        mask_logits, and writes their gradients.
     BIAS: True if there is a mask_bias. ACTIVATE: True if the result goes through the second LeakyReLU.
     CHANNELS_LAST: True if that is the memory format of the result.
     COLUMNS, CHANNELS: the tile's sizes, powers of two.
@@ -28,11 +29,11 @@ import triton.language as tl
 
 
 @triton.jit
-def _sigmoid(logits):
+def _sigmoid(mask_logits):
     # Division is off by two units in the last place on a GPU, or slow; a Newton step reduces that to half a unit. The
     # clamp keeps infinity out of that step; where it acts, the sigmoid is about the smallest normal number. NaN stays.
-    e = tl.exp(-logits)
-    limit = 8e307 if logits.dtype == tl.float64 else 8e37
+    e = tl.exp(-mask_logits)
+    limit = 8e307 if mask_logits.dtype == tl.float64 else 8e37
     e = tl.where(e > limit, limit, e)
     mask = 1.0 / (1.0 + e)
     return mask + mask * (1.0 - (1.0 + e) * mask)
@@ -140,9 +141,9 @@ def _masked_backward(grad, z, mask, x, slope, output_slope, ACTIVATE: tl.constex
 
 @triton.jit(do_not_specialize=["rows", "unseen_zero"])
 def forward(
-    output, input, weight, mask_weight, mask_bias, logits, height, width, rows, unseen_zero,
+    output, input, weight, mask_weight, mask_bias, mask_logits, height, width, rows, unseen_zero,
     output_b, output_c, output_h, output_w, input_b, input_c, input_h, input_w,
-    weight_b, weight_c, weight_i, weight_j, mask_weight_c, logits_b, logits_c, logits_h, logits_w,
+    weight_b, weight_c, weight_i, weight_j, mask_weight_c, mask_logits_b, mask_logits_c, mask_logits_h, mask_logits_w,
     negative_slope: tl.float64, output_negative_slope: tl.float64,
     C: tl.constexpr, K: tl.constexpr, MASK: tl.constexpr, BIAS: tl.constexpr, ACTIVATE: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr, WIDE: tl.constexpr,
@@ -163,10 +164,10 @@ def forward(
     unseen = 0 if CHANNELS_LAST else unseen_zero
     output += sample * output_b + unseen
     input += sample * input_b + unseen
-    logits += sample * logits_b + unseen
+    mask_logits += sample * mask_logits_b + unseen
     output_offsets = columns * output_w + channels * output_c
     offsets = columns * input_w + channels * input_c
-    logits_offsets = columns * logits_w + channels * logits_c
+    mask_logits_offsets = columns * mask_logits_w + channels * mask_logits_c
     taps = _load_taps(weight + sample * weight_b, channels, fits, weight_c, weight_i, weight_j, K, ACC)
     if MASK == 1:
         mask_weights = tl.load(mask_weight + channels * mask_weight_c, mask=fits, other=0.0).to(ACC)
@@ -185,7 +186,7 @@ def forward(
             if MASK == 1:
                 mask = _sigmoid(tl.sum(x * mask_weights, axis=1, keep_dims=True) + bias)
             else:
-                mask = _sigmoid(_load_row(logits, done, logits_offsets, here, height, logits_h, ACC))
+                mask = _sigmoid(_load_row(mask_logits, done, mask_logits_offsets, here, height, mask_logits_h, ACC))
             y = _masked(y, mask, x, slope, output_slope, ACTIVATE)
         tl.store(
             output + done * output_h + output_offsets,
@@ -197,9 +198,9 @@ def forward(
 @triton.jit
 def _mask_backward(grad_mask, mask, x, mask_weights, own):
     """The gradient of the logits of a mask that all channels share; and its part of that of mask_weight and input."""
-    grad_logits = tl.sum(grad_mask, axis=1, keep_dims=True) * (mask - mask * mask)
-    grad_logits = tl.where(own, grad_logits, 0.0)
-    return grad_logits, grad_logits * x, mask_weights * grad_logits
+    grad_mask_logits = tl.sum(grad_mask, axis=1, keep_dims=True) * (mask - mask * mask)
+    grad_mask_logits = tl.where(own, grad_mask_logits, 0.0)
+    return grad_mask_logits, grad_mask_logits * x, mask_weights * grad_mask_logits
 
 
 @triton.jit
@@ -224,11 +225,12 @@ def _store_sums(partial_sums, weight_sums, mask_weight_sum, bias_sum, K: tl.cons
 
 @triton.jit(do_not_specialize=["rows", "unseen_zero"])
 def backward(
-    grad_input, grad_logits, partial_sums, scratch, grad_output, input, weight, mask_weight, mask_bias, logits,
-    height, width, rows, unseen_zero,
-    grad_input_b, grad_input_c, grad_input_h, grad_input_w, grad_logits_b, grad_logits_c, grad_logits_h, grad_logits_w,
+    grad_input, grad_mask_logits, partial_sums, scratch, grad_output, input, weight, mask_weight, mask_bias,
+    mask_logits, height, width, rows, unseen_zero,
+    grad_input_b, grad_input_c, grad_input_h, grad_input_w,
+    grad_mask_logits_b, grad_mask_logits_c, grad_mask_logits_h, grad_mask_logits_w,
     grad_output_b, grad_output_c, grad_output_h, grad_output_w, input_b, input_c, input_h, input_w,
-    weight_b, weight_c, weight_i, weight_j, mask_weight_c, logits_b, logits_c, logits_h, logits_w,
+    weight_b, weight_c, weight_i, weight_j, mask_weight_c, mask_logits_b, mask_logits_c, mask_logits_h, mask_logits_w,
     negative_slope: tl.float64, output_negative_slope: tl.float64,
     C: tl.constexpr, K: tl.constexpr, MASK: tl.constexpr, BIAS: tl.constexpr, ACTIVATE: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr, WIDE: tl.constexpr,
@@ -261,15 +263,15 @@ def backward(
         weight_i, weight_j = _wide(weight_i), _wide(weight_j)
     unseen = 0 if CHANNELS_LAST else unseen_zero
     grad_input += sample * grad_input_b + unseen
-    grad_logits += sample * grad_logits_b + unseen
+    grad_mask_logits += sample * grad_mask_logits_b + unseen
     grad_output += sample * grad_output_b + unseen
     input += sample * input_b + unseen
-    logits += sample * logits_b + unseen
+    mask_logits += sample * mask_logits_b + unseen
     offsets = columns * input_w + channels * input_c
     grad_output_offsets = columns * grad_output_w + channels * grad_output_c
     grad_input_offsets = columns * grad_input_w + channels * grad_input_c
-    logits_offsets = columns * logits_w + channels * logits_c
-    grad_logits_offsets = columns * grad_logits_w + channels * grad_logits_c
+    mask_logits_offsets = columns * mask_logits_w + channels * mask_logits_c
+    grad_mask_logits_offsets = columns * grad_mask_logits_w + channels * grad_mask_logits_c
     taps = _load_taps(weight + sample * weight_b, channels, fits, weight_c, weight_i, weight_j, K, ACC)
     if MASK == 1:
         bias = tl.load(mask_bias).to(ACC) if BIAS else 0.0
@@ -309,7 +311,7 @@ def backward(
                 # outside the image grad_z is 0, whatever mask_weight holds
                 mask = _sigmoid(tl.where(((middle >= 0) & (middle < height)) & inside, mask_logits, 0.0))
             else:
-                mask = _sigmoid(_load_row(logits, middle, logits_offsets, here, height, logits_h, ACC))
+                mask = _sigmoid(_load_row(mask_logits, middle, mask_logits_offsets, here, height, mask_logits_h, ACC))
             grad, grad_z, grad_mask = _masked_backward(grad, z, mask, x, slope, output_slope, ACTIVATE)
             if K > 1:
                 tl.store(scratch + _ring_slot(row, RING, SIZE) + scratch_offsets, grad_z)
@@ -321,7 +323,7 @@ def backward(
                 grad += of_input
             else:
                 tl.store(
-                    grad_logits + middle * grad_logits_h + grad_logits_offsets,
+                    grad_mask_logits + middle * grad_mask_logits_h + grad_mask_logits_offsets,
                     grad_mask * (mask - mask * mask),
                     mask=own_middle & fits,
                 )

@@ -10,6 +10,7 @@ from stand_ins import furnish, names
 
 from mrda.config import TrainConfig
 from mrda.config.base import option_paths
+from mrda.config.names import FLAT_NAMES
 
 EVERY = [block for page in PAGES for block in blocks(page)]
 COMMANDS = [block for block in EVERY if block.language in ("sh", "bash")]
@@ -92,7 +93,7 @@ def test_commands_in_the_text_have_these_options(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_configuration_keys_in_the_text_are_there(page):
-    known = set(option_paths(TrainConfig))
+    known = {*option_paths(TrainConfig), *FLAT_NAMES}
     sections = {path.partition(".")[0] for path in known if "." in path}
     for code in inline_code(page):
         found = re.match(rf"({'|'.join(sections)})\.([a-z]\w*)(?![\w.(])", code)

@@ -112,7 +112,7 @@ def test_sizes_that_the_kernels_can_not_count_are_refused():
     params = _emulation.RdaConvParams(call, "float32", False)
     with pytest.raises(RuntimeError, match=r"^CUDA kernel rda_conv failed: height or width beyond 2\^31$"):
         _emulation.rda_conv_forward_cuda(
-            params, output=0, output_strides=(0,) * 4, logits=0, logits_strides=(0,) * 4, device=0, stream=0
+            params, output=0, output_strides=(0,) * 4, mask_logits=0, mask_logits_strides=(0,) * 4, device=0, stream=0
         )
 
 

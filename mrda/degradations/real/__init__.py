@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The degradation of real photos: Real-ESRGAN's second-order pipeline (ICCVW 2021), on a whole batch at once."""
 
 from mrda.degradations.real.options import RealOptions, RoundOptions, SecondRoundOptions

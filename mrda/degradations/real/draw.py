@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parameters of the second-order degradation, drawn before any image is touched."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Blur kernels of the second-order degradation: three shapes, isotropic or anisotropic, and sinc filters."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gaussian and Poisson noise, in colour or gray, as Real-ESRGAN adds them."""
 
 from __future__ import annotations

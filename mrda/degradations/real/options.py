@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options of the second-order degradation, under the names of Real-ESRGAN's option files."""
 
 from __future__ import annotations

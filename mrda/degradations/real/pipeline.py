@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The second-order degradation: draws its parameters, and applies them to a batch step by step."""
 
 from __future__ import annotations

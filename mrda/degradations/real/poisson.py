@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Poisson random numbers with expectations from 8-bit images."""
 
 from __future__ import annotations

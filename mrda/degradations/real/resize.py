@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Resizing without antialiasing: in the degradation of real photos, aliasing is intended."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`mrda figures`: the paper's figures, shared parts of the modules figures_*, which hold a command each."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`mrda figures adaptation`, `modulation` and `compare`: Figs 9, 10 and 3-6."""
 
 import math

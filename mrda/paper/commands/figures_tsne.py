@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`mrda figures tsne` and `mrda figures kernels`: degradation representations in the plane (Figs 7 and 8)."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fig. 9: PSNR of the MLN after each step of its adaptation, and of networks by the number of steps."""
 
 from __future__ import annotations

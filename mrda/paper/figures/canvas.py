@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Drawing and saving figures: matplotlib without its global state, PNG and CSV."""
 
 from __future__ import annotations

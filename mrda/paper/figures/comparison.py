@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures for the eye: SR beside bicubic and HR, and where the modulation map is bright."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The degradation encoder of DASR (CVPR 2021), for its panel of Fig. 7."""
 
 from __future__ import annotations

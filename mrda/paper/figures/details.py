@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figs 3-6: a photo, and a detail of it restored by several methods, with the PSNR-Y of the whole photo."""
 
 from __future__ import annotations

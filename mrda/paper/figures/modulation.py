@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fig. 10: the modulation map of the RDA convs, photo by photo."""
 
 from __future__ import annotations

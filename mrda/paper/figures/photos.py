@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The photographs of a figure: read, limited in size by a centre crop, of whole multiples of the scale."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figs 7 and 8: degradation representations of many photos in the plane, coloured by degradation."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The protocol behind the bicubic row of the paper's Table II: ways to resample and to compare, on real photos.
 
     python -m mrda.paper.studies.bicubic_rows --json benchmarks/results/bicubic_rows.json --update docs/bicubic_rows.md

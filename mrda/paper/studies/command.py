@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The options that the studies share, and the end of each: results go to a file, tables to a page and the terminal."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The speed of the second-order degradation of a batch, against a pipeline that goes image by image as data loaders do.
 
     python -m mrda.paper.studies.degradations --json benchmarks/results/degradations.json

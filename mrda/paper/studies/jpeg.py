@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """JPEG codecs on batches: how close each is to libjpeg, and how fast on the CPU, on real photos.
 
     python -m mrda.paper.studies.jpeg --json benchmarks/results/jpeg.json --update docs/jpeg.md

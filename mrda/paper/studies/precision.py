@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The loss of PSNR-Y by half precision: of the features at inference, and of the weights in their file.
 
     python -m mrda.paper.studies.precision --weights WEIGHTS --data Set5 --update docs/performance.md

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files of released weights: the one that the package ships, its learning curve, and tables of its scores.
 
     python -m mrda.paper.studies.release pack runs/iso/student/weights.safetensors --name mrda-x4-iso
