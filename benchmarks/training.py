@@ -119,7 +119,8 @@ def measure(
 
 def parts_of(stage: Stage) -> list[tuple[Any, str, str]]:
     """The parts of a step for `benchmarks.harness.shares`."""
-    parts: list[tuple[Any, str, str]] = [(stage.network, "forward", "forward"), (Tensor, "backward", "backward")]
+    network = stage.mln_to_adapt if isinstance(stage, MetaStage) else stage.network
+    parts: list[tuple[Any, str, str]] = [(network, "forward", "forward"), (Tensor, "backward", "backward")]
     parts += [(torch.optim.Optimizer, "zero_grad", "optimizer"), (torch.optim.Adam, "step", "optimizer")]
     parts += [] if stage.degradation is None else [(stage, "degradation", "degradation")]
     return parts + ([] if stage.adapter is None else [(stage.adapter, "features", "adaptation")])

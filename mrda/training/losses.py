@@ -185,7 +185,7 @@ def _positive(layer_weights: Mapping[str, float]) -> dict[str, float]:
 
 
 class ImageLoss:
-    """The loss on SR: L1, and from step `visual_from` of the stage on the visual loss (Eq. 7, weights of Real-ESRGAN).
+    """The loss on SR: L1, and from step `visual_from` of the stage on the visual loss (Eq. 3, weights of Real-ESRGAN).
 
     The discriminator learns in the same backward pass as the network: it sees SR detached, and the network sees it with
     frozen weights, so that the two losses share no gradient. The discriminator stays in evaluation mode; `after_step`
