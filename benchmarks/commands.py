@@ -39,7 +39,7 @@ def comparison_parser(description: str, quick: str) -> argparse.ArgumentParser:
     result.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to measure (default: cpu)")
     result.add_argument("--quick", action="store_true", help=quick)
     result.add_argument("--keep-memory", action="store_true", help="let the C library keep freed memory, as mrda does")
-    result.add_argument("--time-limit", type=float, metavar="SECONDS", help="leave out peers, then settings, to end in time")
+    result.add_argument("--time-limit", type=float, metavar="SECONDS", help="leave out peers, then settings, at need")
     return result
 
 

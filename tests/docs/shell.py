@@ -27,27 +27,30 @@ def run(words, monkeypatch):
     while assignment := ASSIGNMENT.fullmatch(words[0]):
         monkeypatch.setenv(*assignment.groups())
         words = words[1:]
+    if not _dispatched(words, run_mrda, run_python):
+        check(words)
+
+
+def _dispatched(words, mrda, python):
+    """Hand the arguments of `mrda` and `python` on; False for other commands."""
     name, *arguments = words
     if name == "mrda":
-        run_mrda(arguments)
+        mrda(arguments)
     elif name in ("torchrun", "accelerate"):
-        run_mrda(after_launcher(name, arguments))
+        mrda(after_launcher(name, arguments))
     elif name == "python":
-        run_python(arguments)
+        python(arguments)
     else:
-        check(words)
+        return False
+    return True
 
 
 def check(words):
     """See that a command exists and takes these options."""
     name, *arguments = words
-    if name == "mrda":
-        check_mrda(arguments)
-    elif name in ("torchrun", "accelerate"):
-        check_mrda(after_launcher(name, arguments))
-    elif name == "python":
-        check_python(arguments)
-    elif name == "make":
+    if _dispatched(words, check_mrda, check_python):
+        return
+    if name == "make":
         targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
         assert {word for word in arguments if not ASSIGNMENT.fullmatch(word)} <= set(targets)
     elif words[:2] == ["pip", "install"]:

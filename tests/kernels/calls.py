@@ -167,3 +167,17 @@ def for_any_call(
         property_ = example(call)(property_)
     # on a GPU, Triton compiles a kernel for nearly every one
     settings(max_examples=EXAMPLES.get(backend, 200))(given(strategy)(property_))()
+
+
+def many_kernel_sizes_and_dtypes(test: Callable[..., None]) -> Callable[..., None]:
+    """Parametrize a test by kernel sizes, dtypes, layouts, and shapes larger than a tile, one of them aligned."""
+    test = pytest.mark.parametrize("shape", [(1, 18, 19, 71), (1, 24, 11, 72)], ids=["odd", "aligned"])(test)
+    test = pytest.mark.parametrize("layout", ["nchw", "channels_last"])(test)
+    test = pytest.mark.parametrize("dtype", DTYPES, ids=str)(test)
+    return pytest.mark.parametrize("kernel_size", KERNEL_SIZES)(test)
+
+
+def skip_aligned_runs(backend: str, shape: tuple[int, ...]) -> None:
+    """Skip the aligned shape of `many_kernel_sizes_and_dtypes` under the interpreter."""
+    if interpreted(backend) and shape[-1] == 72:
+        pytest.skip("runs of 16 bytes along a row are the CUDA kernels' own")

@@ -6,7 +6,15 @@ The values are small multiples of 1/8, the slopes powers of two, and mask_weight
 
 import pytest
 import torch
-from calls import AWKWARD_SHAPES, DTYPES, KERNEL_SIZES, Call, calls, for_any_call, interpreted, skip_many_samples
+from calls import (
+    AWKWARD_SHAPES,
+    Call,
+    calls,
+    for_any_call,
+    many_kernel_sizes_and_dtypes,
+    skip_aligned_runs,
+    skip_many_samples,
+)
 
 from mrda_kernels import reference
 from mrda_kernels.call import RdaCall
@@ -61,13 +69,9 @@ def test_sizes_beyond_a_tile(backend, shape, layout, full_mask):
     check_dynamic(call, backend)
 
 
-@pytest.mark.parametrize("kernel_size", KERNEL_SIZES)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-@pytest.mark.parametrize("shape", [(1, 18, 19, 71), (1, 24, 11, 72)], ids=["odd", "aligned"])
+@many_kernel_sizes_and_dtypes
 def test_kernel_sizes_and_dtypes_beyond_a_tile(backend, kernel_size, dtype, layout, shape):
-    if interpreted(backend) and shape[-1] == 72:
-        pytest.skip("runs of 16 bytes along a row are the CUDA kernels' own")
+    skip_aligned_runs(backend, shape)
     call = Call(shape, kernel_size, dtype, layout=layout)
     check_rda(call, backend)
     check_dynamic(call, backend)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from budget import RdaBudget
-from calls import AWKWARD_SHAPES, DTYPES, KERNEL_SIZES, Call, for_any_call, interpreted, skip_many_samples
+from calls import AWKWARD_SHAPES, Call, for_any_call, many_kernel_sizes_and_dtypes, skip_aligned_runs, skip_many_samples
 
 OPS = torch.ops.mrda_kernels
 GRADIENTS = ("grad_input", "grad_weight", "grad_mask_weight", "grad_mask_bias")
@@ -42,11 +42,7 @@ def test_sizes_beyond_a_tile(backend, shape, layout, full_mask):
     check(Call(shape, layout=layout, full_mask=full_mask, output_negative_slope=0.1), backend)
 
 
-@pytest.mark.parametrize("kernel_size", KERNEL_SIZES)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-@pytest.mark.parametrize("shape", [(1, 18, 19, 71), (1, 24, 11, 72)], ids=["odd", "aligned"])
+@many_kernel_sizes_and_dtypes
 def test_kernel_sizes_and_dtypes_beyond_a_tile(backend, kernel_size, dtype, layout, shape):
-    if interpreted(backend) and shape[-1] == 72:
-        pytest.skip("runs of 16 bytes along a row are the CUDA kernels' own")
+    skip_aligned_runs(backend, shape)
     check(Call(shape, kernel_size, dtype, layout=layout, dyadic=False), backend)

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from adaptation_by_hand import sgd_by_hand
 from torch import Tensor
 
 from mrda.networks import MLN, adaptation
@@ -22,18 +23,6 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
     shapes = [(3, 3, 6, 5), (3, 3, 12, 10), (3, 3, 12, 10)]
     lr, lr_up, hr = (torch.rand(shape, generator=draws, dtype=torch.float64) for shape in shapes)
     return lr, lr_up, hr
-
-
-def sgd_by_hand(mln, lr, lr_up, hr, rates, freeze_upscaler):
-    mln = copy.deepcopy(mln).requires_grad_()
-    for rate in rates:
-        mln.zero_grad()
-        (mln(lr, lr_up) - hr).abs().mean().backward()
-        with torch.no_grad():
-            for name, parameter in mln.named_parameters():
-                if not (freeze_upscaler and name.startswith("upscaler.")):
-                    parameter -= rate * parameter.grad
-    return dict(mln.named_parameters())
 
 
 @pytest.mark.parametrize("freeze_upscaler", [True, False])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import GradientState
+from adaptation_by_hand import sgd_by_hand
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -54,20 +55,6 @@ def moved(before: dict[str, Tensor], network: nn.Module) -> set[str]:
 
 
 # Adaptation
-
-
-def sgd_by_hand(
-    mln: MLN, lr: Tensor, lr_up: Tensor, hr: Tensor, rates: list[float], freeze_upscaler: bool
-) -> dict[str, Tensor]:
-    mln = copy.deepcopy(mln).requires_grad_()
-    for rate in rates:
-        mln.zero_grad()
-        (mln(lr, lr_up) - hr).abs().mean().backward()
-        with torch.no_grad():
-            for name, parameter in mln.named_parameters():
-                if not (freeze_upscaler and name.startswith("upscaler.")):
-                    parameter -= rate * parameter.grad
-    return dict(mln.named_parameters())
 
 
 def test_adapted_features_are_those_of_the_adapted_copy(toy: TrainConfig) -> None:
