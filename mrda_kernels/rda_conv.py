@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operators: the RDA convolution (Eqs. 8-10 of arXiv 2207.13963) and its bare dynamic convolution (Eq. 8).
+"""The operators: the RDA convolution (Eqs. 8-10 of the paper, IEEE TIP 2023) and its bare dynamic convolution (Eq. 8).
 
 Each is an operator of torch.library, with a backward operator beside it. The forward saves nothing but its inputs: the
 backward recomputes what it needs. The backward operators are differentiable too, through the reference's formulas, so

@@ -81,7 +81,7 @@ def download(
 ) -> None:
     """Download photo sets into DIR/NAME and verify their published checksums.
 
-    An interrupted download is resumed the next time. The photos belong to their owners: their terms are on the pages
+    An interrupted download is resumed the next time if the file has a published checksum. The photos belong to their owners: their terms are on the pages
     that mrda data list shows.
     """
     from mrda.data.download import download as get

@@ -76,8 +76,9 @@ def fetch(
             if after > before:
                 continue
             if after:
+                again = "resume it" if known else "start over"
                 raise DownloadError(
-                    f"the download of {url} broke off after {after:,} bytes: run the command again to resume it"
+                    f"the download of {url} broke off after {after:,} bytes: run the command again to {again}"
                 ) from None
             raise DownloadError(_unreachable(url, error)) from None
         except DownloadError:
