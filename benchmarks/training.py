@@ -5,8 +5,7 @@
 
 All ways take the same step in turn, from patches to Adam, with random weights; the student's is one of its joint phase.
 
-    released           the RDA convs as in benchmarks/peers.py, one convolution after
-                       the other in the upscalers; eager
+    released           the RDA convs as in benchmarks/peers.py, one convolution after the other in the upscalers; eager
     released_compiled  the same, with the trained network under torch.compile
     mrda               as `mrda train` takes it
 

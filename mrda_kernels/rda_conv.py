@@ -186,9 +186,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _differentiate(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
     """Return the gradients of a forward operator's inputs."""
-    call = RdaCall(
-        *ctx.saved_tensors, *ctx.slopes
-    )  # once: checkpointing recomputes them here, and refuses a second time
+    # Saved tensors are read once: checkpointing recomputes them here, and refuses a second time.
+    call = RdaCall(*ctx.saved_tensors, *ctx.slopes)
     return _for_inputs(_backward_operator(grad_output, call, ctx.backend), call, ctx.count)
 
 

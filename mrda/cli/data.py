@@ -81,8 +81,8 @@ def download(
 ) -> None:
     """Download photo sets into DIR/NAME and verify their published checksums.
 
-    An interrupted download is resumed the next time if the file has a published checksum. The photos belong to their owners: their terms are on the pages
-    that mrda data list shows.
+    An interrupted download is resumed the next time if the file has a published checksum. The photos belong to their
+    owners: their terms are on the pages that mrda data list shows.
     """
     from mrda.data.download import download as get
     from mrda.data.fetch import DownloadError
