@@ -68,7 +68,7 @@ def test_the_page_is_served_until_ctrl_c_and_nothing_is_left(tmp_path, weights, 
     # In a session of its own, or the test run would see the signal too.
     process = start("app", "-w", weights, "--port", port, env=env, start_new_session=True)
     told = process.stderr.readline()
-    assert re.fullmatch(rf"mrda: the page is at http://127\.0\.0\.1:{port}/ until Ctrl-C\n", told), told
+    assert re.fullmatch(rf"mrda: the page is at http://127\.0\.0\.1:{port}/; press Ctrl-C to stop\n", told), told
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"http://127.0.0.1:{port}") as answer:
         assert answer.status == 200
     assert list(tmp_path.glob("mrda-app-*"))
