@@ -22,7 +22,7 @@ def main(address, photo, picture):
         tab.set_input_files("input[type=file]", photo)
         tab.get_by_text(Path(photo).name).first.wait_for()
         tab.get_by_role("button", name="Upscale", exact=True).click()
-        tab.get_by_text("These weights were trained on").wait_for(timeout=600_000)
+        tab.get_by_role("button", name="Download").first.wait_for(timeout=600_000)
         tab.wait_for_timeout(1000)  # the images fade in
         screen = Image.open(io.BytesIO(tab.screenshot(full_page=True)))
         write_image(picture, screen.convert("RGB").quantize(256))

@@ -75,7 +75,7 @@ def test_the_page_is_served_until_ctrl_c_and_nothing_is_left(tmp_path, weights, 
     other = start("app", "-w", weights, "--port", port, env=env)
     _, stderr = other.communicate()
     assert other.returncode == 2
-    assert stderr.startswith(f"mrda: --host 127.0.0.1 --port {port} can't be listened at")
+    assert stderr.startswith(f"mrda: can't listen on --host 127.0.0.1 --port {port}")
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate()
     assert (process.returncode, stdout, stderr) == (130, "", "")
