@@ -24,7 +24,7 @@ def test_it_writes_two_graphs_and_says_the_error(tmp_path, weights):
     out = tmp_path / "new" / "folder"
     result = run("-w", weights, "-o", out)
     assert result.exit_code == 0, result.stderr
-    files, _, error = result.stdout.partition(": x4, SR at most ")
+    files, _, error = result.stdout.partition(": x4, SR differs from PyTorch's by at most ")
     assert files == f"{out / 'den.onnx'} and {out / 'rdan.onnx'}"
     assert 0 < float(error.split()[0]) < 1e-5
     assert sorted(path.name for path in out.iterdir()) == ["den.onnx", "rdan.onnx"]
