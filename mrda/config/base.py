@@ -9,9 +9,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mrda.core.checks import NOT_BOOL, Int
+from mrda.core.checks import Int
 
-NoBool = NOT_BOOL
 Count = Annotated[Int, Field(ge=0)]
 PositiveInt = Annotated[Int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from mrda.config.base import Count, PositiveFloat, PositiveInt, Section
 from mrda.core.checks import refuse_bool
+from mrda.networks.adaptation import INNER_LR, INNER_STEPS
 from mrda.networks.den import DENOptions
 from mrda.networks.mln import MLNOptions
 from mrda.networks.rdan import TrunkOptions
@@ -41,9 +42,9 @@ class NetworksConfig(TrunkOptions):
 class AdaptationConfig(Section):
     """Adaptation of the MLN to one batch in the teacher and the student stage (Algorithm 2)."""
 
-    inner_steps: Count = 5
+    inner_steps: Count = INNER_STEPS
     """SGD steps on the batch, n in the paper."""
-    inner_lr: Annotated[list[PositiveFloat], Field(min_length=1)] = [1e-2, 5e-3, 5e-3, 5e-3, 5e-3, 1e-3]
+    inner_lr: Annotated[list[PositiveFloat], Field(min_length=1)] = list(INNER_LR)
     """Learning rate of each inner step; the last one serves all further steps."""
     per: Literal["batch", "image"] = "batch"
     """One set of adapted weights per batch, on its mean loss, or one per image, on its own loss."""

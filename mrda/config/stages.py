@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mrda.config.base import Count, NoBool, PositiveFloat, PositiveInt, Section, Weight
+from mrda.config.base import Count, PositiveFloat, PositiveInt, Section, Weight
+from mrda.core.checks import NOT_BOOL
+from mrda.networks.adaptation import INNER_STEPS
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -68,12 +70,12 @@ class MetaConfig(StageConfig):
     """Degradations (tasks) per step, m in the paper."""
     same_hr_across_tasks: bool = True
     """Use the same HR images for all tasks of a step; false: draw new ones for each."""
-    maml_order: Annotated[Literal[1, 2], NoBool] = 1
+    maml_order: Annotated[Literal[1, 2], NOT_BOOL] = 1
     """Order of the meta-gradient: 1 takes it at the adapted weights, 2 differentiates through the inner steps, as MAML
     does, with two to three times the memory."""
     outer_aggregate: Literal["mean", "sum"] = "mean"
     """Average or sum the tasks' gradients; for Adam this makes a difference only with `train.gradient_clip`."""
-    inner_steps: Count = 5
+    inner_steps: Count = INNER_STEPS
     """SGD steps per task, n in the paper."""
     inner_lr: Annotated[list[PositiveFloat], Field(min_length=1)] = [1e-2]
     """Learning rate of each inner step, alpha in the paper; the last one is used for all further steps."""
