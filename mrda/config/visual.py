@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mrda.config.base import PositiveFloat, PositiveInt, Section, Weight
+from mrda.networks.discriminator import DiscriminatorOptions
 
 LAYER_WEIGHTS: Mapping[str, float] = MappingProxyType(
     {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0}
@@ -28,7 +29,7 @@ class VisualConfig(Section):
     """Torchvision's published vgg19-dcbb9e9d.pth; null: look for it in torch's hub cache."""
     gan_weight: Weight = 0.1
     """Weight of the adversarial loss; with 0, there is no discriminator."""
-    num_feat: PositiveInt = 64
+    num_feat: PositiveInt = DiscriminatorOptions.num_feat
     """Channels of the U-Net discriminator."""
     discriminator_lr: PositiveFloat = 1e-4
     """Learning rate of the discriminator when the visual loss begins; from then on it stays in proportion to that of

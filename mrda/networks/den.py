@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mrda.core.checks import check_image, check_like, check_odd, check_tensor
 from mrda.core.tiling import strips
+from mrda.degradations.kernels import KERNEL_SIZE
 from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3, initialize_he
 from mrda.networks.options import Configured, Options
 
@@ -101,7 +102,7 @@ class DEN(Configured):
 class KernelDENOptions(Options):
     """Options of the oracle's :class:`KernelDEN`."""
 
-    blur_size: int = 21
+    blur_size: int = KERNEL_SIZE
     """Side k of the blur kernels; odd."""
     width: int = 64
     """Each layer has 4*width outputs; the paper gives no widths."""

@@ -40,8 +40,8 @@ def kl_divergence(
     student: Tensor,
     teacher: Tensor,
     *,
-    temperature: float = 0.15,
-    reduction: Literal["batchmean", "mean_elements"] = "batchmean",
+    temperature: float,
+    reduction: Literal["batchmean", "mean_elements"],
 ) -> Tensor:
     """KL(p_T || p_S) of the softmax of the raw IDRs over a temperature (Eq. 4); no factor temperature^2.
 

@@ -1,10 +1,12 @@
 import math
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from mrda.config.stages import StudentConfig
 from mrda.training.losses import (
     absolute_difference,
     discriminator_loss,
@@ -14,6 +16,7 @@ from mrda.training.losses import (
 )
 
 EPS = torch.finfo(torch.float64).eps
+PUBLISHED: dict[str, Any] = {"temperature": 0.15, "reduction": "batchmean"}
 
 
 def idr(seed: int, batch: int = 3, size: int = 8) -> Tensor:
@@ -41,15 +44,16 @@ def test_kl_is_the_sum_of_the_paper(temperature: float) -> None:
 
 
 def test_the_default_is_the_published_form() -> None:
-    student, teacher = idr(0), idr(1)
-    published = kl_divergence(student, teacher, temperature=0.15, reduction="batchmean")
-    assert torch.equal(kl_divergence(student, teacher), published)
+    student, teacher, section = idr(0), idr(1), StudentConfig()
+    published = kl_divergence(student, teacher, **PUBLISHED)
+    default = kl_divergence(student, teacher, temperature=section.kl_temperature, reduction=section.kl_reduction)
+    assert torch.equal(default, published)
 
 
 def test_kl_vanishes_for_equal_idrs_and_for_a_common_shift() -> None:
     teacher = idr(0)
-    assert abs(float(kl_divergence(teacher, teacher))) == 0
-    assert abs(float(kl_divergence(teacher + 0.5, teacher))) <= 8 * 20 * EPS
+    assert abs(float(kl_divergence(teacher, teacher, **PUBLISHED))) == 0
+    assert abs(float(kl_divergence(teacher + 0.5, teacher, **PUBLISHED))) <= 8 * 20 * EPS
 
 
 def test_absolute_difference_is_the_mean_over_everything() -> None:
@@ -57,7 +61,7 @@ def test_absolute_difference_is_the_mean_over_everything() -> None:
     assert float(absolute_difference(student, teacher)) == (0 + 2 + 3 + 1) / 4
 
 
-@pytest.mark.parametrize("loss", [kl_divergence, absolute_difference])
+@pytest.mark.parametrize("loss", [partial(kl_divergence, **PUBLISHED), absolute_difference])
 def test_idrs_of_different_shapes_are_refused(loss: object) -> None:
     assert callable(loss)
     for student, teacher in [(idr(0), idr(1, batch=1)), (idr(0)[0], idr(1)[0])]:
@@ -116,4 +120,4 @@ def test_adversarial_losses_are_in_float32_for_bfloat16_logits() -> None:
 )
 def test_bad_options_of_kl(options: dict[str, Any], error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
-        kl_divergence(idr(0), idr(1), **options)
+        kl_divergence(idr(0), idr(1), **PUBLISHED | options)
