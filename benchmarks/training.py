@@ -127,7 +127,7 @@ def parts_of(stage: Stage) -> list[tuple[Any, str, str]]:
 
 def random_weights(config: TrainConfig, folder: Path) -> dict[str, Path]:
     """The weights that stages start from, by the names they know them under."""
-    for key, network in {"mln": MLN(**mln_options(config)), "teacher": build_teacher(config)}.items():
+    for key, network in {"mln": MLN(mln_options(config)), "teacher": build_teacher(config)}.items():
         save_network(network, folder / f"{key}.safetensors")
     return {key: folder / f"{key}.safetensors" for key in ("mln", "teacher")}
 

@@ -7,7 +7,7 @@ argument of the call, because the operator fuses it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -64,9 +64,10 @@ class SteeredConv(nn.Module):
 
     Args:
         num_feat: Channels C of the feature map and length of the compressed IDR.
-        kernel_size: Side K of the kernels: 1, 3, 5 or 7; zero padding K // 2.
+        options: The options, whose `conv_type` is replaced by that of the class; None takes the defaults. The kernels'
+            zero padding is ``kernel_size // 2``.
         backend: Backend of the operator; None lets it choose.
-        **options: Further :class:`ConvOptions`, without `conv_type`.
+        **changes: Options by name, which replace those of ``options``.
 
     Raises:
         TypeError: An option is unknown, or a size is not an int.
@@ -76,19 +77,13 @@ class SteeredConv(nn.Module):
     conv_type: ClassVar[str]
 
     def __init__(
-        self,
-        num_feat: int,
-        kernel_size: int = ConvOptions.kernel_size,
-        *,
-        backend: str | None = None,
-        **options: Any,
+        self, num_feat: int, options: ConvOptions | None = None, *, backend: str | None = None, **changes: Any
     ) -> None:
         super().__init__()
         check_int("num_feat", num_feat)
-        chosen: Any = {**options, "kernel_size": kernel_size, "conv_type": self.conv_type}
-        self.options = ConvOptions(**chosen)
+        self.options = ConvOptions.chosen(options, {**changes, "conv_type": self.conv_type})
         self.num_feat = num_feat
-        self.kernel_size = kernel_size
+        self.kernel_size: int = self.options.kernel_size
         self.dynamic_slope = NEGATIVE_SLOPE if self.options.dyn_act == "lrelu" else 1.0
         self.backend = check_name(backend)
 
@@ -124,8 +119,8 @@ class RDAConv(PredictingConv):
 
     conv_type = "rda"
 
-    def __init__(self, num_feat: int, kernel_size: int = ConvOptions.kernel_size, **options: Any) -> None:
-        super().__init__(num_feat, kernel_size, **options)
+    def __init__(self, num_feat: int, options: ConvOptions | None = None, **changes: Any) -> None:
+        super().__init__(num_feat, options, **changes)
         self.kernel = self._predictor()
         self.mask_input = self.options.mask_input
         self.mask = nn.Conv2d(num_feat, self.options.mask_channels_of(num_feat), 1)
@@ -215,8 +210,8 @@ class DASRConv(_ChannelAttentionConv, PredictingConv):
 
     conv_type = "dasr_da"
 
-    def __init__(self, num_feat: int, kernel_size: int = ConvOptions.kernel_size, **options: Any) -> None:
-        super().__init__(num_feat, kernel_size, **options)
+    def __init__(self, num_feat: int, options: ConvOptions | None = None, **changes: Any) -> None:
+        super().__init__(num_feat, options, **changes)
         kernel = self._predictor()  # drawn first, but the last one of the state dict
         self._add_attention()
         self.kernel = kernel
@@ -237,11 +232,12 @@ class StaticConv(_ChannelAttentionConv):
 
     conv_type = "static"
 
-    def __init__(self, num_feat: int, kernel_size: int = ConvOptions.kernel_size, **options: Any) -> None:
-        super().__init__(num_feat, kernel_size, **options)
+    def __init__(self, num_feat: int, options: ConvOptions | None = None, **changes: Any) -> None:
+        super().__init__(num_feat, options, **changes)
         self._add_attention()
         groups = num_feat if self.options.static_groups == "C" else 1
-        self.conv = nn.Conv2d(num_feat, num_feat, kernel_size, padding=kernel_size // 2, groups=groups, bias=False)
+        size = self.kernel_size
+        self.conv = nn.Conv2d(num_feat, num_feat, size, padding=size // 2, groups=groups, bias=False)
 
     def convolve(self, features: Tensor, idr: Tensor) -> Tensor:
         """Convolve with the learned kernels; the IDR is not used."""
@@ -254,9 +250,8 @@ def build_conv(num_feat: int, options: ConvOptions, *, backend: str | None = Non
     Raises:
         ValueError: ``mask_channels`` or ``backend`` is unknown.
     """
-    own = asdict(options)
-    kind = {"rda": RDAConv, "dasr_da": DASRConv, "static": StaticConv}[own.pop("conv_type")]
-    return kind(num_feat, backend=backend, **own)
+    kinds: dict[str, type[SteeredConv]] = {kind.conv_type: kind for kind in (RDAConv, DASRConv, StaticConv)}
+    return kinds[options.conv_type](num_feat, options, backend=backend)
 
 
 def _check_idr(idr: Tensor, features: Tensor, num_feat: int) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -70,13 +70,16 @@ class RDAB(nn.Module):
 
     Args:
         num_feat: Channels C.
+        options: Options of both steered convolutions; None takes the defaults.
         backend: Backend of the dynamic convolutions; None lets the operator choose.
-        **options: :class:`~mrda.networks.rda_conv.ConvOptions` of both steered convolutions.
+        **changes: Options by name, which replace those of ``options``.
     """
 
-    def __init__(self, num_feat: int, *, backend: str | None = None, **options: Any) -> None:
+    def __init__(
+        self, num_feat: int, options: ConvOptions | None = None, *, backend: str | None = None, **changes: Any
+    ) -> None:
         super().__init__()
-        chosen = ConvOptions(**options)
+        chosen = ConvOptions.chosen(options, changes)
         self.rda_conv1 = build_conv(num_feat, chosen, backend=backend)
         self.conv1 = conv3x3(num_feat, num_feat)
         self.rda_conv2 = build_conv(num_feat, chosen, backend=backend)
@@ -131,8 +134,8 @@ class RDAN(Configured):
         self.register_buffer("mean", shift.to(torch.get_default_dtype()).reshape(3, 1, 1), persistent=False)
         self.head = conv3x3(3, num_feat)
         self.compress = nn.Linear(idr_dim, num_feat, bias=False)
-        conv = asdict(self.options.part(ConvOptions))
-        self.blocks = nn.ModuleList(RDAB(num_feat, backend=backend, **conv) for _ in range(self.options.num_blocks))
+        conv = self.options.part(ConvOptions)
+        self.blocks = nn.ModuleList(RDAB(num_feat, conv, backend=backend) for _ in range(self.options.num_blocks))
         self.body_tail = conv3x3(num_feat, num_feat)
         self.upscaler = PixelShuffleUpscaler(num_feat, self.scale)
 

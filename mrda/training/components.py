@@ -15,6 +15,7 @@ from mrda.config import AdaptationConfig, StageName, TrainConfig
 from mrda.degradations import ClassicDegradation, Degraded, RealDegradation
 from mrda.degradations.pool import ShufflePool
 from mrda.networks import MLN, RDAN, MRDAOracle, MRDAStudent, MRDATeacher, Network, adaptation, load_network
+from mrda.networks.mln import MLNOptions
 from mrda.networks.rdan import TrunkOptions
 
 Degradation = Callable[[Tensor, torch.Generator], Degraded]
@@ -30,9 +31,9 @@ AnyMRDA = TypeVar("AnyMRDA", MRDATeacher, MRDAStudent)
 # Networks
 
 
-def mln_options(config: TrainConfig) -> dict[str, Any]:
-    """Keyword arguments of the MLN."""
-    return {"scale": config.scale, "num_feat": config.networks.mln_feat, "num_body": config.networks.mln_body}
+def mln_options(config: TrainConfig) -> MLNOptions:
+    """Options of the MLN."""
+    return MLNOptions(scale=config.scale, num_feat=config.networks.mln_feat, num_body=config.networks.mln_body)
 
 
 def mrda_options(config: TrainConfig) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def mrda_options(config: TrainConfig) -> dict[str, Any]:
 
 def build_mln(config: TrainConfig) -> MLN:
     """An untrained MLN, initialised by `networks.mln_init`."""
-    mln = MLN(**mln_options(config))
+    mln = MLN(mln_options(config))
     return mln.initialize_he() if config.networks.mln_init == "he" else mln
 
 
@@ -71,7 +72,7 @@ def load_mln(config: TrainConfig, path: Path) -> MLN:
     Raises:
         ValueError: the file is unreadable, or holds another architecture or other sizes than ``config``.
     """
-    return _load(path, MLN, mln_options(config))
+    return _load(path, MLN, mln_options(config).as_dict())
 
 
 def load_teacher(config: TrainConfig, path: Path) -> MRDATeacher:

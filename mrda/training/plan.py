@@ -137,7 +137,7 @@ def plan_stage(config: TrainConfig, name: StageName, *, done: int, micro_batches
     section = config.stage(name)
     lr = torch.empty(section.batch, 3, config.data.patch_size, config.data.patch_size, device="meta")
     with torch.device("meta"):
-        mln = MLN(**mln_options(config))
+        mln = MLN(mln_options(config))
         frozen_upscaler = upscaler_is_frozen(config, name)
         adapted = sum(parameter.numel() for parameter in mln.adaptable_parameters(frozen_upscaler).values())
         if name in ("bicubic", "meta"):

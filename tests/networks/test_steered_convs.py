@@ -59,7 +59,7 @@ def attention_conv(layer, x, idr, convolved, dyn_act, output_negative_slope):
 @pytest.mark.parametrize("output_negative_slope", [None, 0.1])
 def test_dasrs_convolution_follows_its_definition(kernel_size, dyn_act, output_negative_slope):
     x, idr = inputs(16)
-    layer = DASRConv(16, kernel_size, dyn_act=dyn_act).double()
+    layer = DASRConv(16, kernel_size=kernel_size, dyn_act=dyn_act).double()
     expected = attention_conv(layer, x, idr, predicted(layer, x, idr), dyn_act, output_negative_slope)
     got = layer(x, idr, output_negative_slope=output_negative_slope)
     torch.testing.assert_close(got, expected, **BUDGET)
@@ -70,7 +70,7 @@ def test_dasrs_convolution_follows_its_definition(kernel_size, dyn_act, output_n
 @pytest.mark.parametrize("dyn_act", ["lrelu", "none"])
 def test_the_static_convolution_follows_its_definition(kernel_size, static_groups, dyn_act):
     x, idr = inputs(16)
-    layer = StaticConv(16, kernel_size, dyn_act=dyn_act, static_groups=static_groups).double()
+    layer = StaticConv(16, kernel_size=kernel_size, dyn_act=dyn_act, static_groups=static_groups).double()
     groups = 16 if static_groups == "C" else 1
     convolved = F.conv2d(x, layer.conv.weight, padding=kernel_size // 2, groups=groups)
     expected = attention_conv(layer, x, idr, convolved, dyn_act, 0.1)
