@@ -25,7 +25,7 @@ import mrda_kernels
 from mrda.config import TrainConfig
 from mrda.config.load import load_config
 from mrda.core.memory import keep_freed_memory
-from mrda.core.progress import log_to_stderr, progress_bar
+from mrda.core.progress import TerminalProgress, log_to_stderr
 from mrda.degradations.classic import crop_to_multiple, degrade
 from mrda.degradations.kernels import isotropic_gaussian
 from mrda.degradations.resample import bicubic
@@ -201,14 +201,13 @@ def unseen(photos: Sequence[str], config: TrainConfig) -> Sequence[str]:
 def score(upscaler: Upscaler, photos: Sequence[str], sigmas: Sequence[float], console: Console) -> list[Score]:
     """Degrade each photo by each blur (standard deviations in HR pixels) and measure what is restored."""
     scores = []
-    with progress_bar(console) as bar:
-        task = bar.add_task("upscaling", total=len(photos) * len(sigmas))
+    with TerminalProgress(console).task("upscaling", len(photos) * len(sigmas)) as task:
         for photo in photos:
             for sigma in sigmas:
                 blur = isotropic_conditions([sigma])
                 baseline, ours = evaluate({"mrda_s": blind_method(upscaler)}, [photo], blur, upscaler.scale)
                 scores.append(pair(sigma, baseline, ours))
-                bar.advance(task)
+                task.advance()
     return scores
 
 
@@ -317,8 +316,7 @@ def time_operator(shape: tuple[int, int, int, int], rounds: int, console: Consol
         torch.autograd.grad(operator(*tensors), tensors, gradient)
 
     timings = []
-    with progress_bar(console) as bar:
-        task = bar.add_task("timing the operator", total=2 * (rounds + 1))
+    with TerminalProgress(console).task("timing the operator", 2 * (rounds + 1)) as task:
         for mode, run in (("forward", forward), ("forward and backward", forward_backward)):
             milliseconds: dict[str, list[float]] = {name: [] for name in operators}
             for _ in range(rounds + 1):
@@ -326,7 +324,7 @@ def time_operator(shape: tuple[int, int, int, int], rounds: int, console: Consol
                     start = time.perf_counter()
                     run(operator)
                     milliseconds[name].append(1000 * (time.perf_counter() - start))
-                bar.advance(task)
+                task.advance()
             # The first round warms caches and allocators up.
             fused, eager = (median(times[1:]) for times in milliseconds.values())
             timings.append(Timing(mode, fused, eager))

@@ -104,14 +104,6 @@ def log_to_stderr(level: int = logging.INFO) -> None:
         logger.addHandler(handler)
 
 
-def progress_bar(console: Console) -> rich.progress.Progress:
-    """Make a bar with the time that remains; it vanishes when done, and is shown only if ``console`` is a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    return rich.progress.Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-    )
-
-
 class Share:
     """Turns the share that is done of one unit of a task, from 0 to 1, into advances of the task."""
 

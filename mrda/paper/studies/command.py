@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from rich.console import Console
 from torch.utils.benchmark import Timer
 
+from mrda.core import progress
 from mrda.core.files import write_text
 from mrda.core.markdown import Page
 from mrda.core.memory import keep_freed_memory
-from mrda.core.progress import progress_bar
 
 Item = TypeVar("Item")
 
@@ -77,8 +76,7 @@ def photo_sets(folders: Sequence[Path] | None, names: Sequence[str]) -> list[Pat
 
 def track(items: Sequence[Item], description: str) -> Iterator[Item]:
     """The items, with a progress bar on the terminal."""
-    with progress_bar(Console(stderr=True)) as bar:
-        yield from bar.track(items, description=description)
+    return progress.track(items, len(items), description, progress.TerminalProgress())
 
 
 def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int, seconds: float = 0.0) -> dict[str, list[float]]:
