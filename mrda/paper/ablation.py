@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -30,6 +31,8 @@ from mrda.paper.figures.tsne import load_representation, representations
 from mrda.photo.images import SKIMAGE_PREFIX, Source, read_rgb, source_name, to_tensor
 from mrda.training.checkpoints import refusals
 from mrda.training.components import upscaler_is_frozen
+
+_log = logging.getLogger(__name__)
 
 TABLE_6_SIGMAS = (0.0, 1.2, 2.4, 3.6)
 SILHOUETTE_SIGMAS = (0.8, 1.6, 2.4, 3.2)
@@ -96,14 +99,13 @@ def ablate(
     overrides: Sequence[str] = (),
     preset: str = "recommended",
     progress: bool = True,
-    announce: Callable[[str], None] | None = None,
 ) -> Report:
     """Train every row of Tables V and VI and measure it; writes ``ablation.json`` and ``ablation.md`` into ``run_dir``.
 
     Rows share the stages that are equal for them: as a rule the MLN; S1 to S3 share the teacher T2, which is also the
     row "fixed upscaler". Every stage takes ``budget`` steps, except for S6, which has no teacher to start from and
     takes as many steps as the RDAN of S3 in total (the paper prints T1's number for it). An interrupted study
-    resumes.
+    resumes. The log names each row before its work.
 
     Args:
         base: name or path of the configuration that the rows change; sizes and photos for training are its.
@@ -113,7 +115,6 @@ def ablate(
         overrides: of the base, as for `mrda.config.load.load_config`; a row's own options take precedence.
         preset: below the base, as for `mrda.config.load.load_config`.
         progress: show progress on the terminal.
-        announce: called with the name of the next step.
 
     Raises:
         RunRefusedError: (a ValueError) before any work, what `load_config` and `train` refuse, rows that would be the
@@ -126,9 +127,8 @@ def ablate(
     with refusals():
         study = Study(base, budget, Path(run_dir), overrides, preset, progress)
         _check(study.configs["t3"], photos)
-    tell = announce or (lambda _: None)
-    trained = _train_rows(study, tell)
-    tell("measuring")
+    trained = _train_rows(study)
+    _log.info("ablation: measuring")
     rows = _measure(study, trained, photos)
     curves = {"bicubic": _curve(study, "bicubic", photos), "meta": _curve(study, "meta", photos)}
     scale = study.configs["s3"].scale
@@ -236,13 +236,13 @@ def _is_of(photo: Source, source: str) -> bool:
     return Path(photo).resolve().is_relative_to(Path(source).resolve())
 
 
-def _train_rows(study: Study, tell: Callable[[str], None]) -> dict[str, Path]:
+def _train_rows(study: Study) -> dict[str, Path]:
     """Train every row, and return its weights."""
-    tell("MLN: bicubic pretraining and meta-learning")
+    _log.info("ablation: MLN: bicubic pretraining and meta-learning")
     study.weights(FIRST, "meta")
     weights: dict[str, Path] = {}
     for row in ROWS:
-        tell(row)
+        _log.info("ablation: %s", row)
         weights[row] = study.final(row)
     return weights
 

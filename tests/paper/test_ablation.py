@@ -1,4 +1,5 @@
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -130,15 +131,16 @@ def test_no_photo_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_row_is_trained_and_measured_and_a_stopped_study_goes_on(
-    photo: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photo: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     photos = [photo("a.png"), photo("bb.png"), photo("ccc.png")]
     options = [f"data.sources=['{photos[0]}']"]
-    told: list[str] = []
-    report = ablate("toy", 2, tmp_path / "run", photos[1:], overrides=options, progress=False, announce=told.append)
+    with caplog.at_level(logging.INFO, "mrda.paper.ablation"):
+        report = ablate("toy", 2, tmp_path / "run", photos[1:], overrides=options, progress=False)
     assert [row.name for row in report.rows] == list(HELD)
-    assert told[-1] == "measuring"
+    told = [record.getMessage() for record in caplog.records if record.name == "mrda.paper.ablation"]
+    assert told[-1] == "ablation: measuring"
     assert report.config == f"toy, {options[0]}"
     stored = json.loads((tmp_path / "run" / "ablation.json").read_text())
     assert [row["psnr_y"] for row in stored["rows"]] == [row.psnr_y for row in report.rows]

@@ -53,7 +53,6 @@ def ablate(
             photos,
             overrides=overrides or (),
             preset=preset,
-            announce=lambda what: typer.echo(f"ablation: {what}", err=True),
         )
     except (RunRefusedError, ModuleNotFoundError) as error:
         refuse(str(error))
