@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`mrda train`."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -14,6 +15,8 @@ from mrda.cli.common import refuse, refusing
 if TYPE_CHECKING:
     from mrda.config import StageName
     from mrda.training import StagePlan
+
+_log = logging.getLogger(__name__)
 
 
 @app.command(
@@ -78,10 +81,8 @@ def train(
         _print_plan([plan_stage(settings, name, done=0, micro_batches=micro_batches) for name in names])
         typer.echo(settings.to_yaml(), nl=False)
         return
-    from mrda.core.progress import log_to_stderr
     from mrda.training import Run, RunRefusedError
 
-    log_to_stderr()
     if run_dir is None:
         name = config.replace("/", "-") if config in configs() else Path(config).stem
         run_dir = Path("runs") / (name if preset == "recommended" else f"{name}-{preset}")
@@ -93,7 +94,7 @@ def train(
     except RunRefusedError as error:
         refuse(str(error))
     except FloatingPointError as error:
-        typer.echo(f"mrda: {error}", err=True)
+        _log.error(str(error))
         raise typer.Exit(1) from None
     if run.is_main:
         for stage, path in weights.items():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`mrda ablate`."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,8 @@ import typer
 
 from mrda.cli.app import app
 from mrda.cli.common import print_table, refuse, refusing
+
+_log = logging.getLogger(__name__)
 
 
 @app.command(
@@ -36,13 +39,11 @@ def ablate(
 
     An interrupted study resumes with the same command. The report is RUN_DIR/ablation.md and .json.
     """
-    from mrda.core.progress import log_to_stderr
     from mrda.paper.ablation import ablate as study
     from mrda.paper.ablation import markdown
     from mrda.photo.images import find_images
     from mrda.training import RunRefusedError
 
-    log_to_stderr()
     with refusing():
         photos = find_images(data)
     try:
@@ -57,7 +58,7 @@ def ablate(
     except (RunRefusedError, ModuleNotFoundError) as error:
         refuse(str(error))
     except FloatingPointError as error:
-        typer.echo(f"mrda: {error}", err=True)
+        _log.error(str(error))
         raise typer.Exit(1) from None
     print_table(markdown(report))
     typer.echo(f"{run_dir / 'ablation.md'}", err=True)
