@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import timer
 
 from benchmarks.records import Record, Setting
-from mrda.core.machine import environment
+from mrda.core.environment import timing_environment
 
 Run = Callable[[], object]
 Operator = Callable[..., Tensor]  # computes an op from its tensors
@@ -169,7 +169,7 @@ def measure(
                 record |= {"ms": ms, "gbps": setting.bytes_moved / ms / 1e6, "rounds": rounds}
                 record |= {"floor_ratio": ms / timings[floor][0]} if floor in timings else {}
                 record |= {"peak_bytes": held[name]} if memory and launch == "eager" else {}
-            records.append(record | absent.get(name, {}) | environment(setting.device))
+            records.append(record | absent.get(name, {}) | timing_environment(setting.device))
     return records
 
 

@@ -35,8 +35,8 @@ from benchmarks.harness import GpuClock, host_clock, interleaved, peak_bytes, sh
 from benchmarks.peers import released, use_peer
 from mrda.config import STAGES, StageName, TrainConfig
 from mrda.config.load import load_config
+from mrda.core.environment import timing_environment
 from mrda.core.files import write_text
-from mrda.core.machine import environment
 from mrda.core.markdown import Page
 from mrda.core.memory import keep_freed_memory
 from mrda.networks import MLN, save_network
@@ -112,7 +112,7 @@ def measure(
             record["peak_bytes"] = peak_bytes(take, device)
             if way == OURS:
                 record["parts"] = shares(take, parts_of(stage))
-        records.append(record | environment(device))
+        records.append(record | timing_environment(device))
     return records
 
 

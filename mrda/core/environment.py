@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A description of the environment: programs, machine, source revision."""
+"""Descriptions of the environment: programs, machine, source revision; and what measured times depend on."""
 
 from __future__ import annotations
 
@@ -37,6 +37,25 @@ def environment(processes: int) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if cuda else None,
     }
+
+
+def timing_environment(device: str) -> dict[str, Any]:
+    """Describe everything that times on a device ("cpu" or "cuda") depend on besides the code, for a JSON file."""
+    shared = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    if device == "cpu":
+        return shared | {"processor": _cpu_name()}
+    gpu = {"cuda": torch.version.cuda, "triton": _version("triton"), "processor": torch.cuda.get_device_name()}
+    return shared | gpu
+
+
+def _cpu_name() -> str:
+    """Return the processor's name, or its architecture if the system does not give the name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def _version(package: str) -> str | None:

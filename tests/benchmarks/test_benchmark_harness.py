@@ -133,7 +133,7 @@ def test_the_gpus_clock_leaves_out_the_time_to_clear_the_cache(monkeypatch):
 def fake_gpu(monkeypatch):
     """Everything on the host, with 6 ms for a plain call and 2 ms for a replay."""
     monkeypatch.setattr(harness, "GpuClock", lambda: None)
-    monkeypatch.setattr(harness, "environment", lambda device: {"processor": "NVIDIA X1"})
+    monkeypatch.setattr(harness, "timing_environment", lambda device: {"processor": "NVIDIA X1"})
     monkeypatch.setattr(harness, "graphed", lambda run: lambda: (run(), "replay"))
 
     def timed(runs, clock, **limits):

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mrda.core.machine import environment
+from mrda.core.environment import timing_environment
 from mrda.core.randomness import generator
 from mrda.degradations import CommonOptions, RealDegradation, quantize
 from mrda.degradations.real.draw import RealDraw, RoundDraw
@@ -73,7 +73,8 @@ def measure(batch: int, size: int, seeds: int, rounds: int = ROUNDS) -> list[Rec
         runs = ours(images, draw, seed) | ({} if cv2 is None else peers(cv2, images, draw, seed))
         for name, values in command.interleaved(runs, rounds).items():
             times.setdefault(name, []).append(median(values))
-    setting = {"batch": batch, "size": size, "scale": SCALE, "seeds": seeds, "rounds": rounds} | environment("cpu")
+    setting = {"batch": batch, "size": size, "scale": SCALE, "seeds": seeds, "rounds": rounds}
+    setting |= timing_environment("cpu")
     records: list[Record] = [{"provider": name, "ms": mean(values)} | setting for name, values in times.items()]
     if cv2 is not None:
         for record in records:

@@ -24,7 +24,7 @@ import torch
 from PIL import features
 from torch import Tensor
 
-from mrda.core.machine import environment
+from mrda.core.environment import timing_environment
 from mrda.core.markdown import table
 from mrda.degradations.jpeg import _encoded, _simulated, _tensor_codec
 from mrda.paper.studies import command
@@ -237,7 +237,7 @@ def speed(codecs: Mapping[str, Codec], images: Tensor, seconds: float, min_round
             "ms_shortest": min(values),
             "rounds": len(values),
         }
-        | environment("cpu")
+        | timing_environment("cpu")
         for name, values in times.items()
     ]
 
