@@ -93,6 +93,10 @@ class MLN(Configured):
             raise ValueError(f"lr_up has shape {tuple(lr_up.shape)}, but must be {expected}")
         return self.upscaler(self.features(lr)) + lr_up
 
+    def to_adapt(self, freeze_upscaler: bool) -> MLN:
+        """Return the MLN for `mrda.networks.adaptation.adapt`: this one, or a faster one if the upscaler is frozen."""
+        return self.with_collapsed_upscaler() if freeze_upscaler else self
+
     def with_collapsed_upscaler(self) -> MLN:
         """Return an MLN whose upscaler runs as one convolution: for adaptations that leave the upscaler frozen.
 

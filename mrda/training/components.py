@@ -210,7 +210,7 @@ class Adapter:
     @cached_property
     def mln_to_adapt(self) -> MLN:
         """The MLN as it is adapted; made by the first step, when its weights are loaded and on their device."""
-        return self.mln.with_collapsed_upscaler() if self.freeze_upscaler else self.mln
+        return self.mln.to_adapt(self.freeze_upscaler)
 
     def features(self, lr: Tensor, lr_up: Tensor, hr: Tensor, sync: Mean | None = None) -> Tensor:
         """D'_T (B, C', H, W) in float32, detached: the features of the MLN adapted to this batch.

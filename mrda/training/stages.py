@@ -234,7 +234,7 @@ class MetaStage(Stage):
     @cached_property
     def mln_to_adapt(self) -> MLN:
         """The MLN as it is adapted; made by the first step, when its weights are loaded and on their device."""
-        return self.network.with_collapsed_upscaler() if self.freeze_upscaler else self.network
+        return self.network.to_adapt(self.freeze_upscaler)
 
     @classmethod
     def build(cls, config: TrainConfig) -> MLN:
