@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from mrda.core.randomness import generator
-from mrda.degradations import RealDegradation
+from mrda.degradations import CommonOptions, RealDegradation
 from mrda.paper.studies import degradations
 
 OURS = ["mrda_per_batch", "mrda_per_image"]
 
 
 def control(count, seed):
-    return RealDegradation(4, per="image").draw(count, generator(seed, "control"))
+    return RealDegradation(4, common=CommonOptions(per="image")).draw(count, generator(seed, "control"))
 
 
 def test_all_follow_one_draw_of_what_a_batch_shares():
