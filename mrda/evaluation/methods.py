@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,14 @@ from torch import Tensor, nn
 from mrda.degradations.resample import bicubic
 from mrda.evaluation.samples import Method, Sample
 from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, adaptation
+
+
+class AdaptOptions(TypedDict, total=False):
+    """Options of `mrda.networks.adaptation.adapt`, which has the defaults."""
+
+    steps: int
+    inner_lr: Sequence[float]
+    freeze_upscaler: bool
 
 
 def bicubic_method(scale: int, border: str = "clamp") -> Method:
@@ -34,22 +43,15 @@ def student_method(network: MRDAStudent) -> Method:
     return upscale
 
 
-def teacher_method(
-    network: MRDATeacher,
-    mln: MLN,
-    *,
-    steps: int = adaptation.INNER_STEPS,
-    inner_lr: Sequence[float] = adaptation.INNER_LR,
-    freeze_upscaler: bool = True,
-) -> Method:
+def teacher_method(network: MRDATeacher, mln: MLN, **options: Unpack[AdaptOptions]) -> Method:
     """MRDA_T, for which the MLN is adapted to each sample and its HR (Algorithm 2)."""
-    rdan = network.rdan.prepare()
-    mln = mln.with_collapsed_upscaler() if freeze_upscaler else mln
+    rdan, adapting = network.rdan.prepare(), _AdaptingMLN(mln, options)
 
     def upscale(sample: Sample) -> Tensor:
-        lr, _, weights = _adapted(mln, sample, steps, inner_lr, freeze_upscaler)
+        sample = adapting.moved(sample)
+        weights = adapting.adapt(sample)
         with torch.no_grad():
-            return rdan(lr, network.degradation(adaptation.features(mln, weights, lr)))
+            return rdan(sample.lr, network.degradation(adaptation.features(adapting.mln, weights, sample.lr)))
 
     return upscale
 
@@ -69,60 +71,52 @@ def oracle_method(network: MRDAOracle) -> Method:
     return upscale
 
 
-def mln_method(
-    mln: MLN,
-    *,
-    steps: int = adaptation.INNER_STEPS,
-    inner_lr: Sequence[float] = adaptation.INNER_LR,
-    freeze_upscaler: bool = True,
-) -> Method:
+def mln_method(mln: MLN, **options: Unpack[AdaptOptions]) -> Method:
     """The MLN itself, after `steps` steps of adaptation to each sample and its HR."""
-    mln = mln.with_collapsed_upscaler() if freeze_upscaler else mln
+    adapting = _AdaptingMLN(mln, options)
 
     def upscale(sample: Sample) -> Tensor:
-        lr, lr_up, weights = _adapted(mln, sample, steps, inner_lr, freeze_upscaler)
-        with torch.no_grad():
-            return adaptation.restore(mln, weights, lr, lr_up)
+        sample = adapting.moved(sample)
+        return adapting.restore(sample, adapting.adapt(sample))
 
     return upscale
 
 
-def mln_steps(
-    mln: MLN,
-    *,
-    steps: int = adaptation.INNER_STEPS,
-    inner_lr: Sequence[float] = adaptation.INNER_LR,
-    freeze_upscaler: bool = True,
-) -> Callable[[Sample], list[Tensor]]:
+def mln_steps(mln: MLN, **options: Unpack[AdaptOptions]) -> Callable[[Sample], list[Tensor]]:
     """SR of the MLN after 0, 1, ... `steps` steps of one adaptation to a sample."""
-    mln = mln.with_collapsed_upscaler() if freeze_upscaler else mln
+    adapting = _AdaptingMLN(mln, options)
 
     def upscale(sample: Sample) -> list[Tensor]:
-        lr, lr_up, hr = (_like(image, mln) for image in (sample.lr, sample.lr_up, sample.hr))
+        sample = adapting.moved(sample)
         restored: list[Tensor] = []
-
-        def watch(_: int, weights: adaptation.Weights) -> None:
-            with torch.no_grad():
-                restored.append(adaptation.restore(mln, weights, lr, lr_up))
-
-        adaptation.adapt(
-            mln, lr, lr_up, hr, steps=steps, inner_lr=inner_lr, freeze_upscaler=freeze_upscaler, watch=watch
-        )
+        adapting.adapt(sample, watch=lambda _, weights: restored.append(adapting.restore(sample, weights)))
         return restored
 
     return upscale
 
 
-def _adapted(
-    mln: MLN, sample: Sample, steps: int, inner_lr: Sequence[float], freeze_upscaler: bool
-) -> tuple[Tensor, Tensor, adaptation.Weights]:
-    """LR, its enlargement and the adapted weights, on the MLN's device."""
-    lr, lr_up, hr = (_like(image, mln) for image in (sample.lr, sample.lr_up, sample.hr))
-    return (
-        lr,
-        lr_up,
-        adaptation.adapt(mln, lr, lr_up, hr, steps=steps, inner_lr=inner_lr, freeze_upscaler=freeze_upscaler),
-    )
+class _AdaptingMLN:
+    """An MLN that is adapted to single samples."""
+
+    def __init__(self, mln: MLN, options: AdaptOptions) -> None:
+        self.mln = mln.to_adapt(options.get("freeze_upscaler", True))
+        self.options = options
+
+    def moved(self, sample: Sample) -> Sample:
+        """Return the sample with its images on the MLN's device, in its dtype."""
+        lr, lr_up, hr = (_like(image, self.mln) for image in (sample.lr, sample.lr_up, sample.hr))
+        return sample._replace(lr=lr, lr_up=lr_up, hr=hr)
+
+    def adapt(
+        self, sample: Sample, watch: Callable[[int, adaptation.Weights], None] | None = None
+    ) -> adaptation.Weights:
+        """Return the weights adapted to a moved sample."""
+        return adaptation.adapt(self.mln, sample.lr, sample.lr_up, sample.hr, watch=watch, **self.options)
+
+    def restore(self, sample: Sample, weights: adaptation.Weights) -> Tensor:
+        """Return SR of a moved sample by adapted weights."""
+        with torch.no_grad():
+            return adaptation.restore(self.mln, weights, sample.lr, sample.lr_up)
 
 
 def _like(tensor: Tensor, network: nn.Module) -> Tensor:
