@@ -23,7 +23,9 @@ def test_the_axis_tells_the_psnr_itself(monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr(adaptation, "save_figure", lambda figure, path: drawn.append(figure))
     # So close together that matplotlib would write 22.3 above the axis, and tiny differences beside it.
-    scores = [adaptation.Score("a", "meta", step, "photo", "blur", 22.3048 + 1e-5 * step, None) for step in range(3)]
+    scores = [
+        adaptation.AdaptationScore("a", "meta", step, "photo", "blur", 22.3048 + 1e-5 * step, None) for step in range(3)
+    ]
     adaptation.save_adaptation(scores, tmp_path / "f.png", title="")
     (figure,) = drawn
     figure.canvas.draw()

@@ -22,7 +22,7 @@ from mrda.paper.figures.adaptation import (
     adaptation_scores,
     load_curves,
     load_sweep,
-    mean_scores,
+    mean_adaptation_scores,
     save_adaptation,
 )
 
@@ -163,7 +163,7 @@ def test_panels_are_drawn_as_there_are_data(files, photos, tmp_path):
 
 
 def test_means_need_not_be_of_neighbours():
-    scores = list(mean_scores([]))
+    scores = list(mean_adaptation_scores([]))
     assert scores == []
     with pytest.raises(ValueError, match="must hold those of an MLN"):
         save_adaptation([], "nowhere/f.png", title="")

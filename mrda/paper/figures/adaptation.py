@@ -54,7 +54,7 @@ class SweptMethod(NamedTuple):
     """Settings of its MLN's adaptation; None for students."""
 
 
-class Score(NamedTuple):
+class AdaptationScore(NamedTuple):
     """One measurement."""
 
     panel: str
@@ -142,7 +142,7 @@ def adaptation_scores(
     *,
     seed: int = 0,
     largest: int = LARGEST_SIDE,
-) -> Iterator[Score]:
+) -> Iterator[AdaptationScore]:
     """Measure both panels of Fig. 9, photo by photo and degradation by degradation.
 
     Each photo is degraded once, and each MLN adapted to it once with all intermediate results measured. As in
@@ -178,12 +178,12 @@ def adaptation_scores(
                 adaptation: Adaptation | None,
                 sample: Sample = sample,
                 where: tuple[str, str] = (photo.name, condition.name),
-            ) -> Score:
+            ) -> AdaptationScore:
                 value = float(psnr_y(sr.to(sample.hr), sample.hr, sample.hr.shape[-1] // sample.lr.shape[-1]))
                 if math.isnan(value):
                     after = "" if step is None else f" after {step} steps"
                     raise ValueError(f"{where[0]}: the SR of {series}{after} under {where[1]} has NaN values")
-                return Score(panel, series, step, *where, value, adaptation)
+                return AdaptationScore(panel, series, step, *where, value, adaptation)
 
             yield score("a", BASELINE, None, bicubic(sample.lr, scale), None)
             for name, (mln, how) in mlns.items():
@@ -193,18 +193,18 @@ def adaptation_scores(
                 yield score("b", series, step, method(sample), told)
 
 
-def mean_scores(scores: Sequence[Score]) -> list[Score]:
+def mean_adaptation_scores(scores: Sequence[AdaptationScore]) -> list[AdaptationScore]:
     """The means over images and conditions, in order of first appearance; image and condition are `MEAN`."""
-    groups: dict[tuple[str, str, int | None], list[Score]] = {}
+    groups: dict[tuple[str, str, int | None], list[AdaptationScore]] = {}
     for one in scores:
         groups.setdefault((one.panel, one.series, one.steps), []).append(one)
     return [
-        Score(*key, MEAN, MEAN, fmean(one.psnr_y for one in group), group[0].adaptation)
+        AdaptationScore(*key, MEAN, MEAN, fmean(one.psnr_y for one in group), group[0].adaptation)
         for key, group in groups.items()
     ]
 
 
-def save_adaptation(scores: Sequence[Score], path: str | Path, *, title: str) -> None:
+def save_adaptation(scores: Sequence[AdaptationScore], path: str | Path, *, title: str) -> None:
     """Draw Fig. 9 and write the scores beside it: all of them after the means that are drawn.
 
     Args:
@@ -216,7 +216,7 @@ def save_adaptation(scores: Sequence[Score], path: str | Path, *, title: str) ->
         ValueError: no scores of MLNs or of swept networks.
         ModuleNotFoundError: matplotlib is missing.
     """
-    means = mean_scores(scores)
+    means = mean_adaptation_scores(scores)
     curves, sweeps = _series(means, "a"), _series(means, "b")
     baseline = next((mean.psnr_y for mean in means if mean.steps is None), None)
     panels = [(draw, data) for draw, data in ((_draw_curves, curves), (_draw_sweep, sweeps)) if data]
@@ -256,7 +256,7 @@ def _adaptation(path: Path, network: Network, steps: int, inner_lr: Sequence[flo
     return how if inner_lr is None else how._replace(inner_lr=tuple(inner_lr))
 
 
-def _series(means: Sequence[Score], panel: str) -> dict[str, list[tuple[int, float]]]:
+def _series(means: Sequence[AdaptationScore], panel: str) -> dict[str, list[tuple[int, float]]]:
     """The points of each series but bicubic, by rising number of steps."""
     series: dict[str, list[tuple[int, float]]] = {}
     for mean in means:
