@@ -147,7 +147,7 @@ def test_a_dictionary_that_holds_itself_is_refused(tmp_path):
     state = {}
     state["params"] = state
     torch.save(state, tmp_path / "endless.pth")
-    with pytest.raises(ValueError, match=r"endless\.pth has its state dict in more than 4 wrappers"):
+    with pytest.raises(ValueError, match=r"endless\.pth has its state dict in more than 4 nested wrappers"):
         load_official(tmp_path / "endless.pth")
 
 
