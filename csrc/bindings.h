@@ -35,7 +35,7 @@ std::array<int64_t, kCount> integers(py::object tuple) {
   return values;
 }
 
-// What a method of `object` returns that takes no arguments; the names here are interned, so that nothing is built.
+// Call a method of `object` without arguments; the names here are interned, so that nothing is built.
 inline py::object call_method(py::handle object, PyObject* name) {
   PyObject* value = PyObject_CallMethodNoArgs(object.ptr(), name);
   if (!value) throw py::error_already_set();

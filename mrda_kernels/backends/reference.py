@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The eager oracle as a backend: serves everything, everywhere."""
+"""The eager reference as a backend: serves everything, everywhere."""
 
 from __future__ import annotations
 
