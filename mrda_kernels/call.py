@@ -37,8 +37,8 @@ class RdaCall(NamedTuple):
         weight: (B, C, K, K), K odd and at most 7.
         mask_weight: (M, C, 1, 1), M = 1 or C; None for the bare dynamic convolution, which uses nothing that follows.
         mask_bias: (M,), or None for zero.
-        negative_slope: of the LeakyReLU after the convolution.
-        output_negative_slope: of the LeakyReLU on the result; None for none.
+        negative_slope: slope of the LeakyReLU after the convolution.
+        output_negative_slope: slope of the LeakyReLU on the result; None for none.
     """
 
     input: Tensor

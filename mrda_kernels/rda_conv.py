@@ -43,8 +43,8 @@ def rda_conv2d(
         weight: (B, C, K, K), K one of 1, 3, 5, 7: the kernels, one per sample and channel.
         mask_weight: (M, C, 1, 1), M = 1 (one mask for all channels, the published network) or M = C.
         mask_bias: (M,), or None for zero.
-        negative_slope: of the LeakyReLU after the convolution; 1 leaves that out.
-        output_negative_slope: of the LeakyReLU on the result; None leaves that out.
+        negative_slope: slope of the LeakyReLU after the convolution; 1 leaves that out.
+        output_negative_slope: slope of the LeakyReLU on the result; None leaves that out.
         backend: "cuda", "triton", "cpu" or "reference"; None takes the environment variable MRDA_KERNELS_BACKEND if it
             is set, otherwise the first of these that can serve the call.
 

@@ -10,7 +10,7 @@ def require_package(module: str, *, name: str, user: str, extra: str) -> None:
     Args:
         module: name of the package in imports.
         name: name of the package on the package index.
-        user: what requires it, for the message.
+        user: feature that requires it, for the message.
         extra: the extra of this project that installs it.
 
     Raises:

@@ -161,11 +161,11 @@ def evaluate(
         images: the HR photographs.
         protocol: the name of a protocol, or conditions of one's own.
         scale: the factor between LR and HR.
-        seed: of the noise, see `mrda.evaluation.samples.make_sample`.
+        seed: seed of the noise, see `mrda.evaluation.samples.make_sample`.
         downsample: see `mrda.degradations.degrade`.
         border: see `mrda.degradations.degrade`; bicubic upscaling follows it too.
         lr_up_from: see `mrda.degradations.degrade`.
-        variant: of the metrics, see `mrda.evaluation.metrics`.
+        variant: variant of the metrics, see `mrda.evaluation.metrics`.
 
     Yields:
         For each image and condition the record of bicubic, then those of the methods.

@@ -65,7 +65,7 @@ def make_sample(
         condition: the degradation.
         scale: 2, 3 or 4.
         image: the photograph's name.
-        seed: of the noise.
+        seed: seed of the noise.
         downsample: see `mrda.degradations.degrade`.
         border: see `mrda.degradations.degrade`.
         lr_up_from: see `mrda.degradations.degrade`.

@@ -36,7 +36,7 @@ def summarise(records: Iterable[AnyRecord]) -> dict[str, Summary]:
     The mean over conditions is that of the per-condition means, as the published tables have it.
 
     Args:
-        records: of one data set; every method measured under the same conditions.
+        records: records of one data set; every method measured under the same conditions.
 
     Returns:
         Method -> its summary.

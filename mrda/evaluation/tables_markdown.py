@@ -25,8 +25,8 @@ def markdown(
 
     Args:
         datasets: data set's name -> method -> summary.
-        protocol: of the measurements; None leaves the paper's rows out. `mrda9` and `dasr9` get a row per noise level,
-            and a second table with the PSNR of each kernel.
+        protocol: protocol of the measurements; None leaves the paper's rows out. `mrda9` and `dasr9` get a row per
+            noise level, and a second table with the PSNR of each kernel.
         scale: the factor between LR and HR.
         photos: data set's name -> photos measured, and how many it has; where they differ, a line says so.
         width: characters in a line of the terminal; a wider table of kernels is left out.

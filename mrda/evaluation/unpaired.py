@@ -35,7 +35,7 @@ def read_unpaired(source: Source, scale: int, border: str = "clamp") -> Sample:
 
     Args:
         source: the file.
-        scale: of its enlargement.
+        scale: scale of its enlargement.
         border: border rule of the enlargement, see `mrda.degradations.bicubic`.
 
     Returns:
@@ -67,8 +67,8 @@ def evaluate_unpaired(
         photos: LR, with names that differ.
         output: a folder.
         scale: the factor of all methods.
-        model: of pristine photographs, see `mrda.evaluation.niqe`; None leaves NIQE out.
-        border: of bicubic upscaling, see `mrda.degradations.bicubic`.
+        model: model of pristine photographs, see `mrda.evaluation.niqe`; None leaves NIQE out.
+        border: border of bicubic upscaling, see `mrda.degradations.bicubic`.
 
     Yields:
         For each photograph the record of bicubic, then those of the methods.

@@ -43,7 +43,7 @@ class Row:
     """One row of the study.
 
     Args:
-        name: of its configuration, without ``ablation/``.
+        name: name of its configuration, without ``ablation/``.
         steps: optimizer steps in which its RDAN moved, over all stages.
         psnr_y: mean over photos and conditions, in dB.
         psnr_y_paper: the paper's number for its own training and photos (Table VI: the mean of its numbers).
@@ -75,9 +75,9 @@ class Report:
         config: the configuration that the rows extend, and the changes to it.
         budget: steps per stage.
         data: names of the photos.
-        rows: of Table V, then those of Table VI.
+        rows: rows of Table V, then those of Table VI.
         curves: PSNR-Y of the bicubic-trained and the meta-learned MLN after 0, 1, ... steps of adaptation.
-        silhouettes: of raw IDRs by sigma; empty with less than two photos.
+        silhouettes: silhouette scores of raw IDRs by sigma; empty with less than two photos.
         orderings: the paper's orderings, checked here.
     """
 
@@ -112,7 +112,7 @@ def ablate(
         budget: optimizer steps of every stage.
         run_dir: folder of the study; made if missing.
         data: photos to measure on, never trained on.
-        overrides: of the base, as for `mrda.config.load.load_config`; a row's own options take precedence.
+        overrides: overrides of the base, as for `mrda.config.load.load_config`; a row's own options take precedence.
         preset: below the base, as for `mrda.config.load.load_config`.
         progress: show progress on the terminal.
 

@@ -36,7 +36,7 @@ class Study:
         base: name or path of the configuration that the rows change.
         budget: optimizer steps of every stage, but in S6.
         run_dir: folder of the study.
-        overrides: of the base, as for `mrda.config.load.load_config`.
+        overrides: overrides of the base, as for `mrda.config.load.load_config`.
         preset: as for `mrda.config.load.load_config`.
         progress: show progress on the terminal.
 

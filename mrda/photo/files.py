@@ -65,7 +65,7 @@ class Photo:
         xmp: the XMP packet.
         dpi: pixels per inch, horizontally and vertically.
         comment: the comment of a JPEG or GIF.
-        notices: what could not be kept, in a few words each.
+        notices: things that could not be kept, in a few words each.
     """
 
     pixels: ImageArray

@@ -197,7 +197,7 @@ class Adapter:
 
     Args:
         mln: the MLN, frozen.
-        options: how it is adapted.
+        options: options of the adaptation.
         freeze_upscaler: leave its upscaler as it is.
     """
 

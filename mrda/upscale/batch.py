@@ -42,8 +42,8 @@ class Result:
     Attributes:
         job: the job.
         state: done, skipped because it was done before, or failed.
-        reason: of a failure, in a sentence.
-        notices: what could not be kept, in a few words each.
+        reason: reason of a failure, in a sentence.
+        notices: things that could not be kept, in a few words each.
     """
 
     job: Job
@@ -159,7 +159,7 @@ def upscale_photos(
         jobs: from `plan`.
         scale: enlargement of the results; None is the upscaler's own scale, from which others are resampled.
         workers: threads that read and write while this one computes.
-        quality: of JPEG and WebP, 1 to 100.
+        quality: quality of JPEG and WebP, 1 to 100.
         max_pixels: photos with more pixels fail.
         skip_existing: skip photos whose result exists.
         manifest: skip photos that are in it, and record those that are finished.

@@ -22,7 +22,7 @@ class Comparison:
     """One row of the picture: a photo under one degradation.
 
     Args:
-        caption: what the photo is and how it was degraded.
+        caption: the photo and its degradation.
         bicubic: LR enlarged by bicubic interpolation, (H, W, 3) uint8.
         sr: the network's result, (H, W, 3) uint8.
         hr: the original, (H, W, 3) uint8.

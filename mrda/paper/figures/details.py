@@ -60,7 +60,7 @@ class Detail:
         psnr: their PSNR-Y over the whole of `hr` but its border, in dB, by method.
         crop: top, left, size of the square shown enlarged, in pixels of `hr`.
         offset: rows above and columns left of `hr` in the file, where `hr` is its centre.
-        cropped: whether `hr` is the centre of a larger photo.
+        cropped: True if `hr` is the centre of a larger photo.
 
     Raises:
         ValueError: pictures of different shapes, or a crop that reaches outside.
@@ -103,7 +103,7 @@ def compare_methods(
         scale: scale of the methods.
         crop: x, y (from the left and the top) and size of the detail, in pixels of the photo's file; None looks for
             the square with the most detail, a quarter of the photo's shorter side wide but at least 48 pixels.
-        seed: of the noise.
+        seed: seed of the noise.
 
     Raises:
         ValueError: the photo is too small for the blur, the crop reaches outside of it (or of its centre, where that

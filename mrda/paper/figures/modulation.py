@@ -38,9 +38,9 @@ class Modulation:
         sr: the network's result, (H, W, 3) uint8.
         modulation: the mean of the masks of all RDA convs (Eq. 9), (H / scale, W / scale) in [0, 1].
         texture: local standard deviation of LR, of the same shape, see `local_texture`.
-        sigma: of the blur that the photo was degraded by, in HR pixels; None for a photo that was taken as LR.
-        psnr_bicubic: PSNR-Y of `lr_up` in dB; None where there is no HR.
-        psnr: PSNR-Y of `sr` in dB, alike.
+        sigma: standard deviation of the photo's blur, in HR pixels; None for a photo that was taken as LR.
+        psnr_bicubic: PSNR-Y of `lr_up` in dB; None if there is no HR.
+        psnr: PSNR-Y of `sr` in dB; None if there is no HR.
         cropped: True if this is the centre of a larger photo.
     """
 
@@ -117,8 +117,8 @@ def modulate(
         network: MRDA_S.
         lr: (1, 3, H, W) in [0, 1].
         name: the photo's.
-        hr: what `lr` was made of, (1, 3, scale H, scale W), for the PSNR; None where it is not known.
-        sigma: of the blur, in HR pixels.
+        hr: original of `lr`, (1, 3, scale H, scale W), for the PSNR; None if it is unknown.
+        sigma: standard deviation of the blur, in HR pixels.
         cropped: see `Modulation`.
 
     Raises:

@@ -48,8 +48,8 @@ class Panel:
     """One cloud of points.
 
     Args:
-        name: of the network.
-        row: what varies in the panel's row.
+        name: name of the network.
+        row: property that varies in the panel's row.
         photos: N names.
         conditions: the degradations' names, in the order of their colours.
         labels: (N,) place of each point's degradation in `conditions`.
@@ -90,7 +90,7 @@ def load_representation(
         weights: a student (T1, S1..S6 of Table V), or a teacher, for which the MLN is adapted to each sample as the
             file's recipe says.
         mln: the teacher's MLN.
-        device: where to compute.
+        device: device to compute on.
 
     Raises:
         ValueError: a file is missing or holds no such weights, or a teacher has no MLN, or one of another width.
@@ -134,7 +134,7 @@ def representations(
         photos: HR photographs.
         conditions: the degradations.
         scale: the factor between LR and HR.
-        seed: of the noise.
+        seed: seed of the noise.
         largest: see `mrda.paper.figures.photos.read_centre`.
 
     Yields:
@@ -170,13 +170,13 @@ def embed(
     """Lay representations out in the plane: t-SNE from a PCA, and silhouette scores of the degradations.
 
     Args:
-        name: of the network.
-        row: what varies.
+        name: name of the network.
+        row: property that varies.
         vectors: N representations (D,).
-        photos: of each vector.
-        labels: of each vector the place of its degradation in `conditions`; two of them at least.
+        photos: photo of each vector.
+        labels: index in `conditions` of each vector's degradation; at least two different ones.
         conditions: names of the degradations.
-        seed: of t-SNE.
+        seed: seed of t-SNE.
 
     Raises:
         ValueError: a representation is not finite, all are the same, or there are too few points to tell degradations

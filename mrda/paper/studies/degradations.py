@@ -162,7 +162,7 @@ class Pipeline:
 
     Args:
         cv2: OpenCV.
-        draw: what happens to each image of the batch.
+        draw: parameters of each image of the batch.
     """
 
     def __init__(self, cv2: Any, draw: RealDraw) -> None:

@@ -97,8 +97,8 @@ def curve(legs: Sequence[Sequence[str]], name: str) -> None:
     """Write the legs' logs one after the other, and draw the loss over the images seen.
 
     Args:
-        legs: of each its name, the batch and the log.
-        name: of the weights.
+        legs: name, batch and log of each.
+        name: name of the weights.
     """
     records: list[dict[str, Any]] = []
     images = 0
