@@ -38,7 +38,7 @@ $(DEMO_STAMP): $(SOURCES) | $(BIN)/python
 	$(BIN)/python examples/demo.py --help >/dev/null
 	@touch $@
 
-demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP))  ## upscale photos by the shipped weights, train a small MRDA, time the operator (two minutes)
+demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP))  ## upscale photos with the shipped weights, train a small MRDA, time the operator (two minutes)
 	$(BIN)/python examples/demo.py
 
 test: setup  ## run the whole test suite, on all cores

@@ -96,12 +96,14 @@ class Timing:
 
 
 def main(
-    config: Annotated[str, typer.Option(help="A preset's name or a YAML file.")] = "demo",
-    output: Annotated[Path, typer.Option(help="Folder for the run, pictures and scores.")] = Path("demo-output"),
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the operator's timing.")] = 10,
+    config: Annotated[str, typer.Option(help="Name of a configuration or a YAML file.", metavar="NAME")] = "demo",
+    output: Annotated[Path, typer.Option(help="Folder for the run, pictures and scores.", metavar="DIR")] = Path(
+        "demo-output"
+    ),
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the operator's timing.", metavar="N")] = 10,
     readme: Annotated[bool, typer.Option("--readme", help="Also renew the README's picture and record.")] = False,
 ) -> None:
-    """Upscale by the shipped weights, train a small MRDA and upscale by it, and time the fused operator."""
+    """Upscale with the shipped weights, train a small MRDA and upscale with it, and time the fused operator."""
     start = time.perf_counter()
     keep_freed_memory()
     log_to_stderr()
@@ -157,7 +159,7 @@ def main(
 
 
 def show_shipped(photos: Sequence[str], pictures: Sequence[Path], console: Console) -> dict[str, Any]:
-    """Upscale the photos by the shipped weights, and draw `pictures`; returns the gains over bicubic in dB."""
+    """Upscale the photos with the shipped weights, and draw `pictures`; returns the gains over bicubic in dB."""
     name = default_weights()
     upscaler = Upscaler.from_pretrained(name)
     rows = []

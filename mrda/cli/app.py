@@ -9,23 +9,29 @@ from typer.core import TyperCommand, TyperGroup
 from mrda.core.progress import log_to_stderr
 
 
-class _PlainFlags:
-    """Shows flags in the help without a type."""
+class _PlainParameters:
+    """Shows flags and arguments in the help without a type."""
 
     def get_params(self, ctx: Any) -> Any:
-        """Return the parameters; those that take no value have no metavar."""
+        """Return the parameters; flags have no metavar, arguments no type beside their metavar."""
         params = super().get_params(ctx)  # type: ignore[misc]
         for param in params:
             if getattr(param, "is_flag", False):
                 param.metavar = ""
+            elif param.param_type_name == "argument":
+                param.display_type_rich = _no_type
         return params
 
 
-class Command(_PlainFlags, TyperCommand):
+def _no_type(ctx: Any) -> None:
+    """Return no type, in place of an argument's."""
+
+
+class Command(_PlainParameters, TyperCommand):
     """A command of `mrda`."""
 
 
-class Group(_PlainFlags, TyperGroup):
+class Group(_PlainParameters, TyperGroup):
     """A group of commands."""
 
 

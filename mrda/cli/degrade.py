@@ -47,7 +47,7 @@ def degrade(
     seed: Annotated[
         int,
         typer.Option(
-            "--seed", help="Seed of the random numbers, used for each photo.", min=0, max=2**63 - 1, metavar="N"
+            "--seed", help="Seed of the random numbers, used for each photo.", min=0, max=2**63 - 1, metavar="SEED"
         ),
     ] = 0,
     grid: Annotated[

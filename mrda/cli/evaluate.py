@@ -110,7 +110,7 @@ def evaluate(
         Path | None,
         typer.Option("--niqe", help="Pristine model for NIQE, .npz or .mat (with unpaired).", metavar="FILE"),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.", metavar="N")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.", metavar="SEED")] = 0,
     limit: Annotated[
         int | None, typer.Option("--limit", help="Use at most N photos of each folder.", metavar="N")
     ] = None,
@@ -244,7 +244,7 @@ def _unpaired(
 
     with refusing():
         if output is None:
-            raise ValueError("--protocol unpaired needs a folder for the pictures: -o DIR")
+            raise ValueError("--protocol unpaired requires -o DIR, a folder for the pictures")
         if variant is not None:
             raise ValueError("--variant can't be used with --protocol unpaired, which does not measure PSNR")
         if loaded.needs_hr:
@@ -362,7 +362,9 @@ def _check_found_photos(
 ) -> None:
     """Refuse what protocols without degradation can't use: real photos have no known kernel, noise or downsampling."""
     if loaded.blur_size is not None:
-        raise ValueError(f"{weights} needs the blur kernel, which is unknown for the photos of --protocol {protocol}")
+        raise ValueError(
+            f"{weights} requires the blur kernel, which is unknown for the photos of --protocol {protocol}"
+        )
     for option, value in (("--noise", noise), ("--downsample", downsample)):
         if value:
             raise ValueError(f"{option} can't be used with --protocol {protocol}, which does not degrade the photos")
@@ -374,7 +376,8 @@ def _check_kernels(blur_size: int | None, weights: Path | None, degradations: "I
         size = blur_size if condition.kernel is None else condition.kernel.shape[-1]
         if blur_size not in (None, size):
             raise ValueError(
-                f"{weights} needs blur kernels of {blur_size}x{blur_size}, but those of the protocol are {size}x{size}"
+                f"{weights} requires blur kernels of {blur_size}x{blur_size}, "
+                f"but those of the protocol are {size}x{size}"
             )
 
 

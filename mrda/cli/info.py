@@ -37,7 +37,7 @@ def info(
     """Show versions and kernel backends; or, for weights or a model, its architecture, parameters and mult-adds."""
     if weights is None and model is None:
         if height is not None or width is not None:
-            refuse("--height and --width need a network: give a weights file or --model")
+            refuse("--height and --width require a network: give a weights file or --model")
         _show_installation(as_json)
         return
     if weights is not None and model is not None:

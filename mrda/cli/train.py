@@ -32,7 +32,9 @@ def train(
     ] = None,
     preset: Annotated[
         str,
-        typer.Option("--preset", help="recommended, paper, official, or a preset that the configuration defines."),
+        typer.Option(
+            "--preset", help="recommended, paper, official, or a preset that the configuration defines.", metavar="NAME"
+        ),
     ] = "recommended",
     overrides: Annotated[
         list[str] | None,
@@ -103,7 +105,7 @@ def train(
 
 def _print_plan(plans: "list[StagePlan]") -> None:
     """Print a table of the stages to stderr."""
-    table = Table(title="What will be trained")
+    table = Table(title="Training plan")
     table.add_column("stage")
     for heading in (
         "steps",

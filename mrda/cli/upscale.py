@@ -104,7 +104,7 @@ def upscale(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the files that would be written.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as a JSON object.")] = False,
 ) -> None:
-    """Upscale photos of unknown degradation into a folder, by mrda-x4-iso unless -w names other weights.
+    """Upscale photos of unknown degradation into a folder, with mrda-x4-iso unless -w names other weights.
 
     16 bits, gray, transparency, colour profile, EXIF and resolution are kept if the output format supports them. With
     torchrun or accelerate launch, several processes share the photos.

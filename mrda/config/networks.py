@@ -58,7 +58,9 @@ class AdaptationConfig(Section):
     @model_validator(mode="after")
     def _one_set_of_weights(self) -> AdaptationConfig:
         if self.images is not None and self.per == "image":
-            raise ValueError("images needs per: batch, because with per: image each image adapts weights of its own")
+            raise ValueError("images requires per=batch: with per=image every image adapts its own weights")
         if not self.reset_mln and self.per == "image":
-            raise ValueError("reset_mln: false needs per: batch, because weights of single images cannot be carried on")
+            raise ValueError(
+                "reset_mln=false requires per=batch: weights of single images cannot be carried over to the next step"
+            )
         return self

@@ -174,6 +174,6 @@ def _check_memory(sources: list[Source], budget: int) -> None:
         needed += 3 * width * height
     if needed > budget:
         raise ValueError(
-            f"the {len(sources)} photos of data.sources need {needed / 1e9:.1f} GB of memory, but may use at most "
+            f"the {len(sources)} photos of data.sources take {needed / 1e9:.1f} GB of memory, but may take at most "
             f"{budget / 1e9:.1f} GB: make a cache of them with `mrda data prepare` and name it in data.sources instead"
         )

@@ -91,9 +91,7 @@ class ShufflePool:
         filled = int(state[_FILLED]) if _FILLED in state else -1
         names = {_FILLED, *_IMAGES} if filled else {_FILLED}
         if not 0 <= filled <= self.size or set(state) != names:
-            raise ValueError(
-                f"state has {sorted(state)} with {filled} pairs, but must be that of a pool of {self.size}"
-            )
+            raise ValueError(f"state has {sorted(state)} with {filled} pairs, but must come from a pool of {self.size}")
         for name in names - {_FILLED}:
             images = state[name]
             if images.dtype != torch.uint8 or images.dim() != 4 or len(images) != self.size:

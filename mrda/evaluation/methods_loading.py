@@ -56,7 +56,7 @@ def load_method(
         weights: a file for `mrda.upscale.upscaler.load_weights`.
         mln: the weights of the MLN; required for a teacher, refused for anything else.
         steps: adaptation steps of a teacher's MLN, or of an MLN; None is `recorded_adaptation`'s number.
-        device: where to compute.
+        device: device to compute on.
 
     Raises:
         TypeError: `steps` is not an int.
@@ -68,7 +68,7 @@ def load_method(
     network = load_weights(weights)
     name = METHOD_NAMES[type(network)]
     if mln is not None and not isinstance(network, MRDATeacher):
-        raise ValueError(f"mln is {mln}, but only a teacher needs an MLN, and {weights} holds an {_kind(network)}")
+        raise ValueError(f"mln is {mln}, but only a teacher uses an MLN, and {weights} holds an {_kind(network)}")
     if steps is not None and not isinstance(network, MRDATeacher | MLN):
         raise ValueError(f"steps is {steps}, but {weights} holds an {_kind(network)}, which does not adapt")
     if isinstance(network, MRDAStudent):
@@ -128,12 +128,12 @@ def _is_rate(value: object) -> bool:
 def _load_partner(teacher: MRDATeacher, weights: str | Path, path: str | Path | None) -> MLN:
     """Load the MLN whose features the teacher reads."""
     if path is None:
-        raise ValueError(f"mln is missing, but {weights} holds an MRDATeacher, which needs an MLN's weights")
+        raise ValueError(f"mln is missing, but {weights} holds an MRDATeacher, which requires the weights of an MLN")
     mln = load_weights(path)
     if not isinstance(mln, MLN):
         raise ValueError(f"mln must be the weights of an MLN, but {path} holds an {_kind(mln)}")
     if mln.scale != teacher.scale:
-        raise ValueError(f"mln {path} upscales by {mln.scale}, but must do so by {teacher.scale}, as {weights} does")
+        raise ValueError(f"mln {path} upscales by {mln.scale}, but must upscale by {teacher.scale}, as {weights} does")
     if mln.num_feat != teacher.den.in_channels:
         raise ValueError(f"mln {path} has {mln.num_feat} features, but {weights} needs {teacher.den.in_channels}")
     return mln

@@ -100,8 +100,8 @@ def load_pristine(path: str | os.PathLike[str]) -> PristineModel:
     """Read a model.
 
     Args:
-        path: what `save_pristine` wrote; BasicSR's niqe_pris_params.npz; or the authors' modelparameters.mat, which
-            needs scipy.
+        path: file of `save_pristine`; BasicSR's niqe_pris_params.npz; or the authors' modelparameters.mat, which
+            requires scipy.
 
     Raises:
         ValueError: the file can't be read or holds no such model; scipy is missing.
@@ -151,7 +151,7 @@ def _read_mat(name: str) -> dict[str, Any]:
     try:
         scipy_io = importlib.import_module("scipy.io")
     except ImportError:
-        raise ValueError("a .mat file needs scipy, so install it or take an .npz") from None
+        raise ValueError("reading a .mat file requires scipy: install it, or use an .npz file") from None
     try:
         content = scipy_io.loadmat(name)
     except scipy_io.matlab.MatReadError as error:
@@ -160,7 +160,7 @@ def _read_mat(name: str) -> dict[str, Any]:
 
 
 def _score(features: Tensor, model: PristineModel) -> Tensor:
-    """NIQE of one image from the features (N, 36) of its blocks (Eq. 10)."""
+    """NIQE of one image from the features (N, 36) of its blocks (Eq. 10 of Mittal et al.)."""
     usable = int(features.isfinite().all(dim=1).sum())
     if usable < 2:
         raise ValueError(f"image must have 2 blocks of {BLOCK}x{BLOCK} pixels with contrast for NIQE, it has {usable}")
@@ -182,7 +182,7 @@ def _features(image: Tensor, border: int) -> tuple[Tensor, Tensor]:
     rows, columns = ((side - 2 * border) // BLOCK for side in (height, width))
     if min(rows, columns) < 1:
         raise ValueError(
-            f"image is {width}x{height} pixels, but NIQE needs {BLOCK}x{BLOCK} at least within a border of {border}"
+            f"image is {width}x{height} pixels, but NIQE requires at least {BLOCK}x{BLOCK} inside a border of {border}"
         )
     inner = luma[border:, border:][: rows * BLOCK, : columns * BLOCK]
     normalised, deviation = _normalise(inner)
@@ -199,7 +199,7 @@ def _luma(image: Tensor) -> Tensor:
 
 
 def _normalise(luma: Tensor) -> tuple[Tensor, Tensor]:
-    """Subtract the local mean and divide by the local deviation plus 1 (Eq. 1); returns the deviation too."""
+    """Subtract the local mean, divide by the local deviation + 1; return the deviation too (Eq. 1 of Mittal et al.)."""
     offsets = torch.arange(_WINDOW, dtype=luma.dtype) - _WINDOW // 2
     window = torch.exp(-0.5 * (offsets / _WINDOW_SIGMA) ** 2)
     window = window / window.sum()
@@ -228,7 +228,7 @@ def _describe(blocks: Tensor) -> Tensor:
     features = [shape, (left + right) / 2]
     for shift in _SHIFTS:
         shape, left, right, ratio = _fit(blocks * blocks.roll(shift, dims=(1, 2)))
-        features += [shape, (right - left) * ratio, left, right]  # Eq. 8
+        features += [shape, (right - left) * ratio, left, right]  # Eq. 8 of Mittal et al.
     return torch.stack(features, dim=1)
 
 

@@ -61,7 +61,7 @@ def find_pairs(folder: str | Path, scale: int) -> list[Pair]:
 
     Raises:
         ImageError: LR or HR holds no image.
-        ValueError: there is no LR or HR folder, a photo has no partner, or two have the same one.
+        ValueError: there is no LR or HR folder, a photo has no counterpart, or two have the same one.
     """
     check_scale(scale)
     lr, hr = ({source_name(path): path for path in _photos(folder, kind)} for kind in ("LR", "HR"))
@@ -71,7 +71,7 @@ def find_pairs(folder: str | Path, scale: int) -> list[Pair]:
     for rest, others, missing in ((lr_rest, hr_rest, "HR"), (hr_rest, lr_rest, "LR")):
         for name, path in rest.items():
             if name not in others:
-                raise ValueError(f"{path} has no partner named {name} in the {missing} folder beside it")
+                raise ValueError(f"{path} has no counterpart named {name} in the {missing} folder")
     for name, path in lr_rest.items():
         if name in found:
             raise ValueError(f"{path} and {found[name].lr} are both the LR photo of {name}")
@@ -85,7 +85,7 @@ def read_pair(pair: Pair, scale: int, border: str = "clamp") -> Sample:
     Args:
         pair: the files.
         scale: the factor between LR and HR.
-        border: of the enlargement of LR, see `mrda.degradations.bicubic`.
+        border: border of the enlargement of LR, see `mrda.degradations.bicubic`.
 
     Returns:
         LR, its enlargement (from 8 bits, because the file has no more) and HR; no kernel and no noise level is known.
@@ -119,11 +119,11 @@ def evaluate_pairs(
     For PSNR and SSIM 4 pixels are left out along each border, for LPIPS none.
 
     Args:
-        methods: what upscales, by name; there may be none. No method gets a blur kernel, because none is known.
+        methods: upscaling methods by name; may be empty. No method gets a blur kernel, because none is known.
         pairs: from `find_pairs`.
         scale: the factor between LR and HR.
-        border: of bicubic upscaling, see `mrda.degradations.bicubic`.
-        variant: of PSNR and SSIM, see `mrda.evaluation.metrics`; Table IV has MATLAB's.
+        border: border of bicubic upscaling, see `mrda.degradations.bicubic`.
+        variant: variant of PSNR and SSIM, see `mrda.evaluation.metrics`; Table IV has MATLAB's.
         lpips: SR and HR (1, 3, sH, sW) in [0, 1], 8-bit values -> (1,), such as an `mrda.evaluation.lpips.LPIPS`; None
             leaves it out.
 

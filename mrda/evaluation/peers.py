@@ -36,7 +36,7 @@ def load_peer(path: str | Path, *, device: torch.device | str = "cpu") -> Peer:
 
     Args:
         path: a weights file: .pth, .pt, .ckpt or .safetensors.
-        device: where to compute.
+        device: device to compute on.
 
     Raises:
         ValueError: there is no such file, Spandrel is not installed or can't load it, or it holds no network that
@@ -49,7 +49,7 @@ def load_peer(path: str | Path, *, device: torch.device | str = "cpu") -> Peer:
     try:
         network = spandrel.ModelLoader(device=device).load_from_file(path)
     except spandrel.UnsupportedModelError:
-        raise ValueError(f"peer {path} holds a network of no architecture that Spandrel knows") from None
+        raise ValueError(f"peer {path} holds a network whose architecture Spandrel does not know") from None
     except (*_UNREADABLE, _safetensor_error()) as error:
         raise ValueError(f"peer {path} can't be loaded by Spandrel: {reason(error)}") from error
     if not isinstance(network, spandrel.ImageModelDescriptor) or network.purpose != "SR":
@@ -58,7 +58,7 @@ def load_peer(path: str | Path, *, device: torch.device | str = "cpu") -> Peer:
     if channels != (3, 3):
         raise ValueError(f"peer {path} makes {channels[1]} channels of {channels[0]}, but must make RGB of RGB")
     if network.scale not in SCALES:
-        raise ValueError(f"peer {path} upscales by {network.scale}, but must do so by 2, 3 or 4")
+        raise ValueError(f"peer {path} upscales by {network.scale}, but must upscale by 2, 3 or 4")
     return Peer(path.stem, network.scale, _method(path.stem, network.eval()))
 
 
@@ -71,7 +71,7 @@ def load_peers(
         paths: weights files.
         scale: the factor that all must upscale by; None takes the first one's.
         taken: names that are already used in the table.
-        device: where to compute.
+        device: device to compute on.
 
     Raises:
         ValueError: as for `load_peer`; a peer upscales by another factor, or its name is taken.
@@ -84,7 +84,7 @@ def load_peers(
         peer = load_peer(path, device=device)
         scale = peer.scale if scale is None else scale
         if peer.scale != scale:
-            raise ValueError(f"peer {path} upscales by {peer.scale}, but must do so by {scale} to be compared")
+            raise ValueError(f"peer {path} upscales by {peer.scale}, but must upscale by {scale} to be compared")
         peers.append(peer)
     return peers
 
@@ -110,7 +110,7 @@ def _spandrel() -> ModuleType:
     except (ImportError, OSError, RuntimeError) as error:  # the latter two of a torchvision built for another torch
         raise ValueError(
             f"peers need the package spandrel, which can't be imported ({reason(error)}): "
-            "pip install 'mrda-kernels[peers]', and torchvision, which spandrel wants"
+            "pip install 'mrda-kernels[peers]', and torchvision, which spandrel requires"
         ) from error
 
 

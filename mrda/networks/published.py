@@ -48,11 +48,11 @@ def find_published(
     found = next((place for place in places if os.path.isfile(place)), None)
     if found is None and path is None:
         raise ValueError(
-            f"{file.what} need the file {file.name}, which is not in {cached.parent}: "
+            f"{file.what} require the file {file.name}, which is not in {cached.parent}: "
             f"download {file.url} into that folder, {otherwise}"
         )
     if found is None:
-        raise ValueError(f"{file.what} need the file {file.name} of {file.url}, but there is no file {path}")
+        raise ValueError(f"{file.what} require the file {file.name} from {file.url}, but {path} does not exist")
     try:
         with open(found, "rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()

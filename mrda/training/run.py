@@ -204,7 +204,7 @@ class Run:
             paths[key] = given or weights_path(self.folder, source)
             if not os.path.isfile(paths[key]) and (given is not None or source not in self.stages):
                 raise ValueError(
-                    f"stage '{name}' needs the weights {paths[key]}, which do not exist: "
+                    f"stage '{name}' requires the weights {paths[key]}, which do not exist: "
                     f"train stage '{source}' first or set {name}.init_{key}"
                 )
         if section.init_network is not None:

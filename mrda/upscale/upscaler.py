@@ -98,7 +98,7 @@ class Upscaler:
 
     Args:
         network: the student; it is set to evaluation mode and, where `device` is given, moved there.
-        device: where to compute; None leaves the network where it is.
+        device: device to compute on; None leaves the network where it is.
         tile: the largest side of a tile in LR pixels; None takes images whole, "auto" as much as fits into memory.
         tile_pad: padding of tiles in LR pixels; None is the network's reach (`network.rdan.reach`), and less only
             approximates the whole.
@@ -158,7 +158,7 @@ class Upscaler:
         Args:
             path: a file, a folder of `save_pretrained`, the name of weights that come with the package, or
                 "user/repository" on the Hugging Face Hub.
-            device: where to compute; None chooses CUDA if there is such a device.
+            device: device to compute on; None chooses CUDA if there is such a device.
             **options: the other arguments of `Upscaler`.
 
         Raises:
@@ -294,7 +294,7 @@ class Upscaler:
                 continue
             # Outside of the handler, because the traceback would keep the tensors of the failed attempt.
             side = self._less(min(side, max(height, width)))
-            self._tell("memory", f"memory ran out: going on with tiles of {side} px")
+            self._tell("memory", f"memory ran out: continuing with tiles of {side} px")
 
     @torch.no_grad()  # not inference_mode, whose tensors the caller could not use in training
     def _degradation(self, colour: torch.Tensor) -> torch.Tensor:

@@ -125,7 +125,7 @@ class Measured:
     """Choices measured on one kind of GPU, in a file that all kinds share.
 
     Args:
-        path: of the file; a broken one is a warning, and counts as empty.
+        path: the file; a broken one causes a warning and counts as empty.
         device: the GPU, the version of Triton and the kernels that the measurements are valid for.
     """
 
@@ -154,7 +154,7 @@ class Measured:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            warnings.warn(f"{self.path} is not used, because it can't be read: {error!r}", RuntimeWarning, stacklevel=4)
+            warnings.warn(f"{self.path} is ignored, because it can't be read: {error!r}", RuntimeWarning, stacklevel=4)
             return {}
         return content
 

@@ -339,7 +339,7 @@ def test_photos_without_hr_that_fail_are_told(tmp_path):
     result = run(*base, "--niqe", model)
     assert result.exit_code == 1
     small, bad = result.stderr.splitlines()
-    assert "small.png: image is 120x60 pixels, but NIQE needs 96x96" in small
+    assert "small.png: image is 120x60 pixels, but NIQE requires at least 96x96" in small
     assert "z.png: it is not an image" in bad
     assert "SetA: 1 of 3 photos." in result.stdout
     assert run(*base, "--niqe", model, "--limit", 1).exit_code == 0
@@ -414,7 +414,7 @@ def test_evaluate_refuses_wrong_usage(tmp_path, folder, pairs, weights, networks
         ((*student, "--method", "mrda_t"), "--method is mrda_t"),
         ((*student, "--method", "mln"), "holds the network of mrda_s"),
         ((*student, "--method", "bicubic"), "no weights"),
-        ((*student, "--mln", mln), "only a teacher needs an MLN"),
+        ((*student, "--mln", mln), "only a teacher uses an MLN"),
         ((*student, "--steps", 3), "steps is 3"),
         (
             (*student, "--protocol", "gaussian9"),
@@ -446,14 +446,14 @@ def test_evaluate_refuses_wrong_usage(tmp_path, folder, pairs, weights, networks
         ((*real, "--noise", 10), "--noise can't be used with --protocol real"),
         ((*real, "--downsample", "bicubic"), "--downsample can't be used with --protocol real"),
         ((*data, *real[2:]), "must hold the folder LR"),
-        (("--data", lonely, *real[2:]), "b.png has no partner named b in the LR folder"),
-        (("--data", pairs, "--protocol", "real", "-w", oracle), "needs the blur kernel"),
+        (("--data", lonely, *real[2:]), "b.png has no counterpart named b in the LR folder"),
+        (("--data", pairs, "--protocol", "real", "-w", oracle), "requires the blur kernel"),
         ((*bicubic_alone, "--lpips"), "--lpips can only be used with --protocol real"),
         ((*real, "--vgg16", mln), "--vgg16 can only be used with --lpips"),
         ((*real, "--lpips", "--lpips-linear", tmp_path / "gone"), "gone"),
         ((*real, "-o", tmp_path / "new"), "--output can only be used with --protocol unpaired"),
         ((*real, "--niqe", mln), "--niqe can only be used with --protocol unpaired"),
-        ((*bicubic_alone, *unpaired[:2]), "needs a folder for the pictures: -o DIR"),
+        ((*bicubic_alone, *unpaired[:2]), "requires -o DIR, a folder for the pictures"),
         ((*bicubic_alone, *unpaired, "--niqe", tmp_path / "gone.npz"), "no pristine model"),
         ((*bicubic_alone, *unpaired, "--niqe", mln), "can't be read"),
         ((*bicubic_alone, *unpaired, "--noise", 10), "--noise can't be used with --protocol unpaired"),
@@ -461,7 +461,7 @@ def test_evaluate_refuses_wrong_usage(tmp_path, folder, pairs, weights, networks
         ((*bicubic_alone, *unpaired[:2], "-o", weights), "can't be created"),
         ((*data, "-w", mln, *unpaired), "must adapt to HR"),
         ((*data, "-w", teacher, "--mln", mln, *unpaired), "must adapt to HR"),
-        ((*data, "-w", oracle, *unpaired), "needs the blur kernel"),
+        ((*data, "-w", oracle, *unpaired), "requires the blur kernel"),
     ):
         result = run("evaluate", *arguments)
         assert result.exit_code == 2, (arguments, result.output)

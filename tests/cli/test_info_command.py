@@ -85,7 +85,7 @@ def test_the_installation_as_json():
         (["--model", "mrda-x5"], ["--model is 'mrda-x5', but must be one of", *MODELS]),
         (["--model", "mrda-x4", "--height", "0"], ["height is 0, but must be at least 1"]),
         (["--model", "mrda-x4", "--width", "100000"], ["width is 100000, but must be at most 65536"]),
-        (["--height", "3"], ["--height and --width need a network"]),
+        (["--height", "3"], ["--height and --width require a network"]),
         (["weights.safetensors", "--model", "mrda-x4"], ["the weights weights.safetensors can't be combined"]),
         (["none.safetensors", "--json"], ["none.safetensors"]),
     ],

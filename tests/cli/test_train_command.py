@@ -115,4 +115,4 @@ def test_a_run_is_named_after_its_configuration(tmp_path, monkeypatch, arguments
     result = run("train", *arguments, "--stage", "bicubic", "--set", "train.steps=1")
     assert result.exit_code == 0, result.stderr
     assert (tmp_path / "runs" / folder / "bicubic" / "weights.safetensors").is_file()
-    assert "What will be trained" in result.stderr
+    assert "Training plan" in result.stderr

@@ -191,13 +191,13 @@ def test_every_field_is_described() -> None:
     [
         ("teacher.step=1", "unknown config key 'teacher.step'; did you mean 'teacher.steps'?"),
         ("techer.steps=1", "unknown config key 'techer'; did you mean 'teacher'?"),
-        ("adaptation={reset_mln: false, per: image}", "'adaptation': reset_mln: false needs per: batch"),
+        ("adaptation={reset_mln: false, per: image}", "'adaptation': reset_mln=false requires per=batch"),
         ("train.stages=[]", "'train.stages': list should have at least 1 item"),
         (
             "networks={conv_type: static, mask_channels: C}",
             "'networks': mask_channels is 'C', but must be 1 where conv_type is 'static'",
         ),
-        ("adaptation={images: 2, per: image}", "'adaptation': images needs per: batch"),
+        ("adaptation={images: 2, per: image}", "'adaptation': images requires per=batch"),
         ("real.resize_prob2=[0, 0, 0]", "'real.second': resize_prob is [0.0, 0.0, 0.0], but must hold 3 numbers"),
         ("real.first.kernel_prob=[1]", "'real.first': kernel_prob is [1.0], but must hold 6 numbers of at least 0"),
         ("real.jpeg_range=[30, 101]", "'real.first': jpeg_range is (30.0, 101.0), but must be within 1 and 100"),

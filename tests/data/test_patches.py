@@ -238,7 +238,7 @@ def test_photos_that_do_not_fit_are_refused_before_they_are_decoded(tmp_path: Pa
     assert len(load_patches(config, 2, memory=needed)) == 2
 
     progress = Recorder()
-    with pytest.raises(ValueError, match=r"the 2 photos of data\.sources need .* GB of memory, .*`mrda data prepare`"):
+    with pytest.raises(ValueError, match=r"the 2 photos of data\.sources take .* GB of memory, .*`mrda data prepare`"):
         load_patches(config, 2, progress, memory=needed - 1)
     assert progress.told == []
     prepare([photos], tmp_path / "cache")

@@ -22,7 +22,7 @@ def numbers(pair):
 
 
 def run(pool, first, count, size=2):
-    """What comes out of the pool for the batches from the first on, each with a generator of its own."""
+    """Return the pool's results for the batches from the first on, each with its own generator."""
     return [pool(batch(number, size), seeded(1000 + number)) for number in range(first, first + count)]
 
 
@@ -123,11 +123,11 @@ def test_float64_stays():
         (lambda: ShufflePool(4)(batch(0), None), TypeError, "generator is None, but must be a torch.Generator"),
         (lambda: other_shape(), ValueError, r"pair.lr has shape \(2, 3, 9, 9\), but must be \(2, 3, 8, 8\) as in"),
         (lambda: other_batch(), ValueError, "pair has 4 images, but must have as many as the batches before it"),
-        (lambda: ShufflePool(4).load_state_dict({}), ValueError, "state has .* but must be that of a pool of 4"),
+        (lambda: ShufflePool(4).load_state_dict({}), ValueError, "state has .* but must come from a pool of 4"),
         (
             lambda: ShufflePool(2).load_state_dict(filled(4).state_dict()),
             ValueError,
-            "with 4 pairs, but must be that of a pool of 2",
+            "with 4 pairs, but must come from a pool of 2",
         ),
         (
             lambda: ShufflePool(8).load_state_dict(filled(4).state_dict()),

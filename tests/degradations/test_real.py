@@ -478,7 +478,8 @@ def test_bad_calls(hr, generator, options, error, match):
 
 def test_a_draw_of_other_images():
     degradation = build(4, patch_size=10, per="image")
-    with pytest.raises(ValueError, match="draw is of 3 images, but must be of one or of 2 as hr has"):
+    message = "draw has parameters for 3 images, but must have them for one or for 2, as many as hr has"
+    with pytest.raises(ValueError, match=message):
         degradation.apply(photo(), degradation.draw(3, seeded()), seeded())
 
 

@@ -92,7 +92,7 @@ def test_the_linear_weights_are_looked_for(files, monkeypatch, tmp_path):
     publish_linear(monkeypatch, linear)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr(lpips.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"LPIPS's linear weights need the file LPIPS_v0\.1_vgg-a78928a0\.pth"):
+    with pytest.raises(ValueError, match=r"LPIPS's linear weights require the file LPIPS_v0\.1_vgg-a78928a0\.pth"):
         LPIPS(path)
     package = tmp_path / "lpips" / "weights" / "v0.1"
     package.mkdir(parents=True)
@@ -120,7 +120,7 @@ def test_other_files_are_refused(files, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"\(1, 65, 1, 1\) instead of \(1, 64, 1, 1\)"):
         LPIPS(path, other)
     publish_linear(monkeypatch, linear)
-    with pytest.raises(ValueError, match=r"VGG16 features need .* there is no file .*gone"):
+    with pytest.raises(ValueError, match=r"VGG16 features require .*gone.* does not exist"):
         LPIPS(tmp_path / "gone", linear)
 
 

@@ -169,9 +169,9 @@ def test_images_must_have_two_blocks_with_contrast(model):
         niqe(gray, model)
     with pytest.raises(ValueError, match="for NIQE, it has 1"):
         niqe(noise(96, 191), model)
-    with pytest.raises(ValueError, match="image is 95x96 pixels, but NIQE needs 96x96 at least within a border of 0"):
+    with pytest.raises(ValueError, match="is 95x96 pixels, but NIQE requires at least 96x96 inside a border of 0"):
         niqe(torch.rand(1, 3, 96, 95), model)
-    with pytest.raises(ValueError, match="within a border of 4"):
+    with pytest.raises(ValueError, match="inside a border of 4"):
         niqe(torch.rand(1, 3, 100, 192), model, 4)
     with pytest.raises(ValueError, match="image has shape"):
         niqe(torch.rand(1, 1, 192, 192), model)
@@ -198,7 +198,7 @@ def test_the_published_forms_are_read(tmp_path, model):
     basicsr = {"mu_pris_param": mean, "cov_pris_param": covariance, "gaussian_window": np.ones((7, 7))}
     np.savez(tmp_path / "niqe_pris_params.npz", **basicsr)
     loaded = [load_pristine(tmp_path / "niqe_pris_params.npz")]
-    scipy_io = pytest.importorskip("scipy.io", reason="needs scipy")
+    scipy_io = pytest.importorskip("scipy.io", reason="requires scipy")
     scipy_io.savemat(tmp_path / "modelparameters.mat", {"mu_prisparam": mean, "cov_prisparam": covariance})
     loaded.append(load_pristine(str(tmp_path / "modelparameters.mat")))
     for found in loaded:
@@ -229,7 +229,7 @@ def test_other_files_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"it is no \.npz archive"):
         load_pristine(path)
     monkeypatch.setitem(__import__("sys").modules, "scipy.io", None)
-    with pytest.raises(ValueError, match="needs scipy"):
+    with pytest.raises(ValueError, match="requires scipy"):
         load_pristine(tmp_path / "model.mat")
 
 

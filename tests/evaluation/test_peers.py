@@ -63,7 +63,7 @@ def test_running_out_of_memory_is_no_fault_of_the_photo(spandrel, store, sample,
         ({"purpose": "Inpainting"}, "holds a network for Inpainting"),
         ({"channels": (1, 1)}, "makes 1 channels of 1, but must make RGB of RGB"),
         ({"channels": (4, 3)}, "makes 3 channels of 4"),
-        ({"scale": 8}, "upscales by 8, but must do so by 2, 3 or 4"),
+        ({"scale": 8}, "upscales by 8, but must upscale by 2, 3 or 4"),
         ({"scale": 1}, "upscales by 1"),
         ({"name": "SwinIR.onnx"}, r"can't be loaded by Spandrel: Unsupported model file extension \.onnx$"),
     ],
@@ -78,7 +78,7 @@ def test_files_that_spandrel_cannot_load_are_refused(spandrel, tmp_path):
     with pytest.raises(ValueError, match=r"no weights file .*gone\.pth"):
         load_peer(tmp_path / "gone.pth")
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"other\.pth holds a network of no architecture that Spandrel knows"):
+    with pytest.raises(ValueError, match=r"other\.pth holds a network whose architecture Spandrel does not know"):
         load_peer(tmp_path / "other.pth")
     (tmp_path / "text.pth").write_text("milk, bread\n")
     with pytest.raises(ValueError, match=r"text\.pth can't be loaded by Spandrel"):
@@ -101,9 +101,9 @@ def test_several_peers_share_a_scale_and_have_names_of_their_own(spandrel, store
     assert [peer.name for peer in load_peers([second, first], scale=None, taken=["bicubic"])] == ["b", "a"]
     assert [peer.name for peer in load_peers([other], scale=4, taken=[])] == ["c"]
     assert load_peers([], scale=None, taken=[]) == []
-    with pytest.raises(ValueError, match=r"c\.pth upscales by 4, but must do so by 2 to be compared"):
+    with pytest.raises(ValueError, match=r"c\.pth upscales by 4, but must upscale by 2 to be compared"):
         load_peers([first, other], scale=None, taken=[])
-    with pytest.raises(ValueError, match=r"a\.pth upscales by 2, but must do so by 3"):
+    with pytest.raises(ValueError, match=r"a\.pth upscales by 2, but must upscale by 3"):
         load_peers([first], scale=3, taken=[])
     (tmp_path / "more").mkdir()
     for taken, files in ((["a"], [first]), ([], [first, store("more/a.pth")])):

@@ -89,8 +89,8 @@ def test_wrong_peers_are_refused_in_one_sentence(tmp_path, folder, weights, peer
     cases = [
         ((*data, "--peers", tmp_path / "gone.pth"), "no weights file"),
         ((*data, "--peers", peers[0], tmp_path / "gone.pth"), "no weights file"),
-        ((*data, "--peers", tmp_path / "large.pth"), "upscales by 4, but must do so by 2"),
-        (("--data", folder, "--scale", 3, "--peers", peers[0]), "upscales by 2, but must do so by 3"),
+        ((*data, "--peers", tmp_path / "large.pth"), "upscales by 4, but must upscale by 2"),
+        (("--data", folder, "--scale", 3, "--peers", peers[0]), "upscales by 2, but must upscale by 3"),
         ((*data, "--peers", tmp_path / "face.pth"), "must hold one for SR"),
         ((*data, "--peers", peers[0], tmp_path / "more" / "SwinIR.pth"), "that name is taken"),
         ((*data, "--peers", tmp_path / "mrda_s.pth"), "that name is taken"),

@@ -88,7 +88,7 @@ def test_what_is_no_sr_is_refused(photo, tmp_path):
         with pytest.raises(ValueError, match=words):
             list(evaluate_unpaired({"up": method}, [path], tmp_path / "out", 2))
         assert not (tmp_path / "out" / "up" / "a.png").exists()
-    with pytest.raises(ValueError, match="NIQE needs 96x96"):
+    with pytest.raises(ValueError, match="NIQE requires at least 96x96"):
         list(evaluate_unpaired({}, [path], tmp_path / "out", 2, model=MODEL))
     assert (tmp_path / "out" / "bicubic" / "a.png").exists()
     path.write_text("milk")

@@ -235,7 +235,7 @@ def test_what_others_measured_meanwhile_stays(tmp_path):
 def test_a_broken_file_is_a_warning(tmp_path, content):
     path = tmp_path / "configs.json"
     path.write_text(content)
-    with pytest.warns(RuntimeWarning, match=r"configs\.json is not used"):
+    with pytest.warns(RuntimeWarning, match=r"configs\.json is ignored"):
         measured = Measured(path, "GPU A")
     assert measured.get(PROBLEM) is None
     with pytest.warns(RuntimeWarning):
@@ -247,7 +247,7 @@ def test_a_broken_file_is_a_warning(tmp_path, content):
 
 def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.warns(RuntimeWarning, match="not used"):
+    with pytest.warns(RuntimeWarning, match="is ignored"):
         measured = Measured(tmp_path / "file" / "configs.json", "GPU A")
     with pytest.warns(RuntimeWarning, match="can't be written"):
         measured.measure(PROBLEM, timer(configs.shipped(PROBLEM))[0])

@@ -165,7 +165,7 @@ def test_panels_are_drawn_as_there_are_data(files, photos, tmp_path):
 def test_means_need_not_be_of_neighbours():
     scores = list(mean_adaptation_scores([]))
     assert scores == []
-    with pytest.raises(ValueError, match="must hold those of an MLN"):
+    with pytest.raises(ValueError, match="must include an MLN"):
         save_adaptation([], "nowhere/f.png", title="")
 
 

@@ -37,7 +37,7 @@ def test_a_panel_for_each_network(tmp_path, folder, weights):
     named = (f"S3={weights}", f"T1={weights}")
     result = run("figures", "tsne", "--weights", *named, "--data", folder, "-o", picture, "--sigmas", "0.8,2.4")
     assert result.exit_code == 0, result.stderr
-    assert f"{picture} and tsne.csv are written" in result.stderr
+    assert f"wrote {picture} and tsne.csv" in result.stderr
     assert "8 points are few: the perplexity is 2.66667, not 30" in result.stderr
     table = rows(tmp_path / "tsne.csv")
     assert len(table) == 2 * 4 * 2
@@ -65,8 +65,8 @@ def test_kernels_has_a_row_for_kernels_and_one_for_noise(tmp_path, folder, weigh
 @pytest.mark.parametrize(
     ("command", "arguments", "word"),
     [
-        ("tsne", (), "--weights NAME=PATH or --dasr PATH"),
-        ("tsne", ("--weights", "S3"), "NAME=PATH"),
+        ("tsne", (), "--weights NAME=FILE or --dasr FILE"),
+        ("tsne", ("--weights", "S3"), "NAME=FILE"),
         ("tsne", ("--weights", "S3=nowhere"), "nowhere"),
         ("tsne", ("--weights", "A=student", "--sigmas", "1"), "--sigmas is '1'"),
         ("tsne", ("--weights", "A=student", "--sigmas", "1,1"), "--sigmas is '1,1'"),
@@ -76,7 +76,7 @@ def test_kernels_has_a_row_for_kernels_and_one_for_noise(tmp_path, folder, weigh
         ("tsne", ("--weights", "A=student", "B=x3"), "scales [2, 3]"),
         ("tsne", ("--weights", "A=student", "-o", "out.jpg"), "out.jpg"),
         ("tsne", ("--dasr", "nowhere"), "nowhere"),
-        ("tsne", ("--weights", "A=student", "--mln", "nowhere"), "only a teacher needs an MLN"),
+        ("tsne", ("--weights", "A=student", "--mln", "nowhere"), "only teachers use an MLN"),
         ("tsne", ("--weights", "A=student", "--max-size", "3"), "--max-size is 3"),
     ],
 )

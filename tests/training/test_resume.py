@@ -236,10 +236,10 @@ def test_new_weights_of_an_earlier_stage_are_noticed(
 def test_a_stage_without_its_predecessor_says_what_to_run(
     toy: TrainConfig, finished: Path, tmp_path: Path, changed: Changed
 ) -> None:
-    with pytest.raises(ValueError, match=r"'teacher' needs .*: train stage 'meta' first or set teacher.init_mln"):
+    with pytest.raises(ValueError, match=r"'teacher' requires .*: train stage 'meta' first or set teacher.init_mln"):
         train(toy, tmp_path, stages=["teacher"], progress=False)
     lost = changed(toy, student={"init_mln": str(finished / "meta" / "weights.safetensors"), "init_teacher": "no"})
-    with pytest.raises(ValueError, match=r"'student' needs the weights no, which do not exist"):
+    with pytest.raises(ValueError, match=r"'student' requires the weights no, which do not exist"):
         train(lost, tmp_path, progress=False)
     assert list(tmp_path.iterdir()) == []
 

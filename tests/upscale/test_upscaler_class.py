@@ -347,7 +347,7 @@ def test_out_of_memory_halves_the_tiles_and_is_told_once(monkeypatch):
     monkeypatch.setattr(PreparedRDAN, "__call__", short)
     upscaler = Upscaler(network, tile=None, notify=said.append)
     torch.testing.assert_close(upscaler(image), whole, rtol=0, atol=1e-12)
-    assert said == ["memory ran out: going on with tiles of 35 px"]
+    assert said == ["memory ran out: continuing with tiles of 35 px"]
 
     monkeypatch.setattr(PreparedRDAN, "__call__", lambda *_: torch.empty(2**60, dtype=torch.uint8))
     with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):

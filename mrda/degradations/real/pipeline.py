@@ -109,7 +109,10 @@ class RealDegradation:
         """Degrade HR as `__call__` does, by given parameters: one set for all images, or one per image of ``hr``."""
         self._check(hr, generator)
         if draw.count not in (1, len(hr)):
-            raise ValueError(f"draw is of {draw.count} images, but must be of one or of {len(hr)} as hr has")
+            raise ValueError(
+                f"draw has parameters for {draw.count} images, "
+                f"but must have them for one or for {len(hr)}, as many as hr has"
+            )
         hr, source = self._source(hr)
         image = source
         for operation in self._operations(hr, draw, generator):

@@ -21,15 +21,19 @@ def ablate(
     budget: Annotated[int, typer.Option("--budget", min=1, help="Optimizer steps of every stage.", metavar="STEPS")],
     data: Annotated[
         list[str],
-        typer.Option("--data", help="Photos to measure on: a folder, a file or skimage:NAME; may be repeated."),
+        typer.Option(
+            "--data", help="Photos to measure on: a folder, a file or skimage:NAME; may be repeated.", metavar="PHOTO"
+        ),
     ],
     config: Annotated[
-        str, typer.Option("--config", help="The configuration that the rows change.", metavar="NAME|PATH")
+        str, typer.Option("--config", help="The configuration that the rows change.", metavar="NAME|FILE")
     ] = "demo",
-    preset: Annotated[str, typer.Option("--preset", help="recommended, paper or official.")] = "recommended",
+    preset: Annotated[
+        str, typer.Option("--preset", help="recommended, paper or official.", metavar="NAME")
+    ] = "recommended",
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change one option of that configuration; may be repeated.", metavar="KEY=VALUE"),
+        typer.Option("--set", help="Change one option of the configuration; may be repeated.", metavar="KEY=VALUE"),
     ] = None,
     run_dir: Annotated[Path, typer.Option("--run-dir", help="Folder of the study.", metavar="DIR")] = Path(
         "runs/ablation"

@@ -25,7 +25,7 @@ figures = add_group(
 Output = Annotated[
     Path,
     typer.Option(
-        "-o", "--output", help="The picture, a .png; its data are written beside it as a .csv.", metavar="PNG"
+        "-o", "--output", help="The picture (.png); the data are written to a .csv of the same name.", metavar="PNG"
     ),
 ]
 MaxSize = Annotated[
@@ -110,7 +110,7 @@ def say_written(output: Path) -> None:
     """Name the written files on stderr."""
     from mrda.paper.figures.canvas import csv_beside
 
-    typer.echo(f"{output} and {csv_beside(output).name} are written", err=True)
+    typer.echo(f"wrote {output} and {csv_beside(output).name}", err=True)
 
 
 def one_scale(scales: Iterable[int]) -> int | None:
@@ -126,14 +126,14 @@ def one_scale(scales: Iterable[int]) -> int | None:
 
 
 def named_paths(option: str, values: Sequence[str] | None) -> dict[str, Path]:
-    """NAME=PATH by name."""
+    """NAME=FILE by name."""
     named: dict[str, Path] = {}
     for value in values or ():
         name, separator, path = value.partition("=")
         if not (name and separator and path):
-            raise ValueError(f"{option} is {value!r}, but must be a name and a file, NAME=PATH")
+            raise ValueError(f"{option} is {value!r}, but must be a name and a file, NAME=FILE")
         if name in named:
-            raise ValueError(f"{option} {name} is given twice, but each needs a name of its own")
+            raise ValueError(f"{option} {name} is given twice, but names must differ")
         named[name] = Path(path)
     return named
 

@@ -23,25 +23,27 @@ Photos = Annotated[list[str], typer.Argument(help="Photos, or folders of photos.
     short_help="PSNR of the MLN during its adaptation, and by the number of steps (Fig. 9).",
 )
 def adaptation(
-    data: Annotated[Path, typer.Option("--data", help="A folder of HR photos; it names the figure.", metavar="DIR")],
+    data: Annotated[
+        Path, typer.Option("--data", help="Folder of HR photos; its name becomes the title.", metavar="DIR")
+    ],
     output: shared.Output,
     mln: Annotated[
-        list[str] | None, typer.Option("--mln", help="Panel a: an MLN, or several.", metavar="NAME=PATH...")
+        list[str] | None, typer.Option("--mln", help="Panel a: an MLN, or several.", metavar="NAME=FILE...")
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", help="Panel a: number of adaptation steps.")] = 10,
+    steps: Annotated[int, typer.Option("--steps", help="Panel a: number of adaptation steps.", metavar="N")] = 10,
     sweep: Annotated[
         list[str] | None,
-        typer.Option("--sweep", help="Panel b: teachers by the steps of their training.", metavar="N=PATH..."),
+        typer.Option("--sweep", help="Panel b: teachers by the steps of their training.", metavar="N=FILE..."),
     ] = None,
     sweep_mln: Annotated[
-        Path | None, typer.Option("--sweep-mln", help="The MLN that is adapted for the teachers.", metavar="PATH")
+        Path | None, typer.Option("--sweep-mln", help="The MLN that is adapted for the teachers.", metavar="FILE")
     ] = None,
     students: Annotated[
         list[str] | None,
-        typer.Option("--students", help="Panel b: students by the steps of their training.", metavar="N=PATH..."),
+        typer.Option("--students", help="Panel b: students by the steps of their training.", metavar="N=FILE..."),
     ] = None,
     protocol: Annotated[
-        str, typer.Option("--protocol", help="The degradations, as for `mrda evaluate`.")
+        str, typer.Option("--protocol", help="The degradations, as for `mrda evaluate`.", metavar="NAME")
     ] = "gaussian8",
     inner_lr: Annotated[
         str | None,
@@ -55,7 +57,7 @@ def adaptation(
 ) -> None:
     """Draw PSNR-Y against the step of adaptation, and against the steps used in training."""
     if not (mln or sweep or students):
-        refuse("there is nothing to draw: give --mln NAME=PATH, --sweep N=PATH or --students N=PATH")
+        refuse("there is nothing to draw: give --mln NAME=FILE, --sweep N=FILE or --students N=FILE")
     if bool(sweep) != (sweep_mln is not None):
         refuse("--sweep and --sweep-mln go together: teachers read the features of an MLN")
     if steps < 0:
@@ -111,6 +113,7 @@ def modulation(
         typer.Option(
             "--sigma",
             help="Take the photos as HR, blur them by this many pixels and shrink them (default: the photos are LR).",
+            metavar="X",
         ),
     ] = None,
     max_size: shared.MaxSize = 1024,
@@ -162,7 +165,7 @@ def compare(
         typer.Option("--peers", help="Another network, which Spandrel loads; may be repeated.", metavar="FILE"),
     ] = None,
     sigma: Annotated[
-        float | None, typer.Option("--sigma", help="Isotropic blur: its standard deviation in HR pixels.")
+        float | None, typer.Option("--sigma", help="Isotropic blur: its standard deviation in HR pixels.", metavar="X")
     ] = None,
     kernel: Annotated[
         str | None,
@@ -172,7 +175,9 @@ def compare(
             metavar="L1,L2,THETA",
         ),
     ] = None,
-    noise: Annotated[float, typer.Option("--noise", help="Standard deviation of the noise, from 0 to 255.")] = 0.0,
+    noise: Annotated[
+        float, typer.Option("--noise", help="Standard deviation of the noise, from 0 to 255.", metavar="X")
+    ] = 0.0,
     crop: Annotated[
         str | None,
         typer.Option(
@@ -219,13 +224,13 @@ def compare(
 
 
 def _numbered(option: str, values: Sequence[str] | None) -> dict[int, Path]:
-    """N=PATH by number."""
+    """N=FILE by number."""
     numbered: dict[int, Path] = {}
     for name, path in shared.named_paths(option, values).items():
         if not (name.isascii() and name.isdigit()):
-            raise ValueError(f"{option} is {name}={path}, but must be a number of steps and a file, N=PATH")
+            raise ValueError(f"{option} is {name}={path}, but must be a number of steps and a file, N=FILE")
         if int(name) in numbered:
-            raise ValueError(f"{option} {int(name)} is given twice, but each needs a number of its own")
+            raise ValueError(f"{option} {int(name)} is given twice, but numbers must differ")
         numbered[int(name)] = path
     return numbered
 

@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 
 Networks = Annotated[
     list[str] | None,
-    typer.Option("--weights", help="A student or a teacher; several make a panel each.", metavar="NAME=PATH..."),
+    typer.Option("--weights", help="Students or teachers; one panel each.", metavar="NAME=FILE..."),
 ]
-Mln = Annotated[Path | None, typer.Option("--mln", help="The MLN that is adapted for teachers.", metavar="PATH")]
+Mln = Annotated[Path | None, typer.Option("--mln", help="The MLN that is adapted for teachers.", metavar="FILE")]
 Dasr = Annotated[
-    Path | None, typer.Option("--dasr", help="DASR's checkpoint, for a panel of its encoder.", metavar="PATH")
+    Path | None, typer.Option("--dasr", help="DASR's checkpoint, for a panel of its encoder.", metavar="FILE")
 ]
-Data = Annotated[Path, typer.Option("--data", help="A folder of HR photos; it names the figure.", metavar="DIR")]
-Limit = Annotated[int | None, typer.Option("--limit", min=2, help="Use at most this many photos, the first by name.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of the noise and of t-SNE.")]
+Data = Annotated[Path, typer.Option("--data", help="Folder of HR photos; its name becomes the title.", metavar="DIR")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=2, help="Use at most N photos, the first by name.", metavar="N")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the noise and of t-SNE.", metavar="SEED")]
 
 
 @shared.figures.command(
@@ -67,7 +69,7 @@ def kernels(
     mln: Mln = None,
     dasr: Dasr = None,
     noise: Annotated[
-        float, typer.Option("--noise", min=0, help="Upper row: noise added to the blurs, from 0 to 255.")
+        float, typer.Option("--noise", min=0, help="Upper row: noise added to the blurs, from 0 to 255.", metavar="X")
     ] = 10.0,
     levels: Annotated[
         str, typer.Option("--levels", help="Lower row: noise levels with one blur.", metavar="LEVEL,...")
@@ -98,7 +100,7 @@ def _different(option: str, value: str) -> list[float]:
     """Two numbers at least, of which none is there twice."""
     numbers = shared.parse_numbers(option, value, "numbers from 0 up with commas between")
     if len(set(numbers)) < max(2, len(numbers)) or min(numbers) < 0:
-        raise ValueError(f"{option} is {value!r}, but must be two or more different numbers from 0 up")
+        raise ValueError(f"{option} is {value!r}, but must be at least two different numbers, none negative")
     return numbers
 
 
@@ -120,7 +122,7 @@ def _draw(
 ) -> None:
     """Represent all photos under the degradations of each row, and draw a panel for each network."""
     if not weights and dasr is None:
-        refuse("there is nothing to draw: give --weights NAME=PATH or --dasr PATH")
+        refuse("there is nothing to draw: give --weights NAME=FILE or --dasr FILE")
     from mrda.paper.figures.photos import smallest_side
     from mrda.paper.figures.tsne import (
         PERPLEXITY,
@@ -142,7 +144,7 @@ def _draw(
         networks = _load(weights, mln, dasr)
         scale = shared.one_scale(network.scale for network in networks.values() if network.scale is not None) or 4
         if len(photos) < 2:
-            raise ValueError(f"--data {data} has {len(photos)} photo, but must have two at least")
+            raise ValueError(f"--data {data} has {len(photos)} photo, but at least two are required")
         everything = [condition for conditions in rows.values() for condition in conditions]
         remarks = shared.check_photos(photos, smallest_side(everything, scale), max_size)
     for points in sorted({len(photos) * len(conditions) for conditions in rows.values()}):
@@ -182,7 +184,7 @@ def _load(weights: Sequence[str] | None, mln: Path | None, dasr: Path | None) ->
         for name, path in shared.named_paths("--weights", weights).items()
     }
     if mln is not None and not any(network.adapts for network in networks.values()):
-        raise ValueError(f"--mln is {mln}, but only a teacher needs an MLN, and no --weights is one")
+        raise ValueError(f"--mln is {mln}, but only teachers use an MLN, and none of --weights is a teacher")
     if dasr is not None:
         if "DASR" in networks:
             raise ValueError("--weights DASR is the name of the panel of --dasr, but must be another")

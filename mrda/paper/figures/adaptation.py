@@ -83,7 +83,7 @@ def load_curves(
         steps: number of adaptation steps.
         inner_lr: learning rates of the steps; None takes those of each network's training, if its file records them
             (`mrda.evaluation.methods_loading.recorded_adaptation`).
-        device: where to compute.
+        device: device to compute on.
 
     Raises:
         ValueError: a file is missing or holds no MLN.
@@ -107,10 +107,10 @@ def load_sweep(
 
     Args:
         teachers: weights of MRDA_T by the number of steps that each was trained with, and is measured with.
-        students: weights of MRDA_S, alike.
+        students: weights of MRDA_S, by the same number.
         mln: weights of the MLN that is adapted for the teachers.
         inner_lr: learning rates of the steps; None takes those of each teacher's training.
-        device: where to compute.
+        device: device to compute on.
 
     Raises:
         ValueError: a file is missing or holds another network, or the MLN does not fit a teacher.
@@ -123,7 +123,7 @@ def load_sweep(
         if (network.scale, network.num_feat) != (teacher.scale, teacher.den.in_channels):
             raise ValueError(
                 f"{mln} is an MLN of scale {network.scale} with {network.num_feat} features, but must have scale "
-                f"{teacher.scale} and {teacher.den.in_channels} features as {path} needs"
+                f"{teacher.scale} and {teacher.den.in_channels} features as {path} requires"
             )
         how = _adaptation(path, teacher, steps, inner_lr)
         swept[TEACHER, steps] = SweptMethod(teacher_method(teacher, network, **how._asdict()), teacher.scale, how)
@@ -154,7 +154,7 @@ def adaptation_scores(
         images: the HR photos.
         conditions: the degradations.
         scale: scale of the networks.
-        seed: of the noise.
+        seed: seed of the noise.
         largest: see `mrda.paper.figures.photos.read_centre`.
 
     Yields:
@@ -221,7 +221,7 @@ def save_adaptation(scores: Sequence[AdaptationScore], path: str | Path, *, titl
     baseline = next((mean.psnr_y for mean in means if mean.steps is None), None)
     panels = [(draw, data) for draw, data in ((_draw_curves, curves), (_draw_sweep, sweeps)) if data]
     if not panels:
-        raise ValueError("scores must hold those of an MLN or of a swept network")
+        raise ValueError("scores must include an MLN or a swept network")
     figure = new_figure(5.2 * len(panels), 3.9)
     for index, (draw, data) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
