@@ -103,7 +103,10 @@ def gpus_here() -> list[str]:
 
 
 def choose_gpus(request: str, here: list[str], known: list[str]) -> list[str]:
-    """Which GPUs to build for: those asked for, else those here, else the default; cut to what nvcc knows."""
+    """Choose the GPUs to build for: those requested, otherwise those here, otherwise the default.
+
+    They are limited to what nvcc knows.
+    """
     request = request.strip()
     if request == "all":
         return [gpu for gpu in ALL_GPUS if gpu in known]

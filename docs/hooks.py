@@ -1,4 +1,4 @@
-"""What MkDocs does besides, when it builds the site: pages may link to records in benchmarks/results/."""
+"""Hook of MkDocs: pages may link to records in benchmarks/results/."""
 
 from pathlib import Path
 from typing import Any

@@ -10,6 +10,11 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted(
     path for folder in ("mrda", "mrda_kernels", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")
 )
+DOCUMENTED = [
+    *SOURCES,
+    ROOT / "setup.py",
+    *(path for folder in ("docs", "tests") for path in sorted((ROOT / folder).rglob("*.py"))),
+]
 QUESTION = re.compile(r"(What|Whatever|Whether|How|Where|Of|Why|Which)\b")
 ODD = re.compile(
     r"\blest\b|\bof no use after\b|\bfor otherwise\b|, for (it|they|there|those|nobody) (is|are|has|have|would)\b"
@@ -30,7 +35,7 @@ def test_the_root_of_mrda_holds_packages_only():
     assert files == {"__init__.py", "__main__.py", "py.typed"}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", DOCUMENTED, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_docstrings_begin_with_a_verb_or_name_the_thing(path):
     found = [f"line {line}: {text.splitlines()[0]}" for line, text in docstrings(path) if QUESTION.match(text)]
     assert not found

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.slow
 
 
 def is_extension(name: str) -> bool:
-    """Whether a file of a wheel is the compiled module, not its type stub."""
+    """Return True if a file of a wheel is the compiled module, not its type stub."""
     return name.startswith("mrda_kernels/_C.") and not name.endswith(".pyi")
 
 
@@ -118,7 +118,7 @@ def pure_wheel(unpacked_sdist, tmp_path_factory):
 
 
 def run_installed(wheel: Path, folder: Path, code: str) -> str:
-    """What ``code`` prints where the wheel and torch are all there is: other packages are hidden."""
+    """Return what ``code`` prints if only the wheel and torch are there: other packages are hidden."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     setup = f"""

@@ -1,4 +1,4 @@
-"""What the benchmarks' tests share."""
+"""Fixtures of the benchmarks' tests."""
 
 import pytest
 import torch

@@ -22,7 +22,7 @@ def short_trunk(monkeypatch):
 
 
 def rounding_budget(tensors, blocks):
-    """How far two float64 computations can be apart: the same sums, in another order, through a few layers.
+    """Bound of the difference of two float64 computations: the same sums, in another order, through a few layers.
 
     A block and its backward are eight layers in a row (two RDA convs, two convolutions), each of sums of fewer than
     `terms` products. An error of a sum is at most terms * eps times the sum of its terms' sizes, which `terms` times

@@ -25,7 +25,7 @@ def brief(monkeypatch):
 
 
 def rounding_budget(arguments):
-    """How far two float64 computations of the result or of a gradient can be apart.
+    """Bound of the difference of two float64 computations of the result or of a gradient.
 
     An element is a sum of fewer than `terms` terms, each made with fewer than 64 roundings. The largest kind
     of term is grad_y * z * m * (1 - m) * x, where z has 9 products and m * (1 - m) is at most 1/4. A rounding

@@ -8,7 +8,7 @@ FAMILIES = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso
 
 
 def kernel(family, size, sigma1, sigma2, theta, beta, side=21):
-    """Of a family, from the covariance matrix, zero-padded to the side."""
+    """Kernel of a family, from the covariance matrix, zero-padded to the side."""
     if family.endswith("_iso") or family == "iso":
         sigma2, theta = sigma1, 0.0
     rotation = np.array([[math.cos(theta), -math.sin(theta)], [math.sin(theta), math.cos(theta)]])

@@ -38,9 +38,9 @@ def directly(images, kernels):
 
 
 def budget(images, kernels, eps):
-    """Of the root mean square error of three Fourier transforms, each with a relative one of eps log2 N (Higham, 24.2).
+    """Bound of the root mean square error of three Fourier transforms, each of eps log2 N (Higham, 24.2), relative.
 
-    All spectra are at most 1, for the kernels add up to 1. The padded picture has the pixels' mean square or less.
+    All spectra are at most 1, because the kernels add up to 1. The padded picture has the pixels' mean square or less.
     """
     size = kernels.shape[-1]
     pixels = math.prod(length + 2 * size for length in images.shape[2:])

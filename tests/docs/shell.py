@@ -1,4 +1,4 @@
-"""How the tests run the lines of a block of shell commands, or only see that their options are real."""
+"""Run the lines of a block of shell commands, or only check that their options exist."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""What the commands of the documentation find: small networks and photos under the names that the pages use."""
+"""Files for the commands of the documentation: small networks and photos under the names that the pages use."""
 
 import shutil
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 def network(scale=2, purpose="SR", channels=(3, 3), **options):
-    """What a weights file holds; `options` say how the network behaves, see `_Model`."""
+    """Content of a weights file; `options` say how the network behaves, see `_Model`."""
     return {"scale": scale, "purpose": purpose, "channels": list(channels), **options}
 
 

@@ -1,4 +1,4 @@
-"""What the tests of exported graphs share."""
+"""Shared parts of the tests of exported graphs."""
 
 import copy
 
@@ -12,7 +12,7 @@ TINY = {"num_feat": 8, "num_blocks": 2, "den_width": 4}
 
 
 STEERING = ("den.", ".compress.", ".kernel.", ".mask.", ".attention.")
-"""What leads from the image to kernels and masks."""
+"""Parts of the names of the weights that lead from the image to kernels and masks."""
 
 
 def student(**options):

@@ -29,7 +29,7 @@ def published(kind, state, scale, inputs):
 
 
 def sensitive(kind, state, scale, inputs, expected, key):
-    """Whether the output would be off by a hundred times the tolerance if weights named so were left out."""
+    """Return True if the output would be off by a hundred times the tolerance if weights named so were left out."""
     broken = {name: 0 * tensor if name.endswith(key) else tensor for name, tensor in state.items()}
     return (published(kind, broken, scale, inputs) - expected).abs().max() > 100 * TOLERANCE
 
