@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything that needs an NVIDIA GPU, in nine minutes: build for it, test on it, measure it (`make gpu`).
 
-Makes no environment and downloads nothing. The build needs torch, pybind11, ninja and nvcc, the tests pytest and
-hypothesis; with pytest-xdist they run side by side. Results appear after each part, so that an interrupted run leaves
-those it has: the benchmarks' records (RESULTS/GPU.json, GPU_rda_block.json, GPU_model.json), their tables in GPU.md.
+Downloads nothing. The build needs torch, pybind11, ninja and nvcc, the tests pytest and hypothesis (pytest-xdist runs
+them side by side). After each part: RESULTS/GPU.json, GPU_rda_block.json, GPU_model.json, and tables in GPU.md.
 """
 
 import argparse

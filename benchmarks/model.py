@@ -42,6 +42,7 @@ from mrda.networks.rda_conv import DASRConv
 from mrda.upscale.trunk import TrunkRunner
 
 SHAPES = ((1, 3, 180, 320), (16, 3, 64, 64))
+SMALL = (1, 3, 32, 32)
 DTYPES = (torch.float32, torch.bfloat16)
 OURS = "mrda"
 
@@ -54,13 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = commands.comparison_parser(__doc__, quick="the first shape only")
     command.add_argument("--changes", action="store_true", help="instead: our network with one change undone at a time")
     options = command.parse_args(arguments)
+    shapes = (SMALL, SHAPES[0]) if options.changes else ()
     measure_it = partial(measure_setting, models=undone if options.changes else computing)
-    commands.run_comparison(command, options, settings(options.device, options.quick), measure_it)
+    commands.run_comparison(command, options, settings(options.device, options.quick, shapes), measure_it)
 
 
-def settings(device: str, quick: bool) -> list[Setting]:
+def settings(device: str, quick: bool, shapes: Sequence[tuple[int, ...]] = ()) -> list[Setting]:
     """Everything to measure, in order; all dtypes of a shape are measured together."""
-    shapes = SHAPES[:1] if quick else SHAPES
+    shapes = shapes or (SHAPES[:1] if quick else SHAPES)
     return [Setting(device, torch.float32, "nhwc", shape, "forward", "model") for shape in shapes]
 
 
@@ -78,19 +80,21 @@ def computing(network: MRDAStudent) -> Models:
 def undone(network: MRDAStudent) -> Models:
     """Our network as it is, and without each of its changes."""
     nchw = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
-
-    def in_autocast(lr: Tensor) -> Tensor:
-        degradation = network.degradation(lr)
-        with torch.autocast(lr.device.type, torch.bfloat16):
-            return network.rdan(lr, degradation)
-
     for dtype in DTYPES:
         yield OURS, dtype, ours(network, dtype)
         chain = OneByOne(network, dtype)
         chain.trunk.upscaler = lambda features: network.rdan.upscaler(features.float())  # type: ignore[assignment]
         yield f"{OURS}_plain_upscaler", dtype, chain
         yield f"{OURS}_nchw", dtype, ours(nchw, dtype)
-    yield f"{OURS}_autocast", torch.bfloat16, in_autocast
+        single = OneByOne(network, dtype)
+        single.trunk.predict = partial(_one_by_one, single.trunk.predict)  # type: ignore[assignment]
+        yield f"{OURS}_predicting_one_by_one", dtype, single
+
+
+def _one_by_one(predict: Any, idr: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+    for squeeze, expand in zip(predict.squeeze, predict.expand, strict=True):
+        kernels = F.leaky_relu(idr @ squeeze, NEGATIVE_SLOPE) @ expand
+        yield kernels.reshape(*idr.shape, predict.size, predict.size).to(dtype)
 
 
 def measure_setting(

@@ -3,8 +3,6 @@
 
     python benchmarks/training.py --json benchmarks/results/training_cpu.json --update docs/performance.md
 
-All ways take the same step in turn, from patches to Adam, with random weights; the student's is one of its joint phase.
-
     released           the RDA convs as in benchmarks/peers.py, one convolution after the other in the upscalers; eager
     released_compiled  the same, with the trained network under torch.compile
     mrda               as `mrda train` takes it

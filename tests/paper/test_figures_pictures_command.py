@@ -12,7 +12,8 @@ from mrda.evaluation.methods import blind_method, mln_method
 from mrda.evaluation.peers import Peer
 from mrda.evaluation.protocols import conditions, evaluate
 from mrda.evaluation.samples import Condition
-from mrda.networks import MLN, RDAN, MRDAStudent, MRDATeacher, save_network
+from mrda.networks import MLN, MRDAStudent, MRDATeacher, save_network
+from mrda.networks.prepared import PreparedRDAN
 from mrda.upscale.upscaler import Upscaler
 
 pytest.importorskip("matplotlib")
@@ -171,7 +172,7 @@ def test_too_little_memory_is_said(tmp_path, folder, weights, monkeypatch):
     def too_much(*_, **__):
         raise torch.OutOfMemoryError("no")
 
-    monkeypatch.setattr(RDAN, "forward", too_much)
+    monkeypatch.setattr(PreparedRDAN, "__call__", too_much)
     result = run("figures", "compare", "-w", weights, folder, "-o", tmp_path / "f.png")
     assert result.exit_code == 1
     assert one_sentence(result.stderr)
