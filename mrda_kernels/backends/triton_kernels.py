@@ -307,9 +307,9 @@ def backward(
             if MASK == 1:
                 # read again for each row: there are no registers left to keep it in
                 mask_weights = tl.load(mask_weight + channels * mask_weight_c, mask=fits, other=0.0).to(ACC)
-                mask_logits = tl.sum(x * mask_weights, axis=1, keep_dims=True) + bias
+                pixel_logits = tl.sum(x * mask_weights, axis=1, keep_dims=True) + bias
                 # outside the image grad_z is 0, whatever mask_weight holds
-                mask = _sigmoid(tl.where(((middle >= 0) & (middle < height)) & inside, mask_logits, 0.0))
+                mask = _sigmoid(tl.where(((middle >= 0) & (middle < height)) & inside, pixel_logits, 0.0))
             else:
                 mask = _sigmoid(_load_row(mask_logits, middle, mask_logits_offsets, here, height, mask_logits_h, ACC))
             grad, grad_z, grad_mask = _masked_backward(grad, z, mask, x, slope, output_slope, ACTIVATE)

@@ -62,7 +62,7 @@ def test_the_rival_is_what_the_paper_counts():
 def test_undoing_a_change_changes_no_result(network, this, dtype):
     lr = torch.rand(1, 3, 9, 11)
     models = {name: model for name, found, model in bench.undone(network) if found == dtype}
-    assert len(models) == (3 if dtype == torch.float32 else 4)
+    assert len(models) == 4
     with torch.no_grad():
         expected = models.pop(bench.OURS)(lr)
         for undone, run in models.items():
