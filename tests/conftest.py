@@ -23,6 +23,7 @@ def float32_upscalers(monkeypatch):
     monkeypatch.setattr("mrda.upscale.upscaler._best_dtype", lambda device: torch.float32)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     """Skip the tests marked `gpu` where there is none; in parallel runs, keep together what shares something.
 
