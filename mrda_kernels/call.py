@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 ARGUMENTS = (
     "Tensor input, Tensor weight, Tensor mask_weight, Tensor? mask_bias, float negative_slope,"
@@ -206,6 +209,13 @@ class RdaCall(NamedTuple):
         )
 
 
+def without_autocast() -> AbstractContextManager[object]:
+    """Context in which no operation casts its arguments, on no device: for the insides of an operator."""
+    if torch._C._is_any_autocast_enabled():
+        return torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS)
+    return _UNCHANGED
+
+
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype that sums are kept in: float64 for float64, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -214,6 +224,18 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 # Computed once, because torch.compile of torch 2.11 cannot trace the question; PrivateUse1 devices are not among them.
 _DEVICES = ("cpu", "cuda", "xpu", "mps", "hpu", "xla", "mtia", "maia", "ipu")
 _AUTOCASTING = frozenset(filter(torch.amp.is_autocast_available, _DEVICES))
+
+
+def _key_set(*names: str) -> torch._C.DispatchKeySet:
+    """Return the set of torch's dispatch keys of those names."""
+    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, names[0]))
+    for name in names[1:]:
+        keys = keys | torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name))
+    return keys
+
+
+_AUTOCAST_KEYS = _key_set(*(name for name in dir(torch._C.DispatchKey) if re.match(r"Autocast[A-Z]", name)))
+_UNCHANGED = nullcontext()
 
 
 def _check_slope(name: str, value: float) -> None:
@@ -226,18 +248,10 @@ def _check_slope(name: str, value: float) -> None:
 _TENSOR_TYPES = frozenset({Tensor, torch.nn.Parameter})
 
 
-def _keys(*names: str) -> int:
-    """Return the set of torch's dispatch keys of those names, as a number."""
-    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, names[0]))
-    for name in names[1:]:
-        keys = keys | torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name))
-    return keys.raw_repr()
-
-
 # The keys that a thread in no mode adds to a call, and those of an ordinary tensor; with autograd or in inference mode.
-_PLAIN_MODES = frozenset({_keys("BackendSelect", "ADInplaceOrView"), _keys("BackendSelect")})
+_PLAIN_MODES = frozenset(_key_set("BackendSelect", *recording).raw_repr() for recording in (("ADInplaceOrView",), ()))
 _PLAIN_TENSORS = frozenset(
-    _keys(device, f"Autocast{device}", *autograd)
+    _key_set(device, f"Autocast{device}", *autograd).raw_repr()
     for device in ("CPU", "CUDA")
     for autograd in ((f"Autograd{device}", "ADInplaceOrView"), ())
 )
@@ -250,14 +264,26 @@ def functorch_is_active() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def has_tangent(tensors: Iterable[Tensor | None]) -> bool:
+    """Return True if forward-mode AD is to differentiate with respect to one of ``tensors``."""
+    return forward_ad._current_level >= 0 and any(
+        tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors
+    )
+
+
 def is_plain(tensors: Iterable[Tensor | None]) -> bool:
     """Return True if an eager call on ``tensors`` need not go through torch's dispatcher, because nobody listens there.
 
-    That is so outside of torch.func, tracing, profiling, and modes that see functions or operators; for tensors of no
-    subclass, with memory of their own, and without a lazy negation.
+    That is so outside of torch.func, forward-mode AD, tracing, profiling, and modes that see functions or operators;
+    for tensors of no subclass, with memory of their own, and without a lazy negation.
     """
     included = torch._C._dispatch_tls_local_include_set().raw_repr()
-    if included not in _PLAIN_MODES or torch._C._len_torch_function_stack() or torch.autograd._profiler_enabled():
+    if (
+        included not in _PLAIN_MODES
+        or forward_ad._current_level >= 0
+        or torch._C._len_torch_function_stack()
+        or torch.autograd._profiler_enabled()
+    ):
         return False
     keys_of = torch._C._dispatch_keys
     for tensor in tensors:

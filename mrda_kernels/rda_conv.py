@@ -8,13 +8,14 @@ gradients of any order exist. An ordinary eager call takes a shorter way, past t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mrda_kernels import dispatch, reference
-from mrda_kernels.call import ARGUMENTS, RdaCall, functorch_is_active, is_plain
+from mrda_kernels.call import ARGUMENTS, RdaCall, functorch_is_active, has_tangent, is_plain, without_autocast
 
 __all__ = ["dynamic_depthwise_conv2d", "rda_conv2d"]
 
@@ -108,11 +109,17 @@ def _run(call: RdaCall, backend: str | None) -> Tensor:
 
 
 def _forward(call: RdaCall, chosen: dispatch.Backend) -> Tensor:
-    return call.empty_result() if call.input.numel() == 0 else chosen.forward(call)
+    if call.input.numel() == 0:
+        return call.empty_result()
+    with without_autocast():
+        return chosen.forward(call)
 
 
 def _backward(grad_output: Tensor, call: RdaCall, chosen: dispatch.Backend) -> tuple[Tensor, ...]:
-    return _zero_gradients(call) if call.input.numel() == 0 else chosen.backward(grad_output, call)
+    if call.input.numel() == 0:
+        return _zero_gradients(call)
+    with without_autocast():
+        return chosen.backward(grad_output, call)
 
 
 def _zero_gradients(call: RdaCall) -> tuple[Tensor, ...]:
@@ -177,52 +184,103 @@ def _for_inputs(grads: tuple[Tensor, ...], call: RdaCall, count: int) -> tuple[T
 # ---- gradients of the operators ------------------------------------------------------------------------------------
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """Save the inputs of a forward operator: a call's arguments, all of them or the first two, and the backend."""
-    *arguments, ctx.backend = inputs
-    ctx.save_for_backward(*arguments[:4])
-    ctx.slopes, ctx.count = arguments[4:], len(inputs)
+class _Recorded(torch.autograd.Function):
+    """A call of a forward operator, and its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, keys: torch._C.DispatchKeySet, operator: Any, *inputs: Any) -> Any:
+        *arguments, ctx.backend = inputs  # a call's arguments, all of them or the first two
+        ctx.save_for_backward(*arguments[:4])
+        ctx.slopes, ctx.count = arguments[4:], len(inputs)
+        return _below_autograd(keys, operator, inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+        # Saved tensors are read once: checkpointing recomputes them here, and refuses a second time.
+        call = RdaCall(*ctx.saved_tensors, *ctx.slopes)
+        return None, None, *_for_inputs(_backward_operator(grad_output, call, ctx.backend), call, ctx.count)
 
 
-def _differentiate(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
-    """Return the gradients of a forward operator's inputs."""
-    # Saved tensors are read once: checkpointing recomputes them here, and refuses a second time.
-    call = RdaCall(*ctx.saved_tensors, *ctx.slopes)
-    return _for_inputs(_backward_operator(grad_output, call, ctx.backend), call, ctx.count)
+class _RecordedBackward(torch.autograd.Function):
+    """A call of a backward operator, and its gradient by the reference, which is differentiable in its turn."""
+
+    @staticmethod
+    def forward(ctx: Any, keys: torch._C.DispatchKeySet, operator: Any, *inputs: Any) -> Any:
+        grad_output, *arguments, _ = inputs
+        ctx.save_for_backward(grad_output, *arguments[:4])
+        ctx.slopes, ctx.count = arguments[4:], len(inputs)
+        return _below_autograd(keys, operator, inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_grads: Tensor) -> tuple[Any, ...]:
+        create_graph = torch.is_grad_enabled()
+        with torch.enable_grad():
+            # Views: the graph that leads from grad_output to the inputs, if there is one, is not this function's.
+            tensors: list[Any] = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
+            grad_output, *arguments = tensors
+            outputs = reference.backward(grad_output, RdaCall(*arguments, *ctx.slopes))
+        wanted = [t for t in tensors if t is not None and t.requires_grad]
+        pairs = [(o, g) for o, g in zip(outputs, grad_grads, strict=True) if g is not None and o.requires_grad]
+        with without_autocast():
+            found = torch.autograd.grad(
+                [o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=create_graph, allow_unused=True
+            )
+        grads = iter(found)
+        for_inputs = [next(grads) if t is not None and t.requires_grad else None for t in tensors]
+        return None, None, *for_inputs, *[None] * (ctx.count - len(for_inputs))
 
 
-def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """Save the inputs of a backward: the gradient, then those of a forward."""
-    grad_output, *arguments, _ = inputs
-    ctx.save_for_backward(grad_output, *arguments[:4])
-    ctx.slopes, ctx.count = arguments[4:], len(inputs)
+def _below_autograd(keys: torch._C.DispatchKeySet, operator: Any, inputs: tuple[Any, ...]) -> Any:
+    """Call an operator's kernel that comes after autograd's."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator.redispatch(keys & torch._C._after_autograd_keyset, *inputs)
 
 
-def _differentiate_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Any, ...]:
-    """Return the gradients of a backward's inputs, by the reference; differentiable in their turn."""
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # Views: the graph that leads from grad_output to the inputs, if there is one, is not this function's.
-        tensors: list[Any] = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
-        grad_output, *arguments = tensors
-        outputs = reference.backward(grad_output, RdaCall(*arguments, *ctx.slopes))
-    wanted = [t for t in tensors if t is not None and t.requires_grad]
-    pairs = [(o, g) for o, g in zip(outputs, grad_grads, strict=True) if g is not None and o.requires_grad]
-    grads = iter(
-        torch.autograd.grad(
-            [o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=create_graph, allow_unused=True
-        )
-    )
-    found = [next(grads) if t is not None and t.requires_grad else None for t in tensors]
-    return *found, *[None] * (ctx.count - len(found))
+def _composed(*inputs: Any) -> Tensor:
+    """Compute a forward operator by torch's own, which have derivatives of every kind."""
+    call = RdaCall(*inputs[:-1])
+    call.check()
+    return reference.forward(call)
+
+
+def _composed_backward(grad_output: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    """Compute a backward operator by torch's own."""
+    call = RdaCall(*inputs[:-1])
+    call.check()
+    call.check_grad_output(grad_output)
+    return reference.backward(grad_output, call)
+
+
+def _register_derivatives(name: str, recorded: type[torch.autograd.Function], composed: Callable[..., Any]) -> None:
+    """Register all derivatives of an operator.
+
+    Reverse-mode AD records the call. In forward-mode AD and inside of torch.func's transforms, which an eager call of
+    the public functions never brings here but torch.compile, torch.export and torch.ops do, torch's own operators
+    compute the result, and have the derivatives.
+    """
+    operator = getattr(torch.ops.mrda_kernels, name).default
+
+    def autograd(keys: torch._C.DispatchKeySet, *inputs: Any) -> Any:
+        tensors = [t for t in inputs if isinstance(t, Tensor)]
+        if torch._C._functorch.peek_interpreter_stack() is not None or has_tangent(tensors):
+            return composed(*inputs)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            return recorded.apply(keys, operator, *inputs)
+        return _below_autograd(keys, operator, inputs)
+
+    _library.impl(name, autograd, "Autograd", with_keyset=True)
+
+    _library.impl(name, composed, "FuncTorchBatchedDecomposition")
 
 
 # ---- registration --------------------------------------------------------------------------------------------------
 
+_library = torch.library.Library("mrda_kernels", "FRAGMENT")  # keeps what is registered with it while it lives
 
-def _define(name: str, arguments: str, gradients: str) -> None:
+
+def _define(operator: str, arguments: str, gradients: str) -> None:
     """Define an operator and its backward, for devices of every type: backends decide what they serve."""
-    name = f"mrda_kernels::{name}"
+    name = f"mrda_kernels::{operator}"
     torch.library.define(name, f"({arguments}, str? backend) -> Tensor")
 
     @torch.library.impl(name, "default")
@@ -238,7 +296,7 @@ def _define(name: str, arguments: str, gradients: str) -> None:
         call.check()
         return call.empty_result()
 
-    torch.library.register_autograd(name, _differentiate, setup_context=_save)
+    _register_derivatives(operator, _Recorded, _composed)
 
     name = f"{name}_backward"
     torch.library.define(name, f"(Tensor grad_output, {arguments}, str? backend) -> ({gradients})")
@@ -258,7 +316,7 @@ def _define(name: str, arguments: str, gradients: str) -> None:
         call.check_grad_output(grad_output)
         return _zero_gradients(call)
 
-    torch.library.register_autograd(name, _differentiate_backward, setup_context=_save_backward)
+    _register_derivatives(f"{operator}_backward", _RecordedBackward, _composed_backward)
 
 
 _define("rda_conv2d", ARGUMENTS, "Tensor, Tensor, Tensor, Tensor")
