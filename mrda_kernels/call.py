@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -82,7 +82,7 @@ class RdaCall(NamedTuple):
             raise TypeError(f"input has dtype {input.dtype}, but must be float32, float64, bfloat16 or float16")
         if len(kernels) != 4 or kernels[2] != kernels[3]:
             raise ValueError(f"weight has shape {tuple(kernels)}, but must be (B, C, K, K)")
-        if kernels[0] != shape[0] or kernels[1] != shape[1]:
+        if not (holds(kernels[0] == shape[0]) and holds(kernels[1] == shape[1])):
             raise ValueError(
                 f"weight has shape {tuple(kernels)}, but its first two sizes must be input's (B, C) = "
                 f"({shape[0]}, {shape[1]})"
@@ -99,7 +99,8 @@ class RdaCall(NamedTuple):
 
     def check_grad_output(self, grad_output: Tensor) -> None:
         """Raise TypeError or ValueError unless ``grad_output`` is like the result."""
-        if grad_output.shape != self.input.shape:
+        grad_shape = grad_output.shape
+        if len(grad_shape) != 4 or not all(holds(a == b) for a, b in zip(grad_shape, self.input.shape, strict=True)):
             raise ValueError(
                 f"grad_output has shape {tuple(grad_output.shape)}, but must have input's, {tuple(self.input.shape)}"
             )
@@ -107,7 +108,7 @@ class RdaCall(NamedTuple):
 
     def _check_mask(self, mask_weight: Tensor, mask_bias: Tensor | None) -> None:
         channels, shape = self.input.shape[1], mask_weight.shape
-        if len(shape) != 4 or shape[1] != channels or shape[2] != 1 or shape[3] != 1:
+        if len(shape) != 4 or not holds(shape[1] == channels) or shape[2] != 1 or shape[3] != 1:
             raise ValueError(
                 f"mask_weight has shape {tuple(shape)}, but must be (M, C, 1, 1) with input's C = {channels}"
             )
@@ -116,7 +117,7 @@ class RdaCall(NamedTuple):
             raise ValueError(f"mask_weight makes M = {masks} masks, but M must be 1 or input's C = {channels}")
         self._check_like_input("mask_weight", mask_weight)
         if mask_bias is not None:
-            if mask_bias.ndim != 1 or mask_bias.shape[0] != masks:
+            if mask_bias.ndim != 1 or not holds(mask_bias.shape[0] == masks):
                 raise ValueError(f"mask_bias has shape {tuple(mask_bias.shape)}, but must be (M,) = ({masks},)")
             self._check_like_input("mask_bias", mask_bias)
 
@@ -147,7 +148,15 @@ class RdaCall(NamedTuple):
     @property
     def channels_last(self) -> bool:
         """True if the result is channels_last: the input is channels_last-contiguous and not NCHW-contiguous."""
-        return not self.input.is_contiguous() and self.input.is_contiguous(memory_format=torch.channels_last)
+        input = self.input
+        try:
+            return not input.is_contiguous() and input.is_contiguous(memory_format=torch.channels_last)
+        except (
+            RuntimeError
+        ):  # a traced program, which only finds out when it runs if the input is empty: taken not to be
+            from torch._prims_common import is_channels_last_contiguous_or_false, is_contiguous_or_false
+
+            return not is_contiguous_or_false(input) and is_channels_last_contiguous_or_false(input)
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -207,6 +216,18 @@ class RdaCall(NamedTuple):
             negative_slope,
             output_negative_slope,
         )
+
+
+def holds(condition: Any) -> bool:
+    """Return True if a condition on sizes holds, or if a traced program will check it, once it knows the sizes."""
+    if condition is True or condition is False:
+        return condition
+    from torch.fx.experimental.symbolic_shapes import guard_or_true
+
+    if not guard_or_true(condition):
+        return False
+    torch._check(condition, lambda: "the sizes of a call's arguments do not fit together")
+    return True
 
 
 def without_autocast() -> AbstractContextManager[object]:

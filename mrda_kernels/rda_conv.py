@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
-from mrda_kernels import dispatch, reference
+from mrda_kernels import dispatch, flops, reference
 from mrda_kernels.call import ARGUMENTS, RdaCall, functorch_is_active, has_tangent, is_plain, without_autocast
 
 __all__ = ["dynamic_depthwise_conv2d", "rda_conv2d"]
@@ -95,6 +96,9 @@ def _run(call: RdaCall, backend: str | None) -> Tensor:
     dispatch.check_name(backend)
     if not torch.compiler.is_compiling() and is_plain(call[:4]) and call.has_float_slopes():
         return _run_eagerly(call.autocast(), backend)
+    others = [t for t in call[:4] if t is not None and not isinstance(t, Tensor) and hasattr(t, "__torch_function__")]
+    if others:
+        return _handed_over(others, call, backend)
     call.check_types()
     call = call.autocast()
     if functorch_is_active():
@@ -103,6 +107,14 @@ def _run(call: RdaCall, backend: str | None) -> Tensor:
     if call.mask_weight is None:
         return torch.ops.mrda_kernels.dynamic_depthwise_conv2d(call.input, call.weight, backend)
     return torch.ops.mrda_kernels.rda_conv2d(*call, backend)
+
+
+def _handed_over(others: list[Any], call: RdaCall, backend: str | None) -> Any:
+    """Let arguments that stand for tensors take the call, by torch's protocol: the proxies of torch.fx record it."""
+    if call.mask_weight is None:
+        return handle_torch_function(dynamic_depthwise_conv2d, others, *call[:2], backend=backend)
+    options = {"negative_slope": call.negative_slope, "output_negative_slope": call.output_negative_slope}
+    return handle_torch_function(rda_conv2d, others, *call[:4], **options, backend=backend)
 
 
 # ---- the work ------------------------------------------------------------------------------------------------------
@@ -321,3 +333,4 @@ def _define(operator: str, arguments: str, gradients: str) -> None:
 
 _define("rda_conv2d", ARGUMENTS, "Tensor, Tensor, Tensor, Tensor")
 _define("dynamic_depthwise_conv2d", ", ".join(ARGUMENTS.split(", ")[:2]), "Tensor, Tensor")
+flops.register()

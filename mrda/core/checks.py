@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from mrda_kernels.call import holds
+
 Scale = Literal[2, 3, 4]
 """Upscaling factor of a network."""
 SCALES: tuple[int, ...] = get_args(Scale)
@@ -40,6 +42,11 @@ Int = Annotated[int, NOT_BOOL]
 def check_tensor(name: str, value: object) -> None:
     """Raise TypeError unless ``value`` is a floating point tensor."""
     if not isinstance(value, Tensor):
+        if isinstance(value, torch.fx.Proxy):
+            raise TypeError(
+                f"{name} is a Proxy of torch.fx.symbolic_trace, which knows no sizes to check; "
+                "trace the network with torch.export.export"
+            )
         raise TypeError(f"{name} is {type(value).__name__}, but must be a torch.Tensor")
     if not value.is_floating_point():
         raise TypeError(f"{name} has dtype {value.dtype}, but must be a floating point tensor")
@@ -64,7 +71,7 @@ def check_image(name: str, image: Tensor, *, channels: int | None = 3, like: Ten
     if image.dim() != 4 or (channels is not None and image.shape[1] != channels):
         expected = f"(B, {'C' if channels is None else channels}, H, W)"
         raise ValueError(f"{name} has shape {shape}, but must be {expected}")
-    if image.shape[2] < 1 or image.shape[3] < 1:
+    if not (holds(image.shape[2] >= 1) and holds(image.shape[3] >= 1)):
         raise ValueError(f"{name} has shape {shape}, but must be at least 1 pixel high and wide")
     if like is not None:
         check_like(name, image, like)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mrda.core.checks import check_image, check_like, check_odd, check_tensor
 from mrda.core.tiling import strips
 from mrda.degradations.kernels import KERNEL_SIZE
-from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3, initialize_he
+from mrda.networks.layers import NEGATIVE_SLOPE, any_tensor, conv3x3, initialize_he
 from mrda.networks.options import Configured, Options
 
 STRIDE = 4
@@ -76,7 +76,7 @@ class DEN(Configured):
             TypeError: ``x`` is not a floating point tensor of the weights' dtype.
             ValueError: ``x`` has another shape or device.
         """
-        check_image("x", x, channels=self.in_channels, like=next(self.convs.parameters()))
+        check_image("x", x, channels=self.in_channels, like=any_tensor(self.convs))
         return self.mlp(self.convs(x).mean(dim=(2, 3)))
 
     def in_strips(self, x: Tensor, rows: int) -> Tensor:
@@ -85,7 +85,7 @@ class DEN(Configured):
         The network is convolutions and an average: strips that overlap by its reach and start on its grid add up to
         the whole. ``x`` may be on the host; each strip is moved to the weights' device and dtype.
         """
-        weight = next(self.convs.parameters())
+        weight = any_tensor(self.convs)
         check_image("x", x, channels=self.in_channels)
         total = torch.zeros(len(x), 4 * self.width, dtype=torch.float64)
         height, width = x.shape[2:]
@@ -138,5 +138,5 @@ class KernelDEN(Configured):
         side = self.blur_size
         if kernel.dim() != 3 or kernel.shape[1:] != (side, side):
             raise ValueError(f"kernel has shape {tuple(kernel.shape)}, but must be (B, {side}, {side})")
-        check_like("kernel", kernel, next(self.layers.parameters()))
+        check_like("kernel", kernel, any_tensor(self.layers))
         return self.layers(kernel.flatten(1))

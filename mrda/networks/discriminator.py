@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mrda.core.checks import check_image
-from mrda.networks.layers import conv3x3
+from mrda.networks.layers import any_tensor, conv3x3
 from mrda.networks.options import Configured, Options
 
 _NEGATIVE_SLOPE = 0.2
@@ -117,7 +117,7 @@ class UNetDiscriminator(Configured):
             TypeError: ``x`` is not a floating point tensor of the weights' dtype.
             ValueError: ``x`` has another shape or device, or is too small.
         """
-        check_image("x", x, channels=self.options.in_channels, like=self.conv0.weight)
+        check_image("x", x, channels=self.options.in_channels, like=any_tensor(self))
         if min(x.shape[2:]) < _SMALLEST:
             raise ValueError(f"x has shape {tuple(x.shape)}, but must be at least {_SMALLEST} pixels high and wide")
         full = _activated(self.conv0(x))

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 NEGATIVE_SLOPE = 0.1  # of every LeakyReLU in the published networks
 
@@ -23,6 +23,33 @@ def to_channels_last(module: Module) -> Module:
 def freeze(module: Module) -> Module:
     """Set evaluation mode and stop recording gradients for the parameters; returns ``module``."""
     return module.requires_grad_(False).eval()
+
+
+def any_tensor(module: nn.Module) -> Tensor:
+    """Return a tensor that has the device and the dtype of a network: its first parameter, or its first buffer.
+
+    Layers may have been replaced by ones of other libraries, whose attribute ``weight`` can be anything; and the
+    replicas that DataParallel makes have no parameters, but tensors in their place.
+    """
+    for kind in ("_parameters", "_former_parameters", "_buffers"):
+        for part in module.modules():
+            for tensor in getattr(part, kind, {}).values():
+                if tensor is not None:
+                    return tensor
+    raise ValueError(f"{type(module).__name__} has no parameters")
+
+
+def is_untouched(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Return True if a call of ``layer`` does what ``kind`` does with ``weight`` and ``bias``, and nothing else.
+
+    Then the weights can be used without a call. Hooks, such as those of pruning, and the layers of adapters and of
+    quantization want to be called.
+    """
+    return (
+        type(layer).forward is kind.forward
+        and "forward" not in vars(layer)
+        and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+    )
 
 
 def is_autocast(device: torch.device) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mrda.core.checks import check_image
-from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3, initialize_he
+from mrda.networks.layers import NEGATIVE_SLOPE, any_tensor, conv3x3, initialize_he
 from mrda.networks.options import Configured, Options
 from mrda.networks.upscaler import CollapsedUpscaler, PixelShuffleUpscaler
 
@@ -70,7 +70,7 @@ class MLN(Configured):
             TypeError: ``lr`` is not a floating point tensor of the weights' dtype.
             ValueError: ``lr`` has another shape or device.
         """
-        check_image("lr", lr, like=next(self.head.parameters()))
+        check_image("lr", lr, like=any_tensor(self.head))
         return self.body(self.head(lr))
 
     def forward(self, lr: Tensor, lr_up: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class MLN(Configured):
             TypeError: An image is not a floating point tensor of the weights' dtype.
             ValueError: An image has another shape or device.
         """
-        weight = next(self.head.parameters())
+        weight = any_tensor(self.head)
         check_image("lr", lr, like=weight)
         check_image("lr_up", lr_up, like=weight)
         batch, _, height, width = lr.shape

@@ -1,26 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks prepared for inference: everything that follows from the weights alone is computed once, ahead of calls.
 
-A prepared network holds plain tensors, its own copies, so that a call does nothing but launch operators, and a CUDA
-graph of it recomputes nothing. Each half of a block is a step of its own, `_HalfBlock`.
+A prepared network is a frozen copy. It holds plain tensors of its own, so that a call does nothing but launch
+operators, and a CUDA graph of it recomputes nothing. Each half of a block is a step of its own, `_HalfBlock`.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import repeat
-from typing import TYPE_CHECKING, TypeGuard, cast
+from typing import TYPE_CHECKING, NoReturn, TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from mrda.core.checks import check_image, check_like, check_tensor
 from mrda.networks.layers import NEGATIVE_SLOPE, without_autocast
 from mrda.networks.rda_conv import RDAConv, SteeredConv
 from mrda.networks.upscaler import CollapsedUpscaler
 from mrda_kernels import rda_conv2d
+from mrda_kernels.call import holds
 
 if TYPE_CHECKING:
     from mrda.networks.mrda import MRDAStudent
@@ -30,7 +35,19 @@ _Steered = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Features (B, C, H, W), compressed IDR (B, C) and predicted kernels -> features after the LeakyReLU."""
 
 
-class PreparedRDAN:
+class _Frozen:
+    """Base class of prepared networks, which are no modules: there is nothing to load, to train or to move."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        reason = (
+            ": a prepared network is a frozen copy. Change the network itself, then prepare it again with prepare()"
+            if hasattr(nn.Module, name)
+            else ""
+        )
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{reason}", name=name, obj=self)
+
+
+class PreparedRDAN(_Frozen):
     """An RDAN for inference; see :meth:`mrda.networks.rdan.RDAN.prepare`, which makes it.
 
     Attributes:
@@ -38,20 +55,22 @@ class PreparedRDAN:
     """
 
     def __init__(self, rdan: RDAN, dtype: torch.dtype | None) -> None:
-        own = rdan.compress.weight
-        self.dtype = own.dtype if dtype is None else dtype
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), _evaluating(rdan):
+            _check_hooks(rdan)
+            self.compress, _ = _weights(rdan.compress, nn.Linear)
+            self.dtype = self.compress.dtype if dtype is None else dtype
             self.mean = rdan.mean.clone()
-            self.compress = own.clone()
             self.head = _Conv3x3(rdan.head, self.dtype)
             blocks = [block.halves() for block in cast("list[RDAB]", rdan.blocks)]
             fused = [steered for halves in blocks for steered, _ in halves if _is_fused(steered)]
             self.predict = _Predictor(fused) if fused else None
             self.blocks = [[_HalfBlock(*half, self.dtype) for half in halves] for halves in blocks]
             self.body_tail = _Conv3x3(rdan.body_tail, self.dtype)
+            for layer in (*rdan.upscaler.expand, rdan.upscaler.last):
+                _check_layer(layer, nn.PixelShuffle if isinstance(layer, nn.PixelShuffle) else nn.Conv2d)
             self.upscaler = CollapsedUpscaler(rdan.upscaler)
-            if own.is_cuda:  # streams of other threads must not start before it is complete
-                torch.cuda.current_stream(own.device).synchronize()
+            if self.mean.is_cuda:  # streams of other threads must not start before it is complete
+                torch.cuda.current_stream(self.mean.device).synchronize()
 
     @torch.no_grad()
     def __call__(self, lr: Tensor, degradation: Tensor) -> Tensor:
@@ -74,10 +93,10 @@ class PreparedRDAN:
 
     def check(self, lr: Tensor, degradation: Tensor) -> None:
         """Raise what a call raises for these arguments."""
-        check_inputs(lr, degradation, like=self.compress)
+        check_inputs(lr, degradation, idr_dim=self.compress.shape[1], like=self.compress)
 
 
-class PreparedStudent:
+class PreparedStudent(_Frozen):
     """A student for inference; see :meth:`mrda.networks.mrda.MRDAStudent.prepare`, which makes it.
 
     Attributes:
@@ -85,7 +104,8 @@ class PreparedStudent:
     """
 
     def __init__(self, student: MRDAStudent, dtype: torch.dtype | None) -> None:
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), torch.no_grad(), _evaluating(student):
+            _recompute_weights(student.den)  # those that pruning has left with a graph can't be copied
             self._den = copy.deepcopy(student.den).requires_grad_(False).eval()
         self.rdan = student.rdan.prepare(dtype)
 
@@ -98,13 +118,13 @@ class PreparedStudent:
         return self.rdan(lr, self._den(lr) if degradation is None else degradation)
 
 
-def check_inputs(lr: Tensor, degradation: Tensor, *, like: Tensor) -> None:
-    """Raise what :meth:`mrda.networks.rdan.RDAN.forward` raises; ``like`` is the weight (C, D) that compresses IDRs."""
+def check_inputs(lr: Tensor, degradation: Tensor, *, idr_dim: int, like: Tensor) -> None:
+    """Raise what :meth:`mrda.networks.rdan.RDAN.forward` raises; ``like`` has the device and dtype of the weights."""
     check_image("lr", lr, like=like)
     check_tensor("degradation", degradation)
-    expected = (lr.shape[0], like.shape[1])
-    if degradation.shape != expected:
-        raise ValueError(f"degradation has shape {tuple(degradation.shape)}, but must be {expected}")
+    shape = tuple(degradation.shape)
+    if len(shape) != 2 or not holds(shape[0] == lr.shape[0]) or shape[1] != idr_dim:
+        raise ValueError(f"degradation has shape {shape}, but must be {(lr.shape[0], idr_dim)}")
     check_like("degradation", degradation, like)
 
 
@@ -123,8 +143,7 @@ class _FusedRDAConv:
     """An RDA conv as one call of the operator."""
 
     def __init__(self, conv: RDAConv, dtype: torch.dtype) -> None:
-        self.mask_weight = _copied(conv.mask.weight, dtype)
-        self.mask_bias = None if conv.mask.bias is None else _copied(conv.mask.bias, dtype)
+        self.mask_weight, self.mask_bias = _weights(conv.mask, nn.Conv2d, dtype)
         self.negative_slope = conv.dynamic_slope
         self.backend = conv.backend
 
@@ -158,8 +177,7 @@ class _Conv3x3:
     """A 3x3 convolution, zero padding 1."""
 
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
-        self.weight = _copied(conv.weight, dtype)
-        self.bias = None if conv.bias is None else _copied(conv.bias, dtype)
+        self.weight, self.bias = _weights(conv, nn.Conv2d, dtype)
 
     def __call__(self, features: Tensor) -> Tensor:
         return F.conv2d(features, self.weight, self.bias, padding=1)
@@ -169,7 +187,7 @@ class _Predictor:
     """Predicts the kernels of N RDA convs by two batched products, because 2 N small ones cost as many launches."""
 
     def __init__(self, convs: list[RDAConv]) -> None:
-        weights = ([layer.weight for layer in conv.kernel if isinstance(layer, nn.Linear)] for conv in convs)
+        weights = ([_weights(conv.kernel[index], nn.Linear)[0] for index in (0, 2)] for conv in convs)
         self.squeeze, self.expand = (torch.stack(layers).mT for layers in zip(*weights, strict=True))
         self.size = convs[0].kernel_size
 
@@ -184,5 +202,58 @@ def _is_fused(conv: SteeredConv) -> TypeGuard[RDAConv]:
     return isinstance(conv, RDAConv) and conv.mask_input == "F"
 
 
-def _copied(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    return weight.detach().to(dtype, copy=True)
+# ---- reading the weights of layers ---------------------------------------------------------------------------------
+
+_COMPUTING = (BasePruningMethod, WeightNorm, SpectralNorm)
+"""Hooks that compute a layer's weight from its parameters, before each call."""
+
+
+def _weights(layer: nn.Module, kind: type[nn.Module], dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+    """Return copies of a layer's weight and bias, in ``dtype`` or their own."""
+    _check_layer(layer, kind)
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    bias: Tensor | None = layer.bias  # type: ignore[assignment]
+    return (
+        weight.detach().to(dtype or weight.dtype, copy=True),
+        None if bias is None else bias.detach().to(dtype or bias.dtype, copy=True),
+    )
+
+
+def _check_layer(layer: nn.Module, kind: type[nn.Module]) -> None:
+    """Raise ValueError unless a call of ``layer`` uses ``weight`` and ``bias`` as ``kind`` does."""
+    if type(layer).forward is not kind.forward or "forward" in vars(layer):
+        raise ValueError(
+            f"a layer is a {type(layer).__module__}.{type(layer).__name__}, but prepare() can only read the weights of "
+            f"a {kind.__name__}: merge adapters into the network first, or call the network itself"
+        )
+
+
+def _check_hooks(network: nn.Module) -> None:
+    """Bring the weights that hooks compute up to date; raise ValueError if there are hooks of other kinds."""
+    _recompute_weights(network)
+    for name, module in network.named_modules():
+        others = [hook for hook in module._forward_pre_hooks.values() if not isinstance(hook, _COMPUTING)]
+        if others or module._forward_hooks:
+            raise ValueError(
+                f"{name or 'the network'} has hooks, which a prepared network would not run: "
+                "remove them before prepare(), or call the network itself"
+            )
+
+
+def _recompute_weights(network: nn.Module) -> None:
+    for module in network.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, _COMPUTING):
+                hook(module, ())
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode for a while, so that reading the weights of spectral norms changes nothing."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

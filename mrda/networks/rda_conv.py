@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mrda.core.checks import check_choice, check_int
-from mrda.networks.layers import NEGATIVE_SLOPE, without_autocast
+from mrda.networks.layers import NEGATIVE_SLOPE, is_untouched, without_autocast
 from mrda.networks.options import Options
 from mrda_kernels import dynamic_depthwise_conv2d, rda_conv2d
+from mrda_kernels.call import holds
 from mrda_kernels.dispatch import check_name
 
 ATTENTION_REDUCTION = 8  # the width of the channel attention's middle is C // 8
@@ -114,7 +115,8 @@ class RDAConv(PredictingConv):
     """Region degradation aware convolution: a depthwise kernel predicted per sample, and a spatial mask.
 
     The dynamic convolution (Eq. 8), the mask (Eq. 9) and the sum ``F1 * M + F`` (Eq. 10) run in one call of
-    :func:`mrda_kernels.rda_conv2d`. Arguments and errors are those of :class:`SteeredConv`.
+    :func:`mrda_kernels.rda_conv2d`; if the layer ``mask`` has hooks or was replaced, it is called, and the rest of it
+    are torch's operators. Arguments and errors are those of :class:`SteeredConv`.
     """
 
     conv_type = "rda"
@@ -147,7 +149,7 @@ class RDAConv(PredictingConv):
         """
         _check_idr(idr, features, self.num_feat)
         kernels = self.predict_kernels(idr).to(features.dtype)
-        if self.mask_input == "F" and masks is None:
+        if self.mask_input == "F" and masks is None and is_untouched(self.mask, nn.Conv2d):
             return rda_conv2d(
                 features,
                 kernels,
@@ -255,6 +257,6 @@ def build_conv(num_feat: int, options: ConvOptions, *, backend: str | None = Non
 
 
 def _check_idr(idr: Tensor, features: Tensor, num_feat: int) -> None:
-    expected = (features.shape[0], num_feat)
-    if idr.shape != expected:
-        raise ValueError(f"idr has shape {tuple(idr.shape)}, but must be (B, C) = {expected}")
+    shape = tuple(idr.shape)
+    if len(shape) != 2 or not holds(shape[0] == features.shape[0]) or shape[1] != num_feat:
+        raise ValueError(f"idr has shape {shape}, but must be (B, C) = {(features.shape[0], num_feat)}")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mrda.core.checks import check_int, check_number, check_positive
 from mrda.networks import upscaler
-from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3, without_autocast
+from mrda.networks.layers import NEGATIVE_SLOPE, any_tensor, conv3x3, without_autocast
 from mrda.networks.options import Configured
 from mrda.networks.prepared import PreparedRDAN, check_inputs
 from mrda.networks.rda_conv import ConvOptions, SteeredConv, build_conv
@@ -199,11 +199,12 @@ class RDAN(Configured):
 
     def _trunk(self, lr: Tensor, degradation: Tensor, masks: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Return the head's features and those after the last block."""
-        check_inputs(lr, degradation, like=self.compress.weight)
-        shallow = self.head(lr - self.mean)
+        like = any_tensor(self)
+        check_inputs(lr, degradation, idr_dim=self.idr_dim, like=like)
+        shallow = self.head((lr - self.mean).to(lr.dtype))
         # A few numbers that all features depend on: in the weights' own precision, also under autocast.
         with without_autocast(lr.device):
-            idr = F.leaky_relu(self.compress(degradation.to(self.compress.weight.dtype)), NEGATIVE_SLOPE)
+            idr = F.leaky_relu(self.compress(degradation.to(like.dtype)), NEGATIVE_SLOPE)
         deep = shallow
         for block in self.blocks:
             deep = block(deep, idr, masks=masks)

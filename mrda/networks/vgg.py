@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mrda.core.checks import check_choice, check_image
-from mrda.networks.layers import conv3x3
+from mrda.networks.layers import any_tensor, conv3x3
 from mrda.networks.official import read_official
 from mrda.networks.published import PublishedFile, find_published
 from mrda.networks.registry import check_tensors
@@ -81,7 +81,7 @@ class VGG(nn.Module):
             TypeError: ``x`` is not a floating point tensor of the weights' dtype.
             ValueError: ``x`` has another shape or device, or is too small.
         """
-        check_image("x", x, like=next(self.features.parameters()))
+        check_image("x", x, like=any_tensor(self.features))
         poolings = sum(isinstance(layer, nn.MaxPool2d) for layer in self.features)
         if min(x.shape[2:]) < 2**poolings:
             raise ValueError(f"x has shape {tuple(x.shape)}, but must be at least {2**poolings} pixels high and wide")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mrda.core.checks import check_image
 from mrda.networks import read_pickle
+from mrda.networks.layers import any_tensor
 
 _WIDTHS = ((3, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1))
 _ENCODER = re.compile(r"(?:module\.)?(?:E\.)?E\.encoder_q\.E\.(.*)")
@@ -36,7 +37,7 @@ class DASREncoder(nn.Module):
             TypeError: ``lr`` is not a floating point tensor of the weights' dtype.
             ValueError: ``lr`` has another shape or device.
         """
-        check_image("lr", lr, like=next(self.parameters()))
+        check_image("lr", lr, like=any_tensor(self))
         return self.layers(_RANGE * lr).mean(dim=(2, 3))
 
 
