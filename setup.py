@@ -9,8 +9,9 @@ Environment variables:
 CXX, CXXFLAGS, LDFLAGS    as usual
 MRDA_KERNELS_NATIVE       0: no extension; 1: a missing C++ compiler is an error
 MRDA_KERNELS_CUDA         0: no CUDA kernels; 1: a missing nvcc is an error
-MRDA_KERNELS_CUDA_ARCHS   GPUs to build for, as compute capabilities: "80,90", or "all"; by default the GPU in this
-                          machine, else 90. The newest one's PTX is built in too, for GPUs to come.
+MRDA_KERNELS_CUDA_ARCHS   GPUs to build for, as compute capabilities: "80,90", or "all"; by default those that
+                          TORCH_CUDA_ARCH_LIST names, else the GPU in this machine, else 90, or the newest that nvcc
+                          knows. The newest one's PTX is built in too, for GPUs to come.
 MRDA_KERNELS_EMULATION    1: also mrda_kernels._emulation, the CUDA kernels on the CPU, for this project's tests
 """
 
@@ -40,22 +41,50 @@ EMULATION = [f"csrc/emulation/{name}.cpp" for name in ("emulation", "faulty", "b
 CUDA_FLAGS = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-forward-unknown-to-host-compiler"]
 ALL_GPUS = ["80", "86", "89", "90", "100"]
 DEFAULT_GPU = "90"
+OLDEST_GPU = 80  # asynchronous copies came with it
+LAUNCHERS = {"ccache", "sccache", "distcc", "env"}  # which start the compiler in a command
+GENERATIONS = {  # names that torch takes
+    "Pascal": "6.0 6.1",
+    "Volta": "7.0",
+    "Turing": "7.5",
+    "Ampere": "8.0 8.6",
+    "Ampere+Tegra": "8.7",
+    "Ada": "8.9",
+    "Hopper": "9.0",
+    "Blackwell": "10.0 10.3 12.0 12.1",
+    "Blackwell+Tegra": "11.0",
+}
 
 
 def fail(message: str) -> SystemExit:
     return SystemExit(f"mrda-kernels: {message}")
 
 
+def say(kind: str, message: str) -> None:
+    print(f"{kind}: mrda-kernels: {message}", file=sys.stderr)
+
+
 # ---- compilers -----------------------------------------------------------------------------------------------------
 
 
-def find_compiler() -> list[str] | None:
-    candidates = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
-    for candidate in candidates:
-        command = shlex.split(candidate)
-        if shutil.which(command[0]):
-            return command
-    return None
+def find_compiler() -> tuple[list[str] | None, str]:
+    """Return the compiler's command, and an empty text; if there is none, None, and what is missing."""
+    requested = os.environ.get("CXX", "")
+    for candidate in [requested] if requested else ["g++", "clang++", "c++"]:
+        words = shlex.split(candidate)
+        programs = [word for word in words if Path(word).name in LAUNCHERS]
+        programs.append(compiler_of(words) or "compiler")
+        missing = [program for program in programs if not shutil.which(program)]
+        if not missing:
+            return words, ""
+    if not requested:
+        return None, "there is no C++ compiler (g++ or clang++)"
+    return None, f"CXX is {requested!r}, and there is no {' and no '.join(missing)}"
+
+
+def compiler_of(words: list[str]) -> str | None:
+    """Find the compiler itself in a command that may start with launchers and settings."""
+    return next((word for word in words if Path(word).name not in LAUNCHERS and "=" not in word), None)
 
 
 def instruction_sets(compiler: list[str]) -> dict[str, list[str]]:
@@ -83,13 +112,15 @@ def find_nvcc() -> str | None:
 
 
 def known_gpus(nvcc: str) -> list[str]:
-    """Those that the kernels can be built for: asynchronous copies came with sm_80."""
+    """Those of nvcc's that the kernels can be built for."""
     try:
         listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "stderr", "") or str(error)).strip()
-        raise fail(f"{nvcc} --list-gpu-code fails ({said}); mend it, or set MRDA_KERNELS_CUDA=0.") from error
-    return sorted((gpu for gpu in re.findall(r"^sm_(\d+)$", listed, flags=re.MULTILINE) if int(gpu) >= 80), key=int)
+        raise fail(f"{nvcc} --list-gpu-code fails ({said}): repair it, or set MRDA_KERNELS_CUDA=0.") from error
+    return sorted(
+        (gpu for gpu in re.findall(r"^sm_(\d+)$", listed, flags=re.MULTILINE) if int(gpu) >= OLDEST_GPU), key=int
+    )
 
 
 def gpus_here() -> list[str]:
@@ -102,28 +133,61 @@ def gpus_here() -> list[str]:
     return sorted(set(re.findall(r"^\s*(\d+\.\d)\s*$", listed, flags=re.MULTILINE)))
 
 
-def choose_gpus(request: str, here: list[str], known: list[str]) -> list[str]:
-    """Choose the GPUs to build for: those requested, otherwise those here, otherwise the default.
+def named_gpus(variable: str, text: str) -> list[str]:
+    """Read a list of GPUs, in our syntax ("80,90") or torch's ("8.0;8.6+PTX 9.0a", "Ampere;Hopper")."""
+    numbers = []
+    for word in re.split(r"[\s,;]+", text.strip()):
+        name = word.removesuffix("+PTX")
+        for capability in GENERATIONS.get(name, name).split():
+            number = re.fullmatch(r"(\d+)\.?(\d)[af]?", capability)
+            if number is None:
+                raise fail(f"{variable} is {text!r}, but {word!r} is no compute capability, such as 8.0.")
+            numbers.append(number[1] + number[2])
+    return sorted(set(numbers), key=int)
 
-    They are limited to what nvcc knows.
+
+def choose_gpus(request: str, torchs: str, here: list[str], known: list[str]) -> tuple[list[str], str]:
+    """Choose the GPUs to build for: those requested, otherwise those of torch's list, of this machine, or the default.
+
+    They are limited to what nvcc knows and the kernels run on.
+
+    Args:
+        request: MRDA_KERNELS_CUDA_ARCHS.
+        torchs: TORCH_CUDA_ARCH_LIST.
+        here: compute capabilities of this machine's GPUs, such as "9.0".
+        known: what nvcc can build for, and the kernels run on.
+
+    Returns:
+        The GPUs, none if the kernels can't be built for any; and a sentence about those that are left out, or nothing.
     """
-    request = request.strip()
-    if request == "all":
-        return [gpu for gpu in ALL_GPUS if gpu in known]
-    if request:
-        wanted = [part.replace(".", "") for part in re.split(r"[\s,;]+", request)]
+    if request.strip() not in {"", "all"}:
+        wanted = named_gpus("MRDA_KERNELS_CUDA_ARCHS", request)
         if unknown := [gpu for gpu in wanted if gpu not in known]:
             raise fail(
                 f"MRDA_KERNELS_CUDA_ARCHS is {request!r}, but this nvcc does not know {', '.join(unknown)}; "
                 f"it must be 'all' or some of {', '.join(known)}."
             )
-        return sorted(set(wanted), key=int)
-    chosen = set()
-    for capability in here:
-        # a GPU that this nvcc does not know is served by the PTX for an older one
-        older = [gpu for gpu in known if int(gpu) <= int(capability.replace(".", ""))]
-        chosen |= set(older[-1:])
-    return sorted(chosen, key=int) or [DEFAULT_GPU]
+        return wanted, ""
+    if not known:
+        return [], f"this nvcc knows no GPU from sm_{OLDEST_GPU} on, which the CUDA kernels need"
+    if request.strip() == "all":
+        return [gpu for gpu in ALL_GPUS if gpu in known], ""
+    if torchs.strip():
+        wanted = named_gpus("TORCH_CUDA_ARCH_LIST", torchs)
+        left_out = [f"sm_{gpu}" for gpu in wanted if gpu not in known]
+        note = f"TORCH_CUDA_ARCH_LIST names {', '.join(left_out)}, which the CUDA kernels can't be built for here"
+        return [gpu for gpu in wanted if gpu in known], note if left_out else ""
+    present = [capability.replace(".", "") for capability in here]
+    old = [f"sm_{gpu}" for gpu in present if int(gpu) < OLDEST_GPU]
+    note = f"the CUDA kernels need sm_{OLDEST_GPU} or later, but this machine has {', '.join(old)}" if old else ""
+    # a GPU that this nvcc does not know is served by the PTX for an older one
+    chosen = {next((own for own in reversed(known) if int(own) <= int(gpu)), None) for gpu in present}
+    if present:
+        return sorted(filter(None, chosen), key=int), note
+    default = max((gpu for gpu in known if int(gpu) <= int(DEFAULT_GPU)), key=int, default=known[0])
+    if default != DEFAULT_GPU:
+        note = f"this nvcc does not know sm_{DEFAULT_GPU}: the CUDA kernels are built for sm_{default} and its PTX"
+    return [default], note
 
 
 # ---- what to build -------------------------------------------------------------------------------------------------
@@ -157,8 +221,7 @@ class Build:
         linker = [*self.compiler, *link]
         if self.nvcc is not None:
             # nvcc links too: it knows where its static runtime is
-            launchers = {"ccache", "sccache", "distcc", "env"}
-            host = next(part for part in self.compiler if Path(part).name not in launchers and "=" not in part)
+            host = compiler_of(self.compiler) or ""
             cuda = [self.nvcc, "-ccbin", host, *CUDA_FLAGS]
             generate = [f"-gencode=arch=compute_{gpu},code=sm_{gpu}" for gpu in self.gpus]
             generate.append(f"-gencode=arch=compute_{self.gpus[-1]},code=compute_{self.gpus[-1]}")
@@ -220,6 +283,16 @@ def emulation_build(compiler: list[str]) -> Build:
     return build
 
 
+def check_build_packages() -> None:
+    """Fail, with the names, if packages that build the extension are missing."""
+    if missing := [name for name in ("pybind11", "ninja") if importlib.util.find_spec(name) is None]:
+        raise fail(
+            f"building the extension needs {' and '.join(missing)}: pip install {' '.join(missing)}, "
+            "or leave --no-build-isolation out, so that pip brings them; MRDA_KERNELS_NATIVE=0 installs the package "
+            "without the extension."
+        )
+
+
 def run_ninja(build: Build, folder: Path, output: Path) -> None:
     import ninja
 
@@ -238,6 +311,7 @@ class NinjaBuild(build_ext):
     gpus: list[str]
 
     def build_extension(self, ext: Extension) -> None:
+        check_build_packages()
         if ext.name.endswith("_emulation"):
             build = emulation_build(self.compiler_command)
         else:
@@ -253,37 +327,48 @@ def switch(name: str) -> str:
     return value
 
 
+def find_cuda(cuda: str, compiler: list[str] | None) -> tuple[str | None, list[str]]:
+    """Return nvcc and the GPUs to build for; None and nothing if the CUDA kernels are left out."""
+    nvcc = None if compiler is None or cuda == "0" else find_nvcc()
+    if nvcc is None:
+        if cuda == "1":
+            raise fail(
+                "MRDA_KERNELS_CUDA=1, but there is no nvcc"
+                + (" to go with a C++ compiler" if compiler is None else "")
+                + "; install NVIDIA's CUDA toolkit, and set CUDA_HOME or the PATH to find it."
+            )
+        return None, []
+    request, torchs = (os.environ.get(name, "") for name in ("MRDA_KERNELS_CUDA_ARCHS", "TORCH_CUDA_ARCH_LIST"))
+    gpus, note = choose_gpus(request, torchs, gpus_here(), known_gpus(nvcc))
+    if not gpus:
+        if cuda == "1":
+            raise fail(f"MRDA_KERNELS_CUDA=1, but {note}; MRDA_KERNELS_CUDA_ARCHS names GPUs of another machine.")
+        say("NOTE", f"{note}; they are left out.")
+        return None, []
+    if note:
+        say("NOTE", f"{note}.")
+    return nvcc, gpus
+
+
 def main() -> None:
     native, cuda = switch("MRDA_KERNELS_NATIVE"), switch("MRDA_KERNELS_CUDA")
-    compiler = None if native == "0" else find_compiler()
+    compiler, missing = (None, "") if native == "0" else find_compiler()
     if compiler is None and native == "1":
-        raise fail("MRDA_KERNELS_NATIVE=1, but there is no C++ compiler; install g++ or clang++.")
+        raise fail(f"MRDA_KERNELS_NATIVE=1, but {missing}; install g++ or clang++.")
     if compiler is None and native != "0":
-        print(
-            "WARNING: mrda-kernels: no C++ compiler (g++ or clang++) found; "
-            "only the slow reference backend is installed.",
-            file=sys.stderr,
-        )
-    nvcc = None if compiler is None or cuda == "0" else find_nvcc()
-    if cuda == "1" and nvcc is None:
-        raise fail(
-            "MRDA_KERNELS_CUDA=1, but there is no nvcc"
-            + (" to go with a C++ compiler" if compiler is None else "")
-            + "; install NVIDIA's CUDA toolkit, and set CUDA_HOME or the PATH to find it."
-        )
+        say("WARNING", f"{missing}; only the slow reference backend is installed.")
+    nvcc, gpus = find_cuda(cuda, compiler)
     extensions = []
     if compiler is not None:
-        NinjaBuild.compiler_command, NinjaBuild.nvcc, NinjaBuild.gpus = compiler, nvcc, []
-        if nvcc is not None:
-            request = os.environ.get("MRDA_KERNELS_CUDA_ARCHS", "")
-            NinjaBuild.gpus = choose_gpus(request, gpus_here(), known_gpus(nvcc))
+        NinjaBuild.compiler_command, NinjaBuild.nvcc, NinjaBuild.gpus = compiler, nvcc, gpus
         extensions.append(Extension("mrda_kernels._C", [*KERNELS, *COMMON, *(CUDA if nvcc else [])]))
         if switch("MRDA_KERNELS_EMULATION") == "1":
             extensions.append(Extension("mrda_kernels._emulation", EMULATION))
     if sys.argv[1:] == ["in_place"]:
         # beside the sources, as `build_ext --inplace` does, but with any setuptools: old ones can't read pyproject.toml
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
-        build = extension_build(compiler or [], nvcc, NinjaBuild.gpus)
+        check_build_packages()
+        build = extension_build(compiler or [], nvcc, gpus)
         run_ninja(build, ROOT / "build" / "in_place", ROOT / "mrda_kernels" / f"_C{suffix}")
         return
     setup(ext_modules=extensions, cmdclass={"build_ext": NinjaBuild})

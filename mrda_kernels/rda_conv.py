@@ -57,8 +57,8 @@ def rda_conv2d(
     Differentiable any number of times; the forward keeps nothing but its inputs. All backends' results and gradients
     are deterministic, those of "cpu" the same to the bit for any number of threads. With M = C, "cuda" and "triton"
     leave the mask's 1x1 convolution to torch's matrix product, whose precision torch.set_float32_matmul_precision sets.
-    Under autocast, tensors are cast as for ``conv2d``. Inside ``torch.func`` transforms the eager reference is used,
-    whatever ``backend`` says; a transform inside a function under ``torch.compile`` is not supported. A CUDA graph can
+    Under autocast, tensors are cast as for ``conv2d``, and nothing else. In forward-mode AD and inside ``torch.func``
+    transforms, also under ``torch.compile``, the eager reference is used, whatever ``backend`` says. A CUDA graph can
     capture calls once the same call has been made outside of it.
 
     Raises:

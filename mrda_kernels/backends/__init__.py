@@ -23,9 +23,13 @@ def load_extension(name: str = "_C") -> tuple[Any, str | None]:
         return None, str(error)
 
 
+REINSTALL = "pip install --force-reinstall --no-deps --no-cache-dir"
+"""The command that builds the package again: pip would otherwise take the wheel that it built before from its cache."""
+
+
 def install_hint(reason: str) -> str:
     """Return the sentence for a missing extension: the reason, and what to install."""
     return (
         f"the compiled extension mrda_kernels._C does not load ({reason}); "
-        "install a C++17 compiler and reinstall the package"
+        f"install a C++17 compiler, then the package again with {REINSTALL}"
     )

@@ -14,13 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrda_kernels.backends import full_mask, install_hint, load_extension
+from mrda_kernels.backends import REINSTALL, full_mask, install_hint, load_extension
 from mrda_kernels.call import RdaCall
 
 _C, _missing = load_extension()
 _built = _missing is None and hasattr(_C, "rda_conv_forward_cuda")
 
 _NO_STRIDES = (0, 0, 0, 0)
+_NOT_BUILT = (
+    "the extension was built without CUDA; install NVIDIA's CUDA toolkit (nvcc), "
+    f"then the package again with MRDA_KERNELS_CUDA=1 {REINSTALL}"
+)
 
 
 # ---- availability --------------------------------------------------------------------------------------------------
@@ -34,28 +38,33 @@ def why_not(device: torch.device | str) -> str | None:
     device = torch.device(device)
     if _missing is not None:
         return install_hint(_missing)
+    if device.type == "cuda" and torch.version.cuda is not None and torch.cuda.is_available():
+        return _why_not_on_gpus(device)
     if not _built:
-        return (
-            "the extension was built without CUDA; install NVIDIA's CUDA toolkit (nvcc) "
-            "and reinstall the package with MRDA_KERNELS_CUDA=1"
-        )
+        return _NOT_BUILT
     if device.type != "cuda":
         return f"it serves CUDA tensors, not {device.type} ones"
     if torch.version.hip is not None:
         return "this torch is built for AMD GPUs, and these kernels are for NVIDIA ones; use the backend triton"
     if torch.version.cuda is None:
         return "this torch is built without CUDA; install one that is (see pytorch.org)"
-    if not torch.cuda.is_available():
-        return "torch finds no NVIDIA GPU here; nvidia-smi says whether there are a GPU and a driver"
+    return "torch finds no NVIDIA GPU here; nvidia-smi says whether there are a GPU and a driver"
+
+
+def _why_not_on_gpus(device: torch.device) -> str | None:
+    """Return why none of a machine's GPUs, or the one with the device's index, can be served."""
+    indices = range(torch.cuda.device_count()) if device.index is None else [device.index]
+    architectures = _C.cuda_architectures if _built else ""
+    reasons = [_why_not_on(index, architectures, torch.cuda.get_device_capability(index)) for index in indices]
+    if None not in reasons:
+        return reasons[0]
     runtime, driver = _C.cuda_versions()
     if driver // 1000 < runtime // 1000:
         return (
             f"the extension was built with CUDA {_version(runtime)}, and the driver knows only {_version(driver)}; "
-            "update the driver, or reinstall the package with an older CUDA toolkit"
+            f"update the driver, or install an older CUDA toolkit, then the package again with {REINSTALL}"
         )
-    indices = range(torch.cuda.device_count()) if device.index is None else [device.index]
-    reasons = [_why_not_on(index, _C.cuda_architectures, torch.cuda.get_device_capability(index)) for index in indices]
-    return None if None in reasons else reasons[0]
+    return None
 
 
 def details() -> str:
@@ -81,10 +90,12 @@ def _why_not_on(index: int, architectures: str, capability: tuple[int, int]) -> 
     number = f"{capability[0]}{capability[1]}"
     if capability < (8, 0):
         return f"GPU {index} is sm_{number}, and these kernels need sm_80 or later; use the backend triton"
+    if not architectures:
+        return _NOT_BUILT
     if not runs_on(architectures, capability):
         return (
             f"GPU {index} is sm_{number}, and the extension was built for {architectures}; "
-            f"reinstall the package with MRDA_KERNELS_CUDA_ARCHS={number}"
+            f"install the package again with MRDA_KERNELS_CUDA_ARCHS={number} {REINSTALL}"
         )
     return None
 

@@ -34,32 +34,51 @@ needs_nvcc = pytest.mark.skipif(NVCC is None, reason="there is no nvcc")
 KNOWN = ["80", "86", "89", "90", "100", "120"]
 
 
+OLDER = ["80", "86", "89"]  # before sm_90
+
+
 @pytest.mark.parametrize(
-    ("request_", "here", "known", "chosen"),
+    ("request_", "torchs", "here", "known", "chosen", "note"),
     [
-        ("", [], KNOWN, ["90"]),
-        ("", ["8.6"], KNOWN, ["86"]),
-        ("", ["10.0", "9.0"], KNOWN, ["90", "100"]),
-        ("", ["13.0"], KNOWN, ["120"]),  # newer than this nvcc: served by the newest PTX
-        (
-            "",
-            ["10.3"],
-            ["80", "90", "100", "120"],
-            ["100"],
-        ),  # in between: 120's does not run on it
-        ("", ["7.5"], KNOWN, ["90"]),  # too old for these kernels
-        ("all", ["9.0"], KNOWN, ["80", "86", "89", "90", "100"]),
-        ("all", [], ["80", "86", "89", "90"], ["80", "86", "89", "90"]),  # an older nvcc
-        ("100, 8.0", ["9.0"], KNOWN, ["80", "100"]),
+        ("", "", [], KNOWN, ["90"], ""),
+        ("", "", ["8.6"], KNOWN, ["86"], ""),
+        ("", "", ["10.0", "9.0"], KNOWN, ["90", "100"], ""),
+        ("", "", ["13.0"], KNOWN, ["120"], ""),  # newer than this nvcc: served by the newest PTX
+        ("", "", ["10.3"], ["80", "90", "100", "120"], ["100"], ""),  # in between: 120's does not run on it
+        ("", "", ["7.5"], KNOWN, [], "need sm_80 or later, but this machine has sm_75"),
+        ("", "", ["7.0", "8.6"], KNOWN, ["86"], "need sm_80 or later, but this machine has sm_70"),
+        ("", "", [], OLDER, ["89"], "does not know sm_90: the CUDA kernels are built for sm_89 and its PTX"),
+        ("", "", ["9.0"], OLDER, ["89"], ""),
+        ("", "", [], ["100", "120"], ["100"], "does not know sm_90"),  # a future nvcc
+        ("", "", ["8.6"], [], [], "knows no GPU from sm_80 on"),
+        ("all", "", ["9.0"], KNOWN, ["80", "86", "89", "90", "100"], ""),
+        ("all", "", [], OLDER, OLDER, ""),
+        ("all", "", [], [], [], "knows no GPU from sm_80 on"),
+        ("100, 8.0", "7.0", ["9.0"], KNOWN, ["80", "100"], ""),
+        ("90a", "", [], KNOWN, ["90"], ""),
+        ("", "8.0;8.6+PTX 9.0a", ["8.9"], KNOWN, ["80", "86", "90"], ""),
+        ("", "7.0 7.5 8.0 9.0+PTX", [], KNOWN, ["80", "90"], "TORCH_CUDA_ARCH_LIST names sm_70, sm_75, which"),
+        ("", "Turing;Ampere;Hopper", [], KNOWN, ["80", "86", "90"], "names sm_75, which"),
+        ("", "7.5", ["8.6"], KNOWN, [], "names sm_75, which"),
+        ("", "9.0", [], OLDER, [], "names sm_90, which"),
     ],
 )
-def test_the_gpus_to_build_for(request_, here, known, chosen):
-    assert setup.choose_gpus(request_, here, known) == chosen
+def test_the_gpus_to_build_for(request_, torchs, here, known, chosen, note):
+    gpus, said = setup.choose_gpus(request_, torchs, here, known)
+    assert gpus == chosen
+    assert note in said
+    assert bool(note) == bool(said)
 
 
 def test_a_gpu_that_nvcc_does_not_know():
     with pytest.raises(SystemExit, match=r"_ARCHS is '90,95', but this nvcc does not know 95; .*'all'"):
-        setup.choose_gpus("90,95", [], KNOWN)
+        setup.choose_gpus("90,95", "", [], KNOWN)
+
+
+@pytest.mark.parametrize("text", ["9.0 Hoper", "8", "9.0b"])
+def test_a_list_of_gpus_that_is_none(text):
+    with pytest.raises(SystemExit, match=rf"TORCH_CUDA_ARCH_LIST is '{text}', but '{text.split()[-1]}' is no compute"):
+        setup.choose_gpus("", text, [], KNOWN)
 
 
 @pytest.mark.parametrize(
@@ -81,9 +100,11 @@ def test_what_a_build_runs_on(built, capability, runs):
 def test_why_a_gpu_is_not_served():
     assert cuda._why_not_on(0, "sm_90 compute_90", (9, 0)) is None
     assert "need sm_80" in cuda._why_not_on(0, "sm_90 compute_90", (7, 5))
+    assert "need sm_80" in cuda._why_not_on(0, "", (7, 5))  # nor was anything built for it
     assert cuda._why_not_on(1, "sm_90 compute_90", (8, 6)) == (
         "GPU 1 is sm_86, and the extension was built for sm_90 compute_90; "
-        "reinstall the package with MRDA_KERNELS_CUDA_ARCHS=86"
+        "install the package again with MRDA_KERNELS_CUDA_ARCHS=86 "
+        "pip install --force-reinstall --no-deps --no-cache-dir"
     )
 
 
@@ -150,8 +171,70 @@ def test_a_broken_nvcc_is_named_with_a_cure(tmp_path):
     nvcc.chmod(0o755)
     done = run_setup(tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}", CUDA_HOME="", CUDA_PATH="")
     assert done.stderr.splitlines()[-1] == (
-        f"mrda-kernels: {nvcc} --list-gpu-code fails (no license); mend it, or set MRDA_KERNELS_CUDA=0."
+        f"mrda-kernels: {nvcc} --list-gpu-code fails (no license): repair it, or set MRDA_KERNELS_CUDA=0."
     )
+
+
+def fake_tool(folder, name, script="exit 0"):
+    tool = folder / name
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("command", "tools", "missing"),
+    [
+        ("ccache g++", ["g++"], "CXX is 'ccache g++', and there is no ccache"),
+        ("ccache g++", ["ccache"], "CXX is 'ccache g++', and there is no g++"),
+        ("/usr/lib/none/sccache g++", [], "and there is no /usr/lib/none/sccache and no g++"),
+        ("env LANG=C g++", ["env"], "CXX is 'env LANG=C g++', and there is no g++"),
+        ("ccache", ["ccache"], "CXX is 'ccache', and there is no compiler"),
+        ("", [], "there is no C++ compiler (g++ or clang++)"),
+    ],
+)
+def test_the_part_of_a_compilers_command_that_is_missing_is_named(tmp_path, monkeypatch, command, tools, missing):
+    for tool in tools:
+        fake_tool(tmp_path, tool)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", command)
+    compiler, said = setup.find_compiler()
+    assert compiler is None
+    assert missing in said
+
+
+def test_compilers_behind_launchers_are_found(tmp_path, monkeypatch):
+    for tool in ("ccache", "env", "g++"):
+        fake_tool(tmp_path, tool)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for command in ("g++", "ccache g++", "env LANG=C ccache g++ -pipe"):
+        monkeypatch.setenv("CXX", command)
+        assert setup.find_compiler() == (command.split(), "")
+
+
+@pytest.mark.parametrize("missing", [["ninja"], ["pybind11", "ninja"]])
+def test_missing_packages_of_the_build_are_named(monkeypatch, missing):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else find(name))
+    with pytest.raises(SystemExit, match=rf"needs {' and '.join(missing)}: pip install {' '.join(missing)}, or leave"):
+        setup.check_build_packages()
+
+
+@pytest.mark.parametrize(("switch", "code"), [("", 0), ("1", 1)])
+def test_an_old_gpu_is_told_so_and_gets_no_cuda_build(tmp_path, switch, code):
+    fake_tool(tmp_path, "nvcc", "echo sm_75; echo sm_80; echo sm_90")
+    fake_tool(tmp_path, "nvidia-smi", "echo 7.5")
+    fake_tool(tmp_path, "g++")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    unset = {"CUDA_HOME": "", "CUDA_PATH": "", "MRDA_KERNELS_CUDA_ARCHS": "", "TORCH_CUDA_ARCH_LIST": "", "CXX": ""}
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--version"],
+        cwd=ROOT,
+        env={**os.environ, **unset, "PATH": path, "MRDA_KERNELS_CUDA": switch},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code
+    assert "the CUDA kernels need sm_80 or later, but this machine has sm_75" in done.stderr
 
 
 def test_a_switch_is_0_or_1(tmp_path):
