@@ -111,10 +111,12 @@ def _run(call: RdaCall, backend: str | None) -> Tensor:
 
 def _handed_over(others: list[Any], call: RdaCall, backend: str | None) -> Any:
     """Let arguments that stand for tensors take the call, by torch's protocol: the proxies of torch.fx record it."""
-    if call.mask_weight is None:
-        return handle_torch_function(dynamic_depthwise_conv2d, others, *call[:2], backend=backend)
-    options = {"negative_slope": call.negative_slope, "output_negative_slope": call.output_negative_slope}
-    return handle_torch_function(rda_conv2d, others, *call[:4], **options, backend=backend)
+    function: Callable[..., Any] = dynamic_depthwise_conv2d if call.mask_weight is None else rda_conv2d
+    arguments: tuple[Any, ...] = call[:2] if call.mask_weight is None else call[:4]
+    options: dict[str, Any] = {"backend": backend}
+    if call.mask_weight is not None:
+        options |= {"negative_slope": call.negative_slope, "output_negative_slope": call.output_negative_slope}
+    return handle_torch_function(function, others, *arguments, **options)
 
 
 # ---- the work ------------------------------------------------------------------------------------------------------

@@ -160,12 +160,17 @@ class RDAN(Configured):
     def prepare(self, dtype: torch.dtype | None = None) -> PreparedRDAN:
         """Return a copy for inference, in which everything that follows from the weights alone is computed already.
 
-        Later changes of this network (weights, backend, hooks, device) have no effect on it: prepare it again.
+        The copy is frozen: later changes of this network (weights, backend, hooks, device) have no effect on it, and
+        nothing tells that it is out of date. Prepare the network again after them. Pruning, weight norm and spectral
+        norm are heeded.
 
         Args:
             dtype: Dtype of the features and of the weights that make them, e.g. bfloat16; None leaves all as it is.
                 What the features depend on most keeps the network's own dtype: the compressed IDR, the prediction of
                 the kernels, and the upscaler.
+
+        Raises:
+            ValueError: A layer has other hooks, or was replaced by one whose weights can't be read, such as an adapter.
         """
         return PreparedRDAN(self, dtype)
 
