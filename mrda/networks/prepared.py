@@ -57,6 +57,7 @@ class PreparedRDAN(_Frozen):
     def __init__(self, rdan: RDAN, dtype: torch.dtype | None) -> None:
         with torch.inference_mode(False), torch.no_grad(), _evaluating(rdan):
             _check_hooks(rdan)
+            _recompute_weights(rdan)
             self.compress, _ = _weights(rdan.compress, nn.Linear)
             self.dtype = self.compress.dtype if dtype is None else dtype
             self.mean = rdan.mean.clone()
@@ -105,6 +106,7 @@ class PreparedStudent(_Frozen):
 
     def __init__(self, student: MRDAStudent, dtype: torch.dtype | None) -> None:
         with torch.inference_mode(False), torch.no_grad(), _evaluating(student):
+            _check_hooks(student, but=student.den)  # which is called
             _recompute_weights(student.den)  # those that pruning has left with a graph can't be copied
             self._den = copy.deepcopy(student.den).requires_grad_(False).eval()
         self.rdan = student.rdan.prepare(dtype)
@@ -228,12 +230,12 @@ def _check_layer(layer: nn.Module, kind: type[nn.Module]) -> None:
         )
 
 
-def _check_hooks(network: nn.Module) -> None:
-    """Bring the weights that hooks compute up to date; raise ValueError if there are hooks of other kinds."""
-    _recompute_weights(network)
+def _check_hooks(network: nn.Module, *, but: nn.Module | None = None) -> None:
+    """Raise ValueError if modules outside of ``but`` have hooks, other than those that compute weights."""
+    called = set() if but is None else set(but.modules())
     for name, module in network.named_modules():
         others = [hook for hook in module._forward_pre_hooks.values() if not isinstance(hook, _COMPUTING)]
-        if others or module._forward_hooks:
+        if module not in called and (others or module._forward_hooks):
             raise ValueError(
                 f"{name or 'the network'} has hooks, which a prepared network would not run: "
                 "remove them before prepare(), or call the network itself"
@@ -241,6 +243,7 @@ def _check_hooks(network: nn.Module) -> None:
 
 
 def _recompute_weights(network: nn.Module) -> None:
+    """Bring the weights that hooks compute up to date."""
     for module in network.modules():
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, _COMPUTING):

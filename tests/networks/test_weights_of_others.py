@@ -200,10 +200,13 @@ def test_adapters_take_part_and_are_not_prepared():
 def test_hooks_are_not_left_out_in_silence():
     student = make_student()
     handle = student.rdan.blocks[0].conv1.register_forward_hook(lambda *args: args[-1] * 2)
-    with pytest.raises(ValueError, match=r"^blocks.0.conv1 has hooks, which a prepared network would not run"):
+    with pytest.raises(ValueError, match=r"^rdan.blocks.0.conv1 has hooks, which a prepared network would not run"):
         student.prepare()
     handle.remove()
-    student.prepare()
+    seen = []
+    student.den.register_forward_hook(lambda *_: seen.append(1))  # a prepared student calls its DEN
+    student.prepare()(photo())
+    assert seen
 
 
 def test_dynamically_quantized_linear_layers_are_called():
@@ -297,6 +300,8 @@ def test_a_sharded_network_computes_the_same(process_group, units):
     for name, p in student.named_parameters():
         torch.testing.assert_close(p.grad.full_tensor(), expected.get_parameter(name).grad, **CLOSE)
     torch.testing.assert_close(student(photo()), expected(photo()), **CLOSE)
+    with pytest.raises(ValueError, match="has hooks, which a prepared network would not run"):
+        student.prepare()
 
 
 def test_a_sharded_network_in_mixed_precision(process_group):
