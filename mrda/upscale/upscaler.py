@@ -19,7 +19,8 @@ from mrda.degradations.resample import bicubic
 from mrda.networks import MRDAStudent, Network, load_network, load_official
 from mrda.networks.layers import to_channels_last
 from mrda.networks.prepared import PreparedRDAN
-from mrda.photo.images import canonical, decoded, to_array, to_tensor
+from mrda.photo.images import to_array, to_eight_bits, to_tensor
+from mrda.photo.opening import lost_bits, pixels_of
 from mrda.photo.transparency import fill_transparent
 from mrda.upscale.trunk import TrunkRunner
 from mrda.upscale.weights import find_weights, further_metadata, save_pretrained
@@ -211,7 +212,14 @@ class Upscaler:
             ValueError: another shape, or a Pillow image whose value range is unknown.
         """
         if isinstance(image, Image.Image):
-            enlarged = Image.fromarray(self._upscale_array(np.asarray(canonical(decoded(image))), progress))
+            if bits := lost_bits(image):
+                self._tell(
+                    "bits",
+                    f"Pillow has reduced {bits}-bit colours to 8 bits: "
+                    "pass mrda.photo.files.read_photo(path).pixels, which keeps them",
+                )
+            array = self._upscale_array(pixels_of(image), progress)
+            enlarged = Image.fromarray(array if array.ndim == 2 else to_eight_bits(array))
             enlarged.info |= {key: value for key, value in image.info.items() if key in ("icc_profile", "dpi")}
             if image.mode in _OTHER_COLOURS and enlarged.info.pop("icc_profile", None) is not None:
                 self._tell(
