@@ -83,7 +83,11 @@ def upscale(
         Literal["auto", "png", "jpg", "webp", "tiff"],
         typer.Option(help="Format of the results; auto keeps that of each photo."),
     ] = "auto",
-    quality: Annotated[int, typer.Option(help="Quality of JPEG and WebP.", min=1, max=100, metavar="N")] = 95,
+    quality: Annotated[int, typer.Option(help="Quality of JPEG and lossy WebP.", min=1, max=100, metavar="N")] = 95,
+    lossless: Annotated[
+        bool | None,
+        typer.Option("--lossless/--lossy", help="Write WebP without loss (default: as the photo is)."),
+    ] = None,
     dtype: DType = "auto",
     device: Device = None,
     skip_existing: Annotated[
@@ -146,6 +150,7 @@ def upscale(
         scale=scale,
         workers=jobs,
         quality=quality,
+        lossless=lossless,
         max_pixels=max_pixels,
         skip_existing=skip_existing,
         manifest=done,

@@ -64,6 +64,12 @@ def sized(block: bytes, width: int, height: int) -> bytes:
     return bytes(patched)
 
 
+def is_orientation_only(block: bytes) -> bool:
+    """Check whether a block has nothing but the orientation, of which nothing is left when the photo is upright."""
+    tags = TagFile(block)
+    return all(entry.tag == ORIENTATION for entry in tags.directory(tags.first).entries)
+
+
 def orientation(block: bytes) -> int | None:
     """Look up the orientation in a block; None if there is none."""
     tags = TagFile(block)

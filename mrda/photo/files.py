@@ -129,7 +129,7 @@ def _fitting(like: Photo, width: int, height: int, format: str) -> tuple[_Kept, 
     block = like.exif
     if block is not None:
         try:
-            block = exif.sized(block, width, height)
+            block = exif.sized(block.removeprefix(exif.PREFIX), width, height)
         except IFDError:
             block = None
             notices.append("damaged EXIF was left out")

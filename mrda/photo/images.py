@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads and writes images; all other modules use these functions to do so."""
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from mrda.core.files import atomic_write
+from mrda.photo.kinds import left_out, no_image
 from mrda.photo.reading import read_photo, read_size
 from mrda.photo.source import SKIMAGE_PREFIX, SUFFIXES, ImageArray, ImageError, Source
 
@@ -31,6 +33,8 @@ __all__ = [
     "to_tensor",
     "write_image",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 def read_image(source: Source) -> Image.Image:
@@ -157,10 +161,12 @@ def find_images(paths: Iterable[Source], recursive: bool = False) -> list[Source
         if not os.path.isdir(path):
             found.setdefault(os.path.realpath(path), path)
             continue
-        inside = _files(Path(path), recursive)
+        inside = list(_files(Path(path), recursive))
         images = sorted(p for p in inside if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
         if not images:
-            raise ImageError(f"the folder {path} holds no image ({', '.join(sorted(SUFFIXES))})")
+            raise ImageError(no_image(path, inside))
+        if told := left_out(inside):
+            _log.warning("%s: %s", path, told)
         for image in images:
             found.setdefault(os.path.realpath(image), image)
     return list(found.values())

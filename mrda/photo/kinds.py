@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 from mrda.photo.depth import EXTRA
+from mrda.photo.source import SUFFIXES
 from mrda.photo.tiff import RAW
 
 HEAD = 512
@@ -69,7 +69,7 @@ UNREAD = frozenset(
      ".psb", ".psd", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".wdp", ".x3f", ".xcf"}
 )  # fmt: skip
 """Suffixes of further photos, which folders may hold and which are not looked for; HEIC is, if its extra is there."""
-_HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+_HEIC_SUFFIXES = {".heic", ".heif", ".hif"}
 
 
 def describe(head: bytes) -> str | None:
@@ -105,28 +105,30 @@ def is_avif(head: bytes) -> bool:
     return bool(_brands(head) & _AVIF_BRANDS)
 
 
-def left_out(suffixes: Iterable[str]) -> str | None:
-    """Count the files of a folder that are photos of kinds that are not read.
+def left_out(files: Iterable[Path]) -> str | None:
+    """Count the photos of kinds that are not read.
 
     Args:
-        suffixes: of all files in the folder that are not read, in lower case.
+        files: files that a folder holds; those with other suffixes than `UNREAD` do not count.
 
     Returns:
         A sentence for a message; None if there are no such files.
     """
-    counts = Counter(suffix for suffix in suffixes if suffix in UNREAD)
+    suffixes = (path.suffix.lower() for path in files if not path.name.startswith("."))
+    counts = Counter(suffix for suffix in suffixes if suffix in UNREAD - SUFFIXES)
     if not counts:
         return None
     number = sum(counts.values())
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
-    files = f"{number} {'photo' if number == 1 else 'photos'} of kinds that are not read"
-    missing = any(suffix in counts for suffix in _HEIC_SUFFIXES) and importlib.util.find_spec("pi_heif") is None
-    return f"left out: {files} ({kinds})" + (f"; {EXTRA} reads HEIC" if missing else "")
+    photos = "photo of a kind that is" if number == 1 else "photos of kinds that are"
+    heic = f"; {EXTRA} reads HEIC" if counts.keys() & _HEIC_SUFFIXES else ""
+    return f"left out {number} {photos} not read ({kinds}){heic}"
 
 
-def suffix_of(name: str) -> str:
-    """Return a file name's suffix in lower case; that of a hidden file counts as none."""
-    return "" if name.startswith(".") else os.path.splitext(name)[1].lower()
+def no_image(folder: str | Path, files: Iterable[Path]) -> str:
+    """Say that a folder holds no photo that is read, and which others it holds, see `left_out`."""
+    others = left_out(files)
+    return f"the folder {folder} holds no image ({', '.join(sorted(SUFFIXES))})" + (f"; {others}" if others else "")
 
 
 def _brands(head: bytes) -> set[bytes]:

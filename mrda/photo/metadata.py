@@ -136,7 +136,7 @@ def _upright(block: bytes | None) -> tuple[bytes | None, tuple[str, ...]]:
     if not block:
         return None, ()
     try:
-        return exif.upright(block), ()
+        return (None if exif.is_orientation_only(block) else exif.upright(block)), ()
     except IFDError:
         return None, (_DAMAGED,)
 

@@ -71,6 +71,8 @@ def read_size(source: Source) -> tuple[int, int]:
             return stored.width, stored.height
         if plain.is_deep_netpbm(head) and (header := plain.netpbm_header(head)) is not None:
             return header[0], header[1]
+        if plain.is_deep_sgi(head):
+            return plain.sgi_size(head)
         if is_heic(head):
             width, height = _open_heic(file).size
             return width, height
@@ -149,7 +151,7 @@ def _read_heic(source: Source, path: Path, file: BinaryIO, max_pixels: int | Non
     heic = _open_heic(file)
     width, height = heic.size
     _check_size(width, height, max_pixels)
-    pixels = np.asarray(heic)
+    pixels = np.array(heic)  # a copy, because the photo's memory ends with it
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     bits = 8 if pixels.dtype == np.uint8 else int(heic.info.get("bit_depth") or 16)
@@ -181,6 +183,10 @@ def _read_by_pillow(source: Source, path: Path, max_pixels: int | None) -> Photo
         try:
             pixels = deep()
         except ModuleNotFoundError:
+            if image.format == "JPEG2000" and (bits < 8 or shallow.dtype == np.uint16):
+                # Pillow keeps all bits of these, but shifts them, so that white is not the greatest level.
+                levels = shallow >> (8 * shallow.itemsize - bits)
+                return _in_rgb(replace(photo, pixels=full_range(levels, bits)), image, mode)
             lost = _reduced(bits, f": {_MISSING}")
             photo = replace(photo, notices=(*photo.notices, lost))
             return _in_rgb(replace(photo, pixels=shallow), image, mode)

@@ -147,6 +147,7 @@ def upscale_photos(
     scale: float | None = None,
     workers: int = 2,
     quality: int = 95,
+    lossless: bool | None = None,
     max_pixels: int = MAX_PIXELS,
     skip_existing: bool = False,
     manifest: Manifest | None = None,
@@ -159,7 +160,8 @@ def upscale_photos(
         jobs: from `plan`.
         scale: enlargement of the results; None is the upscaler's own scale, from which others are resampled.
         workers: threads that read and write while this one computes.
-        quality: quality of JPEG and WebP, 1 to 100.
+        quality: quality of JPEG and lossy WebP, 1 to 100.
+        lossless: write WebP without loss; None does so for lossless photos.
         max_pixels: photos with more pixels fail.
         skip_existing: skip photos whose result exists.
         manifest: skip photos that are in it, and record those that are finished.
@@ -185,7 +187,7 @@ def upscale_photos(
         while ahead:
             job, reading = ahead.popleft()
             read_ahead()
-            write = partial(_written, job=job, quality=quality, manifest=manifest)
+            write = partial(_written, job=job, quality=quality, lossless=lossless, manifest=manifest)
             share = Share(task)
             behind.append(_done(_upscaled(upscaler, job, reading, pool, scale, write, share)))
             share(1)
@@ -239,7 +241,14 @@ def _upscaled(
 
 
 def _written(
-    bands: Iterable[ImageArray], height: int, photo: Photo, *, job: Job, quality: int, manifest: Manifest | None
+    bands: Iterable[ImageArray],
+    height: int,
+    photo: Photo,
+    *,
+    job: Job,
+    quality: int,
+    lossless: bool | None,
+    manifest: Manifest | None,
 ) -> Result:
     folder = job.target.parent
     if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(job.output)):
@@ -248,7 +257,7 @@ def _written(
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        notices = write_photo(job.target, bands, height, photo, format=job.format, quality=quality)
+        notices = write_photo(job.target, bands, height, photo, format=job.format, quality=quality, lossless=lossless)
     except OSError as error:
         return Result(job, "failed", f"cannot write {job.target}: {error.strerror or error}")
     except ValueError as error:

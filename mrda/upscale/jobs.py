@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from mrda.photo.files import FORMATS
 from mrda.photo.images import SKIMAGE_PREFIX, SUFFIXES, ImageError, Source, source_name
+from mrda.photo.kinds import UNREAD, left_out, no_image
 
 _log = logging.getLogger(__name__)
 
@@ -97,8 +98,9 @@ def plan(
     inputs: set[str] = set()
     by_name: dict[str, Source] = {}
     links: list[Path] = []
+    unread: list[Path] = []
     results, ours = Path(os.path.realpath(output)), result_names(suffix)
-    for source, inside, base, fault in (found for photo in photos for found in _find(photo, recursive, links)):
+    for source, inside, base, fault in (found for photo in photos for found in _find(photo, recursive, links, unread)):
         real = str(source) if str(source).startswith(SKIMAGE_PREFIX) else os.path.realpath(source)
         if real in inputs:
             continue
@@ -130,6 +132,8 @@ def plan(
                 "skipped, because their names look like results of an earlier run (name a file to upscale it): %s",
                 _some(guessed),
             )
+        if told := left_out(set(unread)):
+            _log.warning(told)
         if links:
             _log.warning(
                 "skipped, because they are symlinks to folders (name a folder to include it): %s", _some(links)
@@ -178,22 +182,25 @@ def _job(source: Source, inside: Path, output: Path, suffix: str, ext: str, faul
     return Job(source, output, inside / f"{name}{'_' * bool(suffix)}{suffix}{FORMATS[kind]}", kind, fault)
 
 
-def _find(photo: Source, recursive: bool, links: list[Path]) -> Iterator[_Found]:
-    """Yield the photos of a file, folder or pattern; symlinks to folders are appended to ``links``."""
+def _find(photo: Source, recursive: bool, links: list[Path], unread: list[Path]) -> Iterator[_Found]:
+    """Yield the photos of a file, folder or pattern.
+
+    Symlinks to folders are appended to ``links``, photos of kinds that are not read to ``unread``.
+    """
     text = str(photo)
     if text.startswith(SKIMAGE_PREFIX) or os.path.exists(photo) or not _MAGIC.search(text):
         if not os.path.isdir(photo):
             yield _Found(photo, Path(), None)
             return
-        inside = _inside(Path(photo), recursive, links)
+        inside = _inside(Path(photo), recursive, links, unread)
         if not inside:
-            raise ImageError(f"the folder {photo} holds no image ({', '.join(sorted(SUFFIXES))})")
+            raise ImageError(no_image(photo, unread))
         yield from inside
         return
     base, matches = _matches(text)
     for match in matches:
         if match.is_dir():
-            yield from (found._replace(base=base) for found in _inside(match, recursive, links))
+            yield from (found._replace(base=base) for found in _inside(match, recursive, links, unread))
         else:
             yield _Found(match, Path(), base)
 
@@ -214,7 +221,7 @@ def _matches(pattern: str) -> tuple[Path, list[Path]]:
     return base, matches
 
 
-def _inside(folder: Path, recursive: bool, links: list[Path]) -> list[_Found]:
+def _inside(folder: Path, recursive: bool, links: list[Path], unread: list[Path]) -> list[_Found]:
     found: list[_Found] = []
     faults: list[OSError] = []
     for where, folders, names in os.walk(folder, onerror=faults.append):
@@ -223,8 +230,9 @@ def _inside(folder: Path, recursive: bool, links: list[Path]) -> list[_Found]:
             links += (here / name for name in folders if (here / name).is_symlink())
         else:
             folders.clear()
-        images = (here / name for name in names if not name.startswith("."))
+        images = [here / name for name in names if not name.startswith(".")]
         found += (_Found(image, inside, folder) for image in images if image.suffix.lower() in SUFFIXES)
+        unread += (image for image in images if image.suffix.lower() in UNREAD - SUFFIXES)
     found.sort(key=lambda image: Path(image.source))
     for error in faults:
         place = Path(error.filename)

@@ -27,6 +27,7 @@ from mrda.upscale.weights import find_weights, further_metadata, save_pretrained
 
 _log = logging.getLogger(__name__)
 
+_ROUNDING = 1e-3  # a quarter of a level of 8 bits
 Part = TypeVar("Part")
 ImageT = TypeVar("ImageT", Image.Image, np.ndarray, torch.Tensor)
 
@@ -209,7 +210,8 @@ class Upscaler:
 
         Raises:
             TypeError: another kind of image or dtype.
-            ValueError: another shape, or a Pillow image whose value range is unknown.
+            ValueError: another shape, floating-point values outside [0, 1] or NaN, or a Pillow image whose value range
+                is unknown.
         """
         if isinstance(image, Image.Image):
             if bits := lost_bits(image):
@@ -227,6 +229,7 @@ class Upscaler:
                     f"the colour profile is left out, as it is one of {image.mode} and the result is RGB",
                 )
             return enlarged
+        _check_range(image)
         if isinstance(image, np.ndarray):
             return self._upscale_array(image, progress)
         if not isinstance(image, torch.Tensor):
@@ -254,8 +257,9 @@ class Upscaler:
 
         Raises:
             TypeError: another dtype.
-            ValueError: another shape.
+            ValueError: another shape, or floating-point values outside [0, 1] or NaN.
         """
+        _check_range(image)
         for _, parts in self._bands(to_tensor(image), progress, lambda part: to_array(part, image.dtype)):
             band = np.concatenate(parts, axis=1)
             yield band if image.ndim == 3 else band[..., 0]
@@ -408,6 +412,24 @@ def _best_dtype(device: torch.device) -> torch.dtype:
             torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         )
     return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def _check_range(image: Any) -> None:
+    """Raise ValueError if an array or tensor has floating-point values outside [0, 1], but for rounding, or NaN."""
+    if isinstance(image, torch.Tensor):
+        if not image.is_floating_point() or not image.numel():
+            return
+        least, most = (float(value) for value in image.detach().aminmax())
+    elif isinstance(image, np.ndarray) and np.issubdtype(image.dtype, np.floating) and image.size:
+        least, most = float(image.min()), float(image.max())
+    else:
+        return
+    if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):
+        found = "NaN" if math.isnan(least) or math.isnan(most) else f"values from {least:.4g} to {most:.4g}"
+        raise ValueError(
+            f"image has {found}, but floating-point values must be from 0 to 1: divide levels by their white, such as "
+            "255, or clip them"
+        )
 
 
 def _inside(cut: slice, seen: slice, scale: int) -> slice:
