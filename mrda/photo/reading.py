@@ -19,7 +19,7 @@ from mrda.photo import boxes, plain, tiff
 from mrda.photo.depth import EXTRA, full_range, straight
 from mrda.photo.kinds import HEIC, is_heic
 from mrda.photo.metadata import of_heic, of_image, of_tiff
-from mrda.photo.opening import (
+from mrda.photo.decoding import (
     UnknownFormatError,
     check_file,
     opened,

@@ -21,7 +21,7 @@ from mrda.photo.images import (
     to_tensor,
     write_image,
 )
-from mrda.photo.opening import canonical
+from mrda.photo.decoding import canonical
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_a_fault_of_the_system_is_told_without_its_number(tmp_path, rgb, monkeyp
     def locked(file):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), file)
 
-    monkeypatch.setattr("mrda.photo.opening.io.FileIO", locked)  # root may read anything
+    monkeypatch.setattr("mrda.photo.decoding.io.FileIO", locked)  # root may read anything
     with pytest.raises(ImageError) as caught:
         read_image(path)
     assert str(caught.value) == f"cannot read {path}: Permission denied"
