@@ -138,7 +138,7 @@ def upscale(
     with refusing():
         share = mine(every)
         make_folder(output, "output folder")
-    sweep(share, name)
+    sweep(share)
     results: list[Result] = []
     for result in upscale_photos(
         upscaler,

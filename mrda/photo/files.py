@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
@@ -166,11 +166,11 @@ def write_photo(
     if format in ("png", "tiff"):
         if format == "tiff" and exif:
             notices.append("EXIF was left out, because it cannot be copied to a TIFF")
-        with atomic_write(path) as temporary:
+        with atomic_write(path) as file:
             if format == "png":
-                _write_png(temporary, first, stream, height, channels, like, exif)
+                _write_png(file, first, stream, height, channels, like, exif)
             else:
-                _write_tiff(temporary, first, stream, height, channels, like)
+                _write_tiff(file, first, stream, height, channels, like)
         return tuple(notices)
     pixels = np.concatenate([first, *stream])
     if pixels.dtype == np.uint16:
@@ -200,9 +200,11 @@ def write_photo(
     elif like.icc is not None and like.icc[16:20] != b"RGB ":
         options["icc_profile"] = None
         notices.append("the colour profile was left out, because WebP stores gray as RGB")
-    with atomic_write(path) as temporary:
-        picture = Image.fromarray(pixels)
-        picture.save(temporary, **{key: value for key, value in options.items() if value is not None})
+    encoded = io.BytesIO()
+    kept = {key: value for key, value in options.items() if value is not None}
+    Image.fromarray(pixels).save(encoded, _NAMES[format], **kept)
+    with atomic_write(path) as file:
+        file.write(encoded.getbuffer())
     return tuple(notices)
 
 
@@ -347,7 +349,7 @@ def _frames(source: Source) -> int:
 
 
 def _write_png(
-    path: Path,
+    file: BinaryIO,
     first: ImageArray,
     rest: Iterator[ImageArray],
     height: int,
@@ -356,17 +358,17 @@ def _write_png(
     exif: bytes | None,
 ) -> None:
     keep: dict[str, Any] = {"icc": like.icc, "exif": exif, "xmp": like.xmp, "dpi": like.dpi}
-    with path.open("wb") as file, PNGWriter(file, first.shape[1], height, channels, first.dtype, **keep) as writer:
+    with PNGWriter(file, first.shape[1], height, channels, first.dtype, **keep) as writer:
         writer.write(first)
         for band in rest:
             writer.write(band)
 
 
 def _write_tiff(
-    path: Path, first: ImageArray, rest: Iterator[ImageArray], height: int, channels: int, like: Photo
+    file: BinaryIO, first: ImageArray, rest: Iterator[ImageArray], height: int, channels: int, like: Photo
 ) -> None:
     tifffile.imwrite(
-        path,
+        file,
         (_deflated(strip) for strip in _strips(first, rest)),
         shape=(height, *first.shape[1:]),
         dtype=first.dtype,

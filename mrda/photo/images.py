@@ -15,7 +15,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps, TiffImagePlugin
 
+from mrda.core.faults import reason
 from mrda.core.files import atomic_write
+from mrda.photo.opening import open_image
 
 Source = str | Path
 """A path, or `"skimage:NAME"` for a photograph in the scikit-image wheel."""
@@ -29,19 +31,6 @@ SUFFIXES = frozenset(
 )  # fmt: skip
 """Suffixes of the photographs in a folder. A file that is named itself may have any suffix."""
 
-# Raised by Pillow's decoders for damaged files, which must not look like a bug of ours.
-_DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    RuntimeError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    LookupError,
-    struct.error,
-    Image.DecompressionBombError,
-)
 EXIF_ERRORS = (SyntaxError, struct.error, TypeError, AttributeError, ValueError, LookupError, OverflowError)
 """Raised by Pillow for a damaged EXIF block."""
 
@@ -200,8 +189,13 @@ def write_image(path: str | Path, image: ImageArray | Image.Image) -> None:
         ValueError: the suffix is not one of a known format.
     """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    with atomic_write(path) as temporary:
-        picture.save(temporary)
+    format = Image.registered_extensions().get(Path(path).suffix.lower())
+    if format is None:
+        raise ValueError(f"unknown file extension: {Path(path).suffix}")
+    encoded = io.BytesIO()  # some of Pillow's encoders never return when a write fails
+    picture.save(encoded, format)
+    with atomic_write(path) as file:
+        file.write(encoded.getbuffer())
 
 
 def find_images(paths: Iterable[Source], recursive: bool = False) -> list[Source]:
@@ -265,14 +259,20 @@ def opened(source: Source) -> Iterator[Image.Image]:
         raise ImageError(f"cannot read {source}: the file is empty")
     try:
         # Pass an open file: given a path, Pillow maps uncompressed pixels into memory and scrambles rotated TIFFs.
-        with _BoundedReader(path) as file, Image.open(file) as image:
+        with _BoundedReader(path) as file, open_image(file) as image:
             _refuse_what_is_misread(image)
             yield image
     except Image.UnidentifiedImageError:
         raise ImageError(f"cannot read {source}: it is not an image of a known format") from None
-    except _DECODING_ERRORS as error:
-        reason = getattr(error, "strerror", None) or error  # errors of the system repeat the file's name
-        raise ImageError(f"cannot read {source}: {reason}") from error
+    except MemoryError as error:
+        raise ImageError(f"cannot read {source}: there is not enough memory for a photo of its size") from error
+    except Exception as error:  # decoders of damaged files raise whatever they like
+        raise ImageError(f"cannot read {source}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the reason of an error; the sentences of our own are kept whole."""
+    return str(error) if isinstance(error, ImageError) else reason(error)
 
 
 class _BoundedReader(io.BufferedReader):

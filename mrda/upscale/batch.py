@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import threading
 import time
 from collections import deque
@@ -21,17 +20,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from mrda.core.faults import reason
+from mrda.core.files import TEMPORARY, temporary_key
 from mrda.core.progress import NoProgress, Progress, Share
 from mrda.photo.files import FORMATS, MAX_PIXELS, Photo, check_size, read_photo, write_photo
 from mrda.photo.images import ImageArray, ImageError
 from mrda.photo.lanczos import resample
-from mrda.upscale.jobs import Job, result_names
+from mrda.upscale.jobs import Job
 from mrda.upscale.upscaler import Upscaler, is_out_of_memory
 
 HELD_PIXELS = 64_000_000
 """Pixels of the largest result that is held in memory, to be written while the next photo is computed; larger ones are
 written band by band."""
-_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}(\.\w+)", re.DOTALL)  # see mrda.core.files
 _ABANDONED = 24 * 60 * 60  # seconds
 
 
@@ -101,14 +101,13 @@ class Manifest:
         line = json.dumps(self._entry(job)) + "\n"
         with self._writing:
             try:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write("\n" * self._cut + line)
+                _append(self.path, ("\n" * self._cut + line).encode())
                 self._cut = False
             except OSError as error:
                 self._cut = True
                 if not self.failed:
                     self.failed = True
-                    return f"{self.path} can't be written, so finished photos are not recorded: {error.strerror}"
+                    return f"{self.path} can't be written, so finished photos are not recorded: {reason(error)}"
         return None
 
     def _entry(self, job: Job) -> dict[str, Any]:
@@ -120,23 +119,22 @@ def is_done(job: Job, skip_existing: bool, manifest: Manifest | None) -> bool:
     return (skip_existing and os.path.isfile(job.target)) or (manifest is not None and manifest.has(job))
 
 
-def sweep(jobs: Iterable[Job], suffix: str) -> None:
+def sweep(jobs: Iterable[Job]) -> None:
     """Remove temporary files that killed processes have left in the folders of the results.
 
-    These are the temporary files of these jobs, which no other process must be working on, and of other results with
-    that ``suffix`` if they have not been written to for a day.
+    These are the temporary files of these jobs, which no other process must be working on, and of any other result if
+    they have not been written to for a day.
     """
-    targets = {job.target for job in jobs}
-    names = result_names(suffix)
-    for folder in {target.parent for target in targets}:
-        for path in folder.glob(".*"):
-            match = _TEMPORARY.fullmatch(path.name)
-            if match is None:
+    keys: dict[Path, set[str]] = {}
+    for job in jobs:
+        keys.setdefault(job.target.parent, set()).add(temporary_key(job.target.name))
+    for folder, own in keys.items():
+        for path in folder.glob(".mrda-*"):
+            match = TEMPORARY.fullmatch(path.name)
+            if match is None or match["suffix"] not in FORMATS.values():
                 continue
             with suppress(OSError):
-                ours = names.fullmatch(match[1]) is not None and match[2] in FORMATS.values()
-                abandoned = ours and path.lstat().st_mtime < time.time() - _ABANDONED
-                if abandoned or folder / (match[1] + match[2]) in targets:
+                if match["target"] in own or path.lstat().st_mtime < time.time() - _ABANDONED:
                     path.unlink()
 
 
@@ -214,7 +212,7 @@ def _upscaled(
     except ImageError as error:
         return Result(job, "failed", str(error))
     except OSError as error:
-        return Result(job, "failed", f"cannot read {job.source}: {error.strerror or error}")
+        return Result(job, "failed", f"cannot read {job.source}: {reason(error)}")
     except MemoryError:
         return Result(job, "failed", _no_memory(job))
     factor = upscaler.scale if scale is None else scale
@@ -250,7 +248,7 @@ def _written(
         folder.mkdir(parents=True, exist_ok=True)
         notices = write_photo(job.target, bands, height, photo, format=job.format, quality=quality)
     except OSError as error:
-        return Result(job, "failed", f"cannot write {job.target}: {error.strerror or error}")
+        return Result(job, "failed", f"cannot write {job.target}: {reason(error)}")
     except ValueError as error:
         return Result(job, "failed", f"cannot write {job.target}: {error}")
     except MemoryError:
@@ -258,6 +256,20 @@ def _written(
     if manifest is not None and (fault := manifest.add(job)) is not None:
         notices = (*notices, fault)
     return Result(job, "done", notices=(*photo.notices, *notices))
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Append a line by one write, which other processes' lines can't divide; half a line is removed again."""
+    with open(path, "ab", buffering=0) as file:
+        before = os.fstat(file.fileno()).st_size
+        written = file.write(line)
+        if written < len(line):  # the disk is full, which the next write says
+            try:
+                file.write(line[written:])
+            except OSError:
+                if os.fstat(file.fileno()).st_size == before + written:
+                    file.truncate(before)
+                raise
 
 
 def _content(path: Path) -> str:
@@ -271,7 +283,7 @@ def _content(path: Path) -> str:
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not a manifest of `mrda upscale`: name another file") from None
     except OSError as error:
-        raise ValueError(f"the manifest {path} can't be read: {error.strerror}") from None
+        raise ValueError(f"the manifest {path} can't be read: {reason(error)}") from None
 
 
 def _digest(network: torch.nn.Module) -> str:
