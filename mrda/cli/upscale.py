@@ -139,6 +139,9 @@ def upscale(
         share = mine(every)
         make_folder(output, "output folder")
     sweep(share)
+    for job in share:
+        if job.fault is not None:
+            _log.error(job.fault)
     results: list[Result] = []
     for result in upscale_photos(
         upscaler,
@@ -152,7 +155,7 @@ def upscale(
         progress=TerminalProgress(),
     ):
         results.append(result)
-        if result.reason is not None:
+        if result.reason is not None and result.job.fault is None:
             _log.error(result.reason)
         for notice in result.notices:
             _log.warning("%s: %s", result.job.source, notice)

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from mrda.core.faults import reason
 
 _LONGEST_NAME = 255  # bytes, of almost every file system
+_BLOCK = 4096  # bytes that a file takes on most file systems, at least
 _LONGEST_SUFFIX = 16  # characters that a temporary name keeps
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # of network shares and FUSE
 TEMPORARY = re.compile(r"\.mrda-(?P<target>[0-9a-f]{16})-[0-9a-f]{8}(?P<suffix>\.[^/]+)?", re.DOTALL)
@@ -66,6 +67,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with suppress(OSError, ValueError):
             file.close()
         temporary.unlink(missing_ok=True)
+
+
+class _RefrainedError(Exception):
+    """The file is not wanted."""
 
 
 class _Raw(io.FileIO):
@@ -167,16 +172,15 @@ def check_name(path: str | Path) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Check that `atomic_write` can write `path`, without leaving a file.
+    """Check that `atomic_write` can write a small file as `path`, without leaving a file.
 
     Raises:
-        OSError: the folder is missing, not writable, or the name is too long.
+        OSError: the folder is missing or not writable, the disk is full, or the name is too long.
     """
-    path = Path(path)
-    check_name(path)
-    temporary = _beside(path)
-    temporary.touch()
-    temporary.unlink()
+    with suppress(_RefrainedError), atomic_write(path) as file:
+        file.write(bytes(_BLOCK))
+        file.flush()
+        raise _RefrainedError
 
 
 def _beside(path: Path) -> Path:

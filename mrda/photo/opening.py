@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opens image files with Pillow: the only place that does, so that no file chooses a decoder that is not listed here."""
+"""Opens image files with Pillow, in the listed formats only; no other module opens any."""
 
 from __future__ import annotations
 

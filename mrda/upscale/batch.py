@@ -20,8 +20,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from mrda.core.faults import reason
-from mrda.core.files import TEMPORARY, temporary_key
+from mrda.core.faults import is_full, reason
+from mrda.core.files import TEMPORARY, check_writable, temporary_key
 from mrda.core.progress import NoProgress, Progress, Share
 from mrda.photo.files import FORMATS, MAX_PIXELS, Photo, check_size, read_photo, write_photo
 from mrda.photo.images import ImageArray, ImageError
@@ -50,6 +50,26 @@ class Result:
     state: Literal["done", "skipped", "failed"]
     reason: str | None = None
     notices: tuple[str, ...] = ()
+
+
+class _Disk:
+    """The disk of the results. Once it was full, photos are only computed if a small file can be written."""
+
+    def __init__(self) -> None:
+        self.full = False
+
+    def fault(self, job: Job) -> str | None:
+        """Return the reason why a result can't be written, if the disk was full and still is."""
+        if not self.full:
+            return None
+        try:
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+            check_writable(job.target)
+        except OSError as error:
+            if is_full(error):
+                return f"cannot write {job.target}: {reason(error)}"
+        self.full = False
+        return None
 
 
 class Manifest:
@@ -115,8 +135,13 @@ class Manifest:
 
 
 def is_done(job: Job, skip_existing: bool, manifest: Manifest | None) -> bool:
-    """Check whether `upscale_photos` would skip a job."""
-    return (skip_existing and os.path.isfile(job.target)) or (manifest is not None and manifest.has(job))
+    """Check whether `upscale_photos` would skip a job.
+
+    An existing result counts only beside those of all photos that it could be mistaken for: it may be another one's,
+    from a run before that one had to share its name.
+    """
+    exists = skip_existing and all(map(os.path.isfile, job.beside or (job.target,)))
+    return exists or (manifest is not None and manifest.has(job))
 
 
 def sweep(jobs: Iterable[Job]) -> None:
@@ -152,6 +177,9 @@ def upscale_photos(
 ) -> Iterator[Result]:
     """Upscale photos into files, each of which is written completely or not at all.
 
+    A photo that can't be read, computed or written fails, and the others are done. While the disk is full, those that
+    follow fail without being computed.
+
     Args:
         upscaler: the upscaler.
         jobs: from `plan`.
@@ -167,6 +195,7 @@ def upscale_photos(
         The outcome of each job, in their order.
     """
     shown = (progress or NoProgress()).task("upscaling", len(jobs))
+    disk = _Disk()
     with ThreadPoolExecutor(workers) as pool, shown as task:
         ahead: deque[tuple[Job, Future[Photo] | None]] = deque()
         behind: deque[Future[Result]] = deque()
@@ -183,9 +212,9 @@ def upscale_photos(
         while ahead:
             job, reading = ahead.popleft()
             read_ahead()
-            write = partial(_written, job=job, quality=quality, manifest=manifest)
+            write = partial(_written, job=job, quality=quality, manifest=manifest, disk=disk)
             share = Share(task)
-            behind.append(_done(_upscaled(upscaler, job, reading, pool, scale, write, share)))
+            behind.append(_done(_upscaled(upscaler, job, reading, pool, scale, write, share, disk)))
             share(1)
             while len(behind) > workers:
                 yield behind.popleft().result()
@@ -201,6 +230,7 @@ def _upscaled(
     scale: float | None,
     write: Callable[[Iterable[ImageArray], int, Photo], Result],
     share: Share,
+    disk: _Disk,
 ) -> Result | Future[Result]:
     """Compute a photo's result, and write it here or in another thread."""
     if job.fault is not None:
@@ -221,6 +251,8 @@ def _upscaled(
         check_size(job.format, height, width)
     except ValueError as error:
         return Result(job, "failed", f"cannot write {job.target}: {error}")
+    if (fault := disk.fault(job)) is not None:
+        return Result(job, "failed", fault)
     try:
         bands = upscaler.bands(photo.pixels, share)
         if factor != upscaler.scale:
@@ -237,7 +269,14 @@ def _upscaled(
 
 
 def _written(
-    bands: Iterable[ImageArray], height: int, photo: Photo, *, job: Job, quality: int, manifest: Manifest | None
+    bands: Iterable[ImageArray],
+    height: int,
+    photo: Photo,
+    *,
+    job: Job,
+    quality: int,
+    manifest: Manifest | None,
+    disk: _Disk,
 ) -> Result:
     folder = job.target.parent
     if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(job.output)):
@@ -248,6 +287,7 @@ def _written(
         folder.mkdir(parents=True, exist_ok=True)
         notices = write_photo(job.target, bands, height, photo, format=job.format, quality=quality)
     except OSError as error:
+        disk.full = disk.full or is_full(error)
         return Result(job, "failed", f"cannot write {job.target}: {reason(error)}")
     except ValueError as error:
         return Result(job, "failed", f"cannot write {job.target}: {error}")

@@ -38,11 +38,16 @@ def test_check_writable_raises_where_writing_would(tmp_path, name):
 
 def leave(path, content=b"half"):
     """Leave what a killed process leaves."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt), atomic_write(path) as file:
-        file.write(content)
-        file.flush()
+
+    def killed():
+        with atomic_write(path) as file:
+            file.write(content)
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(path), "unlink", lambda *_, **__: None)  # a killed process cleans nothing up
-        raise KeyboardInterrupt
+        with pytest.raises(KeyboardInterrupt):
+            killed()
 
 
 def test_leftovers_of_a_file_are_removed_and_nothing_else(tmp_path):
