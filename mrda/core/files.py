@@ -46,27 +46,40 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     path = Path(path)
     check_name(path)
     temporary = _beside(path)
-    raw = _Raw(temporary, "x")
+    with _naming(path, temporary):
+        raw = _Raw(temporary, "x")
     file = _File(raw)
     try:
-        try:
-            yield file
-            file.flush()
-        except Exception as error:
-            if raw.fault is None or raw.fault is error:
-                raise
-            raise raw.fault from error
-        if raw.fault is not None:
-            raise raw.fault
-        sync(raw.fileno())  # so that a power cut leaves the old file or the new one
-        file.close()  # an error of closing, of a network share for one, counts too
-        os.replace(temporary, path)
+        with _naming(path, temporary):
+            try:
+                yield file
+                file.flush()
+            except Exception as error:
+                if raw.fault is None or raw.fault is error:
+                    raise
+                raise raw.fault from error
+            if raw.fault is not None:
+                raise raw.fault
+            sync(raw.fileno())  # so that a power cut leaves the old file or the new one
+            file.close()  # an error of closing, of a network share for one, counts too
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):
             raw.close()  # without another attempt to write what is left in the buffer
         with suppress(OSError, ValueError):
             file.close()
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path, temporary: Path) -> Iterator[None]:
+    """Name the file in errors that name none, or the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, os.fspath(temporary)):
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
 
 
 class _RefrainedError(Exception):
