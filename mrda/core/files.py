@@ -77,7 +77,7 @@ def _naming(path: Path, temporary: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename in (None, os.fspath(temporary)):
+        if error.errno is not None and (error.filename is None or str(error.filename) == str(temporary)):
             error.filename, error.filename2 = os.fspath(path), None
         raise
 

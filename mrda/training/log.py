@@ -61,7 +61,12 @@ class ScalarLog:
             return
         folder.mkdir(parents=True, exist_ok=True)
         write_text(self.path, "".join(line for step, line in _records(self.path) if step <= start))
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        self._hook, threading.excepthook = threading.excepthook, self._in_thread
+        try:
+            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        except BaseException:
+            threading.excepthook = self._hook
+            raise
 
     def add(self, scalars: Mapping[str, float]) -> None:
         """Add the scalars of one step to the means."""
@@ -105,15 +110,15 @@ class ScalarLog:
                 file.write(json.dumps({"step": step, **content}) + "\n")
 
     def __enter__(self) -> Self:
-        self._hook, threading.excepthook = threading.excepthook, self._in_thread
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.writer is None:
+            return
         try:
-            if self.writer is not None:
-                self.writer.close()
+            self.writer.close()
         except OSError:
             if kind is None:  # otherwise this is the same again
                 raise

@@ -242,8 +242,8 @@ def _job(found: _Found, output: Path, suffix: str, ext: str, stem: str | None = 
 
 def _with_short_name(job: Job) -> Job:
     """Add a fault to a job whose result's name is too long."""
-    if job.fault is not None or not _is_too_long(job.target):
-        return job
+    if job.fault is not None or not os.path.lexists(job.source) or not _is_too_long(job.target):
+        return job  # a photo that is missing is told when it is read
     length = len(os.fsencode(job.name.name))
     return replace(
         job,
