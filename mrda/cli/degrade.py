@@ -9,6 +9,7 @@ import typer
 
 from mrda.cli.app import app
 from mrda.cli.common import OutputFolder, progress, refuse, refusing
+from mrda.core.faults import reason
 from mrda.core.files import make_folder
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def degrade(
             raise ValueError(f"two photos are named {twice}, so one result would overwrite the other: rename one")
         make_folder(output, "output folder")
 
-    failed = 0
+    failed = done = 0
     with progress("degrading", len(sources)) as task:
         for source, name in zip(sources, names, strict=True):
             try:
@@ -97,7 +98,10 @@ def degrade(
                 _log.error("%s: %s", source, error)
                 failed += 1
             except OSError as error:
-                refuse(f"{output} can't be written to: {error.strerror or error}")
+                kept = f"{done} of {len(sources)} photos were degraded before"
+                refuse(f"{output} can't be written to: {reason(error)}; {kept}")
+            else:
+                done += 1
             task.advance()
     typer.echo(f"{len(sources) - failed} of {len(sources)} photos degraded into {output}", err=True)
     raise typer.Exit(1 if failed else 0)

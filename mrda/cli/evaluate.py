@@ -18,6 +18,7 @@ from mrda.cli.common import (
     print_table,
     refuse,
     refusing,
+    save_outputs,
 )
 from mrda.cli.evaluate_jobs import Measurement, run_jobs
 
@@ -178,13 +179,17 @@ def evaluate(
     console = Console()
     width = console.width if console.is_terminal else None
     print_table(markdown(datasets, protocol, scale, photos=counts, width=width))
-    if json_file is not None:
-        write_json(json_file, {"datasets": datasets})
-    if csv_file is not None:
-        write_scores(csv_file, results.records)
-    if markdown_file is not None:
-        write_text(markdown_file, markdown(datasets, protocol, scale, photos=counts))
-    raise typer.Exit(0 if sum(results.done.values()) == len(jobs) else 1)
+    saved = save_outputs(
+        {
+            "--json": (json_file, lambda path: write_json(path, {"datasets": datasets})),
+            "--csv": (csv_file, lambda path: write_scores(path, results.records)),
+            "--markdown": (
+                markdown_file,
+                lambda path: write_text(path, markdown(datasets, protocol, scale, photos=counts)),
+            ),
+        }
+    )
+    raise typer.Exit(0 if saved and sum(results.done.values()) == len(jobs) else 1)
 
 
 class _Options(NamedTuple):

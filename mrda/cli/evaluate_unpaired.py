@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mrda.cli.common import print_table, refusing
+from mrda.cli.common import print_table, refusing, save_outputs
 from mrda.cli.evaluate_jobs import Measurement, run_jobs
 from mrda.core.files import make_folder
 
@@ -39,7 +39,7 @@ def evaluate_unpaired_photos(
         files: files for the tables, by option: "--json", "--csv" and "--markdown".
 
     Returns:
-        True if no photo failed.
+        True if no photo failed and all files were written.
     """
     from mrda.core.files import write_text
     from mrda.evaluation.niqe import load_pristine
@@ -66,10 +66,11 @@ def evaluate_unpaired_photos(
     counts = {folder: (results.done.get(folder, 0), len(found)) for folder, found in photos.items()}
     text = markdown_unpaired(datasets, photos=counts)
     print_table(text)
-    if (path := files["--json"]) is not None:
-        write_json(path, {"datasets": datasets})
-    if (path := files["--csv"]) is not None:
-        write_scores_unpaired(path, results.records)
-    if (path := files["--markdown"]) is not None:
-        write_text(path, text)
-    return sum(results.done.values()) == len(jobs)
+    saved = save_outputs(
+        {
+            "--json": (files["--json"], lambda path: write_json(path, {"datasets": datasets})),
+            "--csv": (files["--csv"], lambda path: write_scores_unpaired(path, results.records)),
+            "--markdown": (files["--markdown"], lambda path: write_text(path, text)),
+        }
+    )
+    return saved and sum(results.done.values()) == len(jobs)

@@ -142,7 +142,10 @@ def upscale(
     with refusing():
         share = mine(every)
         make_folder(output, "output folder")
-    sweep(share, name)
+    sweep(share)
+    for job in share:
+        if job.fault is not None:
+            _log.error(job.fault)
     results: list[Result] = []
     for result in upscale_photos(
         upscaler,
@@ -157,7 +160,7 @@ def upscale(
         progress=TerminalProgress(),
     ):
         results.append(result)
-        if result.reason is not None:
+        if result.reason is not None and result.job.fault is None:
             _log.error(result.reason)
         for notice in result.notices:
             _log.warning("%s: %s", result.job.source, notice)

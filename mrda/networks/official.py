@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrda.core.faults import reason
 from mrda.networks.mln import MLN
 from mrda.networks.mrda import MRDAOracle, MRDAStudent, MRDATeacher
 from mrda.networks.rdan import DIV2K_RGB_MEAN
-from mrda.networks.reading import read_pickle, read_safetensors, reason
+from mrda.networks.reading import read_pickle, read_safetensors
 from mrda.networks.registry import Network, NetworkClass, build, check_network, check_tensors
 
 # Our names on the left, the published ones on the right; the first match of each line is replaced.

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrda.core.faults import reason
+
 # Errors that torch.load's parsers raise for a file that is not a checkpoint, or is truncated.
 UNREADABLE = (
     OSError,
@@ -62,10 +64,3 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
             return dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise ValueError(f"weights {os.fspath(path)} cannot be read: {reason(error)}") from error
-
-
-def reason(error: BaseException) -> str:
-    """Return the first sentence of an error, without its full stop."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(".")

@@ -9,28 +9,17 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
+from mrda.core.faults import reason
 from mrda.photo import exif, kinds, xmp
 from mrda.photo.depth import full_range, with_key
+from mrda.photo.opening import open_image
 from mrda.photo.source import ImageArray, ImageError, Source, locate
 
-# Raised by decoders for damaged files, which must not look like a bug of ours.
-_DECODING_ERRORS = (
-    OSError,
-    EOFError,
-    SyntaxError,
-    ValueError,
-    RuntimeError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    LookupError,
-    struct.error,
-    Image.DecompressionBombError,
-)
 _EXIF_ERRORS = (SyntaxError, struct.error, TypeError, AttributeError, ValueError, LookupError, OverflowError)
 _PHOTOMETRIC, _COLOUR_MAP = 0x0106, 0x0140
 _WHITE_IS_ZERO = 0
@@ -64,27 +53,32 @@ def refusing_damage(source: Source) -> Iterator[None]:
     start = f"cannot read {source}: "
     try:
         yield
-    except Image.UnidentifiedImageError:
-        raise UnknownFormatError(f"{start}it is not an image of a known format") from None
-    except _DECODING_ERRORS as error:
-        if isinstance(error, ImageError) and str(error).startswith(start):
-            raise
-        reason = getattr(error, "strerror", None) or error  # errors of the system repeat the file's name
-        raise ImageError(f"{start}{reason}") from error
+    except MemoryError as error:
+        raise ImageError(f"{start}there is not enough memory for a photo of its size") from error
+    except Exception as error:  # decoders of damaged files raise whatever they like
+        if isinstance(error, ImageError):
+            if str(error).startswith(start):
+                raise
+            raise type(error)(f"{start}{error}") from error
+        raise ImageError(f"{start}{reason(error)}") from error
 
 
 @contextmanager
 def opened(source: Source) -> Iterator[Image.Image]:
     """Open an image file without decoding it; errors of Pillow here and in the block become an `ImageError`."""
     path, head = check_file(source)
-    with refusing_damage(source):
-        # What is no photo says so before a decoder tries it.
-        if (fault := kinds.describe(head)) is not None and not kinds.is_avif(head):
-            raise ImageError(fault)
-        # Pass an open file: given a path, Pillow maps uncompressed pixels into memory and scrambles rotated TIFFs.
-        with _BoundedReader(path) as file, Image.open(file) as image:
-            _refuse_what_is_misread(image)
-            yield image
+    # Pass an open file: given a path, Pillow maps uncompressed pixels into memory and scrambles rotated TIFFs.
+    with refusing_damage(source), _BoundedReader(path) as file, _known(file, head) as image:
+        _refuse_what_is_misread(image)
+        yield image
+
+
+def _known(file: BinaryIO, head: bytes) -> Image.Image:
+    """Open an image; raise UnknownFormatError, which says what it is, if it has no format that Pillow reads."""
+    try:
+        return open_image(file)
+    except Image.UnidentifiedImageError:
+        raise UnknownFormatError(kinds.describe(head) or "it is not an image of a known format") from None
 
 
 class _BoundedReader(io.BufferedReader):

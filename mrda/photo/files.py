@@ -88,7 +88,7 @@ def write_photo(
     if format in ("png", "tiff"):
         if format == "tiff" and kept.exif and needs_big(width, height, channels, first.dtype):
             notices.append("EXIF was left out, because the TIFF is larger than 4 GB")
-        with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        with atomic_write(path) as file:
             _write_rows(file, first, stream, height, channels, kept, format)
         return tuple(notices)
     pixels = np.concatenate([first, *stream])
@@ -102,8 +102,8 @@ def write_photo(
         content = _jpeg(pixels, kept, quality)
     else:
         content = _webp(pixels, kept, quality, kept.lossless if lossless is None else lossless)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
+    with atomic_write(path) as file:
+        file.write(content)
     return tuple(notices)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads and writes images; all other modules use these functions to do so."""
 
+import io
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -136,8 +137,13 @@ def write_image(path: str | Path, image: ImageArray | Image.Image) -> None:
         ValueError: the suffix is not one of a known format.
     """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    with atomic_write(path) as temporary:
-        picture.save(temporary)
+    format = Image.registered_extensions().get(Path(path).suffix.lower())
+    if format is None:
+        raise ValueError(f"unknown file extension: {Path(path).suffix}")
+    encoded = io.BytesIO()  # some of Pillow's encoders never return when a write fails
+    picture.save(encoded, format)
+    with atomic_write(path) as file:
+        file.write(encoded.getbuffer())
 
 
 def find_images(paths: Iterable[Source], recursive: bool = False) -> list[Source]:

@@ -100,11 +100,6 @@ def is_heic(head: bytes) -> bool:
     return bool(brands & _HEIC_BRANDS) and not brands & _AVIF_BRANDS and b"crx " not in brands
 
 
-def is_avif(head: bytes) -> bool:
-    """Check whether a file is an AVIF."""
-    return bool(_brands(head) & _AVIF_BRANDS)
-
-
 def left_out(files: Iterable[Path]) -> str | None:
     """Count the photos of kinds that are not read.
 

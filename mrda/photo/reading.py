@@ -16,9 +16,6 @@ import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
 from mrda.photo import boxes, plain, tiff
-from mrda.photo.depth import EXTRA, full_range, straight
-from mrda.photo.kinds import HEIC, is_heic
-from mrda.photo.metadata import of_heic, of_image, of_tiff
 from mrda.photo.decoding import (
     UnknownFormatError,
     check_file,
@@ -29,6 +26,9 @@ from mrda.photo.decoding import (
     refusing_damage,
     turned,
 )
+from mrda.photo.depth import EXTRA, full_range, straight
+from mrda.photo.kinds import HEIC, is_heic
+from mrda.photo.metadata import of_heic, of_image, of_tiff
 from mrda.photo.photo import Photo
 from mrda.photo.source import ImageArray, ImageError, Source
 

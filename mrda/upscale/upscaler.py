@@ -19,8 +19,8 @@ from mrda.degradations.resample import bicubic
 from mrda.networks import MRDAStudent, Network, load_network, load_official
 from mrda.networks.layers import to_channels_last
 from mrda.networks.prepared import PreparedRDAN
-from mrda.photo.images import to_array, to_eight_bits, to_tensor
 from mrda.photo.decoding import lost_bits, pixels_of
+from mrda.photo.images import to_array, to_eight_bits, to_tensor
 from mrda.photo.transparency import fill_transparent
 from mrda.upscale.trunk import TrunkRunner
 from mrda.upscale.weights import find_weights, further_metadata, save_pretrained

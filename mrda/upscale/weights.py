@@ -7,10 +7,10 @@ import os
 import re
 from pathlib import Path
 
+from mrda.core.faults import reason
 from mrda.core.files import write_text
 from mrda.networks import Network, read_metadata, save_network
 from mrda.networks.checkpoints import OWN_KEYS
-from mrda.networks.reading import reason
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"

@@ -12,6 +12,7 @@ import torch
 from commands import one_sentence, refused, run
 from PIL import Image
 
+from mrda.core.files import temporary_key
 from mrda.networks import MRDAStudent, save_network
 
 
@@ -322,10 +323,11 @@ def test_a_result_that_is_a_symlink_is_replaced_and_what_it_leads_to_is_left_alo
 
 def test_what_killed_processes_have_left_is_removed_and_nothing_else(folder, tmp_path, weights):
     out, yesterday = tmp_path / "out", time.time() - 25 * 60 * 60
-    left = [".gone_x2.0123abcd.png", "deep/.gone_x4.0123abcd.tif"]
-    own = ".a_x2.01234567.png"
-    kept = [".other.0123abcd.png", ".gone_x2.0123abc.png", ".gone_x2.0123abcd.txt", "gone_x2.0123abcd.png"]
-    new = ".new_x2.0123abcd.png"  # of another process, perhaps, that is writing it
+    key, gone = temporary_key("a_x2.png"), temporary_key("gone_x2.png")
+    left = [f".mrda-{gone}-0123abcd.png", f"deep/.mrda-{gone}-0123abcd.tif"]
+    own = f".mrda-{key}-01234567.png"
+    kept = [f".mrda-{gone}-0123abc.png", f".mrda-{gone}-0123abcd.txt", f"mrda-{gone}-0123abcd.png", f".mrda-{gone}.png"]
+    new = f".mrda-{gone}-99999999.png"  # of another process, perhaps, that is writing it
     for name in (*left, *kept, own, new):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).touch()

