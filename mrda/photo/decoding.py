@@ -78,7 +78,8 @@ def _known(file: BinaryIO, head: bytes) -> Image.Image:
     try:
         return open_image(file)
     except Image.UnidentifiedImageError:
-        raise UnknownFormatError(kinds.describe(head) or "it is not an image of a known format") from None
+        fault = kinds.describe(head) or kinds.describe_jpeg(file)
+        raise UnknownFormatError(fault or "it is not an image of a known format") from None
 
 
 class _BoundedReader(io.BufferedReader):

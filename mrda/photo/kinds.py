@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from mrda.photo.depth import EXTRA
 from mrda.photo.source import SUFFIXES
@@ -63,6 +64,8 @@ _KINDS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs", "it is a pointer of Git LFS in place of the photo: `git lfs pull` fetches it"),
     (0, b"\0\5\x16\7", "it holds a Mac's attributes of another file, and no photo"),
 )
+_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of a JPEG's frame
+_LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF, 0xF7}
 UNREAD = frozenset(
     {".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".dpx", ".erf", ".exr", ".gpr", ".hdp", ".hdr", ".heic",
      ".heif", ".hif", ".iiq", ".jxl", ".jxr", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".pfm",
@@ -91,6 +94,25 @@ def describe(head: bytes) -> str | None:
         return "it is a web page in place of the photo: download the photo itself"
     if start.startswith(b"<svg") or (start.startswith(b"<?xml") and b"<svg" in head.lower()):
         return "it is an SVG, a drawing that has no pixels: export it at the size that you need"
+    return None
+
+
+def describe_jpeg(file: BinaryIO) -> str | None:
+    """Say why a JPEG is not read; None if the file is no JPEG, or an ordinary one.
+
+    Args:
+        file: the file, which is read from its beginning.
+    """
+    file.seek(0)
+    if file.read(2) != b"\xff\xd8":
+        return None
+    while len(head := file.read(4)) == 4 and head[0] == 0xFF:
+        if head[1] in _FRAMES:
+            bits = file.read(1)
+            if head[1] in _LOSSLESS:
+                return f"it is a lossless JPEG, which is not read: {_SAVE}"
+            return None if bits in (b"", b"\x08") else f"it is a JPEG of {bits[0]} bits, which is not read: {_SAVE}"
+        file.seek(int.from_bytes(head[2:], "big") - 2, 1)
     return None
 
 

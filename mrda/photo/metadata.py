@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import AvifImagePlugin, Image, JpegImagePlugin, PngImagePlugin
+from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from mrda.photo import boxes, exif, photoshop, png_reader, tiff, xmp
 from mrda.photo.ifd import Directory, IFDError, TagFile
@@ -44,7 +44,7 @@ def of_image(image: Image.Image, file: BinaryIO, frames: int) -> Photo:
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         resources = _joined(image.applist, "APP13", photoshop.PREFIX)
         lost.update(dict.fromkeys(_lost_of_jpeg(image.applist)))
-    if isinstance(image, AvifImagePlugin.AvifImageFile):
+    if image.format == "AVIF":
         file.seek(0)
         if "icc_profile" not in image.info and (codes := boxes.colour_codes(file.read())) is not None:
             colour = ((b"cICP", codes),)
@@ -121,10 +121,10 @@ def of_heic(info: dict[str, Any], frames: int) -> Photo:
 
 
 def _exif_of(image: Image.Image, chunks: png_reader.Chunks | None) -> bytes | None:
-    if isinstance(image, AvifImagePlugin.AvifImageFile):
+    if image.format == "AVIF" and (decoder := getattr(image, "_decoder", None)) is not None:
         # Pillow writes the block in `info` anew, if it disagrees with the orientation of the file.
-        stored = image._decoder.get_info()[4]
-        return stored if isinstance(stored, bytes) else None
+        stored = decoder.get_info()[4:5]
+        return stored[0] if stored and isinstance(stored[0], bytes) else None
     block = image.info.get("exif")
     if block is None and chunks is not None:
         block = chunks.profiles.get("exif")

@@ -25,6 +25,7 @@ _STORAGE = frozenset(
      301, 317, 318, 319, 320, 321, 322, 323, 324, 325, 330, 332, 338, 339, 340, 341, 347, 512, 513, 514, 519, 520, 521,
      529, 530, 531, 532, _XMP, _IPTC, _PHOTOSHOP, _ICC}
 )  # fmt: skip
+_RAW = range(50706, 52600)  # by DNG's tags, programs would take the file for a raw one
 _RESOLUTION = (282, 283, 296)
 _MOST = 15 * 2**28
 """Bytes of pixels from which BigTIFF is needed."""
@@ -134,7 +135,7 @@ class TIFFWriter:
         offsets = _LONG8 if self._big else LONG
         entries: dict[int, bytes] = {}
         for tag, entry in first_tags(self._exif) if self._exif is not None else ():
-            if tag not in _STORAGE and not (self._dpi is not None and tag in _RESOLUTION):
+            if tag not in _STORAGE and tag not in _RAW and not (self._dpi is not None and tag in _RESOLUTION):
                 entries[tag] = entry
         for tag, type, values in (
             (256, LONG, [self.width]),

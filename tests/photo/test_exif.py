@@ -105,6 +105,24 @@ def test_the_block_in_the_file_is_the_cameras(tmp_path, format, order):
         np.testing.assert_array_equal(again.pixels, large)
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_the_block_of_an_avif_is_its_cameras(tmp_path, order):
+    block = Block(order)
+    first = block.directory((0x010F, 2, "Canon"), (0x013B, 2, "Jörg"))
+    struct.pack_into(order + "I", block.data, 4, first)
+    Image.new("RGB", (12, 8)).save(tmp_path / "a.avif", exif=bytes(block.data))
+    assert read_photo(tmp_path / "a.avif").exif == bytes(block.data)
+
+
+def test_tags_of_raw_files_do_not_make_a_raw_file_of_a_tiff(tmp_path):
+    block = Block("<")
+    first = block.directory((0x010F, 2, "Canon"), (50706, 1, b"\1\4\0\0"))
+    struct.pack_into("<I", block.data, 4, first)
+    pixels = np.zeros((8, 12, 3), np.uint8)
+    write_photo(tmp_path / "a.tif", [pixels], 8, Photo(pixels, exif=bytes(block.data)), format="tiff")
+    assert values(read_photo(tmp_path / "a.tif").exif, 0x010F) == "Canon"
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
 def test_damaged_exif_is_left_out_and_said(tmp_path, name):
     block = Block("<")

@@ -37,6 +37,9 @@ FILES = {
     "AVI": (b"RIFF\x10\0\0\0AVI LIST", "video"),
     "Matroska": (b"\x1aE\xdf\xa3" + bytes(40), "video"),
     "DICOM": (bytes(128) + b"DICM" + bytes(40), "DICOM"),
+    "12 bits": (b"\xff\xd8\xff\xc1\0\x0b\x0c\0\x10\0\x10\1\1\x11\0", "JPEG of 12 bits"),
+    "lossless": (b"\xff\xd8\xff\xe0\0\4ab\xff\xc3\0\x0b\x08\0\x10\0\x10\1\1\x11\0", "lossless JPEG"),
+    "JPEG-LS": (b"\xff\xd8\xff\xf7\0\x0b\x08\0\x10\0\x10\1\1\x11\0", "lossless JPEG"),
     "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS"),
     "ZIP": (b"PK\3\4" + bytes(40), "ZIP"),
 }

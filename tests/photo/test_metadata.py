@@ -39,7 +39,7 @@ def enlarged(photo, path, format):
 
 
 def described(path):
-    """What ExifTool reads of a photo's description."""
+    """Tags of a photo's description, as ExifTool reads them."""
     return {name: value for name, value in exiftool(path).items() if name.startswith(GROUPS)}
 
 
