@@ -179,7 +179,8 @@ class TIFF:
             raise ImageError(f"its layout is not read (pixels of shape {pixels.shape}): save it as RGB or gray")
         pixels = full_range(pixels, self.bits)
         if self._photometric == _WHITE_IS_ZERO:
-            pixels = np.iinfo(pixels.dtype).max - pixels
+            white = np.iinfo(pixels.dtype).max
+            pixels = white - pixels if samples == 1 else np.dstack([white - pixels[..., :1], pixels[..., 1:]])
         return self._with_alpha(pixels, colours, samples)
 
     def _with_alpha(self, pixels: ImageArray, colours: int, samples: int) -> tuple[ImageArray, tuple[str, ...]]:

@@ -96,7 +96,8 @@ class TIFFWriter:
     def write(self, rows: npt.NDArray[np.generic]) -> None:
         """Write further rows (n, width, channels), or (n, width) of gray."""
         self._rows += len(rows)
-        self._held = np.concatenate([self._held, rows.reshape(-1, self.width, self.channels)])
+        rows = rows.reshape(-1, self.width, self.channels)
+        self._held = np.concatenate([self._held, rows]) if len(self._held) else rows
         while len(self._held) >= STRIP_ROWS:
             self._strip(self._held[:STRIP_ROWS])
             self._held = self._held[STRIP_ROWS:]

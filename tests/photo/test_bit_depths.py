@@ -106,6 +106,13 @@ def test_gray_tiffs_with_transparency(tmp_path, pixels, planes):
     check(tmp_path / "a.tif", pixels)
 
 
+def test_alpha_is_not_inverted_with_gray_whose_0_is_white(tmp_path):
+    tiff(tmp_path / "a.tif", DEEP[..., :2], photometric="miniswhite", extrasamples=["unassalpha"])
+    check(tmp_path / "a.tif", np.dstack([65535 - DEEP[..., 0], DEEP[..., 1]]))
+    tiff(tmp_path / "a.tif", SHALLOW[..., :2], photometric="miniswhite", extrasamples=["unassalpha"])
+    check(tmp_path / "a.tif", np.dstack([255 - SHALLOW[..., 0], SHALLOW[..., 1]]))
+
+
 @pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "uint32", "uint64", "float16", "float32", "float64"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_levels_without_a_white_are_refused(tmp_path, dtype, channels):
@@ -313,6 +320,21 @@ def test_avif_of_any_bits(tmp_path, bits, channels):
     assert pixels.dtype == (np.uint16 if bits > 8 else np.uint8)
     white = np.iinfo(pixels.dtype).max
     np.testing.assert_allclose(pixels[..., 0] / white, 30000 / 65535, atol=1.5 / 2**bits)
+
+
+@pytest.mark.parametrize(("transfer", "codes"), [(13, None), (16, bytes((9, 16, 0, 1)))])
+def test_the_colour_space_of_an_avif_is_kept_in_png_and_said_elsewhere(tmp_path, transfer, codes):
+    primaries = 1 if codes is None else 9  # of BT.709 and BT.2020
+    content = imagecodecs.avif_encode(
+        DEEP[..., :3] >> 6, bitspersample=10, level=100, primaries=primaries, transfer=transfer, matrix=primaries
+    )
+    (tmp_path / "a.avif").write_bytes(content)
+    photo = read_photo(tmp_path / "a.avif")
+    assert photo.colour == (() if codes is None else ((b"cICP", codes),))
+    assert write_photo(tmp_path / "b.png", [photo.pixels], 16, photo, format="png") == ()
+    assert (b"cICP" in (tmp_path / "b.png").read_bytes()) == (codes is not None)
+    said = write_photo(tmp_path / "b.jpg", [photo.pixels], 16, photo, format="jpg")
+    assert any("colour space (cICP)" in notice for notice in said) == (codes is not None)
 
 
 def test_without_imagecodecs_what_is_lost_is_said(tmp_path, monkeypatch):
