@@ -15,6 +15,7 @@ from mrda.cli.common import (
     Weights,
     check_folder,
     check_output_file,
+    chosen_weights,
     print_table,
     refuse,
     refusing,
@@ -133,6 +134,8 @@ def evaluate(
     """
     folders, peer_files = _split(data, peers or [], more or [])
     _check_method(method, weights, mln, steps, peer_files)
+    if weights is not None:
+        chosen_weights(weights)
     if limit is not None and limit < 1:
         refuse(f"--limit is {limit}, but must be at least 1")
     files = {"--json": json_file, "--csv": csv_file, "--markdown": markdown_file}
