@@ -70,7 +70,8 @@ def degrade(
 
     from mrda.cli.degrade_steps import draw_steps
     from mrda.config.load import load_config
-    from mrda.photo.images import find_images, read_rgb, source_name, to_array, to_tensor, write_image
+    from mrda.photo.images import find_images, read_rgb, to_array, to_tensor, write_image
+    from mrda.photo.names import distinct_names
 
     with refusing():
         if config is None:
@@ -80,10 +81,7 @@ def degrade(
             settings = load_config(config, overrides or (), preset=preset or "recommended")
         steps_of = _steps(settings)
         sources = find_images(photos)
-        names = [source_name(source) for source in sources]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(f"two photos are named {twice}, so one result would overwrite the other: rename one")
+        names = distinct_names(sources, joint="_")
         make_folder(output, "output folder")
 
     failed = done = 0
