@@ -9,7 +9,7 @@ import typer
 
 from mrda.cli.app import app
 from mrda.cli.common import OutputFolder, progress, refuse, refusing
-from mrda.core.faults import reason
+from mrda.core.faults import is_full, is_storage_fault, reason
 from mrda.core.files import make_folder
 
 if TYPE_CHECKING:
@@ -96,6 +96,10 @@ def degrade(
                 _log.error("%s: %s", source, error)
                 failed += 1
             except OSError as error:
+                if is_storage_fault(error) and not is_full(error):  # this file's alone, such as too long a name
+                    _log.error("%s: cannot write %s: %s", source, error.filename, reason(error))
+                    failed += 1
+                    continue
                 kept = f"{done} of {len(sources)} photos were degraded before"
                 refuse(f"{output} can't be written to: {reason(error)}; {kept}")
             else:

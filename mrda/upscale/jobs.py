@@ -156,7 +156,7 @@ def plan(
             )
         if renamed := [job for job in jobs if job.beside and job.target != job.beside[0]]:
             _log.warning(
-                "named by their own suffixes too, because other photos' results would have the same names: %s",
+                "the photo's suffix is kept in the result's name, because another result has the plain one: %s",
                 _some([f"{job.source} -> {job.target}" for job in renamed]),
             )
     return jobs

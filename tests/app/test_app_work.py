@@ -15,7 +15,6 @@ from mrda.photo.images import to_tensor
 from mrda.photo.lanczos import resample
 from mrda.upscale.upscaler import Upscaler
 
-
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 16\n%%EndComments\n{} loop\n%%EOF\n"
 
 

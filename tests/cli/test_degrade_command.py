@@ -145,6 +145,15 @@ def test_two_photos_of_one_name_are_both_degraded(photo, out, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["photo_jpg_lr.png", "photo_png_lr.png"]
 
 
+def test_a_name_that_is_too_long_is_this_photo_s_fault(photo, out, tmp_path):
+    long = tmp_path / ("n" * 250 + ".png")
+    long.write_bytes(photo.read_bytes())
+    result = run("degrade", long, photo, *REAL, "-o", out)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[0].endswith(f"{out / long.stem}_lr.png: its name is too long")
+    assert [path.name for path in out.iterdir()] == ["photo_lr.png"]
+
+
 def test_wrong_files_are_refused(photo, out, tmp_path):
     result = run("degrade", photo, *REAL, "-o", photo)
     assert result.exit_code == 2
