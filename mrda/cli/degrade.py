@@ -96,12 +96,12 @@ def degrade(
                 _log.error("%s: %s", source, error)
                 failed += 1
             except OSError as error:
-                if is_storage_fault(error) and not is_full(error):  # this file's alone, such as too long a name
-                    _log.error("%s: cannot write %s: %s", source, error.filename, reason(error))
-                    failed += 1
-                    continue
-                kept = f"{done} of {len(sources)} photos were degraded before"
-                refuse(f"{output} can't be written to: {reason(error)}; {kept}")
+                if is_full(error) or not is_storage_fault(error):
+                    kept = f"{done} of {len(sources)} photos were degraded before"
+                    refuse(f"{output} can't be written to: {reason(error)}; {kept}")
+                # Otherwise it is this file's alone, such as too long a name.
+                _log.error("%s: cannot write %s: %s", source, error.filename, reason(error))
+                failed += 1
             else:
                 done += 1
             task.advance()
