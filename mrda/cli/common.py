@@ -49,10 +49,14 @@ def refuse(message: str) -> NoReturn:
 
 
 def chosen_weights(weights: Path | None) -> Path:
-    """Return the weights that were asked for, or the package's default."""
-    from mrda.upscale.weights import default_weights
+    """Return the weights that were asked for, or the package's default; refuse a name that leads nowhere."""
+    from mrda.upscale.weights import default_weights, find_weights
 
-    return Path(default_weights()) if weights is None else weights
+    if weights is None:
+        return Path(default_weights())
+    with refusing():  # before torch is imported, which takes seconds
+        find_weights(weights)
+    return weights
 
 
 @contextmanager

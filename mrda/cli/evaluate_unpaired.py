@@ -46,6 +46,7 @@ def evaluate_unpaired_photos(
     from mrda.evaluation.tables import write_json
     from mrda.evaluation.tables_unpaired import markdown_unpaired, summarise_unpaired, write_scores_unpaired
     from mrda.evaluation.unpaired import check_pictures, evaluate_unpaired
+    from mrda.photo.names import distinct_names
 
     with refusing():
         model = None if niqe is None else load_pristine(niqe)
@@ -56,10 +57,19 @@ def evaluate_unpaired_photos(
         Measurement(
             folder,
             [photo],
-            partial(evaluate_unpaired, methods, [photo], output / folder, scale, model=model, border=border),
+            partial(
+                evaluate_unpaired,
+                methods,
+                [photo],
+                output / folder,
+                scale,
+                model=model,
+                border=border,
+                names={photo: name},
+            ),
         )
         for folder, found in photos.items()
-        for photo in found[:limit]
+        for photo, name in list(zip(found, distinct_names(found), strict=True))[:limit]
     ]
     results = run_jobs(jobs, 1 + len(methods))
     datasets = {folder: summarise_unpaired(records) for folder, records in results.records.items()}

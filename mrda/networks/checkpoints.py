@@ -75,7 +75,10 @@ def load_network(path: str | os.PathLike[str], *, expect: type[nn.Module] | None
     name = f"weights {os.fspath(path)}"
     tensors, metadata = read_safetensors(path)
     if "architecture" not in metadata or "hyperparameters" not in metadata:
-        raise ValueError(f"{name} must name architecture and hyperparameters in the metadata, as save_network does")
+        raise ValueError(
+            f"{name} must name architecture and hyperparameters in the metadata, as save_network does: they were "
+            "written by another program, or hold another network"
+        )
     architecture = metadata["architecture"]
     known: dict[str, Any] = {**ARCHITECTURES, **({} if expect is None else DISCRIMINATORS)}
     if architecture not in known:

@@ -7,7 +7,6 @@ import itertools
 import logging
 import os
 import re
-import unicodedata
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from mrda.core.files import check_name
 from mrda.photo.files import FORMATS
 from mrda.photo.images import SKIMAGE_PREFIX, SUFFIXES, ImageError, Source, source_name
 from mrda.photo.kinds import UNREAD, left_out, no_image
+from mrda.photo.names import folded, suffix_of
 
 _log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def plan(
             )
         if renamed := [job for job in jobs if job.beside and job.target != job.beside[0]]:
             _log.warning(
-                "named by their own suffixes too, because other photos' results would have the same names: %s",
+                "the photo's suffix is kept in the result's name, because another result has the plain one: %s",
                 _some([f"{job.source} -> {job.target}" for job in renamed]),
             )
     return jobs
@@ -211,22 +211,22 @@ def _distinct(photos: Sequence[_Found], output: Path, suffix: str, ext: str) -> 
     alike: dict[str, list[int]] = {}
     for number, job in enumerate(jobs):
         if job.fault is None:
-            alike.setdefault(_folded(job.name), []).append(number)
+            alike.setdefault(folded(os.fspath(job.name)), []).append(number)
     taken = set(alike)
     for group in alike.values():
         if len(group) == 1:
             continue
         group.sort(
-            key=lambda number: (_suffix(jobs[number].source) != jobs[number].name.suffix, _place(jobs[number].source))
+            key=lambda number: (suffix_of(jobs[number].source) != jobs[number].name.suffix, _place(jobs[number].source))
         )
         for number in group[1:]:
             found = photos[number]
-            stem = "_".join(filter(None, (found.stem, _suffix(found.source).removeprefix("."))))
+            stem = "_".join(filter(None, (found.stem, suffix_of(found.source).removeprefix("."))))
             for further in itertools.count(1):
                 jobs[number] = _job(found, output, suffix, ext, stem if further == 1 else f"{stem}_{further}")
-                if _folded(jobs[number].name) not in taken:
+                if folded(os.fspath(jobs[number].name)) not in taken:
                     break
-            taken.add(_folded(jobs[number].name))
+            taken.add(folded(os.fspath(jobs[number].name)))
         beside = tuple(jobs[number].target for number in group)
         for number in group:
             jobs[number] = replace(jobs[number], beside=beside)
@@ -240,7 +240,7 @@ def _job(found: _Found, output: Path, suffix: str, ext: str, stem: str | None = 
     name = found.stem if stem is None else stem
     if Path(name).name != name:
         raise ValueError(f"{source} would be written outside of the output folder")
-    kind = _FORMATS.get(_suffix(source).lower(), "png") if ext == "auto" else ext
+    kind = _FORMATS.get(suffix_of(source).lower(), "png") if ext == "auto" else ext
     return Job(source, output, inside / f"{name}{'_' * bool(suffix)}{suffix}{FORMATS[kind]}", kind)
 
 
@@ -262,15 +262,6 @@ def _is_too_long(target: Path) -> bool:
     except OSError:
         return True
     return False
-
-
-def _folded(name: Path) -> str:
-    """Return a name's form that is the same for all names that some file system takes for one."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", os.fspath(name)).casefold())
-
-
-def _suffix(source: Source) -> str:
-    return "" if str(source).startswith(SKIMAGE_PREFIX) else Path(source).suffix
 
 
 def _place(source: Source) -> tuple[str, str]:

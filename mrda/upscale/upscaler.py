@@ -16,7 +16,7 @@ from mrda.core.checks import check_int
 from mrda.core.memory import free_memory
 from mrda.core.tiling import Tile, tiles
 from mrda.degradations.resample import bicubic
-from mrda.networks import MRDAStudent, Network, load_network, load_official
+from mrda.networks import MRDAStudent, Network, load_any
 from mrda.networks.layers import to_channels_last
 from mrda.networks.prepared import PreparedRDAN
 from mrda.photo.decoding import lost_bits, pixels_of
@@ -36,14 +36,13 @@ def load_weights(path: str | Path) -> Network:
     """Load a network of the method, whichever it is.
 
     Args:
-        path: our safetensors, or a state dict of the authors (.pth or .pt): a file, or anything else that
-            `mrda.upscale.weights.find_weights` finds.
+        path: our safetensors, those of `PyTorchModelHubMixin`, or a state dict of the authors: a file, or anything
+            else that `mrda.upscale.weights.find_weights` finds.
 
     Raises:
-        ValueError: there are no such weights, or the file does not hold a network.
+        ValueError: there are no such weights, or the file does not hold a network; the message says what it holds.
     """
-    path = find_weights(path)
-    return load_official(path) if path.suffix in (".pth", ".pt") else load_network(path)
+    return load_any(find_weights(path))
 
 
 def load_student(path: str | Path) -> MRDAStudent:

@@ -162,7 +162,7 @@ def test_two_photos_of_one_name_are_both_done_as_a_dry_run_says(tmp_path, photo,
     result = run(*command, *manifest)
     assert result.exit_code == 0
     assert one_sentence(result.stderr.splitlines(keepends=True)[0])
-    assert f"the same names: {other} -> {out / 'photo_gif_x2.png'}" in result.stderr
+    assert f"another result has the plain one: {other} -> {out / 'photo_gif_x2.png'}" in result.stderr
     done = [{key: entry[key] for key in ("source", "target")} for entry in json.loads(result.stdout)["done"]]
     assert done == planned
     assert [Path(entry["target"]).name for entry in planned] == ["photo_x2.png", "photo_gif_x2.png"]

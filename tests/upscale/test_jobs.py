@@ -69,7 +69,7 @@ def test_photos_whose_results_would_share_a_name_are_all_done(tmp_path, caplog, 
     given, out = photos(tmp_path / "in", *names), tmp_path / "out"
     assert targets(plan(given, out, suffix="x"), out) == results
     assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith("named by their own suffixes too, because other photos' results would have")
+    assert caplog.messages[0].startswith("the photo's suffix is kept in the result's name, because another result has")
     backward = plan(given[::-1], out, suffix="x")
     assert targets(backward[::-1], out) == results  # whatever the order
     assert all(set(job.beside) <= {other.target for other in backward} for job in backward)
