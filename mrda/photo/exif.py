@@ -24,6 +24,7 @@ _DESCRIPTIVE = frozenset(
 # Descriptions by which programs find their pixels, which are others now.
 _LAYOUTS = (b'{"shape"', b"ImageJ=", b"<?xml", b"<OME")
 _CLASSIC = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 129})  # types that BigTIFF did not add
+_LARGEST_BLOCK = 2**24  # bytes of all tags together
 _LARGEST_VALUE = 2**20  # bytes of a tag that is copied from a TIFF
 
 
@@ -145,8 +146,12 @@ def from_tiff(file: BinaryIO, offset: int) -> tuple[bytes | None, bool]:
 
 
 def _values(tags: TagFile, directory: Directory) -> Iterator[_Value]:
+    total = 0
     for entry in directory.entries:
         if entry.type in _CLASSIC and entry.size <= _LARGEST_VALUE:
+            total += entry.size
+            if total > _LARGEST_BLOCK:
+                raise IFDError("its values are too large together")
             yield _Value(entry.tag, entry.type, entry.number, tags.content(entry))
 
 

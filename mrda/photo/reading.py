@@ -271,7 +271,8 @@ def _frames(source: Source) -> int:
     # In a file opened again, because counting moves away from the first frame.
     try:
         with opened(source) as image:
-            return int(getattr(image, "n_frames", 1))
+            # Of a Photoshop document, whose frames are its layers, the whole is read.
+            return 1 if image.format == "PSD" else int(getattr(image, "n_frames", 1))
     except (ImageError, EOFError):  # the first frame is intact
         return 1
 

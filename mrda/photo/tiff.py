@@ -21,7 +21,7 @@ RAW = (
     "it is a camera's raw file: develop it to TIFF or JPEG with the camera's program, darktable or RawTherapee, and "
     "upscale that"
 )
-_MOST_PAGES = 10_000
+_MOST_PAGES, _MOST_ENTRIES = 10_000, 200_000  # that are looked at
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 259, 262, 277
 _PLANES, _SUB_DIRECTORIES, _EXTRA_SAMPLES, _FORMAT, _DNG = 284, 330, 338, 339, 50706
 _NEW_SUBFILE, _SUBFILE = 254, 255
@@ -90,8 +90,8 @@ class TIFF:
     def _pages(self) -> Iterator[tuple[int, Directory]]:
         """Yield the directories of the main chain, as far as it is intact."""
         seen: set[int] = set()
-        place = self.tags.first
-        while place and place not in seen and len(seen) < _MOST_PAGES:
+        place, entries = self.tags.first, 0
+        while place and place not in seen and len(seen) < _MOST_PAGES and entries < _MOST_ENTRIES:
             seen.add(place)
             try:
                 directory = self.tags.directory(place)
@@ -100,6 +100,7 @@ class TIFF:
                     raise
                 return
             yield place, directory
+            entries += len(directory.entries)
             place = directory.next
 
     def _is_part(self, directory: Directory) -> bool:

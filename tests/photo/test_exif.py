@@ -105,6 +105,23 @@ def test_the_block_in_the_file_is_the_cameras(tmp_path, format, order):
         np.testing.assert_array_equal(again.pixels, large)
 
 
+def test_a_tiff_of_overlapping_directories_and_values_costs_little(tmp_path):
+    block = Block("<")
+    entries = [(0x9000, 7, 2**20, 8)] * 3000
+    listed = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    inner = block.put(struct.pack("<H", len(entries)) + listed + bytes(4))
+    first = block.directory(
+        (256, 4, 1), (257, 4, 1), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 3, 1),
+        (279, 4, 1), (0x8769, 4, inner), (0x010E, 2, "a cat"),
+    )  # fmt: skip
+    struct.pack_into("<I", block.data, 4, first)
+    block.put(bytes(2**20))
+    (tmp_path / "a.tif").write_bytes(block.data)
+    photo = read_photo(tmp_path / "a.tif")
+    assert photo.notices == ("damaged EXIF was left out",)
+    assert photo.pixels.shape == (1, 1)
+
+
 @pytest.mark.parametrize("order", "<>")
 def test_the_block_of_an_avif_is_its_cameras(tmp_path, order):
     block = Block(order)
