@@ -90,6 +90,30 @@ def cicp(primaries: int, transfer: int) -> bytes | None:
     return bytes((primaries & 255, transfer & 255, 0, 1))
 
 
+def has_garbled_names(data: bytes) -> bool:
+    """Check whether names of a HEIC's items are no text, by which pi-heif 1.4 would end the process."""
+    for kind, start, end in boxes(data):
+        if kind != b"meta":
+            continue
+        for inner, first, last in boxes(data, start + 4, end):
+            if inner == b"iinf":
+                entries = first + (6 if data[first : first + 1] == b"\0" else 8)
+                for part, begin, stop in boxes(data, entries, last):
+                    numbers = 8 if data[begin : begin + 1] == b"\2" else 10  # version, flags, item and protection
+                    if part == b"infe" and not _is_text(data[begin + numbers : stop]):
+                        return True
+    return any(kind == b"auxC" and not _is_text(data[start + 4 : end]) for kind, start, end in _properties(data))
+
+
+def _is_text(content: bytes) -> bool:
+    """Check strings, which are in UTF-8."""
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _properties(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     for kind, start, end in boxes(data):
         if kind == b"meta":

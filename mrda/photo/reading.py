@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
+from mrda.core.faults import reason
 from mrda.photo import boxes, plain, tiff
 from mrda.photo.decoding import (
     UnknownFormatError,
@@ -140,11 +141,15 @@ def _open_heic(file: BinaryIO) -> Any:
         import pi_heif
     except ModuleNotFoundError:
         raise ImageError(HEIC) from None
+    file.seek(0)
+    if boxes.has_garbled_names(file.read()):
+        raise ImageError("it is a damaged HEIC photo: names in it are no text")
+    file.seek(0)
     try:
         # The numbers as they are stored; libheif turns the picture upright.
         return pi_heif.open_heif(file, convert_hdr_to_8bit=False, hdr_to_16bit=False)
     except (ValueError, EOFError, SyntaxError, RuntimeError) as error:
-        raise ImageError(f"it is a damaged HEIC photo, or one of a variant that is not read: {error}") from error
+        raise ImageError(f"it is a damaged HEIC photo, or of a variant that is not read: {reason(error)}") from error
 
 
 def _read_heic(source: Source, path: Path, file: BinaryIO, max_pixels: int | None) -> Photo:
@@ -191,7 +196,7 @@ def _read_by_pillow(source: Source, path: Path, max_pixels: int | None) -> Photo
             photo = replace(photo, notices=(*photo.notices, lost))
             return _in_rgb(replace(photo, pixels=shallow), image, mode)
         except (RuntimeError, ValueError, LookupError) as error:
-            raise ImageError(f"its {bits}-bit colours are damaged: {error}") from error
+            raise ImageError(f"its {bits}-bit colours are damaged: {reason(error)}") from error
         if pixels is None or pixels.shape[:2] != (image.height, image.width) or pixels.shape[2:] > (4,):
             lost = _reduced(bits, ", because their format is unusual")
             photo = replace(photo, notices=(*photo.notices, lost))

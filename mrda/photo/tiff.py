@@ -12,6 +12,7 @@ from typing import BinaryIO
 import numpy as np
 import tifffile
 
+from mrda.core.faults import reason
 from mrda.photo.depth import EXTRA, full_range, straight
 from mrda.photo.ifd import Directory, IFDError, TagFile
 from mrda.photo.source import ImageArray, ImageError
@@ -170,7 +171,7 @@ class TIFF:
         except _FAULTS as error:
             if "imagecodecs" in str(error):
                 raise MissingCodecError(f"its compression is not read without imagecodecs: {EXTRA}") from error
-            raise ImageError(f"its {self.bits}-bit pixels are damaged: {error}") from error
+            raise ImageError(f"its {self.bits}-bit pixels are damaged: {reason(error)}") from error
         if self._number(_PLANES, 1) == 2 and samples > 1 and pixels.ndim == 3:
             pixels = np.moveaxis(pixels, 0, -1)
         shape = (self.height, self.width) if samples == 1 else (self.height, self.width, samples)

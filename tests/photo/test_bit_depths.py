@@ -398,6 +398,14 @@ def test_heic_of_10_bits_has_16(tmp_path):
     assert photo.notices == ()
 
 
+def test_a_heic_whose_names_are_no_text_does_not_end_the_process(tmp_path):
+    pytest.importorskip("pi_heif")
+    place = EIGHT_BITS.index(b"mime\0application")
+    (tmp_path / "a.heic").write_bytes(EIGHT_BITS[: place + 2] + b"\xff\xff" + EIGHT_BITS[place + 4 :])
+    with pytest.raises(ImageError, match=r"a\.heic: it is a damaged HEIC photo: names in it are no text"):
+        read_photo(tmp_path / "a.heic")
+
+
 def test_a_heic_without_the_extra_says_which(tmp_path, monkeypatch):
     (tmp_path / "a.heic").write_bytes(EIGHT_BITS)
     monkeypatch.setitem(sys.modules, "pi_heif", None)
