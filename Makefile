@@ -29,7 +29,7 @@ $(BIN)/python:
 	"$(PYTHON)" -m venv $(VENV)
 
 $(STAMP): $(SOURCES) | $(BIN)/python
-	MRDA_KERNELS_EMULATION=1 $(INSTALL) --editable '.[app,dev,deep,demo,docs,export,figures,triton]'
+	MRDA_KERNELS_EMULATION=1 $(INSTALL) --editable '.[app,dev,demo,docs,export,figures,formats,triton]'
 	@touch $@
 
 # Without a GPU the demo needs no CUDA kernels. Its first imports, which compile Python's files, belong to the set-up.

@@ -17,7 +17,8 @@ den, rdan = (onnxruntime.InferenceSession(f"{folder}/{graph}.onnx") for graph in
 facts = rdan.get_modelmeta().custom_metadata_map
 scale, reach = int(facts["scale"]), int(facts["reach"])
 
-lr = np.asarray(ImageOps.exif_transpose(Image.open(photo)).convert("RGB"), np.float32).transpose(2, 0, 1)[None] / 255
+image = Image.open(photo, formats=("JPEG", "PNG", "WEBP", "TIFF"))  # Pillow would have PostScript executed otherwise
+lr = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.float32).transpose(2, 0, 1)[None] / 255
 (degradation,) = den.run(None, {"lr": lr})  # of the whole photo, for all tiles
 
 height, width = lr.shape[2:]

@@ -26,11 +26,10 @@ def start(*arguments, env=os.environ, **options):
     path = os.pathsep.join(filter(None, [str(REPOSITORY), env.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, "-m", "mrda", *map(str, arguments)],
-        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**env, "PYTHONPATH": path},
-        **options,
+        **{"stdout": subprocess.PIPE, **options},
     )
 
 

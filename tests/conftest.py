@@ -5,8 +5,11 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is imported, and so do the processes that tests start
 
+from contextlib import ExitStack
+
 import pytest
 import torch
+from disks import files_of
 from hypothesis import settings
 
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50, print_blob=True)
@@ -54,3 +57,10 @@ def pytest_runtest_makereport():
     report = yield
     report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     return report
+
+
+@pytest.fixture
+def small_files():
+    """A function that limits the size of files for the rest of the test."""
+    with ExitStack() as stack:
+        yield lambda size: stack.enter_context(files_of(size))

@@ -45,3 +45,21 @@ def test_docstrings_begin_with_a_verb_or_name_the_thing(path):
 def test_sentences_are_modern_english(path):
     lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
     assert not [f"line {number}: {line.strip()}" for number, line in lines if ODD.search(line)]
+
+
+def test_one_module_opens_images():
+    """Pillow, given no list of formats, hands PostScript to Ghostscript, whatever the file's suffix."""
+    opening = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Image.open") and not given_formats(node)
+    ]
+    assert not opening
+    inside = ROOT / "mrda"
+    calls = {path for path in inside.rglob("*.py") if re.search(r"(?<!>>> upscaler\()Image\.open\(", path.read_text())}
+    assert calls == {inside / "photo" / "opening.py"}
+
+
+def given_formats(call):
+    return any(keyword.arg == "formats" for keyword in call.keywords)

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mrda.app.work import LOOKED_AT, Enlarged, Weights, enlarge
+from mrda.core.faults import reason
 from mrda.upscale.upscaler import is_out_of_memory
 
 LARGEST_SCALE = 4
@@ -61,6 +62,8 @@ def build_page(choices: Mapping[str, Weights], *, max_pixels: int) -> gr.Blocks:
             raise _refusal("You stopped the upscaling.") from None
         except ValueError as error:
             raise _refusal(_sentence(str(error))) from None
+        except OSError as error:  # of the folder for the result
+            raise _refusal(_sentence(f"the server can't write the result: {reason(error)}")) from None
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

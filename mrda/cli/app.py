@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The root of the command line, where the commands register, and their log on stderr."""
 
+import logging
+import os
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from mrda.core.faults import is_storage_fault, reason
 from mrda.core.progress import log_to_stderr
+
+_log = logging.getLogger(__name__)
 
 
 class _PlainParameters:
@@ -28,7 +33,18 @@ def _no_type(ctx: Any) -> None:
 
 
 class Command(_PlainParameters, TyperCommand):
-    """A command of `mrda`."""
+    """A command of `mrda`, which ends with a sentence, not a traceback, if the disk is full or fails."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if not is_storage_fault(error):
+                raise
+            where = "the output" if error.filename is None else os.fsdecode(error.filename)
+            _log.error("cannot write %s: %s; files that were finished before are kept", where, reason(error))
+            raise typer.Exit(1) from None
 
 
 class Group(_PlainParameters, TyperGroup):

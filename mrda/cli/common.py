@@ -3,7 +3,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
+from mrda.core.faults import reason
 from mrda.core.progress import Task, TerminalProgress
 
 _log = logging.getLogger(__name__)
@@ -48,10 +49,14 @@ def refuse(message: str) -> NoReturn:
 
 
 def chosen_weights(weights: Path | None) -> Path:
-    """Return the weights that were asked for, or the package's default."""
-    from mrda.upscale.weights import default_weights
+    """Return the weights that were asked for, or the package's default; refuse a name that leads nowhere."""
+    from mrda.upscale.weights import default_weights, find_weights
 
-    return Path(default_weights()) if weights is None else weights
+    if weights is None:
+        return Path(default_weights())
+    with refusing():  # before torch is imported, which takes seconds
+        find_weights(weights)
+    return weights
 
 
 @contextmanager
@@ -80,7 +85,28 @@ def check_output_file(option: str, path: Path | None) -> None:
     try:
         check_writable(path)
     except OSError as error:
-        refuse(f"{option} {path} can't be written: {error.strerror}")
+        refuse(f"{option} {path} can't be written: {reason(error)}")
+
+
+def save_outputs(writers: Mapping[str, tuple[Path | None, Callable[[Path], None]]]) -> bool:
+    """Write the files that options name, each as far as its disk allows, after the results have been printed.
+
+    Args:
+        writers: by option, its file (None is no file) and the function that writes it.
+
+    Returns:
+        True if all were written; the reason why one was not is logged.
+    """
+    complete = True
+    for option, (path, write) in writers.items():
+        if path is None:
+            continue
+        try:
+            write(path)
+        except OSError as error:
+            complete = False
+            _log.error("%s %s can't be written: %s; the table above is complete", option, path, reason(error))
+    return complete
 
 
 def progress(description: str, total: float) -> AbstractContextManager[Task]:

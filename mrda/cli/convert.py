@@ -8,6 +8,7 @@ import typer
 
 from mrda.cli.app import app
 from mrda.cli.common import check_output_file, refuse, refusing
+from mrda.core.faults import reason
 
 
 @app.command(
@@ -34,5 +35,5 @@ def convert(
         try:
             network = convert_weights(source, target)
         except OSError as error:
-            refuse(f"{target} can't be written: {error.strerror or error}")
+            refuse(f"{target} can't be written: {reason(error)}")
     typer.echo(f"{target}: {type(network).__name__} x{network.scale}")

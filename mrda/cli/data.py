@@ -9,6 +9,7 @@ import typer
 
 from mrda.cli.app import add_group
 from mrda.cli.common import OutputFolder, print_table, refuse
+from mrda.core.faults import reason
 from mrda.core.progress import TerminalProgress
 
 if TYPE_CHECKING:
@@ -57,12 +58,12 @@ def prepare(
     except ValueError as error:
         refuse(str(error))
     except OSError as error:
-        _log.error("cannot write %s: %s", cache, error.strerror or error)
+        _log.error("cannot write %s: %s; nothing was kept of it", cache, reason(error))
         raise typer.Exit(1) from None
     for failure in result.failures:
         _log.warning(failure)
-    for reason in result.left_out:
-        _log.warning("left out: %s", reason)
+    for why in result.left_out:
+        _log.warning("left out: %s", why)
     counts = result.counts
     typer.echo(f"{cache}: {counts.photos:,} photos in {counts.tiles:,} tiles, {_bytes(counts.bytes)}")
     raise typer.Exit(1 if result.failures else 0)
@@ -98,7 +99,7 @@ def download(
         except DownloadError as error:
             _log.error(str(error))
         except OSError as error:
-            _log.error("cannot write %s: %s", error.filename or output, error.strerror or error)
+            _log.error("cannot write %s: %s", error.filename or output, reason(error))
         else:
             done.append(f"{dataset.name}: {folder}")
     for line in done:

@@ -9,6 +9,7 @@ import typer
 
 from mrda.cli.app import app
 from mrda.cli.common import OutputFolder, progress, refuse, refusing
+from mrda.core.faults import is_full, is_storage_fault, reason
 from mrda.core.files import make_folder
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def degrade(
 
     from mrda.cli.degrade_steps import draw_steps
     from mrda.config.load import load_config
-    from mrda.photo.images import find_images, read_rgb, source_name, to_array, to_tensor, write_image
+    from mrda.photo.images import find_images, read_rgb, to_array, to_tensor, write_image
+    from mrda.photo.names import distinct_names
 
     with refusing():
         if config is None:
@@ -79,13 +81,10 @@ def degrade(
             settings = load_config(config, overrides or (), preset=preset or "recommended")
         steps_of = _steps(settings)
         sources = find_images(photos)
-        names = [source_name(source) for source in sources]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(f"two photos are named {twice}, so one result would overwrite the other: rename one")
+        names = distinct_names(sources, joint="_")
         make_folder(output, "output folder")
 
-    failed = 0
+    failed = done = 0
     with progress("degrading", len(sources)) as task:
         for source, name in zip(sources, names, strict=True):
             try:
@@ -97,7 +96,14 @@ def degrade(
                 _log.error("%s: %s", source, error)
                 failed += 1
             except OSError as error:
-                refuse(f"{output} can't be written to: {error.strerror or error}")
+                if is_full(error) or not is_storage_fault(error):
+                    kept = f"{done} of {len(sources)} photos were degraded before"
+                    refuse(f"{output} can't be written to: {reason(error)}; {kept}")
+                # Otherwise it is this file's alone, such as too long a name.
+                _log.error("%s: cannot write %s: %s", source, error.filename, reason(error))
+                failed += 1
+            else:
+                done += 1
             task.advance()
     typer.echo(f"{len(sources) - failed} of {len(sources)} photos degraded into {output}", err=True)
     raise typer.Exit(1 if failed else 0)

@@ -15,9 +15,11 @@ from mrda.cli.common import (
     Weights,
     check_folder,
     check_output_file,
+    chosen_weights,
     print_table,
     refuse,
     refusing,
+    save_outputs,
 )
 from mrda.cli.evaluate_jobs import Measurement, run_jobs
 
@@ -132,6 +134,8 @@ def evaluate(
     """
     folders, peer_files = _split(data, peers or [], more or [])
     _check_method(method, weights, mln, steps, peer_files)
+    if weights is not None:
+        chosen_weights(weights)
     if limit is not None and limit < 1:
         refuse(f"--limit is {limit}, but must be at least 1")
     files = {"--json": json_file, "--csv": csv_file, "--markdown": markdown_file}
@@ -168,9 +172,9 @@ def evaluate(
     options = _Options(downsample or "bicubic", border, variant or ("matlab" if real else "released"), seed)
     per_photo = (1 + len(methods)) * (1 if degradations is None else len(degradations))
     jobs = [
-        _job(folder, methods, photo, degradations, scale, options, perceptual)
+        _job(folder, methods, photo, name, degradations, scale, options, perceptual)
         for folder, found in photos.items()
-        for photo in found[:limit]
+        for photo, name in _with_names(found)[:limit]
     ]
     results = run_jobs(jobs, per_photo)
     datasets = {folder: summarise(measured) for folder, measured in results.records.items()}
@@ -178,13 +182,17 @@ def evaluate(
     console = Console()
     width = console.width if console.is_terminal else None
     print_table(markdown(datasets, protocol, scale, photos=counts, width=width))
-    if json_file is not None:
-        write_json(json_file, {"datasets": datasets})
-    if csv_file is not None:
-        write_scores(csv_file, results.records)
-    if markdown_file is not None:
-        write_text(markdown_file, markdown(datasets, protocol, scale, photos=counts))
-    raise typer.Exit(0 if sum(results.done.values()) == len(jobs) else 1)
+    saved = save_outputs(
+        {
+            "--json": (json_file, lambda path: write_json(path, {"datasets": datasets})),
+            "--csv": (csv_file, lambda path: write_scores(path, results.records)),
+            "--markdown": (
+                markdown_file,
+                lambda path: write_text(path, markdown(datasets, protocol, scale, photos=counts)),
+            ),
+        }
+    )
+    raise typer.Exit(0 if saved and sum(results.done.values()) == len(jobs) else 1)
 
 
 class _Options(NamedTuple):
@@ -209,6 +217,7 @@ def _job(
     folder: str,
     methods: "dict[str, Method]",
     photo: "Source | Pair",
+    name: str,
     degradations: "list[Condition] | None",
     scale: int,
     options: _Options,
@@ -223,9 +232,19 @@ def _job(
                 methods, [photo], scale, border=options.border, variant=options.variant, lpips=perceptual
             )
         assert degradations is not None
-        return evaluate_photos(methods, [photo], degradations, scale, **options._asdict())
+        return evaluate_photos(methods, [photo], degradations, scale, names={photo: name}, **options._asdict())
 
     return Measurement(folder, photo[1:] if isinstance(photo, Pair) else [photo], run)
+
+
+def _with_names(found: "Sequence[Source | Pair]") -> "list[tuple[Source | Pair, str]]":
+    """Return photos with their names in the tables."""
+    from mrda.evaluation.paired import Pair
+    from mrda.photo.names import distinct_names
+
+    photos = [photo for photo in found if not isinstance(photo, Pair)]
+    names = distinct_names(photos) if photos else [photo.name for photo in found if isinstance(photo, Pair)]
+    return list(zip(found, names, strict=True))
 
 
 def _unpaired(

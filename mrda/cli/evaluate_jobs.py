@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mrda.cli.common import progress
+from mrda.core.faults import reason
 
 if TYPE_CHECKING:
     from mrda.photo.images import Source
@@ -76,7 +77,10 @@ def _run(job: Measurement[RecordT], step: Callable[[], None]) -> tuple[list[Reco
         for record in job.run():
             measured.append(record)
             step()
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        place = "" if error.filename is None else f"cannot write {error.filename}: "
+        return measured, f"{job.files[-1]}: {place}{reason(error)}"
+    except ValueError as error:
         named = any(os.fspath(file) in str(error) for file in job.files)
         return measured, str(error) if named else f"{job.files[-1]}: {error}"
     except (MemoryError, RuntimeError) as error:

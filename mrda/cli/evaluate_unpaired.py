@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mrda.cli.common import print_table, refusing
+from mrda.cli.common import print_table, refusing, save_outputs
 from mrda.cli.evaluate_jobs import Measurement, run_jobs
 from mrda.core.files import make_folder
 
@@ -39,13 +39,14 @@ def evaluate_unpaired_photos(
         files: files for the tables, by option: "--json", "--csv" and "--markdown".
 
     Returns:
-        True if no photo failed.
+        True if no photo failed and all files were written.
     """
     from mrda.core.files import write_text
     from mrda.evaluation.niqe import load_pristine
     from mrda.evaluation.tables import write_json
     from mrda.evaluation.tables_unpaired import markdown_unpaired, summarise_unpaired, write_scores_unpaired
     from mrda.evaluation.unpaired import check_pictures, evaluate_unpaired
+    from mrda.photo.names import distinct_names
 
     with refusing():
         model = None if niqe is None else load_pristine(niqe)
@@ -56,20 +57,30 @@ def evaluate_unpaired_photos(
         Measurement(
             folder,
             [photo],
-            partial(evaluate_unpaired, methods, [photo], output / folder, scale, model=model, border=border),
+            partial(
+                evaluate_unpaired,
+                methods,
+                [photo],
+                output / folder,
+                scale,
+                model=model,
+                border=border,
+                names={photo: name},
+            ),
         )
         for folder, found in photos.items()
-        for photo in found[:limit]
+        for photo, name in list(zip(found, distinct_names(found), strict=True))[:limit]
     ]
     results = run_jobs(jobs, 1 + len(methods))
     datasets = {folder: summarise_unpaired(records) for folder, records in results.records.items()}
     counts = {folder: (results.done.get(folder, 0), len(found)) for folder, found in photos.items()}
     text = markdown_unpaired(datasets, photos=counts)
     print_table(text)
-    if (path := files["--json"]) is not None:
-        write_json(path, {"datasets": datasets})
-    if (path := files["--csv"]) is not None:
-        write_scores_unpaired(path, results.records)
-    if (path := files["--markdown"]) is not None:
-        write_text(path, text)
-    return sum(results.done.values()) == len(jobs)
+    saved = save_outputs(
+        {
+            "--json": (files["--json"], lambda path: write_json(path, {"datasets": datasets})),
+            "--csv": (files["--csv"], lambda path: write_scores_unpaired(path, results.records)),
+            "--markdown": (files["--markdown"], lambda path: write_text(path, text)),
+        }
+    )
+    return saved and sum(results.done.values()) == len(jobs)

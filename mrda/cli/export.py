@@ -9,6 +9,7 @@ import typer
 
 from mrda.cli.app import app
 from mrda.cli.common import OutputFolder, Weights, chosen_weights, progress, refuse, refusing
+from mrda.core.faults import reason
 from mrda.core.progress import Share
 
 _log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def export(
         with progress("exporting", 1) as task:
             largest = export_student(network, output, format, progress=Share(task))
     except OSError as failure:
-        refuse(f"the output folder {output} can't be written to: {failure.strerror or failure}")
+        refuse(f"the output folder {output} can't be written to: {reason(failure)}")
     except ExportError as failure:
         _log.error(str(failure))
         raise typer.Exit(1) from None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrda.cli.app import app
-from mrda.cli.common import refuse, refusing
+from mrda.cli.common import chosen_weights, refuse, refusing
 
 if TYPE_CHECKING:
     from mrda.networks import Network
@@ -42,6 +42,8 @@ def info(
         return
     if weights is not None and model is not None:
         refuse(f"--model {model} and the weights {weights} can't be combined: give one of them")
+    if weights is not None:
+        weights = chosen_weights(weights)
     from mrda.networks.complexity import LR_HEIGHT, LR_WIDTH
 
     with refusing():

@@ -83,7 +83,7 @@ def train(
         _print_plan([plan_stage(settings, name, done=0, micro_batches=micro_batches) for name in names])
         typer.echo(settings.to_yaml(), nl=False)
         return
-    from mrda.training import Run, RunRefusedError
+    from mrda.training import Run, RunRefusedError, RunStoppedError
 
     if run_dir is None:
         name = config.replace("/", "-") if config in configs() else Path(config).stem
@@ -95,7 +95,7 @@ def train(
         weights = run.train()
     except RunRefusedError as error:
         refuse(str(error))
-    except FloatingPointError as error:
+    except (FloatingPointError, RunStoppedError) as error:
         _log.error(str(error))
         raise typer.Exit(1) from None
     if run.is_main:

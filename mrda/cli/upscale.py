@@ -83,7 +83,11 @@ def upscale(
         Literal["auto", "png", "jpg", "webp", "tiff"],
         typer.Option(help="Format of the results; auto keeps that of each photo."),
     ] = "auto",
-    quality: Annotated[int, typer.Option(help="Quality of JPEG and WebP.", min=1, max=100, metavar="N")] = 95,
+    quality: Annotated[int, typer.Option(help="Quality of JPEG and lossy WebP.", min=1, max=100, metavar="N")] = 95,
+    lossless: Annotated[
+        bool | None,
+        typer.Option("--lossless/--lossy", help="Write WebP without loss (default: as the photo is)."),
+    ] = None,
     dtype: DType = "auto",
     device: Device = None,
     skip_existing: Annotated[
@@ -138,7 +142,10 @@ def upscale(
     with refusing():
         share = mine(every)
         make_folder(output, "output folder")
-    sweep(share, name)
+    sweep(share)
+    for job in share:
+        if job.fault is not None:
+            _log.error(job.fault)
     results: list[Result] = []
     for result in upscale_photos(
         upscaler,
@@ -146,13 +153,14 @@ def upscale(
         scale=scale,
         workers=jobs,
         quality=quality,
+        lossless=lossless,
         max_pixels=max_pixels,
         skip_existing=skip_existing,
         manifest=done,
         progress=TerminalProgress(),
     ):
         results.append(result)
-        if result.reason is not None:
+        if result.reason is not None and result.job.fault is None:
             _log.error(result.reason)
         for notice in result.notices:
             _log.warning("%s: %s", result.job.source, notice)

@@ -7,8 +7,10 @@ import ctypes
 import os
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 _LARGEST_HEAP_BLOCK = 32 << 20  # bytes; the largest mmap threshold that glibc accepts
@@ -31,6 +33,8 @@ def keep_freed_memory() -> None:
 def free_memory(device: torch.device) -> int:
     """Return the bytes that are free on a device; 1 GiB if the system does not report them."""
     if device.type == "cuda":
+        import torch  # not above, because every command begins here, and importing it takes seconds
+
         free, _ = torch.cuda.mem_get_info(device)
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return free + unused

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mrda.core.files import sync
+
 
 @contextmanager
 def whole_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
@@ -56,4 +58,4 @@ def _flush(folder: Path) -> None:
     for file in folder.rglob("*"):
         if file.is_file():
             with open(file, "rb+") as opened:
-                os.fsync(opened.fileno())
+                sync(opened.fileno())

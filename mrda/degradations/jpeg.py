@@ -118,14 +118,17 @@ def _encoded(images: Tensor, quality: Tensor) -> Tensor:
 
     Threads would not help: at the size of patches, too little of the encoder's time is spent without Python's lock.
     """
-    from PIL import Image  # imported here, because other degradations require torch alone
+    # Imported here, because other degradations require torch alone.
+    from PIL import Image
+
+    from mrda.photo.opening import open_image
 
     pixels = _levels(images).byte().permute(0, 2, 3, 1).contiguous().numpy()
     decoded = np.empty_like(pixels)
     for index, level in enumerate(quality.round().int().expand(len(pixels)).tolist()):
         file = io.BytesIO()
         Image.fromarray(pixels[index]).save(file, "JPEG", quality=level, subsampling=_SUBSAMPLING)
-        with Image.open(file, formats=("JPEG",)) as image:
+        with open_image(file, ("JPEG",)) as image:
             decoded[index] = image
     planes = torch.from_numpy(decoded).permute(0, 3, 1, 2)
     return planes.to(torch.float32, memory_format=torch.contiguous_format).div_(255)

@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mrda.core.checks import check_image, check_int
+from mrda.core.faults import reason
 from mrda.core.files import atomic_write
 from mrda.degradations.quantize import quantize
 from mrda.degradations.resample import bicubic
-from mrda.networks.reading import UNREADABLE, reason
+from mrda.networks.reading import UNREADABLE
 
 FEATURES = 36
 BLOCK = 96
@@ -131,8 +132,8 @@ def save_pristine(model: PristineModel, path: str | os.PathLike[str]) -> None:
     """
     if Path(path).suffix != ".npz":
         raise ValueError(f"path is {os.fspath(path)}, but must end in .npz")
-    with atomic_write(Path(path)) as temporary:
-        np.savez(temporary, mu_pris_param=model.mean.numpy()[None], cov_pris_param=model.covariance.numpy())
+    with atomic_write(path) as file:
+        np.savez(file, mu_pris_param=model.mean.numpy()[None], cov_pris_param=model.covariance.numpy())
 
 
 _MEAN_KEYS = ("mu_pris_param", "mu_prisparam")

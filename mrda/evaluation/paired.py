@@ -22,6 +22,8 @@ from mrda.photo.images import ImageError, find_images, read_rgb, source_name, to
 REAL = "real"
 """The protocol's name, and that of its only condition."""
 
+_BEGINNING = "^im(g|age)?_"
+
 BORDER = 4
 """HR pixels left out along each border, at any scale."""
 
@@ -50,10 +52,11 @@ def find_pairs(folder: str | Path, scale: int) -> list[Pair]:
     """List the pairs of a data set.
 
     Files of the same name (without suffix) are a pair. The others are paired by their names without `_LR`, `_LR4`,
-    `_x4`, `x4` or `_LRx4` (with the scale for 4) at the end of LR's and `_HR` at the end of HR's.
+    `_x4`, `x4` or `_LRx4` (with the scale for 4) at the end of LR's, `_HR` or `_GT` at the end of HR's, and `im_`,
+    `img_` or `image_` at the beginning of either, as in DIV2KRK.
 
     Args:
-        folder: holds the folders LR and HR, in upper or lower case.
+        folder: holds the folders LR (or LR_x4, with the scale for 4) and HR (or GT), in upper or lower case.
         scale: the factor between LR and HR; 2, 3 or 4.
 
     Returns:
@@ -64,18 +67,27 @@ def find_pairs(folder: str | Path, scale: int) -> list[Pair]:
         ValueError: there is no LR or HR folder, a photo has no counterpart, or two have the same one.
     """
     check_scale(scale)
-    lr, hr = ({source_name(path): path for path in _photos(folder, kind)} for kind in ("LR", "HR"))
+    kinds = {"LR": rf"LR(_?X{scale})?", "HR": r"HR|GT"}
+    lr, hr = ({source_name(path): path for path in _photos(folder, *kind)} for kind in kinds.items())
     found = {name: Pair(name, lr.pop(name), hr.pop(name)) for name in sorted(lr.keys() & hr.keys())}
     lr_rest = _stripped(lr, rf"(_LR(x?{scale})?|_?x{scale})$")
-    hr_rest = _stripped(hr, r"_HR$")
-    for rest, others, missing in ((lr_rest, hr_rest, "HR"), (hr_rest, lr_rest, "LR")):
+    hr_rest = _stripped(hr, r"_(HR|GT)$")
+    endings = {"HR": "_HR or _GT", "LR": f"_LR, _LR{scale}, _LRx{scale} or _x{scale}"}
+    # Names that are not the same yet may differ in their beginnings.
+    lr_other = _stripped({name: path for name, path in lr_rest.items() if name not in hr_rest}, _BEGINNING)
+    hr_other = _stripped({name: path for name, path in hr_rest.items() if name not in lr_rest}, _BEGINNING)
+    for rest, others, missing in ((lr_other, hr_other, "HR"), (hr_other, lr_other, "LR")):
         for name, path in rest.items():
             if name not in others:
-                raise ValueError(f"{path} has no counterpart named {name} in the {missing} folder")
-    for name, path in lr_rest.items():
+                raise ValueError(
+                    f"{path} has no counterpart named {name} in the {missing} folder, where {endings[missing]} may "
+                    "follow the name, and im_, img_ or image_ precede it"
+                )
+    same = {name: path for name, path in lr_rest.items() if name in hr_rest}
+    for name, path in [*same.items(), *lr_other.items()]:
         if name in found:
             raise ValueError(f"{path} and {found[name].lr} are both the LR photo of {name}")
-        found[name] = Pair(name, path, hr_rest[name])
+        found[name] = Pair(name, path, hr_rest[name] if name in same else hr_other[name])
     return [found[name] for name in sorted(found)]
 
 
@@ -155,9 +167,17 @@ def _measure(methods: Mapping[str, Method], pair: Pair, sample: Sample, variant:
     return measure(methods, sample, source=pair.hr, image=pair.name, condition=REAL, border=BORDER, variant=variant)
 
 
-def _photos(folder: str | Path, kind: str) -> list[Path]:
-    """List the images of the folder LR or HR, and refuse two that differ in their suffix alone."""
-    inside = [Path(entry) for entry in os.scandir(folder) if entry.is_dir() and entry.name.upper() == kind]
+def _photos(folder: str | Path, kind: str, pattern: str) -> list[Path]:
+    """List the images of the folder LR or HR, and refuse two that differ in their suffix alone.
+
+    Args:
+        folder: the folder above.
+        kind: LR or HR.
+        pattern: a regular expression of its names in upper case; `kind` itself comes first.
+    """
+    folders = [Path(entry) for entry in os.scandir(folder) if entry.is_dir()]
+    inside = [path for path in folders if path.name.upper() == kind]
+    inside = inside or [path for path in folders if re.fullmatch(pattern, path.name.upper())]
     if len(inside) != 1:
         many = "only one of" if inside else "the folder"
         raise ValueError(f"{folder} must hold {many} {kind} or {kind.lower()}, as real pairs lie in LR and HR")
@@ -169,11 +189,11 @@ def _photos(folder: str | Path, kind: str) -> list[Path]:
     return photos
 
 
-def _stripped(photos: Mapping[str, Path], suffix: str) -> dict[str, Path]:
-    """Photos by their names without a suffix, which is a regular expression in upper or lower case."""
+def _stripped(photos: Mapping[str, Path], part: str) -> dict[str, Path]:
+    """Photos by their names without a part, which is a regular expression in upper or lower case."""
     named: dict[str, Path] = {}
     for stem, path in photos.items():
-        name = re.sub(suffix, "", stem, flags=re.IGNORECASE)
+        name = re.sub(part, "", stem, flags=re.IGNORECASE)
         if name in named:
             raise ValueError(f"{named[name]} and {path.name} are both named {name}, so their partner is not known")
         named[name] = path

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from mrda.core.checks import SCALES
+from mrda.core.faults import reason
 from mrda.evaluation.samples import Method, Sample
-from mrda.networks.reading import UNREADABLE, reason
+from mrda.networks.reading import UNREADABLE
 from mrda.upscale.upscaler import is_out_of_memory
 
 # Exceptions that Spandrel and its readers raise for damaged files, besides Spandrel's own.

@@ -11,7 +11,8 @@ from mrda.degradations.kernels import anisotropic_gaussian, isotropic_gaussian
 from mrda.evaluation.methods import bicubic_method
 from mrda.evaluation.metrics import psnr_y, ssim_y
 from mrda.evaluation.samples import Condition, Method, Sample, make_sample
-from mrda.photo.images import Source, read_rgb, source_name, to_tensor
+from mrda.photo.images import Source, read_rgb, to_tensor
+from mrda.photo.names import distinct_names
 
 GAUSSIAN8_RANGE = {2: (0.80, 1.60), 3: (1.35, 2.40), 4: (1.80, 3.20)}
 """The narrowest and the widest of Gaussian8's blurs by scale: standard deviations in HR pixels."""
@@ -150,6 +151,7 @@ def evaluate(
     border: str = "clamp",
     lr_up_from: str = "raw",
     variant: str = "released",
+    names: Mapping[Source, str] | None = None,
 ) -> Iterator[Record]:
     """Measure methods, and bicubic upscaling before them, image by image and condition by condition.
 
@@ -166,6 +168,7 @@ def evaluate(
         border: see `mrda.degradations.degrade`; bicubic upscaling follows it too.
         lr_up_from: see `mrda.degradations.degrade`.
         variant: variant of the metrics, see `mrda.evaluation.metrics`.
+        names: names of the photographs in the records; None names them so that no two are the same.
 
     Yields:
         For each image and condition the record of bicubic, then those of the methods.
@@ -177,9 +180,11 @@ def evaluate(
     """
     degradations = conditions(protocol, scale) if isinstance(protocol, str) else protocol
     methods = {BICUBIC: bicubic_method(scale, border), **methods}
+    images = list(images)
+    names = dict(zip(images, distinct_names(images), strict=True)) if names is None else names
     for source in images:
         hr = crop_to_multiple(to_tensor(read_rgb(source)), scale)
-        name = source_name(source)
+        name = names[source]
         for condition in degradations:
             sample = make_sample(
                 hr,

@@ -15,7 +15,8 @@ from mrda.evaluation.methods import bicubic_method
 from mrda.evaluation.niqe import PristineModel, niqe
 from mrda.evaluation.protocols import BICUBIC
 from mrda.evaluation.samples import Method, Sample
-from mrda.photo.images import Source, read_rgb, source_name, to_array, to_tensor, write_image
+from mrda.photo.images import Source, read_rgb, to_array, to_tensor, write_image
+from mrda.photo.names import distinct_names
 
 UNPAIRED = "unpaired"
 """The protocol's name."""
@@ -56,6 +57,7 @@ def evaluate_unpaired(
     *,
     model: PristineModel | None = None,
     border: str = "clamp",
+    names: Mapping[Source, str] | None = None,
 ) -> Iterator[UnpairedRecord]:
     """Upscale photographs by methods, and by bicubic before them, into `output`/METHOD/NAME.png, 8-bit RGB.
 
@@ -64,11 +66,12 @@ def evaluate_unpaired(
 
     Args:
         methods: blind methods by name; may be empty.
-        photos: LR, with names that differ.
+        photos: LR.
         output: a folder.
         scale: the factor of all methods.
         model: model of pristine photographs, see `mrda.evaluation.niqe`; None leaves NIQE out.
         border: border of bicubic upscaling, see `mrda.degradations.bicubic`.
+        names: names of the photographs; None names them so that no two are the same.
 
     Yields:
         For each photograph the record of bicubic, then those of the methods.
@@ -79,8 +82,10 @@ def evaluate_unpaired(
         OSError: a picture can't be written.
     """
     methods = {BICUBIC: bicubic_method(scale, border), **methods}
+    photos = list(photos)
+    names = dict(zip(photos, distinct_names(photos), strict=True)) if names is None else names
     for source in photos:
-        sample, name = read_unpaired(source, scale, border), source_name(source)
+        sample, name = read_unpaired(source, scale, border), names[source]
         pictures = {}
         for label, upscale in methods.items():
             sr = upscale(sample).detach().cpu().float()
@@ -99,15 +104,10 @@ def picture_path(output: Path, method: str, name: str) -> Path:
 
 
 def check_pictures(photos: Sequence[Source], methods: Iterable[str], output: Path) -> None:
-    """Raise ValueError where the pictures of two photographs would have one name, or one would replace a photograph."""
-    named: dict[str, Source] = {}
-    for source in photos:
-        other = named.setdefault(source_name(source), source)
-        if other is not source:
-            raise ValueError(f"{other} and {source} have the same name, and so would their pictures in {output}")
+    """Raise ValueError if a picture would replace a photograph."""
     inputs = {Path(source).resolve() for source in photos}
     for method in (BICUBIC, *methods):
-        for name in named:
+        for name in distinct_names(photos):
             path = picture_path(output, method, name)
             if path.resolve() in inputs:
                 raise ValueError(f"{path} is one of the photos to upscale, and would be overwritten")

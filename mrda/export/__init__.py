@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class ExportError(RuntimeError):
 class Format(NamedTuple):
     """The functions of one format."""
 
-    write: Callable[[ExportedProgram, Path, tuple[str, ...], str, Mapping[str, str]], None]
+    write: Callable[[ExportedProgram, BinaryIO, tuple[str, ...], str, Mapping[str, str]], None]
     """Write a graph, given the names of inputs and output and the metadata."""
     load: Callable[[Path], Callable[..., Tensor]]
     """Load a file as a function of tensors."""
@@ -99,13 +99,14 @@ def export_student(
     tell = progress or (lambda _: None)
     with ExitStack() as stack, torch.no_grad(), _quiet():
         written = [stack.enter_context(atomic_write(target)) for target in targets]
-        for done, (graph, path) in enumerate(zip(GRAPHS, written, strict=True)):
+        for done, (graph, file) in enumerate(zip(GRAPHS, written, strict=True)):
             inputs, output = GRAPHS[graph]
             program = _trace(getattr(network, graph), network.rdan.idr_dim, len(inputs))
             tell(done / 2 + 0.2)
-            write(program, path, inputs, output, _metadata(network, graph))
+            write(program, file, inputs, output, _metadata(network, graph))
+            file.flush()
             tell(done / 2 + 0.4)
-        return _check(network, *(load(path) for path in written))
+        return _check(network, *(load(Path(file.name)) for file in written))
 
 
 def _format(name: str) -> Format:

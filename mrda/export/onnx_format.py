@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import onnxruntime
 import torch
@@ -22,7 +22,7 @@ _END = 2**31 - 1  # as the end of a slice: up to the last element
 
 
 def write(
-    program: ExportedProgram, path: Path, inputs: tuple[str, ...], output: str, metadata: Mapping[str, str]
+    program: ExportedProgram, file: BinaryIO, inputs: tuple[str, ...], output: str, metadata: Mapping[str, str]
 ) -> None:
     """Write a graph, with the names of its inputs and its output, and metadata as the file's properties."""
     exported = torch.onnx.export(
@@ -43,7 +43,7 @@ def write(
     for node in exported.model.graph:
         node.metadata_props.clear()  # the origin of each node in PyTorch: a tenth of the file
     exported.model.metadata_props.update(metadata)
-    exported.save(str(path))
+    file.write(exported.model_proto.SerializeToString())
 
 
 def load(path: Path) -> Callable[..., Tensor]:

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -21,14 +21,14 @@ METADATA = "mrda.json"
 
 
 def write(
-    program: ExportedProgram, path: Path, inputs: tuple[str, ...], output: str, metadata: Mapping[str, str]
+    program: ExportedProgram, file: BinaryIO, inputs: tuple[str, ...], output: str, metadata: Mapping[str, str]
 ) -> None:
     """Write a graph; the names are ignored, because it takes its inputs by position."""
     if any(node.target in _PLAIN for node in program.graph.nodes):
         program = program.run_decompositions(_PLAIN)
     buffer = io.BytesIO()  # torch.export.save would write a file's name into the file
     torch.export.save(program, buffer, extra_files={METADATA: json.dumps(dict(metadata))})
-    path.write_bytes(buffer.getvalue())
+    file.write(buffer.getbuffer())
 
 
 def load(path: Path) -> Callable[..., Tensor]:

@@ -15,6 +15,7 @@ from mrda.networks.rda_conv import DASRConv, RDAConv, StaticConv
 from mrda.networks.rdan import RDAB, RDAN
 from mrda.networks.reading import read_metadata, read_pickle
 from mrda.networks.registry import Network
+from mrda.networks.unlabelled import load_any
 from mrda.networks.vgg import VGG, load_vgg
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "UNetDiscriminator",
     "complexity",
     "convert_weights",
+    "load_any",
     "load_discriminator",
     "load_network",
     "load_official",

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any, overload
 
 from torch import nn
 
+from mrda.core.faults import reason
 from mrda.core.files import atomic_write
 from mrda.networks.discriminator import UNetDiscriminator
-from mrda.networks.reading import read_safetensors, reason
+from mrda.networks.reading import read_safetensors
 from mrda.networks.registry import ARCHITECTURES, DISCRIMINATORS, Network, build, check_network, check_tensors
 
 OWN_KEYS = ("architecture", "hyperparameters", "scale")
@@ -49,8 +49,8 @@ def save_network(network: Network | UNetDiscriminator, path: str | os.PathLike[s
         **({"scale": str(options["scale"])} if "scale" in options else {}),
     }
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    with atomic_write(Path(path)) as temporary:
-        temporary.write_bytes(save(tensors, entries))
+    with atomic_write(path) as file:
+        file.write(save(tensors, entries))
 
 
 @overload
@@ -75,7 +75,10 @@ def load_network(path: str | os.PathLike[str], *, expect: type[nn.Module] | None
     name = f"weights {os.fspath(path)}"
     tensors, metadata = read_safetensors(path)
     if "architecture" not in metadata or "hyperparameters" not in metadata:
-        raise ValueError(f"{name} must name architecture and hyperparameters in the metadata, as save_network does")
+        raise ValueError(
+            f"{name} must name architecture and hyperparameters in the metadata, as save_network does: they were "
+            "written by another program, or hold another network"
+        )
     architecture = metadata["architecture"]
     known: dict[str, Any] = {**ARCHITECTURES, **({} if expect is None else DISCRIMINATORS)}
     if architecture not in known:

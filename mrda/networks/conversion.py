@@ -57,8 +57,8 @@ def convert_weights(source: str | os.PathLike[str], target: str | os.PathLike[st
     state = to_official(network)
     buffer = io.BytesIO()  # torch.save would write a file's name into the file
     torch.save(state, buffer)
-    with atomic_write(target) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+    with atomic_write(target) as file:
+        file.write(buffer.getbuffer())
     return network
 
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mrda.core.faults import reason
 from mrda.networks.checkpoints import load_network
 from mrda.networks.discriminator import UNetDiscriminator
 from mrda.networks.official import read_official
-from mrda.networks.reading import reason
 from mrda.networks.registry import build, check_tensors
 
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mrda.core.faults import reason
+from mrda.networks.kinds import kind_of_weights
 from mrda.networks.mln import MLN
 from mrda.networks.mrda import MRDAOracle, MRDAStudent, MRDATeacher
 from mrda.networks.rdan import DIV2K_RGB_MEAN
-from mrda.networks.reading import read_pickle, read_safetensors, reason
+from mrda.networks.reading import read_pickle, read_safetensors
 from mrda.networks.registry import Network, NetworkClass, build, check_network, check_tensors
 
 # Our names on the left, the published ones on the right; the first match of each line is replaced.
@@ -88,7 +89,7 @@ def read_official(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[st
     name = _name(source)
     if isinstance(source, Mapping):
         loaded: Any = source
-    elif Path(source).suffix == ".safetensors":
+    elif kind_of_weights(source) == "safetensors":
         loaded, _ = read_safetensors(source)
     else:
         loaded = read_pickle(source)
@@ -190,8 +191,8 @@ def _recognise(name: str, state: Mapping[str, Tensor]) -> NetworkClass:
         return MLN
     found = ", ".join(sorted(prefixes)[:8]) or "none"
     raise ValueError(
-        f"{name} has keys under {found}, but must have them under head, body and tail (MLN), G and E (teacher) "
-        "or G and E_st (student)"
+        f"{name} hold another network: the keys begin with {found}, but must begin with head, body and tail (MLN), "
+        "G and E (teacher) or G and E_st (student)"
     )
 
 

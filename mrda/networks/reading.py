@@ -6,10 +6,14 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from mrda.core.faults import reason
+from mrda.networks.kinds import kind_of_weights
 
 # Errors that torch.load's parsers raise for a file that is not a checkpoint, or is truncated.
 UNREADABLE = (
@@ -25,16 +29,29 @@ UNREADABLE = (
 )
 
 
+_OBJECTS = (
+    "it holds Python objects besides tensors, which are not read, because reading them could run code: save its state "
+    "dict alone"
+)
+
+
 def read_pickle(path: str | os.PathLike[str]) -> Any:
     """Return the content of a .pt or .pth file, on the CPU; only tensors and plain containers are read.
 
     Raises:
         ValueError: The file cannot be read, is damaged, or holds anything else.
     """
+    kind_of_weights(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # An open file, because torch goes by a path's suffix.
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on protocols of pickle
+            return torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        raise ValueError(f"{os.fspath(path)} cannot be read: {reason(error)}") from error
+        why = _OBJECTS if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error) else reason(error)
+        if why.startswith("Weights only load failed"):
+            why = "it is not a file of torch's weights, or damaged"
+        raise ValueError(f"weights {os.fspath(path)} cannot be read: {why}") from error
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -57,15 +74,9 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """
     from safetensors import SafetensorError, safe_open
 
+    kind_of_weights(path)
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise ValueError(f"weights {os.fspath(path)} cannot be read: {reason(error)}") from error
-
-
-def reason(error: BaseException) -> str:
-    """Return the first sentence of an error, without its full stop."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(".")

@@ -283,7 +283,9 @@ def _psnr(
     config: TrainConfig, methods: Mapping[str, Method], photos: Sequence[Source], wanted: Sequence[Condition]
 ) -> dict[str, dict[str, float]]:
     """Means over photos, by method and condition."""
-    measured = evaluate(methods, photos, wanted, config.scale, seed=config.seed, **config.degradation.resampling)
+    measured = evaluate(
+        methods, photos, wanted, config.scale, seed=config.seed, names=None, **config.degradation.resampling
+    )
     summaries = summarise(measured)
     return {
         name: {condition: scores["psnr_y"] for condition, scores in summaries[name]["per_condition"].items()}

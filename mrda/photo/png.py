@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterable
 from types import TracebackType
 from typing import BinaryIO, Self
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by the number of channels
+_COLOUR = (b"cICP", b"gAMA", b"cHRM", b"sRGB")  # come before the profile and the palette
 _UP = 2  # the filter of all rows: the difference from the byte above, which is cheap and suits photographs
 _LEVEL = 6
 
@@ -30,6 +32,7 @@ class PNGWriter:
         exif: an EXIF block, beginning with its byte order.
         xmp: an XMP packet.
         dpi: pixels per inch, horizontally and vertically.
+        chunks: names and contents of further chunks, which are written before the pixels.
 
     Raises:
         ValueError: channels or dtype are not supported.
@@ -47,6 +50,7 @@ class PNGWriter:
         exif: bytes | None = None,
         xmp: bytes | None = None,
         dpi: tuple[float, float] | None = None,
+        chunks: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
         dtype = np.dtype(dtype)
         if channels not in _COLOUR_TYPES or dtype not in (np.uint8, np.uint16):
@@ -61,6 +65,10 @@ class PNGWriter:
         self._chunk(
             b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * dtype.itemsize, _COLOUR_TYPES[channels], 0, 0, 0)
         )
+        chunks = list(chunks)
+        for name, content in chunks:
+            if name in _COLOUR and not (icc and name == b"sRGB"):
+                self._chunk(name, content)
         if icc:
             self._chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
         if dpi:
@@ -70,6 +78,9 @@ class PNGWriter:
             self._chunk(b"eXIf", exif)
         if xmp:
             self._chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
+        for name, content in chunks:
+            if name not in _COLOUR:
+                self._chunk(name, content)
 
     def write(self, rows: npt.NDArray[np.generic]) -> None:
         """Write further rows (n, width, channels), or (n, width) of gray."""

@@ -22,6 +22,7 @@ import torch
 
 from mrda.config import TrainConfig
 from mrda.config.names import nested_key
+from mrda.core.faults import reason
 from mrda.core.files import atomic_write, remove_leftovers, write_text
 from mrda.networks import load_network, read_pickle, save_network
 from mrda.training.stages import Stage
@@ -47,6 +48,10 @@ COMMON = (
 
 class RunRefusedError(ValueError):
     """A run can't be started or continued as asked; the message is one sentence that says what to change."""
+
+
+class RunStoppedError(RuntimeError):
+    """A run can't go on, because a file can't be written or read; the message says what was kept."""
 
 
 @contextmanager
@@ -189,15 +194,19 @@ class Checkpoints:
         final = self._path(trainer.step)
         temporary = self.folder / f".{final.name}"
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_network(trainer.stage.network, temporary / "network.safetensors")
-        with atomic_write(temporary / "state.pt") as file:
-            torch.save({**trainer.state_dict(), "torch_version": str(torch.__version__)}, file)
-        hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
-        write_text(temporary / "files.json", json.dumps(hashes, indent=2))
-        if final.exists():
-            shutil.rmtree(final)
-        os.rename(temporary, final)
+        try:
+            temporary.mkdir(parents=True)
+            save_network(trainer.stage.network, temporary / "network.safetensors")
+            with atomic_write(temporary / "state.pt") as file:
+                torch.save({**trainer.state_dict(), "torch_version": str(torch.__version__)}, file)
+            hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+            write_text(temporary / "files.json", json.dumps(hashes, indent=2))
+            if final.exists():
+                shutil.rmtree(final)
+            os.rename(temporary, final)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         # Checkpoints of later steps, if there are any, must not displace this one or those before it.
         for old in [step for step in self.steps() if step <= trainer.step][: -self.keep]:
             shutil.rmtree(self._path(old))
@@ -252,7 +261,7 @@ def _damage(folder: Path) -> str | None:
             if _sha256(folder / name) != expected.get(name):
                 return f"{name} is cut short or changed"
         except OSError as error:
-            return f"{name}: {error.strerror}"
+            return f"{name}: {reason(error)}"
     return None
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any, Self
 from torch.utils.tensorboard import SummaryWriter
 
 from mrda.config import StageName, TrainConfig
+from mrda.core.faults import is_storage_fault
 from mrda.core.files import write_text
 from mrda.core.progress import Progress, Task
 from mrda.training.checkpoints import RunRefusedError
@@ -59,7 +61,12 @@ class ScalarLog:
             return
         folder.mkdir(parents=True, exist_ok=True)
         write_text(self.path, "".join(line for step, line in _records(self.path) if step <= start))
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        self._hook, threading.excepthook = threading.excepthook, self._in_thread
+        try:
+            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        except BaseException:
+            threading.excepthook = self._hook
+            raise
 
     def add(self, scalars: Mapping[str, float]) -> None:
         """Add the scalars of one step to the means."""
@@ -108,8 +115,20 @@ class ScalarLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.writer is not None:
+        if self.writer is None:
+            return
+        try:
             self.writer.close()
+        except OSError:
+            if kind is None:  # otherwise this is the same again
+                raise
+        finally:
+            threading.excepthook = self._hook
+
+    def _in_thread(self, thread: threading.ExceptHookArgs) -> None:
+        """Print no traceback for TensorBoard's thread when the disk is full: the next call of the writer raises it."""
+        if not (isinstance(thread.exc_value, OSError) and is_storage_fault(thread.exc_value)):
+            self._hook(thread)
 
 
 def _finite(value: float) -> float | None:

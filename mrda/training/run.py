@@ -13,12 +13,14 @@ from accelerate import Accelerator
 
 from mrda.config import StageName, TrainConfig
 from mrda.core.environment import environment
+from mrda.core.faults import reason
 from mrda.core.files import make_folder, remove_leftovers, write_text
 from mrda.core.progress import NoProgress, Progress, TerminalProgress
 from mrda.data import load_patches
 from mrda.networks import save_network
 from mrda.training.checkpoints import (
     Checkpoints,
+    RunStoppedError,
     check_folder,
     check_recipe,
     discard,
@@ -136,7 +138,14 @@ class Run:
             RunRefusedError: results in the run directory have changed since the check.
             FloatingPointError: the training diverged.
             KeyboardInterrupt: on SIGINT or SIGTERM, after a checkpoint, or a stage's weights, have been saved.
+            RunStoppedError: a file can't be written or read, such as on a full disk; what was saved before is kept.
         """
+        try:
+            return self._train()
+        except OSError as error:
+            raise RunStoppedError(self._stopped(error)) from error
+
+    def _train(self) -> dict[StageName, Path]:
         self.processes.wait()
         if self.is_main:
             self._prepare_folder()
@@ -151,6 +160,22 @@ class Run:
                 self._train_stage(name, progress, stop_requested)
             self._stop_between_stages(stop_requested)
         return {name: weights_path(self.folder, name) for name in self.stages}
+
+    def _stopped(self, error: OSError) -> str:
+        """Say why the run stopped, what is kept, and how to go on."""
+        kept = []
+        for name in self.stages:
+            steps = Checkpoints(self.folder / name / "checkpoints", keep=1).steps()
+            if weights_path(self.folder, name).is_file():
+                kept.append(f"the weights of stage '{name}'")
+            elif steps:
+                kept.append(f"stage '{name}' up to the checkpoint of step {max(steps)}")
+        where = self.folder if error.filename is None else os.fsdecode(error.filename)
+        return (
+            f"training stopped at {where}: {reason(error)}; "
+            f"kept: {' and '.join(kept) or 'nothing, as no checkpoint was saved'}; "
+            "correct that and run the same command again, which continues from there"
+        )
 
     def _train_stage(self, name: StageName, progress: RunProgress, stop_requested: Callable[[], bool]) -> None:
         """Train one stage, unless its weights are there already."""

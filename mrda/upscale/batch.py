@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import threading
 import time
 from collections import deque
@@ -21,17 +20,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from mrda.core.faults import is_full, reason
+from mrda.core.files import TEMPORARY, check_writable, temporary_key
 from mrda.core.progress import NoProgress, Progress, Share
 from mrda.photo.files import FORMATS, MAX_PIXELS, Photo, check_size, read_photo, write_photo
 from mrda.photo.images import ImageArray, ImageError
 from mrda.photo.lanczos import resample
-from mrda.upscale.jobs import Job, result_names
+from mrda.upscale.jobs import Job
 from mrda.upscale.upscaler import Upscaler, is_out_of_memory
 
 HELD_PIXELS = 64_000_000
 """Pixels of the largest result that is held in memory, to be written while the next photo is computed; larger ones are
 written band by band."""
-_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}(\.\w+)", re.DOTALL)  # see mrda.core.files
 _ABANDONED = 24 * 60 * 60  # seconds
 
 
@@ -50,6 +50,26 @@ class Result:
     state: Literal["done", "skipped", "failed"]
     reason: str | None = None
     notices: tuple[str, ...] = ()
+
+
+class _Disk:
+    """The disk of the results. Once it was full, photos are only computed if a small file can be written."""
+
+    def __init__(self) -> None:
+        self.full = False
+
+    def fault(self, job: Job) -> str | None:
+        """Return the reason why a result can't be written, if the disk was full and still is."""
+        if not self.full:
+            return None
+        try:
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+            check_writable(job.target)
+        except OSError as error:
+            if is_full(error):
+                return f"cannot write {job.target}: {reason(error)}"
+        self.full = False
+        return None
 
 
 class Manifest:
@@ -101,14 +121,13 @@ class Manifest:
         line = json.dumps(self._entry(job)) + "\n"
         with self._writing:
             try:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write("\n" * self._cut + line)
+                _append(self.path, ("\n" * self._cut + line).encode())
                 self._cut = False
             except OSError as error:
                 self._cut = True
                 if not self.failed:
                     self.failed = True
-                    return f"{self.path} can't be written, so finished photos are not recorded: {error.strerror}"
+                    return f"{self.path} can't be written, so finished photos are not recorded: {reason(error)}"
         return None
 
     def _entry(self, job: Job) -> dict[str, Any]:
@@ -116,27 +135,31 @@ class Manifest:
 
 
 def is_done(job: Job, skip_existing: bool, manifest: Manifest | None) -> bool:
-    """Check whether `upscale_photos` would skip a job."""
-    return (skip_existing and os.path.isfile(job.target)) or (manifest is not None and manifest.has(job))
+    """Check whether `upscale_photos` would skip a job.
+
+    An existing result counts only beside those of all photos that it could be mistaken for: it may be another one's,
+    from a run before that one had to share its name.
+    """
+    exists = skip_existing and all(map(os.path.isfile, job.beside or (job.target,)))
+    return exists or (manifest is not None and manifest.has(job))
 
 
-def sweep(jobs: Iterable[Job], suffix: str) -> None:
+def sweep(jobs: Iterable[Job]) -> None:
     """Remove temporary files that killed processes have left in the folders of the results.
 
-    These are the temporary files of these jobs, which no other process must be working on, and of other results with
-    that ``suffix`` if they have not been written to for a day.
+    These are the temporary files of these jobs, which no other process must be working on, and of any other result if
+    they have not been written to for a day.
     """
-    targets = {job.target for job in jobs}
-    names = result_names(suffix)
-    for folder in {target.parent for target in targets}:
-        for path in folder.glob(".*"):
-            match = _TEMPORARY.fullmatch(path.name)
-            if match is None:
+    keys: dict[Path, set[str]] = {}
+    for job in jobs:
+        keys.setdefault(job.target.parent, set()).add(temporary_key(job.target.name))
+    for folder, own in keys.items():
+        for path in folder.glob(".mrda-*"):
+            match = TEMPORARY.fullmatch(path.name)
+            if match is None or match["suffix"] not in FORMATS.values():
                 continue
             with suppress(OSError):
-                ours = names.fullmatch(match[1]) is not None and match[2] in FORMATS.values()
-                abandoned = ours and path.lstat().st_mtime < time.time() - _ABANDONED
-                if abandoned or folder / (match[1] + match[2]) in targets:
+                if match["target"] in own or path.lstat().st_mtime < time.time() - _ABANDONED:
                     path.unlink()
 
 
@@ -147,6 +170,7 @@ def upscale_photos(
     scale: float | None = None,
     workers: int = 2,
     quality: int = 95,
+    lossless: bool | None = None,
     max_pixels: int = MAX_PIXELS,
     skip_existing: bool = False,
     manifest: Manifest | None = None,
@@ -154,12 +178,16 @@ def upscale_photos(
 ) -> Iterator[Result]:
     """Upscale photos into files, each of which is written completely or not at all.
 
+    A photo that can't be read, computed or written fails, and the others are done. While the disk is full, those that
+    follow fail without being computed.
+
     Args:
         upscaler: the upscaler.
         jobs: from `plan`.
         scale: enlargement of the results; None is the upscaler's own scale, from which others are resampled.
         workers: threads that read and write while this one computes.
-        quality: quality of JPEG and WebP, 1 to 100.
+        quality: quality of JPEG and lossy WebP, 1 to 100.
+        lossless: write WebP without loss; None does so for lossless photos.
         max_pixels: photos with more pixels fail.
         skip_existing: skip photos whose result exists.
         manifest: skip photos that are in it, and record those that are finished.
@@ -169,6 +197,7 @@ def upscale_photos(
         The outcome of each job, in their order.
     """
     shown = (progress or NoProgress()).task("upscaling", len(jobs))
+    disk = _Disk()
     with ThreadPoolExecutor(workers) as pool, shown as task:
         ahead: deque[tuple[Job, Future[Photo] | None]] = deque()
         behind: deque[Future[Result]] = deque()
@@ -185,9 +214,9 @@ def upscale_photos(
         while ahead:
             job, reading = ahead.popleft()
             read_ahead()
-            write = partial(_written, job=job, quality=quality, manifest=manifest)
+            write = partial(_written, job=job, quality=quality, lossless=lossless, manifest=manifest, disk=disk)
             share = Share(task)
-            behind.append(_done(_upscaled(upscaler, job, reading, pool, scale, write, share)))
+            behind.append(_done(_upscaled(upscaler, job, reading, pool, scale, write, share, disk)))
             share(1)
             while len(behind) > workers:
                 yield behind.popleft().result()
@@ -203,6 +232,7 @@ def _upscaled(
     scale: float | None,
     write: Callable[[Iterable[ImageArray], int, Photo], Result],
     share: Share,
+    disk: _Disk,
 ) -> Result | Future[Result]:
     """Compute a photo's result, and write it here or in another thread."""
     if job.fault is not None:
@@ -214,7 +244,7 @@ def _upscaled(
     except ImageError as error:
         return Result(job, "failed", str(error))
     except OSError as error:
-        return Result(job, "failed", f"cannot read {job.source}: {error.strerror or error}")
+        return Result(job, "failed", f"cannot read {job.source}: {reason(error)}")
     except MemoryError:
         return Result(job, "failed", _no_memory(job))
     factor = upscaler.scale if scale is None else scale
@@ -223,6 +253,8 @@ def _upscaled(
         check_size(job.format, height, width)
     except ValueError as error:
         return Result(job, "failed", f"cannot write {job.target}: {error}")
+    if (fault := disk.fault(job)) is not None:
+        return Result(job, "failed", fault)
     try:
         bands = upscaler.bands(photo.pixels, share)
         if factor != upscaler.scale:
@@ -239,7 +271,15 @@ def _upscaled(
 
 
 def _written(
-    bands: Iterable[ImageArray], height: int, photo: Photo, *, job: Job, quality: int, manifest: Manifest | None
+    bands: Iterable[ImageArray],
+    height: int,
+    photo: Photo,
+    *,
+    job: Job,
+    quality: int,
+    lossless: bool | None,
+    manifest: Manifest | None,
+    disk: _Disk,
 ) -> Result:
     folder = job.target.parent
     if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(job.output)):
@@ -248,9 +288,10 @@ def _written(
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        notices = write_photo(job.target, bands, height, photo, format=job.format, quality=quality)
+        notices = write_photo(job.target, bands, height, photo, format=job.format, quality=quality, lossless=lossless)
     except OSError as error:
-        return Result(job, "failed", f"cannot write {job.target}: {error.strerror or error}")
+        disk.full = disk.full or is_full(error)
+        return Result(job, "failed", f"cannot write {job.target}: {reason(error)}")
     except ValueError as error:
         return Result(job, "failed", f"cannot write {job.target}: {error}")
     except MemoryError:
@@ -258,6 +299,20 @@ def _written(
     if manifest is not None and (fault := manifest.add(job)) is not None:
         notices = (*notices, fault)
     return Result(job, "done", notices=(*photo.notices, *notices))
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Append a line by one write, which other processes' lines can't divide; half a line is removed again."""
+    with open(path, "ab", buffering=0) as file:
+        before = os.fstat(file.fileno()).st_size
+        written = file.write(line)
+        if written < len(line):  # the disk is full, which the next write says
+            try:
+                file.write(line[written:])
+            except OSError:
+                if os.fstat(file.fileno()).st_size == before + written:
+                    file.truncate(before)
+                raise
 
 
 def _content(path: Path) -> str:
@@ -271,7 +326,7 @@ def _content(path: Path) -> str:
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not a manifest of `mrda upscale`: name another file") from None
     except OSError as error:
-        raise ValueError(f"the manifest {path} can't be read: {error.strerror}") from None
+        raise ValueError(f"the manifest {path} can't be read: {reason(error)}") from None
 
 
 def _digest(network: torch.nn.Module) -> str:

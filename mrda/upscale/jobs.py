@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from mrda.core.files import check_name
 from mrda.photo.files import FORMATS
 from mrda.photo.images import SKIMAGE_PREFIX, SUFFIXES, ImageError, Source, source_name
+from mrda.photo.kinds import UNREAD, left_out, no_image
+from mrda.photo.names import folded, suffix_of
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +44,7 @@ class Job:
         name: the file to write, relative to the output folder.
         format: its format, a key of `mrda.photo.files.FORMATS`.
         fault: the reason if it is known to fail, such as a folder that can't be read.
+        beside: the files of all photos whose results would share a name; () if no other has this one's.
     """
 
     source: Source
@@ -47,6 +52,7 @@ class Job:
     name: Path
     format: str
     fault: str | None = None
+    beside: tuple[Path, ...] = ()
 
     @property
     def target(self) -> Path:
@@ -61,6 +67,11 @@ class _Found(NamedTuple):
     inside: Path
     base: Path | None
     fault: str | None = None
+
+    @property
+    def stem(self) -> str:
+        """Name of its result, without the suffix that all results get."""
+        return source_name(self.source)
 
 
 def plan(
@@ -79,6 +90,10 @@ def plan(
     results, by ``suffix`` or the scale, or are in ``earlier``. If some were only recognised by name, or symlinks were
     not followed, a warning is logged.
 
+    Photos whose results would share a name keep their own suffix in it, ``IMG_1.jpeg`` beside ``IMG_1.jpg`` as
+    ``IMG_1_jpeg_x4.jpg``, which a warning tells; see `_distinct`. A photo whose result's name would be too long for the
+    file system gets a fault.
+
     Args:
         photos: files, folders (the tree below one is kept in ``output``) and patterns such as ``holiday/*.jpg``.
         output: the folder to write to.
@@ -90,17 +105,23 @@ def plan(
 
     Raises:
         ImageError: a folder holds no image, nothing matches a pattern, or there are only results of earlier runs.
-        ValueError: two photos would be written to one file, or one over a photo or outside of the output folder, or a
-            folder is not writable.
+        ValueError: a photo would be written over a photo or outside of the output folder, a folder is not writable, or
+            the names of all results would be too long.
     """
-    jobs: dict[Path, Job] = {}
+    photos_found: list[_Found] = []
+    named: set[str] = set()
     inputs: set[str] = set()
     by_name: dict[str, Source] = {}
     links: list[Path] = []
+    unread: list[Path] = []
     results, ours = Path(os.path.realpath(output)), result_names(suffix)
-    for source, inside, base, fault in (found for photo in photos for found in _find(photo, recursive, links)):
-        real = str(source) if str(source).startswith(SKIMAGE_PREFIX) else os.path.realpath(source)
-        if real in inputs:
+    for found in (found for photo in photos for found in _find(photo, recursive, links, unread)):
+        source, base = found.source, found.base
+        skimage = str(source).startswith(SKIMAGE_PREFIX)
+        real = str(source) if skimage else os.path.realpath(source)
+        # Two symlinks to one photo are two photos; one photo named twice, or through two folders, is one.
+        name = str(source) if skimage else os.path.join(*_place(source))
+        if name in named:
             continue
         if base is not None and results in Path(real).parents:
             if Path(os.path.realpath(base)) in results.parents or real in earlier:
@@ -108,33 +129,41 @@ def plan(
             if ours.fullmatch(source_name(source)):
                 by_name[real] = source
                 continue
+        named.add(name)
         inputs.add(real)
-        job = _job(source, inside, output, suffix, ext, fault)
-        if job.target in jobs:
-            raise ValueError(
-                f"{jobs[job.target].source} and {source} would both be written to {job.target}: "
-                "give their common folder with -r, or use separate output folders"
-            )
-        jobs[job.target] = job
-    for target in jobs:
-        real = os.path.realpath(target)
+        photos_found.append(found)
+    if not photos_found:
+        raise ImageError("there is nothing to upscale: all files found are results of an earlier run")
+    jobs = _distinct(photos_found, output, suffix, ext)
+    for job in jobs:
+        real = os.path.realpath(job.target)
         by_name.pop(real, None)
         if real in inputs:
-            raise ValueError(f"{target} is one of the photos to upscale and would be overwritten: choose another -o")
-    if not jobs:
-        raise ImageError("there is nothing to upscale: all files found are results of an earlier run")
-    _check_writable(jobs.values())
+            raise ValueError(
+                f"{job.target} is one of the photos to upscale and would be overwritten: choose another -o"
+            )
+    too_long = [job for job in jobs if job.fault is not None and _is_too_long(job.target)]
+    if len(too_long) == len(jobs):
+        raise ValueError(too_long[0].fault)
+    _check_writable(jobs)
     if os.environ.get("RANK", "0") == "0":  # all processes of a launcher find the same
         if guessed := [source for real, source in by_name.items() if real not in inputs]:
             _log.warning(
                 "skipped, because their names look like results of an earlier run (name a file to upscale it): %s",
                 _some(guessed),
             )
+        if told := left_out(set(unread)):
+            _log.warning(told)
         if links:
             _log.warning(
                 "skipped, because they are symlinks to folders (name a folder to include it): %s", _some(links)
             )
-    return list(jobs.values())
+        if renamed := [job for job in jobs if job.beside and job.target != job.beside[0]]:
+            _log.warning(
+                "the photo's suffix is kept in the result's name, because another result has the plain one: %s",
+                _some([f"{job.source} -> {job.target}" for job in renamed]),
+            )
+    return jobs
 
 
 def mine(jobs: Sequence[Job]) -> list[Job]:
@@ -163,37 +192,103 @@ def _check_writable(jobs: Iterable[Job]) -> None:
     for folder in sorted({job.target.parent for job in jobs if job.fault is None}):
         present = next((place for place in (folder, *folder.parents) if os.path.isdir(place)), folder)
         if not os.access(present, os.W_OK | os.X_OK):
+            if os.access(present, os.X_OK) and os.statvfs(present).f_flag & os.ST_RDONLY:
+                raise ValueError(f"the folder {present} is on a read-only disk: name another with -o")
             raise ValueError(
                 f"the folder {present} can't be written to: change its permissions, or name another with -o"
             )
 
 
-def _job(source: Source, inside: Path, output: Path, suffix: str, ext: str, fault: str | None) -> Job:
+def _distinct(photos: Sequence[_Found], output: Path, suffix: str, ext: str) -> list[Job]:
+    """Name the result of each photo, no two alike, in the order of the photos.
+
+    Names are alike that a file system may take for one: those that differ in case or Unicode normalisation alone. Of
+    photos whose results would be alike, the one whose own suffix is the result's keeps the name; otherwise the first in
+    the alphabet does. The others' names get their suffix, and a number if that is not enough. So names depend on the
+    photos alone, not on the order in which they are given.
+    """
+    jobs = [_job(found, output, suffix, ext) for found in photos]
+    alike: dict[str, list[int]] = {}
+    for number, job in enumerate(jobs):
+        if job.fault is None:
+            alike.setdefault(folded(os.fspath(job.name)), []).append(number)
+    taken = set(alike)
+    for group in alike.values():
+        if len(group) == 1:
+            continue
+        group.sort(
+            key=lambda number: (suffix_of(jobs[number].source) != jobs[number].name.suffix, _place(jobs[number].source))
+        )
+        for number in group[1:]:
+            found = photos[number]
+            stem = "_".join(filter(None, (found.stem, suffix_of(found.source).removeprefix("."))))
+            for further in itertools.count(1):
+                jobs[number] = _job(found, output, suffix, ext, stem if further == 1 else f"{stem}_{further}")
+                if folded(os.fspath(jobs[number].name)) not in taken:
+                    break
+            taken.add(folded(os.fspath(jobs[number].name)))
+        beside = tuple(jobs[number].target for number in group)
+        for number in group:
+            jobs[number] = replace(jobs[number], beside=beside)
+    return [_with_short_name(job) for job in jobs]
+
+
+def _job(found: _Found, output: Path, suffix: str, ext: str, stem: str | None = None) -> Job:
+    source, inside, fault = found.source, found.inside, found.fault
     if fault is not None:
         return Job(source, output, inside / Path(source).name, "png", fault)
-    name = source_name(source)
+    name = found.stem if stem is None else stem
     if Path(name).name != name:
         raise ValueError(f"{source} would be written outside of the output folder")
-    kind = _FORMATS.get(Path(str(source)).suffix.lower(), "png") if ext == "auto" else ext
-    return Job(source, output, inside / f"{name}{'_' * bool(suffix)}{suffix}{FORMATS[kind]}", kind, fault)
+    kind = _FORMATS.get(suffix_of(source).lower(), "png") if ext == "auto" else ext
+    return Job(source, output, inside / f"{name}{'_' * bool(suffix)}{suffix}{FORMATS[kind]}", kind)
 
 
-def _find(photo: Source, recursive: bool, links: list[Path]) -> Iterator[_Found]:
-    """Yield the photos of a file, folder or pattern; symlinks to folders are appended to ``links``."""
+def _with_short_name(job: Job) -> Job:
+    """Add a fault to a job whose result's name is too long."""
+    if job.fault is not None or not os.path.lexists(job.source) or not _is_too_long(job.target):
+        return job  # a photo that is missing is told when it is read
+    length = len(os.fsencode(job.name.name))
+    return replace(
+        job,
+        fault=f"cannot write {job.target}: its name of {length} bytes is too long for the file system: rename the "
+        "photo, or shorten the names with --suffix",
+    )
+
+
+def _is_too_long(target: Path) -> bool:
+    try:
+        check_name(target)
+    except OSError:
+        return True
+    return False
+
+
+def _place(source: Source) -> tuple[str, str]:
+    """Return the real folder of a photo, and its name there, which may be that of a symlink."""
+    folder, name = os.path.split(os.path.abspath(source))
+    return os.path.realpath(folder), name
+
+
+def _find(photo: Source, recursive: bool, links: list[Path], unread: list[Path]) -> Iterator[_Found]:
+    """Yield the photos of a file, folder or pattern.
+
+    Symlinks to folders are appended to ``links``, photos of kinds that are not read to ``unread``.
+    """
     text = str(photo)
     if text.startswith(SKIMAGE_PREFIX) or os.path.exists(photo) or not _MAGIC.search(text):
         if not os.path.isdir(photo):
             yield _Found(photo, Path(), None)
             return
-        inside = _inside(Path(photo), recursive, links)
+        inside = _inside(Path(photo), recursive, links, unread)
         if not inside:
-            raise ImageError(f"the folder {photo} holds no image ({', '.join(sorted(SUFFIXES))})")
+            raise ImageError(no_image(photo, unread))
         yield from inside
         return
     base, matches = _matches(text)
     for match in matches:
         if match.is_dir():
-            yield from (found._replace(base=base) for found in _inside(match, recursive, links))
+            yield from (found._replace(base=base) for found in _inside(match, recursive, links, unread))
         else:
             yield _Found(match, Path(), base)
 
@@ -201,7 +296,12 @@ def _find(photo: Source, recursive: bool, links: list[Path]) -> Iterator[_Found]
 def _matches(pattern: str) -> tuple[Path, list[Path]]:
     """Return the folder that a pattern begins with, and its matches, sorted; ``**`` follows no symlinks."""
     parts = Path(pattern).parts
-    first = next(number for number, part in enumerate(parts) if _MAGIC.search(part))
+    # A folder that exists is literal, whatever brackets its name has.
+    first = next(
+        number
+        for number, part in enumerate(parts)
+        if _MAGIC.search(part) and not os.path.isdir(Path(*parts[: number + 1]))
+    )
     base, rest = Path(*parts[:first]), parts[first:]
     hidden = any(part.startswith(".") for part in rest)
     matches = sorted(
@@ -214,7 +314,7 @@ def _matches(pattern: str) -> tuple[Path, list[Path]]:
     return base, matches
 
 
-def _inside(folder: Path, recursive: bool, links: list[Path]) -> list[_Found]:
+def _inside(folder: Path, recursive: bool, links: list[Path], unread: list[Path]) -> list[_Found]:
     found: list[_Found] = []
     faults: list[OSError] = []
     for where, folders, names in os.walk(folder, onerror=faults.append):
@@ -223,8 +323,9 @@ def _inside(folder: Path, recursive: bool, links: list[Path]) -> list[_Found]:
             links += (here / name for name in folders if (here / name).is_symlink())
         else:
             folders.clear()
-        images = (here / name for name in names if not name.startswith("."))
+        images = [here / name for name in names if not name.startswith(".")]
         found += (_Found(image, inside, folder) for image in images if image.suffix.lower() in SUFFIXES)
+        unread += (image for image in images if image.suffix.lower() in UNREAD - SUFFIXES)
     found.sort(key=lambda image: Path(image.source))
     for error in faults:
         place = Path(error.filename)

@@ -16,16 +16,18 @@ from mrda.core.checks import check_int
 from mrda.core.memory import free_memory
 from mrda.core.tiling import Tile, tiles
 from mrda.degradations.resample import bicubic
-from mrda.networks import MRDAStudent, Network, load_network, load_official
+from mrda.networks import MRDAStudent, Network, load_any
 from mrda.networks.layers import to_channels_last
 from mrda.networks.prepared import PreparedRDAN
-from mrda.photo.images import canonical, decoded, to_array, to_tensor
+from mrda.photo.decoding import lost_bits, pixels_of
+from mrda.photo.images import to_array, to_eight_bits, to_tensor
 from mrda.photo.transparency import fill_transparent
 from mrda.upscale.trunk import TrunkRunner
 from mrda.upscale.weights import find_weights, further_metadata, save_pretrained
 
 _log = logging.getLogger(__name__)
 
+_ROUNDING = 1e-3  # a quarter of a level of 8 bits
 Part = TypeVar("Part")
 ImageT = TypeVar("ImageT", Image.Image, np.ndarray, torch.Tensor)
 
@@ -34,14 +36,13 @@ def load_weights(path: str | Path) -> Network:
     """Load a network of the method, whichever it is.
 
     Args:
-        path: our safetensors, or a state dict of the authors (.pth or .pt): a file, or anything else that
-            `mrda.upscale.weights.find_weights` finds.
+        path: our safetensors, those of `PyTorchModelHubMixin`, or a state dict of the authors: a file, or anything
+            else that `mrda.upscale.weights.find_weights` finds.
 
     Raises:
-        ValueError: there are no such weights, or the file does not hold a network.
+        ValueError: there are no such weights, or the file does not hold a network; the message says what it holds.
     """
-    path = find_weights(path)
-    return load_official(path) if path.suffix in (".pth", ".pt") else load_network(path)
+    return load_any(find_weights(path))
 
 
 def load_student(path: str | Path) -> MRDAStudent:
@@ -208,10 +209,18 @@ class Upscaler:
 
         Raises:
             TypeError: another kind of image or dtype.
-            ValueError: another shape, or a Pillow image whose value range is unknown.
+            ValueError: another shape, floating-point values outside [0, 1] or NaN, or a Pillow image whose value range
+                is unknown.
         """
         if isinstance(image, Image.Image):
-            enlarged = Image.fromarray(self._upscale_array(np.asarray(canonical(decoded(image))), progress))
+            if bits := lost_bits(image):
+                self._tell(
+                    "bits",
+                    f"Pillow has reduced {bits}-bit colours to 8 bits: "
+                    "pass mrda.photo.files.read_photo(path).pixels, which keeps them",
+                )
+            array = self._upscale_array(pixels_of(image), progress)
+            enlarged = Image.fromarray(array if array.ndim == 2 else to_eight_bits(array))
             enlarged.info |= {key: value for key, value in image.info.items() if key in ("icc_profile", "dpi")}
             if image.mode in _OTHER_COLOURS and enlarged.info.pop("icc_profile", None) is not None:
                 self._tell(
@@ -219,6 +228,7 @@ class Upscaler:
                     f"the colour profile is left out, as it is one of {image.mode} and the result is RGB",
                 )
             return enlarged
+        _check_range(image)
         if isinstance(image, np.ndarray):
             return self._upscale_array(image, progress)
         if not isinstance(image, torch.Tensor):
@@ -246,8 +256,9 @@ class Upscaler:
 
         Raises:
             TypeError: another dtype.
-            ValueError: another shape.
+            ValueError: another shape, or floating-point values outside [0, 1] or NaN.
         """
+        _check_range(image)
         for _, parts in self._bands(to_tensor(image), progress, lambda part: to_array(part, image.dtype)):
             band = np.concatenate(parts, axis=1)
             yield band if image.ndim == 3 else band[..., 0]
@@ -400,6 +411,24 @@ def _best_dtype(device: torch.device) -> torch.dtype:
             torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         )
     return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def _check_range(image: Any) -> None:
+    """Raise ValueError if an array or tensor has floating-point values outside [0, 1], but for rounding, or NaN."""
+    if isinstance(image, torch.Tensor):
+        if not image.is_floating_point() or not image.numel():
+            return
+        least, most = (float(value) for value in image.detach().aminmax())
+    elif isinstance(image, np.ndarray) and np.issubdtype(image.dtype, np.floating) and image.size:
+        least, most = float(image.min()), float(image.max())
+    else:
+        return
+    if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):
+        found = "NaN" if math.isnan(least) or math.isnan(most) else f"values from {least:.4g} to {most:.4g}"
+        raise ValueError(
+            f"image has {found}, but floating-point values must be from 0 to 1: divide levels by their white, such as "
+            "255, or clip them"
+        )
 
 
 def _inside(cut: slice, seen: slice, scale: int) -> slice:

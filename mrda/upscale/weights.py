@@ -1,20 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds weights: a file, a folder that holds one, weights of the package, or a repository on the Hugging Face Hub."""
+"""Finds weights: a file, a folder that holds one, weights of the package, or a repository on the Hugging Face Hub.
+
+torch is imported where it is used, so that a mistyped name is told at once.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
+import socket
+import threading
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from mrda.core.faults import reason
 from mrda.core.files import write_text
-from mrda.networks import Network, read_metadata, save_network
-from mrda.networks.checkpoints import OWN_KEYS
-from mrda.networks.reading import reason
+
+if TYPE_CHECKING:
+    from mrda.networks import Network
 
 WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
-"""Files in folders and Hub repositories, named as by `huggingface_hub.PyTorchModelHubMixin`."""
+"""File in folders and Hub repositories, named as by `huggingface_hub.PyTorchModelHubMixin`."""
+_CONNECTING = 2.0  # seconds
 
 BUNDLED: dict[str, str] = {
     "mrda-x4-iso": "b96a994c7b2a8175b423fdacef004b4bdb2701516d9f5de47afbf172c7ace948",
@@ -23,7 +37,7 @@ BUNDLED: dict[str, str] = {
 """Weights that come with the package, the default first: name to SHA-256 of `weights_data/NAME.safetensors`."""
 BUNDLED_FOLDER = Path(__file__).parents[1] / "weights_data"
 
-_SUFFIXES = (".safetensors", ".pth", ".pt")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".onnx")
 
 
 def default_weights() -> str:
@@ -62,7 +76,11 @@ def further_metadata(path: Path) -> dict[str, str]:
     Raises:
         ValueError: The file can't be read.
     """
-    if path.suffix in (".pth", ".pt"):
+    from mrda.networks.checkpoints import OWN_KEYS
+    from mrda.networks.kinds import kind_of_weights
+    from mrda.networks.reading import read_metadata
+
+    if kind_of_weights(path) == "pickle":
         return {}
     return {key: value for key, value in read_metadata(path).items() if key not in OWN_KEYS}
 
@@ -82,6 +100,9 @@ def save_pretrained(network: Network, folder: str | os.PathLike[str], **metadata
         TypeError: `network` is not a network of the method, or a metadata value is not a string.
         ValueError: A metadata key is reserved.
     """
+    from mrda.networks import save_network
+    from mrda.networks.unlabelled import CONFIG_FILE
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_network(network, folder / WEIGHTS_FILE, **metadata)
@@ -113,8 +134,14 @@ def _downloaded(repository: str) -> Path:
     from huggingface_hub import errors
 
     cause: Exception
+    offline: dict[str, Any] = {} if _hub_answers() else {"local_files_only": True}
     try:
-        return Path(huggingface_hub.hf_hub_download(repository, WEIGHTS_FILE))
+        with _quiet_hub():
+            path = Path(huggingface_hub.hf_hub_download(repository, WEIGHTS_FILE, **offline))
+            if not _names_architecture(path):
+                with suppress(errors.EntryNotFoundError):  # which a student can do without
+                    huggingface_hub.hf_hub_download(repository, "config.json", **offline)
+            return path
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         why, cause = "there is no such repository, or you have no access to it", error
     except errors.LocalEntryNotFoundError as error:
@@ -126,3 +153,49 @@ def _downloaded(repository: str) -> Path:
     raise ValueError(
         f"there are no weights {repository}, here or at https://huggingface.co/{repository}: {why}"
     ) from cause
+
+
+def _names_architecture(path: Path) -> bool:
+    from mrda.networks.reading import read_metadata
+
+    return "architecture" in read_metadata(path)
+
+
+def _hub_answers() -> bool:
+    """Check in two seconds that the Hub, or the proxy in front of it, can be reached; its own client tries for minutes.
+
+    The environment variable HF_HUB_ETAG_TIMEOUT, which the client reads too, sets another number of seconds.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    url = urllib.parse.urlsplit(constants.ENDPOINT)
+    proxy = None if urllib.request.proxy_bypass(url.hostname or "") else urllib.request.getproxies().get(url.scheme)
+    if proxy is not None:
+        url = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}", scheme="http")
+    seconds = float(constants.HF_HUB_ETAG_TIMEOUT) if "HF_HUB_ETAG_TIMEOUT" in os.environ else _CONNECTING
+    place = (url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
+    answered = threading.Event()
+
+    def connect() -> None:
+        with suppress(OSError), socket.create_connection(place, timeout=seconds):
+            answered.set()
+
+    # In a thread, because looking up the name has no time limit.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answered.is_set()
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Silence the log of the Hub's client, because its errors are told in our sentence."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -15,6 +15,8 @@ from mrda.photo.images import to_tensor
 from mrda.photo.lanczos import resample
 from mrda.upscale.upscaler import Upscaler
 
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 16\n%%EndComments\n{} loop\n%%EOF\n"
+
 
 @pytest.fixture
 def out(tmp_path):
@@ -82,6 +84,7 @@ def test_what_cannot_be_kept_and_what_the_upscaler_tells_is_noticed(upscaler, tm
     [
         (b"", "cannot read bad.png: the file is empty"),
         (b"milk, bread", "cannot read bad.png: it is not an image of a known format"),
+        (EPS, "cannot read bad.png: it is not an image of a known format"),
         (None, "cannot read bad.png: there is no such file"),
     ],
 )
@@ -110,7 +113,7 @@ def test_a_full_disk_is_told(upscaler, photo, monkeypatch, enlarged):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("mrda.upscale.batch.write_photo", full)
-    with pytest.raises(ValueError, match=r"^cannot write photo_x2\.png: No space left on device$"):
+    with pytest.raises(ValueError, match=r"^cannot write photo_x2\.png: the disk is full \(no space left\)$"):
         enlarged(upscaler, photo)
 
 

@@ -137,10 +137,24 @@ def test_a_configuration_and_its_preset_are_named_as_for_training(photo, out, tm
     refused(run("degrade", photo, "-o", out / "none"), out / "none", "--preset is missing: name a configuration")
 
 
-def test_wrong_files_are_refused(photo, out, tmp_path):
+def test_two_photos_of_one_name_are_both_degraded(photo, out, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "photo.jpg").write_bytes(photo.read_bytes())
-    refused(run("degrade", photo, tmp_path / "a", *REAL, "-o", out), out, "two photos are named photo")
+    result = run("degrade", photo, tmp_path / "a", *REAL, "-o", out)
+    assert result.exit_code == 0, result.stderr
+    assert sorted(path.name for path in out.iterdir()) == ["photo_jpg_lr.png", "photo_png_lr.png"]
+
+
+def test_a_name_that_is_too_long_is_this_photo_s_fault(photo, out, tmp_path):
+    long = tmp_path / ("n" * 250 + ".png")
+    long.write_bytes(photo.read_bytes())
+    result = run("degrade", long, photo, *REAL, "-o", out)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[0].endswith(f"{out / long.stem}_lr.png: its name is too long")
+    assert [path.name for path in out.iterdir()] == ["photo_lr.png"]
+
+
+def test_wrong_files_are_refused(photo, out, tmp_path):
     result = run("degrade", photo, *REAL, "-o", photo)
     assert result.exit_code == 2
     assert one_sentence(result.stderr)

@@ -224,6 +224,23 @@ def test_options_reach_the_measurement(tmp_path, folder):
         assert record != plain
 
 
+def test_photos_of_one_stem_have_rows_of_their_own(tmp_path):
+    folder, table = tmp_path / "set", tmp_path / "a.csv"
+    folder.mkdir()
+    for name, level in (("I.jpg", 40), ("I.jpeg", 90), ("b.png", 200)):
+        picture = np.full((32, 32, 3), level, np.uint8)
+        picture[::3] = 0
+        Image.fromarray(picture).save(folder / name)
+    for protocol in ("bicubic", "unpaired"):
+        more = ["-o", tmp_path / "pictures"] if protocol == "unpaired" else []
+        command = ["evaluate", "--method", "bicubic", "--protocol", protocol, "--data", folder, "--csv", table, *more]
+        result = run(*command)
+        assert result.exit_code == 0, result.stderr
+        assert [line.split(",")[1] for line in table.read_text().splitlines()[1:]] == ["I.jpeg", "I.jpg", "b"]
+    pictures = tmp_path / "pictures" / "set" / "bicubic"
+    assert sorted(path.name for path in pictures.iterdir()) == ["I.jpeg.png", "I.jpg.png", "b.png"]
+
+
 def test_a_limit_takes_the_first_photos_and_is_told(tmp_path, folder):
     for name in ("a", "b"):
         Image.new("RGB", (30, 30), "red").save(folder / f"{name}.png")

@@ -118,7 +118,7 @@ def test_upscale_tells_reading_from_writing(tmp_path, photo, weights, monkeypatc
     monkeypatch.setattr("mrda.upscale.batch.read_photo", unplugged)
     result = run("upscale", photo, "-o", tmp_path / "out", "-w", weights)
     assert result.exit_code == 1
-    assert result.stderr == f"mrda: cannot read {photo}: Input/output error\n"
+    assert result.stderr == f"mrda: cannot read {photo}: the disk reports an input/output error\n"
 
 
 def test_upscale_reports_names_that_no_file_can_have(tmp_path, photo, weights):
@@ -153,11 +153,22 @@ def test_upscale_refuses_the_weights_of_another_network(tmp_path, photo):
     refused(run("upscale", photo, "-o", out, "-w", tmp_path / "mln.safetensors"), out, "MLN", "MRDAStudent")
 
 
-def test_upscale_refuses_two_photos_of_one_name(tmp_path, photo, weights):
-    other = tmp_path / "photo.gif"
+def test_two_photos_of_one_name_are_both_done_as_a_dry_run_says(tmp_path, photo, weights):
+    other, out = tmp_path / "photo.gif", tmp_path / "out"
     Image.new("P", (8, 8)).save(other)
-    out = tmp_path / "out"
-    refused(run("upscale", photo, other, "-o", out, "-w", weights), out, str(photo), str(other), "photo_x2.png")
+    command = ["upscale", photo, other, "-o", out, "-w", weights, "--json", "--skip-existing"]
+    manifest = ["--manifest", tmp_path / "m.jsonl"]
+    planned = json.loads(run(*command, "--dry-run").stdout)["planned"]
+    result = run(*command, *manifest)
+    assert result.exit_code == 0
+    assert one_sentence(result.stderr.splitlines(keepends=True)[0])
+    assert f"another result has the plain one: {other} -> {out / 'photo_gif_x2.png'}" in result.stderr
+    done = [{key: entry[key] for key in ("source", "target")} for entry in json.loads(result.stdout)["done"]]
+    assert done == planned
+    assert [Path(entry["target"]).name for entry in planned] == ["photo_x2.png", "photo_gif_x2.png"]
+    assert Image.open(out / "photo_gif_x2.png").size == (16, 16)
+    for more in ([], manifest):
+        assert len(json.loads(run(*command, *more).stdout)["skipped"]) == 2
 
 
 def test_upscale_never_overwrites_a_photo(tmp_path, photo, weights):

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from commands import one_sentence, refused, run
 from PIL import Image
 
+from mrda.core.files import temporary_key
 from mrda.networks import MRDAStudent, save_network
 
 
@@ -321,10 +323,11 @@ def test_a_result_that_is_a_symlink_is_replaced_and_what_it_leads_to_is_left_alo
 
 def test_what_killed_processes_have_left_is_removed_and_nothing_else(folder, tmp_path, weights):
     out, yesterday = tmp_path / "out", time.time() - 25 * 60 * 60
-    left = [".gone_x2.0123abcd.png", "deep/.gone_x4.0123abcd.tif"]
-    own = ".a_x2.01234567.png"
-    kept = [".other.0123abcd.png", ".gone_x2.0123abc.png", ".gone_x2.0123abcd.txt", "gone_x2.0123abcd.png"]
-    new = ".new_x2.0123abcd.png"  # of another process, perhaps, that is writing it
+    key, gone = temporary_key("a_x2.png"), temporary_key("gone_x2.png")
+    left = [f".mrda-{gone}-0123abcd.png", f"deep/.mrda-{gone}-0123abcd.tif"]
+    own = f".mrda-{key}-01234567.png"
+    kept = [f".mrda-{gone}-0123abc.png", f".mrda-{gone}-0123abcd.txt", f"mrda-{gone}-0123abcd.png", f".mrda-{gone}.png"]
+    new = f".mrda-{gone}-99999999.png"  # of another process, perhaps, that is writing it
     for name in (*left, *kept, own, new):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).touch()
@@ -344,3 +347,35 @@ def test_what_a_format_can_t_hold_is_said_before_it_is_computed(tmp_path, weight
     assert one_sentence(result.stderr)
     result = run("upscale", tmp_path / "wide.png", "-o", tmp_path / "out", "-w", weights, "--max-pixels", "8191")
     assert "it has 8192 x 1 = 8,192 pixels, more than the 8,191 that are allowed" in result.stderr
+
+
+def test_photos_of_kinds_that_are_not_read_are_counted(folder, tmp_path, weights):
+    for name in ("raw.CR2", "deep/raw.dng", "deep/clip.mov"):
+        (folder / name).write_bytes(b"II*\0")
+    result = run("upscale", folder, "-r", "-o", tmp_path / "out", "-w", weights)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("left out 2 photos of kinds that are not read (1 .cr2, 1 .dng)") == 1
+    assert tree(tmp_path / "out") == ["a_x2.png", "deep/b_x2.png"]
+    (tmp_path / "raws").mkdir()
+    (tmp_path / "raws" / "a.NEF").touch()
+    result = run("upscale", tmp_path / "raws", "-o", tmp_path / "other", "-w", weights)
+    refused(result, tmp_path / "other", "left out 1 photo of a kind that is not read (1 .nef)")
+
+
+@pytest.mark.parametrize(("option", "expected"), [((), True), (("--lossy",), False), (("--lossless",), True)])
+def test_a_lossless_webp_stays_lossless_unless_asked_otherwise(tmp_path, weights, option, expected):
+    noise = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.webp", lossless=True)
+    assert run("upscale", tmp_path / "a.webp", "-o", tmp_path, "-w", weights, *option).exit_code == 0
+    assert (b"VP8L" in (tmp_path / "a_x2.webp").read_bytes()) == expected
+
+
+def test_a_12_bit_photo_keeps_its_brightness(tmp_path, weights):
+    levels = np.full((8, 12), 2048, np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", levels, photometric="minisblack", bitspersample=12, metadata=None)
+    Image.new("L", (12, 8), 128).save(tmp_path / "b.png")
+    assert run("upscale", tmp_path / "a.tif", tmp_path / "b.png", "-o", tmp_path, "-w", weights).exit_code == 0
+    deep = tifffile.imread(tmp_path / "a_x2.tif")
+    assert deep.dtype == np.uint16
+    with Image.open(tmp_path / "b_x2.png") as image:
+        np.testing.assert_allclose(deep / 257, np.asarray(image), atol=2)

@@ -37,11 +37,22 @@ def scene(tmp_path):
         ("LR/a_LR.png", "HR/a_HR.png", "a"),
         ("LR/a_lr.png", "HR/a_hr.png", "a"),
         ("LR/maxx4.png", "HR/maxx4.png", "maxx4"),
+        ("LR/im_1.png", "HR/img_1_gt.png", "1"),
+        ("lr_x4/im_1.png", "gt/img_1_gt.png", "1"),
+        ("LRx4/img_1.png", "GT/img_1_GT.png", "img_1"),
+        ("LR/img_1_LR.png", "HR/img_1_HR.png", "img_1"),
+        ("LR/1.png", "HR/image_1.png", "1"),
     ],
 )
 def test_names_that_belong_together(scene, tmp_path, lr, hr, name):
     lr, hr = scene(lr), scene(hr)
     assert find_pairs(tmp_path / "Set", 4) == [(name, lr, hr)]
+
+
+def test_folders_of_other_scales_may_lie_beside(scene, tmp_path):
+    lr, hr = scene("lr_x4/im_1.png"), scene("gt/img_1_gt.png")
+    scene("lr_x2/im_1.png")
+    assert find_pairs(tmp_path / "Set", 4) == [("1", lr, hr)]
 
 
 def test_pairs_are_sorted_by_name_and_equal_names_go_first(scene, tmp_path):
@@ -63,6 +74,12 @@ def test_pairs_are_sorted_by_name_and_equal_names_go_first(scene, tmp_path):
         (["LR/a.png", "LR/b.png", "HR/a.png"], r"LR.b\.png has no counterpart named b in the HR folder"),
         (["LR/a.png", "HR/b.png", "HR/a.png"], r"HR.b\.png has no counterpart named b in the LR folder"),
         (["LR/ax2.png", "HR/a.png"], r"LR.ax2\.png has no counterpart named ax2"),
+        (
+            ["LR/a.png", "HR/b.png"],
+            r"a in the HR folder, where _HR or _GT may follow the name, and im_, img_ or image_",
+        ),
+        (["LR/im_1.png", "LR/img_1.png", "HR/1.png"], r"are both named 1, so their partner is not known"),
+        (["lr_x2/a.png", "gt/a.png"], "must hold the folder LR or lr"),
         (["LR/ax4.png", "LR/a_x4.png", "HR/a.png"], r"are both named a, so their partner is not known"),
         (["LR/a.png", "LR/a.bmp", "HR/a.png"], r"a\.bmp and a\.png have the same name"),
         (["LR/a.png", "LR/ax4.png", "HR/a.png", "HR/a_HR.png"], r"ax4\.png and .*a\.png are both the LR photo of a"),

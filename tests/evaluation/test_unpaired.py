@@ -98,8 +98,10 @@ def test_what_is_no_sr_is_refused(photo, tmp_path):
 
 def test_no_photo_is_lost(photo, tmp_path):
     photos = [photo("a.png"), photo("a.bmp")]
-    with pytest.raises(ValueError, match=r"a\.png and .*a\.bmp have the same name"):
-        check_pictures(photos, [], tmp_path / "out")
+    check_pictures(photos, [], tmp_path / "out")
+    records = list(evaluate_unpaired({}, photos, tmp_path / "both", 2))
+    assert [record.image for record in records] == ["a.png", "a.bmp"]
+    assert sorted(path.name for path in (tmp_path / "both/bicubic").iterdir()) == ["a.bmp.png", "a.png.png"]
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "ours").symlink_to(tmp_path / "LR")
     check_pictures(photos[:1], ["mine"], tmp_path / "out")

@@ -192,12 +192,12 @@ def changed(key, value):
 @pytest.mark.parametrize(
     ("state", "match"),
     [
-        ({}, "has keys under none, but must"),
-        ({"foo.weight": torch.zeros(1)}, "has keys under foo, but must"),
-        ({"G.head.0.weight": torch.zeros(1)}, "has keys under G, but must"),
+        ({}, "hold another network: the keys begin with none, but must"),
+        ({"foo.weight": torch.zeros(1)}, "the keys begin with foo, but must"),
+        ({"G.head.0.weight": torch.zeros(1)}, "the keys begin with G, but must"),
         ({"epoch": 3}, "has 'epoch': int, but must hold floating point tensors by name only"),
-        ({"params": torch.zeros(1)}, "has keys under params, but must"),
-        ({"params": {"state_dict": {}}}, "has keys under none, but must"),
+        ({"params": torch.zeros(1)}, "the keys begin with params, but must"),
+        ({"params": {"state_dict": {}}}, "hold another network: the keys begin with none, but must"),
         ({"params": {}, "state_dict": {}}, "has both 'params' and 'state_dict', but must have one state dict"),
         ({"params_ema": {}, "state_dict": {}}, "has both 'params_ema' and 'state_dict', but"),
         ({3: torch.zeros(1)}, "has 3: torch.float32, but must hold floating point tensors by name only"),

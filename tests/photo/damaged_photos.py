@@ -3,6 +3,7 @@
 Usage: python damaged_photos.py FOLDER COUNT SEED. Each outcome is a line on stdout; the last file read stays in FOLDER.
 """
 
+import importlib.util
 import io
 import itertools
 import resource
@@ -17,6 +18,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import tifffile
+from heic_photos import EIGHT_BITS, TEN_BITS
 from PIL import Image, ImageCms
 
 from mrda.photo.files import read_photo
@@ -76,6 +78,16 @@ def photos() -> dict[str, bytes]:
     )
     files["negative16.tif"] = tiff(deep[..., 0], photometric="miniswhite")
     files["big16.tif"] = tiff(deep[..., :3], photometric="rgb", bigtiff=True)
+    files["gray12.tif"] = tiff(deep[..., 0] >> 4, photometric="minisblack", bitspersample=12)
+    files["cmyk16.tif"] = tiff(deep, photometric="separated")
+    files["deep.ppm"] = b"P6 24 20 65535\n" + deep[..., :3].astype(">u2").tobytes()
+    files["plain.pgm"] = b"P2 24 20 65535\n" + b" ".join(b"%d" % level for level in deep[..., 0].ravel())
+    sgi = struct.pack(">HBBHHHHII", 0x01DA, 0, 2, 3, 24, 20, 3, 0, 65535).ljust(512, b"\0")
+    files["deep.sgi"] = sgi + deep[::-1, :, :3].transpose(2, 0, 1).astype(">u2").tobytes()
+    files["deep.jp2"] = imagecodecs.jpeg2k_encode(deep[..., :3], level=0)
+    files["deep.avif"] = imagecodecs.avif_encode(deep[..., :3] >> 6, bitspersample=10, level=90)
+    if importlib.util.find_spec("pi_heif") is not None:
+        files |= {"photo.heic": EIGHT_BITS, "deep.heic": TEN_BITS}
     return files
 
 

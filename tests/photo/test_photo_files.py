@@ -36,8 +36,6 @@ def test_png_and_tiff_keep_every_bit(tmp_path, channels, dtype, format):
         np.testing.assert_array_equal(imagecodecs.png_decode(path.read_bytes()), pixels)
     else:
         np.testing.assert_array_equal(tifffile.imread(path), pixels)
-    if (format, channels, dtype) == ("tiff", 2, np.uint16):
-        return  # Pillow, which reads the rest of a photo, opens no such file
     photo = read_photo(path)
     np.testing.assert_array_equal(photo.pixels, pixels)
     assert photo.pixels.dtype == dtype
@@ -69,7 +67,7 @@ def test_profile_resolution_and_xmp_are_kept(tmp_path, format):
         assert photo.dpi == pytest.approx((300, 150), abs=0.02)
 
 
-@pytest.mark.parametrize("format", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_exif_is_kept_but_for_orientation_and_sizes(tmp_path, format):
     exif = Image.Exif()
     exif[0x010F] = "a camera"
@@ -86,7 +84,7 @@ def test_exif_is_kept_but_for_orientation_and_sizes(tmp_path, format):
         written = image.getexif()
         assert image.size == (16, 24)
         assert written[0x010F] == "a camera"
-        assert 0x0112 not in written
+        assert written[0x0112] == 1
         assert dict(written.get_ifd(0x8769)) == {0xA002: 16, 0xA003: 24}
 
 
@@ -122,7 +120,7 @@ def test_without_imagecodecs_deep_colour_is_8_bits_and_said(tmp_path, monkeypatc
     monkeypatch.setitem(__import__("sys").modules, "imagecodecs", None)
     photo = read_photo(tmp_path / "deep.png")
     assert photo.pixels.dtype == np.uint8
-    assert photo.notices == ("16-bit colours were reduced to 8 bits: `pip install 'mrda-kernels[deep]'` keeps them",)
+    assert photo.notices == ("16-bit colours were reduced to 8 bits: `pip install 'mrda-kernels[formats]'` keeps them",)
 
 
 @pytest.mark.parametrize(
@@ -263,23 +261,6 @@ def test_deep_tiffs_with_premultiplied_alpha_are_divided_by_it(tmp_path):
     assert not photo.pixels[1].any()
 
 
-@pytest.mark.parametrize(
-    ("channels", "photometric", "extra"), [(4, "separated", None), (3, "cielab", None), (4, "rgb", ["unspecified"])]
-)
-def test_other_deep_tiffs_are_read_as_pillow_does(tmp_path, channels, photometric, extra):
-    pixels = picture(channels, np.uint16)
-    path = tmp_path / "a.tif"
-    tifffile.imwrite(path, pixels, photometric=photometric, extrasamples=extra, metadata=None)
-    try:
-        photo = read_photo(path)
-    except ImageError:  # Pillow knows no such layout
-        assert photometric == "cielab"
-        return
-    assert photo.pixels.dtype == np.uint8
-    assert photo.pixels.shape == (9, 7, 3)
-    assert "16-bit colours were reduced to 8 bits, because their format is unusual" in photo.notices
-
-
 def test_16_bit_gray_whose_zero_is_white(tmp_path):
     pixels = picture(1, np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="miniswhite", metadata=None)
@@ -301,29 +282,6 @@ def test_the_orientation_leaves_xmp_too(tmp_path, orientation, suffix):
     assert b"Orientation" not in photo.xmp
     assert b'dc:title="a cat"' in photo.xmp
     assert photo.pixels.shape[:2] == ((8, 12) if orientation == 1 else (12, 8))
-
-
-@pytest.mark.parametrize("error", [TypeError, struct.error, ValueError, KeyError, OverflowError, SyntaxError])
-def test_damaged_exif_is_left_out_and_said(tmp_path, monkeypatch, error):
-    exif = Image.Exif()
-    exif[0x010E], exif[0x0112] = "a cat", 6
-    Image.new("RGB", (12, 8)).save(tmp_path / "a.jpg", exif=exif)
-
-    def damaged(self, offset=8):
-        raise error("damaged")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Image.Exif, "tobytes", damaged)
-        photo = read_photo(tmp_path / "a.jpg")
-    assert photo.notices == ("damaged EXIF was left out",)
-    assert photo.exif is None
-    assert photo.pixels.shape == (12, 8, 3)  # its orientation could be read
-    block = exif.tobytes().removeprefix(b"Exif\0\0")
-    with monkeypatch.context() as patch:
-        patch.setattr(Image.Exif, "tobytes", damaged)
-        notices = write_photo(tmp_path / "b.png", [photo.pixels], 12, Photo(photo.pixels, exif=block), format="png")
-    assert notices == ("damaged EXIF was left out",)
-    assert read_photo(tmp_path / "b.png").exif is None
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -358,27 +316,12 @@ def test_an_absurd_resolution_is_none(tmp_path, per_inch):
     assert read_photo(tmp_path / "a.tif").dpi is None
 
 
-def test_descriptive_tags_of_a_tiff_become_exif(tmp_path):
-    exif = Image.Exif()
-    exif[0x010E], exif[0x8298] = "a cat", "me"
-    Image.new("RGB", (12, 8)).save(tmp_path / "a.tif", exif=exif)
-    photo = read_photo(tmp_path / "a.tif")
-    assert photo.notices == ()
-    for format, expected in (("png", ()), ("tiff", ("EXIF was left out, because it cannot be copied to a TIFF",))):
-        path = tmp_path / f"b{FORMATS[format]}"
-        assert write_photo(path, [photo.pixels], 8, photo, format=format) == expected
-    with Image.open(tmp_path / "b.png") as image:
-        written = image.getexif()
-        assert dict(written) | {0x8769: 0} == {0x010E: "a cat", 0x8298: "me", 0x8769: 0}
-    assert read_photo(tmp_path / "b.tif").exif is None  # nothing of how it is stored
-
-
-@pytest.mark.parametrize(("name", "title"), [("xmp", "XMP"), ("exif", "EXIF"), ("comment", "the comment")])
+@pytest.mark.parametrize(("name", "title"), [("xmp", "XMP"), ("exif", "EXIF"), ("comments", "the comment")])
 @pytest.mark.parametrize("over", [0, 1])
 def test_blocks_too_large_for_jpeg_are_left_out(tmp_path, name, title, over):
     pixels = picture(3, np.uint8)
-    if name == "comment":
-        block = b"x" * (2**15 + over)
+    if name == "comments":
+        block = (b"x" * (65533 + over),)
     elif name == "xmp":
         block = b"x" * (65533 - 29 + over)
     else:
@@ -387,9 +330,8 @@ def test_blocks_too_large_for_jpeg_are_left_out(tmp_path, name, title, over):
         block = exif.tobytes().removeprefix(b"Exif\0\0")
     path = tmp_path / "a.jpg"
     notices = write_photo(path, [pixels], 9, Photo(pixels, **{name: block}), format="jpg")
-    kilobytes = 32 if name == "comment" else 64
-    assert notices == ((f"{title} was left out, because a JPEG has at most {kilobytes} KB for it",) if over else ())
-    assert (getattr(read_photo(path), name) is None) == bool(over)
+    assert notices == ((f"{title} was left out, because a JPEG has at most 64 KB for it",) if over else ())
+    assert (not getattr(read_photo(path), name)) == bool(over)
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".gif", ".webp"])
@@ -425,104 +367,5 @@ def test_16_bit_gray_png_with_a_transparent_level(tmp_path, monkeypatch):
     np.testing.assert_array_equal(read[..., 1], np.where(pixels == pixels[3, 4], 0, 65535))
     monkeypatch.setitem(__import__("sys").modules, "imagecodecs", None)
     photo = read_photo(tmp_path / "a.png")
-    np.testing.assert_array_equal(photo.pixels, pixels)
-    assert photo.notices == ("transparency was lost: `pip install 'mrda-kernels[deep]'` keeps it",)
-
-
-@pytest.mark.parametrize(("gamma", "said"), [(100000, True), (45455, False)])
-def test_a_gamma_that_is_dropped_is_said(tmp_path, gamma, said):
-    path = tmp_path / "a.png"
-    Image.new("RGB", (5, 4)).save(path)
-    with_chunk(path, b"gAMA", struct.pack(">I", gamma))
-    assert read_photo(path).notices == (("the PNG's gamma and chromaticities were left out",) if said else ())
-
-
-def text(keyword, value=b"a cat"):
-    return b"tEXt", keyword + b"\0" + value
-
-
-@pytest.mark.parametrize(
-    ("chunk", "said"),
-    [
-        (text(b"Author"), True),
-        (text(b"photoshop"), True),
-        (text(b"comment"), True),
-        ((b"zTXt", b"Title\0\0" + zlib.compress(b"a cat")), True),
-        ((b"iTXt", b"Title\0\0\0\0\0a cat"), True),
-        ((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x:xmpmeta/>"), False),
-        (
-            text(b"Raw profile type exif", b"\nexif\n20\n" + b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0".hex().encode()),
-            False,
-        ),
-    ],
-)
-@pytest.mark.parametrize("behind", [False, True])
-def test_a_pngs_text_is_said_to_be_left_out(tmp_path, chunk, said, behind):
-    path = tmp_path / "a.png"
-    Image.new("RGB", (5, 4)).save(path)
-    end = path.read_bytes()[-12:]
-    if behind:
-        path.write_bytes(path.read_bytes()[:-12])
-    with_chunk(path, *chunk)
-    if behind:
-        whole, length = path.read_bytes(), 12 + len(chunk[1])
-        path.write_bytes(whole[:33] + whole[33 + length :] + whole[33 : 33 + length] + end)
-    photo = read_photo(path)
-    assert photo.notices == (("left out: the PNG's text",) if said else ())
-    assert photo.comment is None
-
-
-def resource(code, content):
-    return b"8BIM" + struct.pack(">HHI", code, 0, len(content)) + content + b"\0" * (len(content) % 2)
-
-
-@pytest.mark.parametrize(
-    ("resources", "said"),
-    [
-        (resource(0x0404, b"\x1c\x02\x05\0\1a"), "left out: Photoshop's block with IPTC"),
-        (resource(0x0408, b"abc"), "left out: Photoshop's block"),
-    ],
-    ids=["iptc", "other"],
-)
-def test_a_jpegs_photoshop_block_is_said_to_be_left_out(tmp_path, resources, said):
-    path = tmp_path / "a.jpg"
-    Image.new("RGB", (5, 4)).save(path)
-    whole, content = path.read_bytes(), b"Photoshop 3.0\0" + resources
-    path.write_bytes(whole[:2] + b"\xff\xed" + struct.pack(">H", 2 + len(content)) + content + whole[2:])
-    assert read_photo(path).notices == (said,)
-
-
-@pytest.mark.parametrize("compression", [None, "zlib"])
-def test_a_tiffs_iptc_is_said_to_be_left_out(tmp_path, compression):
-    blocks = [(33723, 7, 4, b"\x1c\x02\x05a", True), (34377, 7, 6, b"8BIM\0\0", True)]
-    tifffile.imwrite(
-        tmp_path / "a.tif",
-        picture(3, np.uint8),
-        photometric="rgb",
-        compression=compression,
-        extratags=blocks,
-        metadata=None,
-    )
-    assert read_photo(tmp_path / "a.tif").notices == ("left out: IPTC, Photoshop's block",)
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_comment_is_kept_in_jpeg_and_else_said(tmp_path, format):
-    Image.new("RGB", (12, 8)).save(tmp_path / "a.jpg", comment=b"a cat")
-    photo = read_photo(tmp_path / "a.jpg")
-    path = tmp_path / f"b{FORMATS[format]}"
-    notices = write_photo(path, [photo.pixels], 8, photo, format=format)
-    assert (*photo.notices, *notices) == (
-        () if format == "jpg" else (f"the comment was left out, because {format} has no comments",)
-    )
-    assert read_photo(path).comment == (b"a cat" if format == "jpg" else None)
-
-
-def test_all_comments_but_the_last_are_said_to_be_left_out(tmp_path):
-    path = tmp_path / "a.jpg"
-    Image.new("RGB", (12, 8)).save(path, comment=b"a cat")
-    whole = path.read_bytes()
-    path.write_bytes(whole[:2] + b"\xff\xfe\0\5dog" + whole[2:])
-    photo = read_photo(path)
-    assert photo.comment == b"a cat"
-    assert photo.notices == ("left out: all comments but the last",)
+    np.testing.assert_array_equal(photo.pixels, read)
+    assert photo.notices == ()

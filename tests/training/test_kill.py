@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mrda.core.files import temporary_key
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 KILLS = 6
 pytestmark = pytest.mark.xdist_group("system")
@@ -63,7 +65,8 @@ def test_a_run_that_is_killed_at_random_moments_ends_bit_equal(photo: Path, tmp_
         process.send_signal(signal.SIGKILL)
         assert process.wait(timeout=60) == -signal.SIGKILL, process.communicate()[1]
     # As a kill leaves it in the midst of a write, whichever moments these were.
-    (killed / "bicubic" / ".best.0123abcd.safetensors").write_text("half")
+    name = f".mrda-{temporary_key('best.safetensors')}-0123abcd.safetensors"
+    (killed / "bicubic" / name).write_text("half")
     last = start(photo, killed, seed=3)
     _, said = last.communicate(timeout=600)
     assert last.returncode == 0, said

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from mrda.config import TrainConfig
+from mrda.core.files import temporary_key
 from mrda.training import RunRefusedError, train
 from mrda.training.checkpoints import Checkpoints
 from mrda.training.log import ScalarLog
@@ -194,6 +195,11 @@ def test_a_best_without_a_checkpoint_that_knows_it_is_removed(
 # Leftovers
 
 
+def half(path: Path) -> None:
+    """Leave a temporary file of `path`, as a killed process does."""
+    path.with_name(f".mrda-{temporary_key(path.name)}-0123abcd{path.suffix}").write_text("half")
+
+
 def test_leftovers_of_a_killed_run_are_gone_after_the_next(toy: TrainConfig, tmp_path: Path) -> None:
     train(toy, tmp_path, stages=["bicubic"], progress=False)
     folder = interrupted_at(toy, tmp_path / "other", 3)
@@ -204,12 +210,12 @@ def test_leftovers_of_a_killed_run_are_gone_after_the_next(toy: TrainConfig, tmp
             *(f"bicubic/{name}.safetensors" for name in ("weights", "best")),
         ):
             place = run_dir / path
-            place.with_name(f".{place.stem}.0123abcd{place.suffix}").write_text("half")
-        for name in ("log.0123abcd.jsonl", "recipe.0123abcd.json"):
-            (run_dir / "bicubic" / f".{name}").write_text("half")
+            half(place)
+        for name in ("log.jsonl", "recipe.json"):
+            half(run_dir / "bicubic" / name)
         # A checkpoint at a step that is never saved again, and a deletion.
         (run_dir / "bicubic" / "checkpoints" / ".step-00000003").mkdir()
-        (run_dir / "bicubic" / "checkpoints" / ".step-00000003" / ".state.0123abcd.pt").write_text("half")
+        half(run_dir / "bicubic" / "checkpoints" / ".step-00000003" / "state.pt")
         (run_dir / ".bicubic.trash").mkdir()
         assert len(list(run_dir.glob("**/.*"))) >= 8
         train(toy, run_dir, stages=["bicubic"], progress=False)

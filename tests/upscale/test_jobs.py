@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from mrda.photo.images import ImageError
+from mrda.upscale.batch import is_done
 from mrda.upscale.jobs import mine, plan
 
 
@@ -39,11 +40,99 @@ def test_patterns_and_photos_that_are_named_twice(folder, tmp_path):
     assert targets(plan([folder / "[1].png"], out, suffix="x"), out) == ["[1]_x.png"]
 
 
-def test_two_results_of_one_name_and_a_result_over_a_photo_are_refused(folder, tmp_path):
+def photos(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return [folder / name for name in names]
+
+
+NFC, NFD = "caf\N{LATIN SMALL LETTER E WITH ACUTE}.png", "cafe\N{COMBINING ACUTE ACCENT}.png"
+
+
+@pytest.mark.parametrize(
+    ("names", "results"),
+    [
+        (["I.jpeg", "I.jpg"], ["I_jpeg_x.jpg", "I_x.jpg"]),
+        (["I.jpg", "I.jfif", "I.jpeg"], ["I_x.jpg", "I_jfif_x.jpg", "I_jpeg_x.jpg"]),
+        (["a.jpg", "a.JPG"], ["a_x.jpg", "a_JPG_x.jpg"]),
+        (["A.jpg", "a.jpg"], ["A_x.jpg", "a_jpg_x.jpg"]),
+        (["a.png", "a.bmp", "a.gif"], ["a_x.png", "a_bmp_x.png", "a_gif_x.png"]),
+        (["1/a.png", "2/a.png", "3/a.png"], ["a_x.png", "a_png_x.png", "a_png_2_x.png"]),
+        (["I.jpg", "I.jpeg", "I_jpeg.jpg"], ["I_x.jpg", "I_jpeg_2_x.jpg", "I_jpeg_x.jpg"]),
+        ([NFC, NFD], [f"{NFC[:-4]}_png_x.png", f"{NFD[:-4]}_x.png"]),
+        (["stra\N{LATIN SMALL LETTER SHARP S}e.png", "STRASSE.png"], ["stra\xdfe_png_x.png", "STRASSE_x.png"]),
+        (["a", "a.png"], ["a_2_x.png", "a_x.png"]),
+    ],
+)
+def test_photos_whose_results_would_share_a_name_are_all_done(tmp_path, caplog, names, results):
+    given, out = photos(tmp_path / "in", *names), tmp_path / "out"
+    assert targets(plan(given, out, suffix="x"), out) == results
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("the photo's suffix is kept in the result's name, because another result has")
+    backward = plan(given[::-1], out, suffix="x")
+    assert targets(backward[::-1], out) == results  # whatever the order
+    assert all(set(job.beside) <= {other.target for other in backward} for job in backward)
+
+
+def test_a_result_of_another_photo_is_not_taken_for_this_one_s(tmp_path):
+    out = tmp_path / "out"
+    (jpeg,) = plan(photos(tmp_path, "I.jpeg"), out, suffix="x")
+    photos(out, jpeg.name)
+    assert is_done(jpeg, True, None)
+    both = plan(photos(tmp_path, "I.jpeg", "I.jpg"), out, suffix="x")
+    assert [is_done(job, True, None) for job in both] == [
+        False,
+        False,
+    ]  # I_x.jpg is from I.jpeg, though named as I.jpg's
+    photos(out, *(job.name for job in both))
+    assert [is_done(job, True, None) for job in both] == [True, True]
+
+
+def test_two_symlinks_to_one_photo_are_two_photos(tmp_path):
+    (photo,) = photos(tmp_path / "in", "a.png")
+    links = [tmp_path / "in" / name for name in ("b.png", "c.png")]
+    for link in links:
+        link.symlink_to(photo)
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    out = tmp_path / "out"
+    assert targets(plan(links, out, suffix="x"), out) == ["b_x.png", "c_x.png"]
+    given = [tmp_path / "in", photo, *links, tmp_path / "link" / "b.png", str(tmp_path / "i*" / "*.png")]
+    assert targets(plan(given, out, suffix="x"), out) == ["a_x.png", "b_x.png", "c_x.png"]
+    with pytest.raises(ValueError, match="would be overwritten"):
+        plan([links[0]], tmp_path / "in", suffix="", ext="png")
+
+
+def test_folders_and_files_with_brackets_in_their_names(tmp_path):
+    photos(tmp_path / "Photos [2020]", "a.jpg", "b [1].jpg", "deep/c.jpg")
+    photos(tmp_path / "Photos 2", "d.jpg")
+    out, base = tmp_path / "out", tmp_path / "Photos [2020]"
+    for pattern, results in {
+        "*.jpg": ["a_x.jpg", "b [1]_x.jpg"],
+        "b [1].jpg": ["b [1]_x.jpg"],
+        "**/c.jpg": ["c_x.jpg"],
+        "": ["a_x.jpg", "b [1]_x.jpg"],
+    }.items():
+        assert targets(plan([os.path.join(base, pattern)], out, suffix="x"), out) == results
+    assert targets(plan([str(tmp_path / "Photos [2]" / "*.jpg")], out, suffix="x"), out) == ["d_x.jpg"]
+
+
+@pytest.mark.parametrize("name", ["n" * 250 + ".png", "\N{CAT FACE}" * 62 + ".jpg"])
+def test_a_name_that_would_be_too_long_is_told_before_any_work(tmp_path, name):
+    long, short = photos(tmp_path / "in", name, "a.png")
     with pytest.raises(
-        ValueError, match=r"a\.png and .*a\.tif would both be written to .*a_x\.png: give their common folder"
+        ValueError, match=r"its name of 25[6-8] bytes is too long for the file system: rename the photo"
     ):
-        plan([folder / "a.png", folder / "deep/er/a.tif"], tmp_path, suffix="x", ext="png")
+        plan([long], tmp_path / "out", suffix="xx" + "x" * (len(os.fsencode(name)) < 253))
+    fails, done = plan([long, short], tmp_path / "out", suffix="xxxx")
+    assert "is too long for the file system" in fails.fault
+    assert done.fault is None
+    suffix = "x" * (254 - len(os.fsencode(name)))
+    assert plan([long], tmp_path / "out", suffix=suffix)[0].fault is None
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_result_over_a_photo_is_refused(folder, tmp_path):
     with pytest.raises(ValueError, match=r"a\.png is one of the photos to upscale and would be overwritten"):
         plan([folder / "a.png"], folder, suffix="")
     (tmp_path / "empty").mkdir()

@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import tifffile
@@ -194,6 +197,65 @@ def test_scale_is_that_of_the_network(scale):
 def test_other_images_are_refused(upscaler, image, error, match):
     with pytest.raises(error, match=match):
         upscaler(image)
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor", "bands"])
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ((0.0, 255.0), "values from 0 to 255"),
+        ((-1.0, 1.0), "values from -1 to 1"),
+        ((0.5, np.nan), "NaN"),
+        ((0.5, np.inf), "values from 0.5 to inf"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+def test_floating_point_values_outside_0_to_1_are_refused(upscaler, kind, values, found, dtype):
+    image = np.full((4, 4, 3), values[0], dtype)
+    image[2, 1, 0] = values[1]
+    upscale = {
+        "array": upscaler,
+        "tensor": lambda image: upscaler(torch.from_numpy(image.transpose(2, 0, 1).copy())),
+        "bands": lambda image: list(upscaler.bands(image)),
+    }[kind]
+    with pytest.raises(ValueError, match=f"image has {found}, but floating-point values must be from 0 to 1: divide"):
+        upscale(image)
+    image[2, 1, 0] = image[0, 0, 0] = 1 + 1e-6  # rounding
+    upscale(np.maximum(image, 0))
+
+
+def test_a_pillow_image_has_the_levels_of_its_file(upscaler, tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.full((6, 8), 2048, np.uint16), photometric="minisblack", bitspersample=12, metadata=None)
+    with Image.open(path) as image:
+        enlarged = np.asarray(upscaler(image))
+    np.testing.assert_array_equal(enlarged, upscaler(np.full((6, 8), 32776, np.uint16)))
+    header = struct.pack(">IIBBBBB", 8, 4, 2, 0, 0, 0, 0)  # gray of 2 bits
+    rows = 2 * b"\0\x3f\x3f" + 2 * b"\0\xff\xff"
+    chunks = (b"IHDR", header), (b"tRNS", b"\0\3"), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    png = b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks
+    )
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
+    with Image.open(tmp_path / "a.png") as image:
+        enlarged = upscaler(image)
+    assert enlarged.mode == "LA"
+    assert np.asarray(enlarged)[-1, -1, 1] == 0
+    assert np.asarray(enlarged)[0, 0, 1] == 255  # of level 0, beside those of level 3
+
+
+def test_bits_that_pillow_has_lost_are_said(tmp_path):
+    told = []
+    upscaler = Upscaler(tiny_student(), notify=told.append)
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((6, 8, 3), np.uint16), photometric="rgb", metadata=None)
+    with Image.open(tmp_path / "a.tif") as image:
+        upscaler(image)
+    assert len(told) == 1
+    assert told[0].startswith("Pillow has reduced 16-bit colours to 8 bits: pass mrda.photo.files.read_photo(path)")
+    with Image.open(tmp_path / "a.tif") as image:
+        upscaler(image.convert("RGB"))
+    assert len(told) == 1
 
 
 def test_other_networks_are_refused():

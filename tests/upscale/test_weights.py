@@ -39,6 +39,7 @@ def no_network(monkeypatch):
         raise AssertionError(f"{repository}/{name} was looked for on the Hub")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    monkeypatch.setattr(mrda.upscale.weights, "_hub_answers", lambda: True)
 
 
 @pytest.fixture

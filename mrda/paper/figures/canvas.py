@@ -69,10 +69,11 @@ def add_frame(axes: Axes, square: tuple[int, int, int]) -> None:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write the picture, PNG by the suffix of `path`; it appears whole or not at all."""
-    with atomic_write(path) as temporary, warnings.catch_warnings():
+    """Write the picture, in the format of the suffix of `path`; it appears whole or not at all."""
+    with atomic_write(path) as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # of a name; a box stands for the letter
-        figure.savefig(temporary, dpi=150, bbox_inches="tight", pad_inches=0.08, facecolor="white")
+        kind = Path(path).suffix.removeprefix(".") or "png"
+        figure.savefig(file, format=kind, dpi=150, bbox_inches="tight", pad_inches=0.08, facecolor="white")
 
 
 def csv_beside(path: str | Path) -> Path:

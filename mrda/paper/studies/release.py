@@ -118,8 +118,8 @@ def curve(legs: Sequence[Sequence[str]], name: str) -> None:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8, title="leg", title_fontsize=8)
     figure.tight_layout()
-    with atomic_write(DOCS / f"{name}.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=120, facecolor="white", metadata={"Software": None})
+    with atomic_write(DOCS / f"{name}.png") as file:
+        figure.savefig(file, format="png", dpi=120, facecolor="white", metadata={"Software": None})
 
 
 def document(scores: Mapping[str, Any]) -> str:
