@@ -1,5 +1,6 @@
 """Building the CUDA kernels: the GPUs to build for, the compiled code, and the messages of a failed build."""
 
+import functools
 import importlib.util
 import os
 import re
@@ -271,18 +272,32 @@ def test_nvcc_is_found_in_nvidias_wheel(tmp_path, monkeypatch):
 # ---- compiled code -------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def cubins(tmp_path_factory):
+    """Compile the kernels for one GPU, once in all tests: per source the cubin's path, and what ptxas says."""
+
+    @functools.cache
+    def compile_for(gpu):
+        folder = tmp_path_factory.mktemp(f"sm_{gpu}")
+        made = []
+        for source in setup.CUDA:
+            cubin = folder / f"{Path(source).stem}.cubin"
+            command = [NVCC, *setup.CUDA_FLAGS, f"-arch=sm_{gpu}", "-Xptxas=-v", "-cubin", ROOT / source, "-o", cubin]
+            made.append((cubin, subprocess.run(command, capture_output=True, text=True, check=True).stderr))
+        return made
+
+    return compile_for
+
+
 @pytest.fixture(scope="module", params=["80", "90"])
-def compiled(request, tmp_path_factory):
+def compiled(request, cubins):
     """Registers of each kernel, by its mangled name, and its bytes of stack frame and spills."""
-    folder = tmp_path_factory.mktemp(f"sm_{request.param}")
     found = {}
-    for source in setup.CUDA:
-        command = [NVCC, *setup.CUDA_FLAGS, f"-arch=sm_{request.param}", "-Xptxas=-v", "-cubin", ROOT / source]
-        done = subprocess.run([*command, "-o", folder / "kernels.cubin"], capture_output=True, text=True, check=True)
+    for _, said in cubins(request.param):
         for name, stack, stores, loads, registers in re.findall(
             r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
             r"(\d+) bytes spill loads.*?Used (\d+) registers",
-            done.stderr,
+            said,
             flags=re.DOTALL,
         ):
             found[name] = (int(registers), int(stack) + int(stores) + int(loads))
@@ -317,18 +332,14 @@ def test_several_blocks_of_the_usual_kernels_fit_on_a_multiprocessor(compiled, k
 
 @needs_nvcc
 @pytest.mark.slow
-def test_rows_are_copied_16_bytes_at_a_time(tmp_path):
+def test_rows_are_copied_16_bytes_at_a_time(cubins):
     triton = importlib.util.find_spec("triton")
     bundled = Path(triton.origin).parent / "backends/nvidia/bin/cuobjdump" if triton else None
     cuobjdump = shutil.which("cuobjdump") or (bundled if bundled and bundled.exists() else None)
     if cuobjdump is None:
         pytest.skip("there is no cuobjdump")
-    for source in setup.CUDA:
-        command = [NVCC, *setup.CUDA_FLAGS, "-arch=sm_90", "-cubin", ROOT / source, "-o", tmp_path / "kernels.cubin"]
-        subprocess.run(command, capture_output=True, check=True)
-        sass = subprocess.run(
-            [cuobjdump, "--dump-sass", tmp_path / "kernels.cubin"], capture_output=True, text=True, check=True
-        ).stdout
+    for cubin, _ in cubins("90"):
+        sass = subprocess.run([cuobjdump, "--dump-sass", cubin], capture_output=True, text=True, check=True).stdout
         functions = dict(re.findall(r"Function : (\w+)(.*?)(?=Function : |\Z)", sass, flags=re.DOTALL))
         in_vectors = [code for name, code in functions.items() if re.search(r"ward_kernelI\w+Li3E\w*Lb1EEE", name)]
         assert len(in_vectors) == 2 * 4
