@@ -54,6 +54,23 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     _C.set_cpu_instruction_set(best)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def quicker_interpreter() -> Iterator[None]:
+    """Let Triton's interpreter patch its language once, and not again at every call within a kernel."""
+    with pytest.MonkeyPatch.context() as patch:
+        if dispatch.load("triton").why_not("cpu") is None:
+            from triton import language
+            from triton.runtime import interpreter
+
+            def call(self: interpreter.InterpretedFunction, *args: Any, **kwargs: Any) -> Any:
+                if any(language.core.is_builtin(module.load) for module in (language, language.core)):
+                    interpreter._patch_lang(self.fn)
+                return self.rewrite()(*args, **kwargs)
+
+            patch.setattr(interpreter.InterpretedFunction, "__call__", call)
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def poisoned_memory() -> Iterator[None]:
     """Tensors start as NaN, so that an element which nobody writes is seen."""

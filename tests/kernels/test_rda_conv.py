@@ -3,7 +3,16 @@
 import pytest
 import torch
 from budget import RdaBudget
-from calls import AWKWARD_SHAPES, Call, for_any_call, many_kernel_sizes_and_dtypes, skip_aligned_runs, skip_many_samples
+from calls import (
+    AWKWARD_SHAPES,
+    Call,
+    for_any_call,
+    interpreted,
+    interpreters_part,
+    interpreters_size,
+    many_kernel_sizes_and_dtypes,
+    skip_if_interpreted,
+)
 
 OPS = torch.ops.mrda_kernels
 GRADIENTS = ("grad_input", "grad_weight", "grad_mask_weight", "grad_mask_bias")
@@ -38,11 +47,12 @@ def test_any_call_stays_within_the_budget(backend):
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("full_mask", [False, True], ids=["M=1", "M=C"])
 def test_sizes_beyond_a_tile(backend, shape, layout, full_mask):
-    skip_many_samples(backend, shape)
+    skip_if_interpreted(backend, not interpreters_size(1, shape, layout, full_mask))
     check(Call(shape, layout=layout, full_mask=full_mask, output_negative_slope=0.1), backend)
 
 
 @many_kernel_sizes_and_dtypes
 def test_kernel_sizes_and_dtypes_beyond_a_tile(backend, kernel_size, dtype, layout, shape):
-    skip_aligned_runs(backend, shape)
+    skip_if_interpreted(backend, not interpreters_part(1, kernel_size, dtype, layout, shape))
+    shape = (1, 18, 5, 71) if interpreted(backend) else shape
     check(Call(shape, kernel_size, dtype, layout=layout, dyadic=False), backend)
