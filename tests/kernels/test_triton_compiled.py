@@ -27,7 +27,7 @@ def case(direction, *, targets=NVIDIA, **options):
 
 
 CASES = [
-    case(direction, dtype=dtype, channels_last=channels_last)
+    case(direction, dtype=dtype, channels_last=channels_last, targets=NVIDIA if channels_last else (90,))
     for direction in ("forward", "backward")
     for dtype in ("bfloat16", "float32")
     for channels_last in (True, False)

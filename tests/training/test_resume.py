@@ -503,6 +503,14 @@ def test_a_skipped_step_moves_nothing_and_is_counted(
     assert [state["skipped_in_row"] for state in states] == [0, 1]
 
 
+@pytest.fixture
+def ctrl_c_interrupts() -> Iterator[None]:
+    outside = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    yield
+    signal.signal(signal.SIGINT, outside)
+
+
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_the_second_ctrl_c_interrupts_at_once() -> None:
     before = signal.getsignal(signal.SIGINT)
     with deferred_interrupt() as interrupted:
