@@ -296,12 +296,23 @@ def ask(code, *, interpret, blocked=False):
     return done.stdout.strip()
 
 
-WHY_NOT = "from mrda_kernels.backends import triton; print(triton.why_not({!r}))"
-
-
 def test_it_says_what_to_install():
-    answer = ask(WHY_NOT.format("cuda"), interpret=0, blocked=True)
+    answer = ask("from mrda_kernels.backends import triton; print(triton.why_not('cuda'))", interpret=0, blocked=True)
     assert "pip install triton" in answer
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """The backend's answers in processes without and with the interpreter."""
+    pytest.importorskip("triton")
+    code = """
+import sys
+from mrda_kernels.backends import triton
+print("triton" in sys.modules, *map(triton.why_not, ("cpu", "cuda", "mps")), sep="\\n")
+print(triton.INTERPRETED and triton.details())
+"""
+    names = ("imported", "cpu", "cuda", "mps", "details")
+    return [dict(zip(names, ask(code, interpret=i).splitlines(), strict=True)) for i in (0, 1)]
 
 
 @pytest.mark.parametrize(
@@ -313,9 +324,8 @@ def test_it_says_what_to_install():
         ("mps", 0, "not mps"),
     ],
 )
-def test_it_says_why_not(device, interpret, says):
-    pytest.importorskip("triton")
-    assert says in ask(WHY_NOT.format(device), interpret=interpret)
+def test_it_says_why_not(answers, device, interpret, says):
+    assert says in answers[interpret][device]
 
 
 def test_without_a_gpu_it_says_so(monkeypatch):
@@ -327,17 +337,12 @@ def test_without_a_gpu_it_says_so(monkeypatch):
     assert backend.why_not("cuda") is None
 
 
-def test_the_backend_loads_without_importing_triton():
-    code = "from mrda_kernels.backends import triton; import sys; print('triton' in sys.modules)"
-    assert ask(code, interpret=0) == "False"
+def test_the_backend_loads_without_importing_triton(answers):
+    assert answers[0]["imported"] == "False"
 
 
-def test_details_name_the_version():
-    pytest.importorskip("triton")
-    assert "triton 3." in ask(
-        "from mrda_kernels.backends import triton; print(triton.details())",
-        interpret=1,
-    )
+def test_details_name_the_version(answers):
+    assert "triton 3." in answers[1]["details"]
 
 
 def test_dispatch_finds_it():
