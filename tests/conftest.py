@@ -35,6 +35,8 @@ def pytest_collection_modifyitems(config, items):
     that the processes end at about the same time.
     """
     for item in items:
+        if item.get_closest_marker("slow_interpreted") and "triton-interpreter" in item.name:
+            item.add_marker("slow")
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.xdist_group("gpu"))
             if not torch.cuda.is_available():

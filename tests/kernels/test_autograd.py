@@ -26,6 +26,7 @@ def compare_with_finite_differences(function, tensors, backend):
     assert gradgradcheck(function, tensors, **options)
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize(
     "options",
     [
@@ -52,6 +53,7 @@ def test_finite_differences_agree(backend, options):
     compare_with_finite_differences(function, tensors, backend)
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 def test_finite_differences_agree_for_the_bare_convolution(backend, layout, kernel_size):

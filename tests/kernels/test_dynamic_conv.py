@@ -1,5 +1,6 @@
 """dynamic_depthwise_conv2d and its gradients on every backend, within the error budget."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from budget import dynamic_backward, dynamic_forward
@@ -22,6 +23,7 @@ def check(call, backend):
         bounded.check(grad, name)
 
 
+@pytest.mark.slow_interpreted
 def test_any_call_stays_within_the_budget(backend):
     for_any_call(
         lambda call: check(call, backend),

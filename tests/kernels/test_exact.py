@@ -53,6 +53,7 @@ def check_dynamic(call: Call, backend: str) -> None:
         assert torch.equal(grad, value.to(call.dtype)), name
 
 
+@pytest.mark.slow_interpreted
 def test_any_exact_call(backend):
     def check(call):
         check_rda(call, backend)
@@ -61,6 +62,7 @@ def test_any_exact_call(backend):
     for_any_call(check, backend, strategy=calls.filter(lambda call: call.dyadic))
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("shape", AWKWARD_SHAPES)
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("full_mask", [False, True], ids=["M=1", "M=C"])
@@ -71,6 +73,7 @@ def test_sizes_beyond_a_tile(backend, shape, layout, full_mask):
     check_dynamic(call, backend)
 
 
+@pytest.mark.slow_interpreted
 @many_kernel_sizes_and_dtypes
 def test_kernel_sizes_and_dtypes_beyond_a_tile(backend, kernel_size, dtype, layout, shape):
     skip_if_interpreted(backend, not interpreters_part(0, kernel_size, dtype, layout, shape))

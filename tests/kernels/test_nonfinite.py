@@ -27,6 +27,7 @@ def neighbourhood(places, shape):
     return near
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("full_mask", [False, True], ids=["M=1", "M=C"])
 def test_nan_in_the_input(backend, layout, full_mask):
@@ -55,6 +56,7 @@ def test_nan_in_the_input(backend, layout, full_mask):
     assert grads[3].isnan().all()
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_bare_convolution_of_a_value_that_is_not_finite(backend, layout, value):
@@ -77,6 +79,7 @@ def test_bare_convolution_of_a_value_that_is_not_finite(backend, layout, value):
     assert grads[1][others].isfinite().all()
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("full_mask", [False, True], ids=["M=1", "M=C"])
 def test_nan_in_grad_output(backend, layout, full_mask):

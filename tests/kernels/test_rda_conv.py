@@ -32,6 +32,7 @@ def check(call: Call, backend: str) -> None:
         bounded.check(grad, name)
 
 
+@pytest.mark.slow_interpreted
 def test_any_call_stays_within_the_budget(backend):
     for_any_call(
         lambda call: check(call, backend),
@@ -43,6 +44,7 @@ def test_any_call_stays_within_the_budget(backend):
     )
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("shape", AWKWARD_SHAPES)
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("full_mask", [False, True], ids=["M=1", "M=C"])
@@ -51,6 +53,7 @@ def test_sizes_beyond_a_tile(backend, shape, layout, full_mask):
     check(Call(shape, layout=layout, full_mask=full_mask, output_negative_slope=0.1), backend)
 
 
+@pytest.mark.slow_interpreted
 @many_kernel_sizes_and_dtypes
 def test_kernel_sizes_and_dtypes_beyond_a_tile(backend, kernel_size, dtype, layout, shape):
     skip_if_interpreted(backend, not interpreters_part(1, kernel_size, dtype, layout, shape))
