@@ -15,13 +15,14 @@ from torch import Tensor
 from mrda_kernels.call import DTYPES
 
 KERNEL_SIZES = (1, 3, 5, 7)
+Shape = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Call:
     """A description of an operator's arguments; it makes the same tensors each time."""
 
-    shape: tuple[int, int, int, int]
+    shape: Shape
     kernel_size: int = 3
     dtype: torch.dtype = torch.float32
     full_mask: bool = False
@@ -171,25 +172,34 @@ def for_any_call(
     settings(max_examples=EXAMPLES.get(backend, 200))(given(strategy)(property_))()
 
 
+def awkward_sizes(test: Callable[..., None]) -> Callable[..., None]:
+    """Parametrize a test by AWKWARD_SHAPES, layouts, and one mask or as many as channels."""
+    test = pytest.mark.parametrize("full_mask", [False, True], ids=["M=1", "M=C"])(test)
+    test = pytest.mark.parametrize("layout", ["nchw", "channels_last"])(test)
+    return pytest.mark.slow_interpreted(pytest.mark.parametrize("shape", AWKWARD_SHAPES)(test))
+
+
 def many_kernel_sizes_and_dtypes(test: Callable[..., None]) -> Callable[..., None]:
     """Parametrize a test by kernel sizes, dtypes, layouts, and shapes larger than a tile, one of them aligned."""
     test = pytest.mark.parametrize("shape", [(1, 18, 19, 71), (1, 24, 11, 72)], ids=["odd", "aligned"])(test)
     test = pytest.mark.parametrize("layout", ["nchw", "channels_last"])(test)
     test = pytest.mark.parametrize("dtype", DTYPES, ids=str)(test)
-    return pytest.mark.parametrize("kernel_size", KERNEL_SIZES)(test)
+    return pytest.mark.slow_interpreted(pytest.mark.parametrize("kernel_size", KERNEL_SIZES)(test))
 
 
-def interpreters_part(part: int, kernel_size: int, dtype: torch.dtype, layout: str, shape: tuple[int, ...]) -> bool:
-    """Return True for the combinations of `many_kernel_sizes_and_dtypes` that Triton's interpreter runs.
+def a_shape_for(backend: str, part: int, kernel_size: int, dtype: torch.dtype, layout: str, shape: Shape) -> Shape:
+    """Skip most of `many_kernel_sizes_and_dtypes` under Triton's interpreter, and give it fewer rows.
 
     Together, the parts 0 and 1 have every pair of two of their values. Runs of 16 bytes along a row, as in the aligned
     shape, are the CUDA kernels' own.
     """
     number = DTYPES.index(dtype)
-    first = (KERNEL_SIZES.index(kernel_size) + number) % 2 == part
-    return first and (layout == "nchw") == (number // 2 == part) and shape[-1] != 72
+    runs = (KERNEL_SIZES.index(kernel_size) + number) % 2 == part and (layout == "nchw") == (number // 2 == part)
+    skip_if_interpreted(backend, not runs or shape[-1] == 72)
+    return (1, 18, 5, 71) if interpreted(backend) else shape
 
 
-def interpreters_size(part: int, shape: tuple[int, ...], layout: str, full_mask: bool) -> bool:
-    """Return True for those of AWKWARD_SHAPES that Triton's interpreter runs, in half of the layouts and masks each."""
-    return shape in {(1, 3, 17, 65), (1, 1, 35, 1), (1, 33, 1, 130)} and (layout == "nchw") == (full_mask == bool(part))
+def skip_most_sizes(backend: str, part: int, shape: Shape, layout: str, full_mask: bool) -> None:
+    """Skip most of `awkward_sizes` under Triton's interpreter: part 0 and 1 have other layouts and masks."""
+    runs = shape in {(1, 3, 17, 65), (1, 1, 35, 1), (1, 33, 1, 130)} and (layout == "nchw") == (full_mask == bool(part))
+    skip_if_interpreted(backend, not runs)

@@ -6,17 +6,7 @@ The values are small multiples of 1/8, the slopes powers of two, and mask_weight
 
 import pytest
 import torch
-from calls import (
-    AWKWARD_SHAPES,
-    Call,
-    calls,
-    for_any_call,
-    interpreted,
-    interpreters_part,
-    interpreters_size,
-    many_kernel_sizes_and_dtypes,
-    skip_if_interpreted,
-)
+from calls import Call, a_shape_for, awkward_sizes, calls, for_any_call, many_kernel_sizes_and_dtypes, skip_most_sizes
 
 from mrda_kernels import reference
 from mrda_kernels.call import RdaCall
@@ -62,22 +52,17 @@ def test_any_exact_call(backend):
     for_any_call(check, backend, strategy=calls.filter(lambda call: call.dyadic))
 
 
-@pytest.mark.slow_interpreted
-@pytest.mark.parametrize("shape", AWKWARD_SHAPES)
-@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-@pytest.mark.parametrize("full_mask", [False, True], ids=["M=1", "M=C"])
+@awkward_sizes
 def test_sizes_beyond_a_tile(backend, shape, layout, full_mask):
-    skip_if_interpreted(backend, not interpreters_size(0, shape, layout, full_mask))
+    skip_most_sizes(backend, 0, shape, layout, full_mask)
     call = Call(shape, layout=layout, full_mask=full_mask)
     check_rda(call, backend)
     check_dynamic(call, backend)
 
 
-@pytest.mark.slow_interpreted
 @many_kernel_sizes_and_dtypes
 def test_kernel_sizes_and_dtypes_beyond_a_tile(backend, kernel_size, dtype, layout, shape):
-    skip_if_interpreted(backend, not interpreters_part(0, kernel_size, dtype, layout, shape))
-    shape = (1, 18, 5, 71) if interpreted(backend) else shape
+    shape = a_shape_for(backend, 0, kernel_size, dtype, layout, shape)
     call = Call(shape, kernel_size, dtype, layout=layout)
     check_rda(call, backend)
     check_dynamic(call, backend)

@@ -3,16 +3,7 @@
 import pytest
 import torch
 from budget import RdaBudget
-from calls import (
-    AWKWARD_SHAPES,
-    Call,
-    for_any_call,
-    interpreted,
-    interpreters_part,
-    interpreters_size,
-    many_kernel_sizes_and_dtypes,
-    skip_if_interpreted,
-)
+from calls import Call, a_shape_for, awkward_sizes, for_any_call, many_kernel_sizes_and_dtypes, skip_most_sizes
 
 OPS = torch.ops.mrda_kernels
 GRADIENTS = ("grad_input", "grad_weight", "grad_mask_weight", "grad_mask_bias")
@@ -44,18 +35,13 @@ def test_any_call_stays_within_the_budget(backend):
     )
 
 
-@pytest.mark.slow_interpreted
-@pytest.mark.parametrize("shape", AWKWARD_SHAPES)
-@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-@pytest.mark.parametrize("full_mask", [False, True], ids=["M=1", "M=C"])
+@awkward_sizes
 def test_sizes_beyond_a_tile(backend, shape, layout, full_mask):
-    skip_if_interpreted(backend, not interpreters_size(1, shape, layout, full_mask))
+    skip_most_sizes(backend, 1, shape, layout, full_mask)
     check(Call(shape, layout=layout, full_mask=full_mask, output_negative_slope=0.1), backend)
 
 
-@pytest.mark.slow_interpreted
 @many_kernel_sizes_and_dtypes
 def test_kernel_sizes_and_dtypes_beyond_a_tile(backend, kernel_size, dtype, layout, shape):
-    skip_if_interpreted(backend, not interpreters_part(1, kernel_size, dtype, layout, shape))
-    shape = (1, 18, 5, 71) if interpreted(backend) else shape
+    shape = a_shape_for(backend, 1, kernel_size, dtype, layout, shape)
     check(Call(shape, kernel_size, dtype, layout=layout, dyadic=False), backend)
