@@ -484,11 +484,11 @@ def test_a_draw_of_other_images():
 
 
 @pytest.mark.slow
-def test_a_thousand_batches_are_finite_and_in_range():
+def test_hundreds_of_batches_are_finite_and_in_range():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more would only wait for each other in images of this size
     sizes = [(24, 24), (29, 43), (61, 31), (32, 27), (25, 52)]
-    for seed in range(1000):
+    for seed in range(420):
         scale = SCALES[seed % 3]
         degradation = build(
             scale,

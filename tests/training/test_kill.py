@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from mrda.core.files import temporary_key
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-KILLS = 6
+KILLS = 4
 pytestmark = pytest.mark.xdist_group("system")
 
 
@@ -26,7 +26,7 @@ def start(photo: Path, run_dir: Path, seed: int) -> "subprocess.Popen[str]":
         "data.sources": f"['{photo}']",
         "validation.sources": f"['{photo}']",
         "validation.every": 4,
-        "train.steps": 30,  # in four stages: more than twice as long as all kills can take
+        "train.steps": 20,  # in four stages: more than twice as long as all kills can take
         "train.checkpoint_every": 2,
         "train.ema_decay": 0.9,
         "adaptation.reset_mln": "false",
