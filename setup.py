@@ -34,8 +34,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
-KERNELS = ["csrc/cpu/forward.cpp", "csrc/cpu/backward.cpp"]  # once per instruction set
-COMMON = ["csrc/cpu/launch.cpp", "csrc/bindings.cpp"]
+KERNELS = ["csrc/cpu/forward.cpp", "csrc/cpu/backward.cpp", "csrc/cpu/conv3x3.cpp"]  # once per instruction set
+COMMON = ["csrc/cpu/launch.cpp", "csrc/cpu/pack_conv3x3.cpp", "csrc/bindings.cpp"]
 CUDA = ["csrc/cuda/forward.cu", "csrc/cuda/backward.cu"]
 EMULATION = [f"csrc/emulation/{name}.cpp" for name in ("emulation", "faulty", "bindings")] + CUDA
 CUDA_FLAGS = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-forward-unknown-to-host-compiler"]

@@ -39,6 +39,34 @@ PYBIND11_MODULE(_C, m) {
       py::arg("params"), py::arg("grad_output"), py::arg("grad_input"), py::arg("grad_weight"),
       py::arg("grad_mask_weight"), py::arg("grad_mask_bias"), py::arg("threads"));
 
+  m.def(
+      "rda_conv3x3_forward_cpu",
+      [](const RdaConvParams& params, py::handle conv_weight, py::handle packed_weight, py::handle conv_bias,
+         py::handle skip, double final_negative_slope, py::handle output, int threads) {
+        auto p = begin_call<RdaConv3x3Forward>(params);
+        p.out_channels = shape(conv_weight)[0];
+        p.final_negative_slope = final_negative_slope;
+        p.conv_weight = data(conv_weight);
+        p.packed_weight = data(packed_weight);
+        p.conv_bias = data(conv_bias);
+        p.skip = skip.is_none() ? View{} : view(skip);
+        p.output = view(output);
+        py::gil_scoped_release release;
+        cpu::rda_conv3x3_forward(p, threads);
+      },
+      py::arg("params"), py::arg("conv_weight"), py::arg("packed_weight"), py::arg("conv_bias"), py::arg("skip"),
+      py::arg("final_negative_slope"), py::arg("output"), py::arg("threads"));
+
+  m.def("packed_conv3x3_elements", &cpu::packed_conv3x3_elements, py::arg("out_channels"), py::arg("channels"));
+  m.def(
+      "pack_conv3x3",
+      [](const std::string& dtype, py::handle weight, py::handle packed) {
+        const auto [out_channels, channels, rows, columns] = shape(weight);
+        (void)rows, (void)columns;
+        cpu::pack_conv3x3(dtype_of(dtype), out_channels, channels, data(weight), data(packed));
+      },
+      py::arg("dtype"), py::arg("weight"), py::arg("packed"));
+
   m.def("cpu_instruction_sets", &cpu::instruction_sets, "The instruction sets that this machine can run, best first.");
   m.def("cpu_instruction_set", &cpu::instruction_set);
   m.def("set_cpu_instruction_set", &cpu::set_instruction_set, py::arg("name"));

@@ -86,7 +86,7 @@ inline RdaConvParams params_of(const py::tuple& call, const std::string& dtype, 
   p.channels = sizes[1];
   p.height = sizes[2];
   p.width = sizes[3];
-  p.kernel_size = int(shape(weight)[3]);
+  p.kernel_size = weight.is_none() ? 1 : int(shape(weight)[3]);
   p.mask_channels = mask_weight.is_none() ? 0 : shape(mask_weight)[0];
   p.negative_slope = call[4].cast<double>();
   p.output_negative_slope = call[5].is_none() ? 1.0 : call[5].cast<double>();  // a slope of 1 is the identity

@@ -48,6 +48,20 @@ struct RdaConvForward : RdaConvParams {
   View output;
 };
 
+// Half an RDA block: a 3x3 convolution, zero padding 1, of an RDA convolution's result, rounded to `dtype`.
+//
+//   y = leaky_relu(conv2d(a, conv_weight) + conv_bias + skip, final_negative_slope)
+//
+// Without `weight`, `a` is the input itself.
+struct RdaConv3x3Forward : RdaConvForward {
+  int64_t out_channels;
+  double final_negative_slope;  // 1, the identity, if the result is not activated
+  const void* conv_weight;      // (C_out, C, 3, 3), contiguous
+  const void* packed_weight;    // the same in the way of the kernels, in the accumulation type; see pack_conv3x3
+  const void* conv_bias;        // (C_out,), or null for zero
+  View skip;                    // (B, C_out, H, W); null data for none
+};
+
 // Gradients of weight, mask_weight and mask_bias are written in the accumulation type: float, or double for float64.
 // Without a mask, the latter two are not written.
 struct RdaConvBackward : RdaConvParams {

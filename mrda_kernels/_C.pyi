@@ -2,15 +2,14 @@
 """Native kernels of mrda_kernels, from csrc/bindings.cpp; nothing is checked."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
-from mrda_kernels.call import RdaCall
-
 class RdaConvParams:
-    """A call as the kernels take it: addresses, sizes and strides; it keeps no tensor alive."""
+    """An RdaCall, or an input alone, as the kernels take it: addresses, sizes, strides; it keeps no tensor alive."""
 
-    def __init__(self, call: RdaCall, dtype: str, channels_last: bool) -> None: ...
+    def __init__(self, call: Sequence[Any], dtype: str, channels_last: bool) -> None: ...
 
 def rda_conv_forward_cpu(params: RdaConvParams, output: Tensor, threads: int) -> None: ...
 def rda_conv_backward_cpu(
@@ -22,6 +21,18 @@ def rda_conv_backward_cpu(
     grad_mask_bias: Tensor | None,
     threads: int,
 ) -> None: ...
+def rda_conv3x3_forward_cpu(
+    params: RdaConvParams,
+    conv_weight: Tensor,
+    packed_weight: Tensor,
+    conv_bias: Tensor | None,
+    skip: Tensor | None,
+    final_negative_slope: float,
+    output: Tensor,
+    threads: int,
+) -> None: ...
+def packed_conv3x3_elements(out_channels: int, channels: int) -> int: ...
+def pack_conv3x3(dtype: str, weight: Tensor, packed: Tensor) -> None: ...
 def cpu_instruction_sets() -> list[str]: ...
 def cpu_instruction_set() -> str: ...
 def set_cpu_instruction_set(name: str) -> None: ...

@@ -2,6 +2,7 @@
 """Fused kernels for per-sample depthwise dynamic convolution, as torch operators with autograd."""
 
 from mrda_kernels.rda_conv import dynamic_depthwise_conv2d, rda_conv2d
+from mrda_kernels.rda_conv3x3 import PackedConv3x3, conv3x3, pack_conv3x3, rda_conv3x3
 
-__all__ = ["dynamic_depthwise_conv2d", "rda_conv2d"]
+__all__ = ["PackedConv3x3", "conv3x3", "dynamic_depthwise_conv2d", "pack_conv3x3", "rda_conv2d", "rda_conv3x3"]
 __version__ = "0.1.0"

@@ -75,11 +75,8 @@ class RdaCall(NamedTuple):
         ``torch.compile`` and through ``torch.ops``.
         """
         input, weight, mask_weight, mask_bias, negative_slope, output_negative_slope = self
+        self.check_input()
         shape, kernels = input.shape, weight.shape
-        if len(shape) != 4:
-            raise ValueError(f"input has shape {tuple(shape)}, but must be (B, C, H, W)")
-        if input.dtype not in DTYPE_NAMES:
-            raise TypeError(f"input has dtype {input.dtype}, but must be float32, float64, bfloat16 or float16")
         if len(kernels) != 4 or kernels[2] != kernels[3]:
             raise ValueError(f"weight has shape {tuple(kernels)}, but must be (B, C, K, K)")
         if not (holds(kernels[0] == shape[0]) and holds(kernels[1] == shape[1])):
@@ -89,13 +86,21 @@ class RdaCall(NamedTuple):
             )
         if kernels[3] % 2 == 0 or kernels[3] > MAX_KERNEL_SIZE:
             raise ValueError(f"weight has a kernel size K of {kernels[3]}, but K must be 1, 3, 5 or 7")
-        self._check_like_input("weight", weight)
+        self.check_like_input("weight", weight)
         if mask_weight is None:
             return
         self._check_mask(mask_weight, mask_bias)
-        _check_slope("negative_slope", negative_slope)
+        check_slope("negative_slope", negative_slope)
         if output_negative_slope is not None:
-            _check_slope("output_negative_slope", output_negative_slope)
+            check_slope("output_negative_slope", output_negative_slope)
+
+    def check_input(self) -> None:
+        """Raise TypeError or ValueError unless the input has four dimensions and a dtype that the operators take."""
+        shape, dtype = self.input.shape, self.input.dtype
+        if len(shape) != 4:
+            raise ValueError(f"input has shape {tuple(shape)}, but must be (B, C, H, W)")
+        if dtype not in DTYPE_NAMES:
+            raise TypeError(f"input has dtype {dtype}, but must be float32, float64, bfloat16 or float16")
 
     def check_grad_output(self, grad_output: Tensor) -> None:
         """Raise TypeError or ValueError unless ``grad_output`` is like the result."""
@@ -104,7 +109,7 @@ class RdaCall(NamedTuple):
             raise ValueError(
                 f"grad_output has shape {tuple(grad_output.shape)}, but must have input's, {tuple(self.input.shape)}"
             )
-        self._check_like_input("grad_output", grad_output)
+        self.check_like_input("grad_output", grad_output)
 
     def _check_mask(self, mask_weight: Tensor, mask_bias: Tensor | None) -> None:
         channels, shape = self.input.shape[1], mask_weight.shape
@@ -115,13 +120,14 @@ class RdaCall(NamedTuple):
         masks = shape[0]
         if masks != 1 and masks != channels:
             raise ValueError(f"mask_weight makes M = {masks} masks, but M must be 1 or input's C = {channels}")
-        self._check_like_input("mask_weight", mask_weight)
+        self.check_like_input("mask_weight", mask_weight)
         if mask_bias is not None:
             if mask_bias.ndim != 1 or not holds(mask_bias.shape[0] == masks):
                 raise ValueError(f"mask_bias has shape {tuple(mask_bias.shape)}, but must be (M,) = ({masks},)")
-            self._check_like_input("mask_bias", mask_bias)
+            self.check_like_input("mask_bias", mask_bias)
 
-    def _check_like_input(self, name: str, tensor: Tensor) -> None:
+    def check_like_input(self, name: str, tensor: Tensor) -> None:
+        """Raise TypeError or ValueError unless a tensor has the input's dtype and device."""
         if tensor.dtype != self.input.dtype:
             raise TypeError(f"{name} has dtype {tensor.dtype}, but must have input's, {self.input.dtype}")
         if tensor.device != self.input.device:
@@ -259,7 +265,8 @@ _AUTOCAST_KEYS = _key_set(*(name for name in dir(torch._C.DispatchKey) if re.mat
 _UNCHANGED = nullcontext()
 
 
-def _check_slope(name: str, value: float) -> None:
+def check_slope(name: str, value: float) -> None:
+    """Raise ValueError unless a slope is finite."""
     if not math.isfinite(value):
         raise ValueError(f"{name} is {value}, but must be a finite number")
 

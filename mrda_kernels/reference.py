@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mrda_kernels.call import RdaCall
+from mrda_kernels.conv3x3_call import Conv3x3Call
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,6 +77,24 @@ def backward(grad_output: Tensor, call: RdaCall) -> tuple[Tensor, ...]:
     grad_mask_weight = torch.einsum("bmhw,bchw->mc", grad_mask_logits, x)[..., None, None]
     grads = (grad_x, grad_kernels, grad_mask_weight, grad_mask_logits.sum(dim=(0, 2, 3)))
     return tuple(g.to(call.input.dtype) for g in grads)
+
+
+def conv3x3(call: Conv3x3Call) -> Tensor:
+    """Return the result of half an RDA block, (B, C_out, H, W)."""
+    return _conv3x3(call.like_input, call)
+
+
+@_without_autocast
+def _conv3x3(like: RdaCall, call: Conv3x3Call) -> Tensor:
+    dtype = like.accumulation_dtype
+    features = (call.input if call.steered is None else forward(call.steered)).to(dtype)
+    bias = None if call.conv_bias is None else call.conv_bias.to(dtype)
+    out = F.conv2d(features, call.conv_weight.to(dtype), bias, padding=1)
+    if call.skip is not None:
+        out = out + call.skip.to(dtype)
+    if call.output_negative_slope is not None:
+        out = F.leaky_relu(out, call.output_negative_slope)
+    return out.to(like.input.dtype).contiguous(memory_format=like.memory_format)
 
 
 def _widened(call: RdaCall) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:

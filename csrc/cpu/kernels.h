@@ -21,6 +21,8 @@ struct Kernels {
   void (*backward)(const RdaConvBackward&, int64_t task, void* scratch, void* partial);
   // Adds up the partial sums in the order of the tasks.
   void (*reduce)(const RdaConvBackward&, const void* partial);
+  Plan (*plan_conv3x3)(const RdaConv3x3Forward&);
+  void (*conv3x3)(const RdaConv3x3Forward&, int64_t task, void* scratch);
 };
 
 #define MRDA_DECLARE_KERNELS(isa)                                                \
@@ -30,6 +32,8 @@ struct Kernels {
   Plan plan_backward(const RdaConvBackward&);                                    \
   void backward(const RdaConvBackward&, int64_t task, void* scratch, void* partial); \
   void reduce(const RdaConvBackward&, const void* partial);                      \
+  Plan plan_conv3x3(const RdaConv3x3Forward&);                                   \
+  void conv3x3(const RdaConv3x3Forward&, int64_t task, void* scratch);           \
   }
 
 #ifdef MRDA_ISA

@@ -28,7 +28,8 @@ namespace cpu {
 namespace {
 
 #define MRDA_KERNELS(isa) \
-  Kernels { #isa, isa::plan_forward, isa::forward, isa::plan_backward, isa::backward, isa::reduce }
+  Kernels { #isa, isa::plan_forward, isa::forward, isa::plan_backward, isa::backward, isa::reduce, isa::plan_conv3x3, \
+           isa::conv3x3 }
 
 std::vector<Kernels> runnable() {
   std::vector<Kernels> found;
@@ -107,17 +108,17 @@ void share(int64_t tasks, int64_t scratch_bytes, int threads, const Work& work) 
 
 // Asks for large pages for a large result: it is fresh memory, whose page faults would cost several times the writing.
 // This is only a hint; existing contents stay.
-void prefer_large_pages(const RdaConvParams& p, const View& view) {
+void prefer_large_pages(const RdaConvParams& p, int64_t channels, const View& view) {
 #if defined(__linux__)
   const uintptr_t size = p.dtype == DType::kFloat64 ? 8 : p.dtype == DType::kFloat32 ? 4 : 2;
-  const uintptr_t bytes = uintptr_t(p.batch * p.channels * p.height * p.width) * size;  // results are dense
+  const uintptr_t bytes = uintptr_t(p.batch * channels * p.height * p.width) * size;  // results are dense
   if (!view.data || bytes < (8u << 20)) return;
   const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE));
   const uintptr_t first = (reinterpret_cast<uintptr_t>(view.data) + page - 1) / page * page;
   const uintptr_t last = (reinterpret_cast<uintptr_t>(view.data) + bytes) / page * page;
   madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #else
-  (void)p, (void)view;
+  (void)p, (void)channels, (void)view;
 #endif
 }
 
@@ -128,7 +129,7 @@ const Kernels& kernels() { return all_kernels()[chosen.load()]; }
 void rda_conv_forward(const RdaConvForward& params, int threads) {
   const Kernels& k = kernels();
   const Plan plan = k.plan_forward(params);
-  prefer_large_pages(params, params.output);
+  prefer_large_pages(params, params.channels, params.output);
   share(params.batch * plan.tasks_per_sample, plan.scratch_bytes, threads,
         [&](int64_t task, void* scratch) { k.forward(params, task, scratch); });
 }
@@ -136,7 +137,7 @@ void rda_conv_forward(const RdaConvForward& params, int threads) {
 void rda_conv_backward(const RdaConvBackward& params, int threads) {
   const Kernels& k = kernels();
   const Plan plan = k.plan_backward(params);
-  prefer_large_pages(params, params.grad_input);
+  prefer_large_pages(params, params.channels, params.grad_input);
   const int64_t tasks = params.batch * plan.tasks_per_sample;
   const size_t bytes = size_t(tasks * plan.partial_bytes + 64) / 64 * 64;
   std::unique_ptr<void, void (*)(void*)> partial(std::aligned_alloc(64, bytes), std::free);
@@ -145,6 +146,14 @@ void rda_conv_backward(const RdaConvBackward& params, int threads) {
     k.backward(params, task, scratch, static_cast<char*>(partial.get()) + task * plan.partial_bytes);
   });
   k.reduce(params, partial.get());
+}
+
+void rda_conv3x3_forward(const RdaConv3x3Forward& params, int threads) {
+  const Kernels& k = kernels();
+  const Plan plan = k.plan_conv3x3(params);
+  prefer_large_pages(params, params.out_channels, params.output);
+  share(params.batch * plan.tasks_per_sample, plan.scratch_bytes, threads,
+        [&](int64_t task, void* scratch) { k.conv3x3(params, task, scratch); });
 }
 
 std::vector<std::string> instruction_sets() {

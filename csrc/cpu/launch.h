@@ -13,6 +13,12 @@ namespace cpu {
 // Run on at most `threads` threads. Scratch memory is kept per thread; the backward allocates more for its sums.
 void rda_conv_forward(const RdaConvForward& params, int threads);
 void rda_conv_backward(const RdaConvBackward& params, int threads);
+void rda_conv3x3_forward(const RdaConv3x3Forward& params, int threads);
+
+// The weights of a 3x3 convolution as rda_conv3x3_forward takes them: Winograd's transform of each kernel, in blocks of
+// output channels that lie side by side, [block][product][C][kBlock], padded with zeros.
+int64_t packed_conv3x3_elements(int64_t out_channels, int64_t channels);
+void pack_conv3x3(DType dtype, int64_t out_channels, int64_t channels, const void* weight, void* packed);
 
 std::vector<std::string> instruction_sets();  // that this machine can run, best first
 std::string instruction_set();

@@ -50,6 +50,7 @@ struct Geometry {
   int64_t tile_height, tile_width;  // of the result
   int64_t pitch;                    // elements from row to row if lanes lie along the width
 
+  Geometry() = default;
   MRDA_MEMBER explicit Geometry(const RdaConvParams& p, int64_t width, int64_t halo) {
     channels_last = p.channels_last;
     channels = p.channels;
@@ -256,6 +257,26 @@ MRDA_INLINE Vec<A> correlate(const Region<A>& region, const A* x, const Vec<A>* 
     sum += part;
   }
   return sum;
+}
+
+// Keeps an address in a register of its own, where the compiler would derive it anew for every use.
+template <class A>
+MRDA_INLINE const A* keep(const A* address) {
+  asm("" : "+r"(address));
+  return address;
+}
+
+// The same sum of 3x3 taps, whose rows start at the three addresses.
+template <class A>
+MRDA_INLINE Vec<A> correlate3(const A* row0, const A* row1, const A* row2, int64_t tap, const Vec<A>* weight) {
+  Vec<A> sum0 = weight[0] * load(row0), sum1 = weight[3] * load(row1), sum2 = weight[6] * load(row2);
+  sum0 = add_tap(sum0, weight[1], load(row0 + tap));
+  sum1 = add_tap(sum1, weight[4], load(row1 + tap));
+  sum2 = add_tap(sum2, weight[7], load(row2 + tap));
+  sum0 = add_tap(sum0, weight[2], load(row0 + 2 * tap));
+  sum1 = add_tap(sum1, weight[5], load(row1 + 2 * tap));
+  sum2 = add_tap(sum2, weight[8], load(row2 + 2 * tap));
+  return sum0 + sum1 + sum2;
 }
 
 // The same sum around the pixel at `center`, of some of the taps.

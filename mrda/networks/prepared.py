@@ -2,16 +2,16 @@
 """Networks prepared for inference: everything that follows from the weights alone is computed once, ahead of calls.
 
 A prepared network is a frozen copy. It holds plain tensors of its own, so that a call does nothing but launch
-operators, and a CUDA graph of it recomputes nothing. Each half of a block is a step of its own, `_HalfBlock`.
+operators, and a CUDA graph of it recomputes nothing. Each half of a block is one call of the operator.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
-from typing import TYPE_CHECKING, NoReturn, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,15 +24,13 @@ from mrda.core.checks import check_image, check_like, check_tensor
 from mrda.networks.layers import NEGATIVE_SLOPE, without_autocast
 from mrda.networks.rda_conv import RDAConv, SteeredConv
 from mrda.networks.upscaler import CollapsedUpscaler
-from mrda_kernels import rda_conv2d
+from mrda_kernels import conv3x3, pack_conv3x3, rda_conv3x3
 from mrda_kernels.call import holds
 
 if TYPE_CHECKING:
+    from mrda.networks.den import DEN
     from mrda.networks.mrda import MRDAStudent
     from mrda.networks.rdan import RDAB, RDAN
-
-_Steered = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""Features (B, C, H, W), compressed IDR (B, C) and predicted kernels -> features after the LeakyReLU."""
 
 
 class _Frozen:
@@ -65,7 +63,7 @@ class PreparedRDAN(_Frozen):
             blocks = [block.halves() for block in cast("list[RDAB]", rdan.blocks)]
             fused = [steered for halves in blocks for steered, _ in halves if _is_fused(steered)]
             self.predict = _Predictor(fused) if fused else None
-            self.blocks = [[_HalfBlock(*half, self.dtype) for half in halves] for halves in blocks]
+            self.blocks = [[_half(*half, self.dtype) for half in halves] for halves in blocks]
             self.body_tail = _Conv3x3(rdan.body_tail, self.dtype)
             for layer in (*rdan.upscaler.expand, rdan.upscaler.last):
                 _check_layer(layer, nn.PixelShuffle if isinstance(layer, nn.PixelShuffle) else nn.Conv2d)
@@ -88,9 +86,9 @@ class PreparedRDAN(_Frozen):
                 kernels = iter(self.predict(idr, self.dtype))
             deep = shallow
             for first, second in self.blocks:
-                out = F.leaky_relu_(first(deep, idr, next(kernels)), NEGATIVE_SLOPE)
-                deep = second(out, idr, next(kernels)) + deep
-            return self.upscaler(self.body_tail(deep) + shallow) + self.mean
+                out = first(deep, idr, next(kernels), output_negative_slope=NEGATIVE_SLOPE)
+                deep = second(out, idr, next(kernels), skip=deep)
+            return self.upscaler(self.body_tail(deep, skip=shallow)) + self.mean
 
     def check(self, lr: Tensor, degradation: Tensor) -> None:
         """Raise what a call raises for these arguments."""
@@ -106,9 +104,8 @@ class PreparedStudent(_Frozen):
 
     def __init__(self, student: MRDAStudent, dtype: torch.dtype | None) -> None:
         with torch.inference_mode(False), torch.no_grad(), _evaluating(student):
-            _check_hooks(student, but=student.den)  # which is called
-            _recompute_weights(student.den)  # those that pruning has left with a graph can't be copied
-            self._den = copy.deepcopy(student.den).requires_grad_(False).eval()
+            _check_hooks(student, but=student.den)
+            self._den = prepared_den(student.den)
         self.rdan = student.rdan.prepare(dtype)
 
     @torch.no_grad()
@@ -118,6 +115,49 @@ class PreparedStudent(_Frozen):
         Arguments and errors are those of :meth:`mrda.networks.mrda.MRDAStudent.forward`.
         """
         return self.rdan(lr, self._den(lr) if degradation is None else degradation)
+
+
+def prepared_den(den: DEN) -> DEN:
+    """Return a frozen copy of a DEN for inference. Its convolutions have packed weights if all are as they were built.
+
+    Otherwise, with hooks or replaced layers, the copy calls its layers as the DEN does.
+    """
+    with torch.inference_mode(False), torch.no_grad(), _evaluating(den):
+        _recompute_weights(den)  # those that pruning has left with a graph can't be copied
+        copied = copy.deepcopy(den).requires_grad_(False).eval()
+        kinds = [nn.LeakyReLU if place % 2 else nn.Conv2d for place in range(len(den.convs))]
+        unchanged = all(_is_one(layer, kind) for layer, kind in zip(den.convs, kinds, strict=True))
+        if unchanged and not any(_has_hooks(module) for module in den.convs.modules()):
+            copied.convs = _PackedConvs(list(den.convs)[::2])  # type: ignore[assignment]
+    return copied
+
+
+class _PackedConvs(nn.Module):
+    """The convolutions of a DEN, each with its LeakyReLU."""
+
+    def __init__(self, convs: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.steps: list[_Conv3x3 | _StridedConv] = []
+        for conv in cast("Iterable[nn.Conv2d]", convs):
+            self.steps.append((_Conv3x3 if conv.stride == (1, 1) else _StridedConv)(conv, conv.weight.dtype))
+            self.register_buffer("like", conv.weight.new_empty(0), persistent=False)  # the weights' device and dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features of ``x``."""
+        for step in self.steps:
+            x = step(x, output_negative_slope=NEGATIVE_SLOPE)
+        return x
+
+
+class _StridedConv:
+    """A 3x3 convolution of stride 2, zero padding 1."""
+
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+        self.weight, self.bias = _weights(conv, nn.Conv2d, dtype)
+
+    def __call__(self, features: Tensor, *, output_negative_slope: float) -> Tensor:
+        out = F.conv2d(features, self.weight, self.bias, stride=2, padding=1)
+        return F.leaky_relu_(out, output_negative_slope)
 
 
 def check_inputs(lr: Tensor, degradation: Tensor, *, idr_dim: int, like: Tensor) -> None:
@@ -130,36 +170,49 @@ def check_inputs(lr: Tensor, degradation: Tensor, *, idr_dim: int, like: Tensor)
     check_like("degradation", degradation, like)
 
 
-class _HalfBlock:
-    """A steered convolution with its LeakyReLU, then a 3x3 convolution: half of an RDA block."""
+class _FusedHalf:
+    """An RDA conv, its LeakyReLU and a 3x3 convolution: half of an RDA block as one call of the operator."""
 
-    def __init__(self, steered: SteeredConv, conv: nn.Conv2d, dtype: torch.dtype) -> None:
-        self.steered: _Steered = _FusedRDAConv(steered, dtype) if _is_fused(steered) else _FrozenConv(steered, dtype)
+    def __init__(self, steered: RDAConv, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+        self.mask_weight, self.mask_bias = _weights(steered.mask, nn.Conv2d, dtype)
+        self.negative_slope = steered.dynamic_slope
+        self.backend = steered.backend
         self.conv = _Conv3x3(conv, dtype)
 
-    def __call__(self, features: Tensor, idr: Tensor, kernels: Tensor | None) -> Tensor:
-        return self.conv(self.steered(features, idr, kernels))
-
-
-class _FusedRDAConv:
-    """An RDA conv as one call of the operator."""
-
-    def __init__(self, conv: RDAConv, dtype: torch.dtype) -> None:
-        self.mask_weight, self.mask_bias = _weights(conv.mask, nn.Conv2d, dtype)
-        self.negative_slope = conv.dynamic_slope
-        self.backend = conv.backend
-
-    def __call__(self, features: Tensor, idr: Tensor, kernels: Tensor | None) -> Tensor:
+    def __call__(
+        self,
+        features: Tensor,
+        idr: Tensor,
+        kernels: Tensor | None,
+        *,
+        skip: Tensor | None = None,
+        output_negative_slope: float | None = None,
+    ) -> Tensor:
         assert kernels is not None
-        return rda_conv2d(
+        return rda_conv3x3(
             features,
             kernels,
             self.mask_weight,
             self.mask_bias,
+            self.conv.weight,
+            self.conv.bias,
+            skip=skip,
             negative_slope=self.negative_slope,
-            output_negative_slope=NEGATIVE_SLOPE,
+            inner_negative_slope=NEGATIVE_SLOPE,
+            output_negative_slope=output_negative_slope,
             backend=self.backend,
         )
+
+
+class _Half:
+    """A steered convolution of the ablations with its LeakyReLU, then a 3x3 convolution."""
+
+    def __init__(self, steered: SteeredConv, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+        self.steered = _FrozenConv(steered, dtype)
+        self.conv = _Conv3x3(conv, dtype)
+
+    def __call__(self, features: Tensor, idr: Tensor, kernels: Tensor | None, **options: Any) -> Tensor:
+        return self.conv(self.steered(features, idr), **options)
 
 
 class _FrozenConv:
@@ -171,18 +224,19 @@ class _FrozenConv:
             if name != "kernel":
                 part.to(dtype)
 
-    def __call__(self, features: Tensor, idr: Tensor, kernels: Tensor | None) -> Tensor:
+    def __call__(self, features: Tensor, idr: Tensor) -> Tensor:
         return self.conv(features, idr, output_negative_slope=NEGATIVE_SLOPE)
 
 
 class _Conv3x3:
-    """A 3x3 convolution, zero padding 1."""
+    """A 3x3 convolution, zero padding 1, whose weights are packed once."""
 
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
-        self.weight, self.bias = _weights(conv, nn.Conv2d, dtype)
+        weight, self.bias = _weights(conv, nn.Conv2d, dtype)
+        self.weight = pack_conv3x3(weight)
 
-    def __call__(self, features: Tensor) -> Tensor:
-        return F.conv2d(features, self.weight, self.bias, padding=1)
+    def __call__(self, features: Tensor, **options: Any) -> Tensor:
+        return conv3x3(features, self.weight, self.bias, **options)
 
 
 class _Predictor:
@@ -197,6 +251,10 @@ class _Predictor:
         """Return the kernels (B, C, K, K) of each conv, in ``dtype``, for compressed IDRs (B, C)."""
         kernels = F.leaky_relu(idr @ self.squeeze, NEGATIVE_SLOPE) @ self.expand
         return kernels.reshape(*kernels.shape[:2], idr.shape[1], self.size, self.size).to(dtype).unbind()
+
+
+def _half(steered: SteeredConv, conv: nn.Conv2d, dtype: torch.dtype) -> _FusedHalf | _Half:
+    return _FusedHalf(steered, conv, dtype) if _is_fused(steered) else _Half(steered, conv, dtype)
 
 
 def _is_fused(conv: SteeredConv) -> TypeGuard[RDAConv]:
@@ -223,19 +281,29 @@ def _weights(layer: nn.Module, kind: type[nn.Module], dtype: torch.dtype | None 
 
 def _check_layer(layer: nn.Module, kind: type[nn.Module]) -> None:
     """Raise ValueError unless a call of ``layer`` uses ``weight`` and ``bias`` as ``kind`` does."""
-    if type(layer).forward is not kind.forward or "forward" in vars(layer):
+    if not _is_one(layer, kind):
         raise ValueError(
             f"a layer is a {type(layer).__module__}.{type(layer).__name__}, but prepare() can only read the weights of "
             f"a {kind.__name__}: merge adapters into the network first, or call the network itself"
         )
 
 
+def _is_one(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Return True if a call of ``layer`` does what one of ``kind`` does, but for its hooks."""
+    return type(layer).forward is kind.forward and "forward" not in vars(layer)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Return True if a module has hooks other than those that compute weights."""
+    before = [hook for hook in module._forward_pre_hooks.values() if not isinstance(hook, _COMPUTING)]
+    return bool(before or module._forward_hooks)
+
+
 def _check_hooks(network: nn.Module, *, but: nn.Module | None = None) -> None:
     """Raise ValueError if modules outside of ``but`` have hooks, other than those that compute weights."""
     called = set() if but is None else set(but.modules())
     for name, module in network.named_modules():
-        others = [hook for hook in module._forward_pre_hooks.values() if not isinstance(hook, _COMPUTING)]
-        if module not in called and (others or module._forward_hooks):
+        if module not in called and _has_hooks(module):
             raise ValueError(
                 f"{name or 'the network'} has hooks, which a prepared network would not run: "
                 "remove them before prepare(), or call the network itself"

@@ -18,7 +18,7 @@ from mrda.core.tiling import Tile, tiles
 from mrda.degradations.resample import bicubic
 from mrda.networks import MRDAStudent, Network, load_any
 from mrda.networks.layers import to_channels_last
-from mrda.networks.prepared import PreparedRDAN
+from mrda.networks.prepared import PreparedRDAN, prepared_den
 from mrda.photo.decoding import lost_bits, pixels_of
 from mrda.photo.images import to_array, to_eight_bits, to_tensor
 from mrda.photo.transparency import fill_transparent
@@ -145,6 +145,7 @@ class Upscaler:
         self.tile_pad = network.rdan.reach if tile_pad is None else tile_pad
         self.dtype = _best_dtype(self.device) if dtype is None else dtype
         converted = self.dtype if network.rdan.head.weight.dtype == torch.float32 else None
+        self._den = prepared_den(self.network.den)
         self._trunk = TrunkRunner(self.network.rdan.prepare(converted))
         self.notify = notify or _log.warning
         self._told: set[str] = set()
@@ -316,8 +317,8 @@ class Upscaler:
         while True:
             try:
                 if rows == height:
-                    return self.network.degradation(colour.to(next(self.network.parameters())))
-                return self.network.den.in_strips(colour, rows)
+                    return self._den(colour.to(next(self.network.parameters())))
+                return self._den.in_strips(colour, rows)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or rows <= SMALLEST_TILE:
                     raise

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mrda_kernels.backends import install_hint, load_extension
-from mrda_kernels.call import RdaCall
+from mrda_kernels.call import DTYPE_NAMES, RdaCall, accumulation_dtype
+from mrda_kernels.conv3x3_call import Conv3x3Call
 
 _C, _missing = load_extension()
 
@@ -85,6 +86,54 @@ def backward(grad_output: Tensor, call: RdaCall) -> tuple[Tensor, ...]:
     )
     sums = [g for g in (grad_weight, grad_mask_weight, grad_mask_bias) if g is not None]
     return grad_input, *(sums if dtype == call.input.dtype else [g.to(call.input.dtype) for g in sums])
+
+
+# ---- half an RDA block ---------------------------------------------------------------------------------------------
+
+
+def serves_conv3x3(call: Conv3x3Call) -> bool:
+    """Return True if the fused kernel is the fastest way to run a call.
+
+    oneDNN's direct convolution is left to do its work for bfloat16 on processors with instructions for it, and in
+    float32 for a few channels, whose windows cost more to transform than to multiply.
+    """
+    dtype = call.input.dtype
+    if dtype == torch.bfloat16:
+        return not _HAS_BFLOAT16
+    return call.steered is not None or dtype == torch.float16 or call.input.shape[1] >= _FEWEST_CHANNELS
+
+
+def pack_conv3x3(conv_weight: Tensor) -> Tensor:
+    """Return the weights of a 3x3 convolution, (C_out, C_in, 3, 3), in the layout of :func:`conv3x3_forward`."""
+    weight = conv_weight.contiguous()
+    elements = _C.packed_conv3x3_elements(*weight.shape[:2])
+    packed = torch.empty(elements, dtype=accumulation_dtype(weight.dtype))
+    _C.pack_conv3x3(DTYPE_NAMES[weight.dtype], weight, packed)
+    return packed
+
+
+def conv3x3_forward(call: Conv3x3Call) -> Tensor:
+    """Return the result of half an RDA block, in the operator's memory format."""
+    like = call.like_input
+    steered = like.dense() if call.steered is not None else (call.input, None, None, None, 1.0, None)
+    weight = call.conv_weight.contiguous()
+    packed = pack_conv3x3(weight) if call.packed_weight is None else call.packed_weight
+    output = call.empty_result()
+    _C.rda_conv3x3_forward_cpu(
+        _C.RdaConvParams(steered, like.dtype_name, like.channels_last),
+        weight,
+        packed,
+        None if call.conv_bias is None else call.conv_bias.contiguous(),
+        call.skip,
+        1.0 if call.output_negative_slope is None else call.output_negative_slope,
+        output,
+        torch.get_num_threads(),
+    )
+    return output
+
+
+_FEWEST_CHANNELS = 16
+_HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _empty_like(tensor: Tensor, dtype: torch.dtype) -> Tensor:

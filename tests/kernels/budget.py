@@ -21,6 +21,10 @@ Building blocks (Higham, Accuracy and Stability of Numerical Algorithms, chapter
   number.
 - sigmoid's slope s = m - m^2 has d(s) <= |1 - 2 m| d(m) + d(m)^2 + 2 u m: cancellation makes its error
   absolute.
+- Winograd's F(4x4, 3x3): y = A^T [sum_c (G w G^T) * (B^T a B)] A in floating point is, to first order, off by at most
+  gamma(C + 28) times the same expression of absolute values. Of the 28, an element of G w G^T is computed in float64
+  and rounded (8, for float64 itself), one of B^T a B passes two transforms of at most 4 roundings (8) and one of
+  A^T m A two more (8); the constants are exact but those of G (2); and 2 are to spare. C is the sum over channels.
 - The result is rounded once to the output's dtype: + u_out (|v| + d(v)), u_out = eps / 2, and never less than
   half the smallest subnormal number.  float32 and float64 results are in the accumulation type already.
 
@@ -39,6 +43,7 @@ from torch import Tensor
 
 from mrda_kernels import reference
 from mrda_kernels.call import RdaCall, accumulation_dtype
+from mrda_kernels.conv3x3_call import Conv3x3Call
 
 SECOND_ORDER = 1 + 2**-10
 EXP_ERROR = 8  # in units of u
@@ -221,3 +226,82 @@ class RdaBudget:
         ]
         exact = reference.backward(above, RdaCall(x, w, self.mask_weight, self.bias, self.slope, self.outer_slope))
         return [self.arithmetic.rounded(v, b) for v, b in zip(exact, bounds, strict=True)]
+
+
+# ---- rda_conv3x3 -------------------------------------------------------------------------------------------
+
+
+def conv3x3_forward(features: Bounded, call: Conv3x3Call, *, winograd: bool) -> Bounded:
+    """Bounds for the 3x3 convolution, the skip and the activation after ``features``, of that call."""
+    arithmetic = Arithmetic(call.input.dtype)
+    a, w = features.value, call.conv_weight.double()
+    largest = a.abs() + features.bound
+    out = F.conv2d(a, w, padding=1)
+    count = 28 + call.conv_weight.shape[1] if winograd else 9 * call.conv_weight.shape[1]
+    terms = winograd_terms(largest, w.abs()) if winograd else F.conv2d(largest, w.abs(), padding=1)
+    bound = F.conv2d(features.bound, w.abs(), padding=1) + arithmetic.gamma(count) * terms
+    for addend in (call.conv_bias if call.conv_bias is None else call.conv_bias[:, None, None], call.skip):
+        if addend is not None:
+            out = out + addend.double()
+            bound = bound + arithmetic.u * (out.abs() + bound)
+    slope = 1.0 if call.output_negative_slope is None else call.output_negative_slope
+    steepness = torch.where(out > bound, 1.0, torch.where(out <= -bound, abs(slope), max(1.0, abs(slope))))
+    result = F.leaky_relu(out, slope)
+    return arithmetic.rounded(result, steepness * bound + 2 * arithmetic.u * result.abs() * (slope != 1))
+
+
+A, B = 0.625, 1.5  # the points of csrc/cpu/winograd.h
+INPUT_TRANSFORM = torch.tensor(
+    [
+        [A**2 * B**2, 0, -(A**2) - B**2, 0, 1, 0],
+        [0, -A * B**2, -(B**2), A, 1, 0],
+        [0, A * B**2, -(B**2), -A, 1, 0],
+        [0, -B * A**2, -(A**2), B, 1, 0],
+        [0, B * A**2, -(A**2), -B, 1, 0],
+        [0, A**2 * B**2, 0, -(A**2) - B**2, 0, 1],
+    ],
+    dtype=torch.float64,
+    device="cpu",
+)
+_SCALE_A, _SCALE_B = 1 / (2 * A**2 * (A**2 - B**2)), 1 / (2 * B**2 * (B**2 - A**2))
+WEIGHT_TRANSFORM = torch.tensor(
+    [
+        [1 / (A**2 * B**2), 0, 0],
+        *([_SCALE_A, _SCALE_A * point, _SCALE_A * A**2] for point in (A, -A)),
+        *([_SCALE_B, _SCALE_B * point, _SCALE_B * B**2] for point in (B, -B)),
+        [0, 0, 1],
+    ],
+    dtype=torch.float64,
+    device="cpu",
+)
+OUTPUT_TRANSFORM = torch.tensor(
+    [[*(point**power for point in (0, A, -A, B, -B)), float(power == 3)] for power in range(4)],
+    dtype=torch.float64,
+    device="cpu",
+)
+
+
+def winograd_terms(features: Tensor, weight: Tensor) -> Tensor:
+    """The sum of the absolute terms of Winograd's convolution, for features and weights that are not negative."""
+    return winograd_conv(features, weight, INPUT_TRANSFORM.abs(), WEIGHT_TRANSFORM.abs(), OUTPUT_TRANSFORM.abs())
+
+
+def winograd_conv(
+    features: Tensor,
+    weight: Tensor,
+    b: Tensor = INPUT_TRANSFORM,
+    g: Tensor = WEIGHT_TRANSFORM,
+    a: Tensor = OUTPUT_TRANSFORM,
+) -> Tensor:
+    """Winograd's convolution of (B, C, H, W) with (C_out, C, 3, 3), in float64."""
+    height, width = features.shape[2:]
+    rows, columns = -(-height // 4), -(-width // 4)
+    padded = F.pad(features, (1, 4 * columns - width + 1, 1, 4 * rows - height + 1))
+    windows = padded.unfold(2, 6, 4).unfold(3, 6, 4)  # (B, C, rows, columns, 6, 6)
+    products = torch.einsum(
+        "bchwij,ocij->bohwij",
+        torch.einsum("ij,bchwjk,lk->bchwil", b, windows, b),
+        torch.einsum("ij,ocjk,lk->ocil", g, weight, g),
+    )
+    outputs = torch.einsum("ij,bohwjk,lk->bohwil", a, products, a)
+    return outputs.permute(0, 1, 2, 4, 3, 5).reshape(*outputs.shape[:2], 4 * rows, 4 * columns)[..., :height, :width]

@@ -421,20 +421,21 @@ def test_out_of_memory_halves_the_strips_that_the_degradation_is_read_in(monkeyp
     network, said = double(2), []
     image = torch.rand(1, 3, 70, 10, dtype=torch.float64)
     whole = Upscaler(network, tile=None)(image)
-    convs = network.den.convs.forward
+    upscaler = Upscaler(network, tile=None, notify=said.append)
+    convs = upscaler._den.convs
+    forward = convs.forward
 
     def short(x):
         if x.shape[2] > 45:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return convs(x)
+        return forward(x)
 
     monkeypatch.setattr("mrda.upscale.upscaler.STRIP_PIXELS", strip)
-    monkeypatch.setattr(network.den.convs, "forward", short)
-    upscaler = Upscaler(network, tile=None, notify=said.append)
+    monkeypatch.setattr(convs, "forward", short)
     torch.testing.assert_close(upscaler(image), whole, rtol=0, atol=1e-12)
     assert said == [f"memory ran out: reading the degradation in strips of {35 if strip > 600 else 30} px"]
 
-    monkeypatch.setattr(network.den.convs, "forward", lambda _: torch.empty(2**60, dtype=torch.uint8))
+    monkeypatch.setattr(convs, "forward", lambda _: torch.empty(2**60, dtype=torch.uint8))
     with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
         upscaler(image)
 

@@ -1,0 +1,286 @@
+"""rda_conv3x3 and conv3x3 on every backend, within the error budget; their derivatives, and what they refuse."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from budget import INPUT_TRANSFORM, Bounded, RdaBudget, conv3x3_forward, winograd_conv
+from calls import LAYOUTS, Call
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mrda_kernels import conv3x3, dispatch, pack_conv3x3, rda_conv2d, rda_conv3x3
+from mrda_kernels.call import DTYPES, RdaCall
+from mrda_kernels.conv3x3_call import Conv3x3Call
+
+OPS = torch.ops.mrda_kernels
+
+
+@dataclass(frozen=True)
+class Half:
+    """A description of the arguments of rda_conv3x3; it makes the same tensors each time."""
+
+    before: Call
+    outputs: int = 8
+    bias: bool = True
+    skip: str | None = "nchw"
+    slope: float | None = 0.1
+    steered: bool = True
+    packed: bool = False
+
+    def call(self) -> Conv3x3Call:
+        batch, channels, height, width = self.before.shape
+        steered = RdaCall(*self.before.tensors(), *self.before.options)
+        scale = 1 / (3 * math.sqrt(channels))
+        weight = self.before._values((self.outputs, channels, 3, 3), 5, scale)
+        bias = self.before._values((self.outputs,), 6, 1.0) if self.bias else None
+        skip = self.before._values((batch, self.outputs, height, width), 7, 1.0)
+        return Conv3x3Call.make(
+            steered if self.steered else steered.input,
+            pack_conv3x3(weight) if self.packed else weight,
+            bias,
+            None if self.skip is None else LAYOUTS[self.skip](skip),
+            self.slope,
+        )
+
+
+def run(call: Conv3x3Call, backend: str | None) -> torch.Tensor:
+    operator = OPS.conv3x3 if call.steered is None else OPS.rda_conv3x3
+    return operator(*call.flat(), backend)
+
+
+def check(half: Half, backend: str) -> None:
+    call = half.call()
+    output = run(call, backend)
+    assert output.dtype == half.before.dtype
+    assert output.is_contiguous(memory_format=call.like_input.memory_format)
+    if call.steered is None:
+        features = Bounded(call.input.double(), torch.zeros(call.input.shape, dtype=torch.float64))
+    else:
+        features = RdaBudget(*call.steered, exact_z=half.before.dyadic).forward()
+    conv3x3_forward(features, call, winograd=backend == "cpu").check(output, "output")
+
+
+shapes = st.one_of(
+    st.tuples(st.integers(1, 3), st.integers(1, 24), st.integers(1, 9), st.integers(1, 21)),
+    st.tuples(st.just(1), st.integers(1, 20), st.integers(10, 20), st.integers(90, 110)),
+)
+halves = st.builds(
+    Half,
+    before=st.builds(
+        Call,
+        shape=shapes,
+        kernel_size=st.sampled_from([1, 3, 5]),
+        dtype=st.sampled_from(DTYPES),
+        full_mask=st.booleans(),
+        bias=st.booleans(),
+        output_negative_slope=st.sampled_from([None, 0.1]),
+        layout=st.sampled_from(list(LAYOUTS)),
+        dyadic=st.booleans(),
+        seed=st.integers(0, 2**16),
+    ),
+    outputs=st.integers(1, 35),
+    bias=st.booleans(),
+    skip=st.sampled_from([None, *LAYOUTS]),
+    slope=st.sampled_from([None, 0.1, 0.0]),
+    steered=st.booleans(),
+    packed=st.booleans(),
+)
+
+
+@pytest.fixture
+def served(backend):
+    """The backends that do not compose the operators of others."""
+    if backend not in ("cpu", "reference"):
+        pytest.skip("it runs the composition, whose parts have tests of their own")
+    return backend
+
+
+def test_any_call_stays_within_the_budget(served):
+    @settings(max_examples=30 if served == "cpu" else 10)
+    @given(halves)
+    @example(Half(Call((1, 1, 1, 1)), outputs=1))
+    @example(Half(Call((1, 70, 9, 120), layout="channels_last", dyadic=False), outputs=64, skip="channels_last"))
+    def property_(half: Half) -> None:
+        check(half, served)
+
+    property_()
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    list(zip([(1, 64, 5, 103), (1, 16, 9, 97), (5, 8, 33, 8), (1, 200, 8, 9)], DTYPES, strict=True)),
+    ids=str,
+)
+def test_strips_steps_and_segments(served, shape, dtype):
+    # strips of unequal width, steps of several rows of windows, windows that reach beyond the image
+    before = Call(shape, dtype=dtype, layout="channels_last", output_negative_slope=0.1, dyadic=False)
+    check(Half(before, outputs=24, skip="channels_last", packed=True), served)
+
+
+def test_the_transforms_of_the_budget_are_a_convolution():
+    features, weight = torch.randn(2, 5, 9, 14, dtype=torch.float64), torch.randn(3, 5, 3, 3, dtype=torch.float64)
+    expected = F.conv2d(features, weight, padding=1)
+    torch.testing.assert_close(winograd_conv(features, weight), expected, rtol=0, atol=1e-13)
+
+
+def test_the_budget_catches_a_wrong_constant_and_a_wrong_window():
+    half = Half(Call((1, 16, 12, 20), layout="channels_last", dyadic=False), steered=False, skip=None, slope=None)
+    call = half.call()
+    x, weight, bias = call.input.double(), call.conv_weight.double(), call.conv_bias.double()[:, None, None]
+    exact = Bounded(x, torch.zeros_like(x))
+    budget = conv3x3_forward(exact, call, winograd=True)
+    budget.check((winograd_conv(x, weight) + bias).float(), "output")
+    wrong = INPUT_TRANSFORM.clone()
+    wrong[1, 3] *= 1.01
+    for output in (winograd_conv(x, weight, b=wrong), winograd_conv(x.roll(1, 3), weight)):
+        with pytest.raises(AssertionError, match="times the error bound"):
+            budget.check((output + bias).float(), "output")
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38])
+def test_values_that_are_not_finite_stay_where_they_belong(served, layout, value):
+    half = Half(Call((2, 17, 19, 45), layout=layout, dyadic=False), steered=False, skip=None)
+    call = half.call()
+    clean = run(call, served)
+    near = torch.zeros(call.input.shape[2:], dtype=torch.bool)
+    for h, w in [(0, 0), (5, 4), (7, 8), (18, 44)]:
+        call.input[1, 3, h, w] = value
+        near[max(h - 1, 0) : h + 2, max(w - 1, 0) : w + 2] = True
+    output = run(call, served)
+    expected = F.conv2d(call.input, call.conv_weight, call.conv_bias, padding=1)
+    assert torch.equal(output.isfinite(), F.leaky_relu(expected, 0.1).isfinite())
+    assert torch.equal(output[0], clean[0])
+    torch.testing.assert_close(output[1][:, ~near], clean[1][:, ~near], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 50, 70), (1, 8, 9, 9)], ids=str)
+def test_results_do_not_depend_on_the_number_of_threads(served, shape):
+    call = Half(Call(shape, layout="channels_last", dyadic=False)).call()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = run(call, served)
+        for threads in (2, 3) if served == "cpu" else ():
+            torch.set_num_threads(threads)
+            assert torch.equal(run(call, served), alone)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_packed_weights_give_the_same_result(served):
+    half = Half(Call((1, 6, 7, 8), layout="channels_last"))
+    packed = dataclasses.replace(half, packed=True).call()
+    assert (packed.packed_weight is None) == (dispatch.load("cpu").why_not("cpu") is not None)
+    assert torch.equal(run(half.call(), served), run(packed, served))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 5), (2, 3, 0, 5)], ids=str)
+def test_empty_images(served, shape):
+    output = run(Half(Call(shape)).call(), served)
+    assert output.shape == (shape[0], 8, *shape[2:])
+
+
+# ---- the function, on the default backend ------------------------------------------------------------------
+
+
+def arguments(dtype=torch.float64, size=(2, 3, 5, 6)):
+    call = Half(Call(size, dtype=dtype, dyadic=False), outputs=4).call()
+    return [*call.steered[:4], call.conv_weight, call.conv_bias], call.skip
+
+
+def composed(inputs, skip):
+    features = rda_conv2d(*inputs[:4], output_negative_slope=0.1)
+    return F.leaky_relu(F.conv2d(features, *inputs[4:], padding=1) + skip, 0.1)
+
+
+def test_gradients_of_both_orders():
+    inputs, skip = arguments(size=(1, 2, 2, 3))
+    tensors = [t.requires_grad_() for t in (*inputs, skip)]
+
+    def function(*tensors):
+        return rda_conv3x3(*tensors[:-1], skip=tensors[-1], output_negative_slope=0.1)
+
+    assert torch.autograd.gradcheck(function, tensors)
+    assert torch.autograd.gradgradcheck(lambda x, w: function(x, *tensors[1:4], w, *tensors[5:]), tensors[::4][:2])
+    assert torch.autograd.gradcheck(lambda x, w: conv3x3(x, w), (tensors[0], tensors[4]))
+
+
+def test_transforms_and_forward_mode():
+    inputs, skip = arguments()
+
+    def function(x):
+        return rda_conv3x3(x, *inputs[1:], skip=skip, output_negative_slope=0.1)
+
+    def expected(x):
+        return composed([x, *inputs[1:]], skip)
+
+    tangent = torch.randn_like(inputs[0])
+    for transform in (
+        lambda f: torch.func.jvp(f, (inputs[0],), (tangent,))[1],
+        lambda f: torch.func.vjp(f, inputs[0])[1](torch.ones_like(skip))[0],
+        lambda f: torch.func.vmap(f)(torch.stack([inputs[0], tangent])),
+        lambda f: torch.autograd.functional.jvp(f, inputs[0], tangent)[1],
+    ):
+        torch.testing.assert_close(transform(function), transform(expected))
+
+
+def test_under_compile_and_autocast():
+    inputs, skip = arguments(torch.float32)
+    eager = rda_conv3x3(*inputs, skip=skip)
+    compiled = torch.compile(lambda *t: rda_conv3x3(*t[:-1], skip=t[-1]), backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(*inputs, skip), eager)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = rda_conv3x3(*inputs[:4], pack_conv3x3(inputs[4]), inputs[5], skip=skip)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), eager, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("wants_gradient", [False, True], ids=["inference", "gradient"])
+def test_opcheck(wants_gradient):
+    inputs, skip = arguments(torch.float32)
+    inputs[0].requires_grad_(wants_gradient)
+    torch.library.opcheck(OPS.rda_conv3x3.default, (*inputs[:4], 0.1, 0.1, inputs[4], None, inputs[5], skip, 0.1, None))
+    torch.library.opcheck(OPS.conv3x3.default, (inputs[0], inputs[4], None, None, skip, None, None))
+
+
+MISTAKES = {
+    "conv_weight has shape (4, 3, 1, 1), but must be (C_out, C_in, 3, 3), both at least 1": {
+        4: torch.zeros(4, 3, 1, 1)
+    },
+    "conv_weight has shape (4, 2, 3, 3), but its C_in must be input's C = 3": {4: torch.zeros(4, 2, 3, 3)},
+    "conv_bias has shape (3,), but must be (C_out,) = (4,)": {5: torch.zeros(3)},
+    "conv_bias has dtype torch.float64, but must have input's, torch.float32": {5: torch.zeros(4, dtype=torch.float64)},
+    "skip has shape (2, 3, 5, 6), but must be (2, 4, 5, 6)": {"skip": torch.zeros(2, 3, 5, 6)},
+    "output_negative_slope is nan, but must be a finite number": {"output_negative_slope": math.nan},
+    "conv_weight is list, but must be a torch.Tensor": {4: [1.0]},
+    "backend is 'gpu', but must be None or one of cuda, triton, cpu, reference": {"backend": "gpu"},
+}
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_mistakes(message):
+    inputs, skip = arguments(torch.float32)
+    options = {"skip": skip}
+    for place, value in MISTAKES[message].items():
+        if isinstance(place, int):
+            inputs[place] = value
+        else:
+            options[place] = value
+    with pytest.raises((TypeError, ValueError)) as raised:
+        rda_conv3x3(*inputs, **options)
+    assert str(raised.value) == message
+
+
+def test_weights_packed_in_another_dtype():
+    inputs, _ = arguments(torch.float32)
+    packed = pack_conv3x3(inputs[4].double())
+    if packed.packed is None:
+        pytest.skip("no backend here packs weights")
+    inputs[4] = packed._replace(weight=inputs[4])
+    with pytest.raises(TypeError, match="packed in another dtype; pack it again"):
+        rda_conv3x3(*inputs)
