@@ -94,13 +94,19 @@ def backward(grad_output: Tensor, call: RdaCall) -> tuple[Tensor, ...]:
 def serves_conv3x3(call: Conv3x3Call) -> bool:
     """Return True if the fused kernel is the fastest way to run a call.
 
-    oneDNN's direct convolution is left to do its work for bfloat16 on processors with instructions for it, and in
-    float32 for a few channels, whose windows cost more to transform than to multiply.
+    oneDNN's direct convolution is left to do its work for bfloat16 on processors with instructions for it. In float32
+    it is also faster for a few channels, whose windows cost more to transform than to multiply, and for a few pixels
+    with weights that are not packed, which takes as long as some thousand pixels.
     """
     dtype = call.input.dtype
     if dtype == torch.bfloat16:
         return not _HAS_BFLOAT16
-    return call.steered is not None or dtype == torch.float16 or call.input.shape[1] >= _FEWEST_CHANNELS
+    if dtype == torch.float16:
+        return True
+    batch, channels, height, width = call.input.shape
+    if call.packed_weight is None and batch * height * width < _FEWEST_PIXELS:
+        return False
+    return call.steered is not None or channels >= _FEWEST_CHANNELS
 
 
 def pack_conv3x3(conv_weight: Tensor) -> Tensor:
@@ -132,7 +138,7 @@ def conv3x3_forward(call: Conv3x3Call) -> Tensor:
     return output
 
 
-_FEWEST_CHANNELS = 16
+_FEWEST_CHANNELS, _FEWEST_PIXELS = 16, 1024
 _HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

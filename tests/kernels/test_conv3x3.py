@@ -29,7 +29,7 @@ class Half:
     skip: str | None = "nchw"
     slope: float | None = 0.1
     steered: bool = True
-    packed: bool = False
+    packed: bool = True
 
     def call(self) -> Conv3x3Call:
         batch, channels, height, width = self.before.shape
@@ -87,7 +87,7 @@ halves = st.builds(
     skip=st.sampled_from([None, *LAYOUTS]),
     slope=st.sampled_from([None, 0.1, 0.0]),
     steered=st.booleans(),
-    packed=st.booleans(),
+    packed=st.sampled_from([True, True, False]),
 )
 
 
@@ -118,7 +118,7 @@ def test_any_call_stays_within_the_budget(served):
 def test_strips_steps_and_segments(served, shape, dtype):
     # strips of unequal width, steps of several rows of windows, windows that reach beyond the image
     before = Call(shape, dtype=dtype, layout="channels_last", output_negative_slope=0.1, dyadic=False)
-    check(Half(before, outputs=24, skip="channels_last", packed=True), served)
+    check(Half(before, outputs=24, skip="channels_last"), served)
 
 
 def test_the_transforms_of_the_budget_are_a_convolution():
@@ -173,10 +173,10 @@ def test_results_do_not_depend_on_the_number_of_threads(served, shape):
 
 
 def test_packed_weights_give_the_same_result(served):
-    half = Half(Call((1, 6, 7, 8), layout="channels_last"))
-    packed = dataclasses.replace(half, packed=True).call()
+    half = Half(Call((1, 6, 40, 37), layout="channels_last"))
+    packed, plain = half.call(), dataclasses.replace(half, packed=False).call()
     assert (packed.packed_weight is None) == (dispatch.load("cpu").why_not("cpu") is not None)
-    assert torch.equal(run(half.call(), served), run(packed, served))
+    assert torch.equal(run(plain, served), run(packed, served))
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4, 5), (2, 3, 0, 5)], ids=str)
