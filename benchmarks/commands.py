@@ -21,7 +21,7 @@ from benchmarks.records import OURS, Record, Setting, is_measured, launch
 from mrda.core.files import write_text
 from mrda.core.memory import keep_freed_memory
 
-EFFORT = {"cpu": Effort(), "cuda": Effort(seconds=0.4, max_seconds=4.0)}
+EFFORT = {"cpu": Effort(max_seconds=120.0), "cuda": Effort(seconds=0.4, max_seconds=4.0)}
 SETTING_SECONDS = {"cpu": 6.0, "cuda": 1.8}  # about the time of a setting without compiling
 COMPILE_SECONDS = 25.0  # about the time to compile a setting's peers
 

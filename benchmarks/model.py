@@ -4,12 +4,13 @@
     python benchmarks/model.py --device cpu --quick --json benchmarks/results/model_cpu.json
     python benchmarks/model.py --quick --changes --json benchmarks/results/changes_cpu.json
 
-Providers, each in float32 and bfloat16, which take turns in one run:
+Providers, each in float32, and in bfloat16 if the processor has it, which take turns in one run:
 
     released           the released code's way: grouped conv2d, sub-pixel convolutions one by one
     released_compiled  the same under torch.compile: one compiled block, called 27 times, a compiled DEN and upscaler
     dasr_shaped        the nearest rival, the released way: DASR's 25 blocks in 5 groups, with the same DEN
     static_convs       for orientation: the published network's 3x3 convolutions and pixel shuffles, nothing else
+    openvino, onnxruntime, ncnn    our network in other engines (benchmarks/engines.py); one image, on a CPU
     mrda               `mrda.Upscaler`'s way to run our network
 
 With --changes instead: mrda, and mrda with one change undone at a time. Shapes are those of LR.
@@ -32,10 +33,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import commands
+from benchmarks.engines import ENGINES, FORM, Engine
 from benchmarks.harness import Candidate, Effort, fresh_start, measure, shares
 from benchmarks.peers import released, use_peer
 from benchmarks.rda_block import in_a_row, run_block
 from benchmarks.records import Record, Setting, dtype_name, is_measured
+from mrda.core.environment import has_bfloat16
 from mrda.networks import MRDAStudent
 from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3
 from mrda.networks.rda_conv import DASRConv
@@ -43,11 +46,10 @@ from mrda.upscale.trunk import TrunkRunner
 
 SHAPES = ((1, 3, 180, 320), (16, 3, 64, 64))
 SMALL = (1, 3, 32, 32)
-DTYPES = (torch.float32, torch.bfloat16)
 OURS = "mrda"
 
 Model = Callable[[Tensor], Tensor]
-Models = Iterator[tuple[str, torch.dtype, Model]]  # a provider's name, its dtype and its network
+Models = Iterator[tuple[str, Model]]  # providers' names and networks
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = commands.comparison_parser(__doc__, quick="the first shape only")
     command.add_argument("--changes", action="store_true", help="instead: our network with one change undone at a time")
     options = command.parse_args(arguments)
+    if torch.bfloat16 not in dtypes(options.device):
+        print("bfloat16 is left out: this processor would emulate it", file=sys.stderr)
     shapes = (SMALL, SHAPES[0]) if options.changes else ()
     measure_it = partial(measure_setting, models=undone if options.changes else computing)
     commands.run_comparison(command, options, settings(options.device, options.quick, shapes), measure_it)
@@ -66,29 +70,34 @@ def settings(device: str, quick: bool, shapes: Sequence[tuple[int, ...]] = ()) -
     return [Setting(device, torch.float32, "nhwc", shape, "forward", "model") for shape in shapes]
 
 
-def computing(network: MRDAStudent) -> Models:
-    """All providers; nothing is compiled yet."""
+def dtypes(device: str) -> list[torch.dtype]:
+    """The dtypes to measure: those that the processor computes in."""
+    return [torch.float32, torch.bfloat16] if has_bfloat16(torch.device(device)) else [torch.float32]
+
+
+def computing(network: MRDAStudent, dtype: torch.dtype) -> Models:
+    """All providers; nothing is compiled or exported yet."""
     compiled = partial(torch.compile, fullgraph=True, dynamic=False)
-    for dtype in DTYPES:
-        yield "released", dtype, released_way(prepared(network, dtype))
-        yield "released_compiled", dtype, released_way(prepared(network, dtype), compiled)
-        yield "dasr_shaped", dtype, released_way(prepared(dasr_shaped(network), dtype))
-        yield "static_convs", dtype, prepared(static_convs(network), dtype)
-        yield OURS, dtype, ours(network, dtype)
+    yield "released", released_way(prepared(network, dtype))
+    yield "released_compiled", released_way(prepared(network, dtype), compiled)
+    yield "dasr_shaped", released_way(prepared(dasr_shaped(network), dtype))
+    yield "static_convs", prepared(static_convs(network), dtype)
+    for name in ENGINES:
+        yield name, Engine(name, network, dtype)
+    yield OURS, ours(network, dtype)
 
 
-def undone(network: MRDAStudent) -> Models:
+def undone(network: MRDAStudent, dtype: torch.dtype) -> Models:
     """Our network as it is, and without each of its changes."""
     nchw = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
-    for dtype in DTYPES:
-        yield OURS, dtype, ours(network, dtype)
-        chain = OneByOne(network, dtype)
-        chain.trunk.upscaler = lambda features: network.rdan.upscaler(features.float())  # type: ignore[assignment]
-        yield f"{OURS}_plain_upscaler", dtype, chain
-        yield f"{OURS}_nchw", dtype, ours(nchw, dtype)
-        single = OneByOne(network, dtype)
-        single.trunk.predict = partial(_one_by_one, single.trunk.predict)  # type: ignore[assignment]
-        yield f"{OURS}_predicting_one_by_one", dtype, single
+    yield OURS, ours(network, dtype)
+    chain = OneByOne(network, dtype)
+    chain.trunk.upscaler = lambda features: network.rdan.upscaler(features.float())  # type: ignore[assignment]
+    yield f"{OURS}_plain_upscaler", chain
+    yield f"{OURS}_nchw", ours(nchw, dtype)
+    single = OneByOne(network, dtype)
+    single.trunk.predict = partial(_one_by_one, single.trunk.predict)  # type: ignore[assignment]
+    yield f"{OURS}_predicting_one_by_one", single
 
 
 def _one_by_one(predict: Any, idr: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
@@ -98,31 +107,48 @@ def _one_by_one(predict: Any, idr: Tensor, dtype: torch.dtype) -> Iterator[Tenso
 
 
 def measure_setting(
-    setting: Setting, effort: Effort, models: Callable[[MRDAStudent], Models] = computing
+    setting: Setting, effort: Effort, models: Callable[[MRDAStudent, torch.dtype], Models] = computing
 ) -> list[Record]:
     """Time all providers on one shape; one record per provider, dtype and way to launch."""
     fresh_start()
     network = random_network(setting.device)
     lr = torch.rand(setting.shape, generator=torch.Generator().manual_seed(0)).to(setting.device)
-    plain = {dtype: OneByOne(network, dtype) for dtype in DTYPES}
+    has_engines = setting.device == "cpu" and setting.shape[0] == 1
     candidates = {}
-    for name, dtype, model in models(network):
-        layout = torch.contiguous_format if name.endswith("_nchw") else torch.channels_last
-        image = lr.to(torch.float32 if name.startswith(OURS) else dtype, memory_format=layout)
-        candidates[f"{name} {dtype_name(dtype)}"] = Candidate(
-            partial(model, image),
-            is_compiled=name.endswith("_compiled"),
-            facts={"dtype": dtype_name(dtype)},
-            memory_run=partial(plain[dtype], image) if name == OURS else None,
-        )
+    for dtype in dtypes(setting.device):
+        plain = OneByOne(network, dtype)
+        for name, model in models(network, dtype):
+            if name in ENGINES and not has_engines:
+                continue
+            image = image_for(name, lr, dtype)
+            candidates[f"{name} {dtype_name(dtype)}"] = Candidate(
+                partial(model, image),
+                is_compiled=name.endswith("_compiled"),
+                facts={"dtype": dtype_name(dtype)} | ({"form": FORM} if name in ENGINES else {}),
+                memory_run=partial(plain, image) if name == OURS else None,
+            )
     records = measure(setting, candidates, floor="static_convs float32", effort=effort)
     for record in records:
-        run = candidates[record["provider"]].memory_run
-        if run is not None and record["launch"] == "eager" and is_measured(record):
-            with torch.no_grad():
-                record["parts"] = shares(run, parts_of(run.func))
-        record["provider"] = record["provider"].split()[0]
+        candidate, name = candidates[record["provider"]], record["provider"].split()[0]
+        record["provider"] = name
+        if record["launch"] != "eager" or not is_measured(record):
+            continue
+        with torch.no_grad():
+            if candidate.memory_run is not None:
+                record["parts"] = shares(candidate.memory_run, parts_of(candidate.memory_run.func))
+            if name in ENGINES:
+                del record["peak_bytes"]  # an engine has its memory from the system
+                record["max_error"] = (candidate.run() - network(lr)).abs().max().item()
     return records
+
+
+def image_for(name: str, lr: Tensor, dtype: torch.dtype) -> Tensor:
+    """LR in the dtype and the layout that a provider takes; our own way and engines convert it themselves."""
+    is_nchw = name in ENGINES or name.endswith("_nchw")
+    return lr.to(
+        torch.float32 if name in ENGINES or name.startswith(OURS) else dtype,
+        memory_format=torch.contiguous_format if is_nchw else torch.channels_last,
+    )
 
 
 def random_network(device: str, **options: int) -> MRDAStudent:
@@ -213,13 +239,12 @@ def static_convs(network: MRDAStudent) -> nn.Sequential:
 def parts_of(model: OneByOne) -> list[tuple[Any, str, str]]:
     """The parts of our network for `benchmarks.harness.shares`."""
     trunk = model.trunk
-    halves = [half for block in trunk.blocks for half in block]
-    convs = [(trunk, "head"), (trunk, "body_tail"), *((half, "conv") for half in halves)]
+    halves = dict.fromkeys(type(half) for block in trunk.blocks for half in block)
     return [
         (model, "den", "DEN"),
         (trunk, "upscaler", "upscaler"),
-        *((half, "steered", "RDA convs") for half in halves),
-        *((owner, name, "3x3 convolutions") for owner, name in convs),
+        *((half, "__call__", "half blocks") for half in halves),
+        *((trunk, name, "other 3x3 convolutions") for name in ("head", "body_tail")),
     ]
 
 

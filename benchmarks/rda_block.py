@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time one RDA block (op "rdab") and the 27 of the published trunk in a row (op "trunk") against other ways.
+"""Time half an RDA block, one (op "rdab") and the 27 of the published trunk in a row (op "trunk") against other ways.
 
     python benchmarks/rda_block.py --device cpu --quick --json benchmarks/results/rda_block_cpu.json
 
 Features (B, C, H, W) and the compressed IDR (B, C) go in; the blocks predict their kernels from it. With the backward,
 there are gradients of both and of all parameters. Providers are those of benchmarks/rda_conv.py: each peer is the same
 block with another way to compute its two RDA convs. A compiled peer is one compiled block, called 27 times by the
-trunk. The floor is "convolutions", the blocks' 3x3 convolutions and nothing else, which are the same for all.
+trunk. The floor is "convolutions", the blocks' 3x3 convolutions by oneDNN and nothing else, which are the same for all.
+
+Op "rda_conv3x3" is the first half of a block: features and predicted kernels go in, and there is no backward. Beside
+the peers are "composition", our RDA conv and torch's convolution, and the parts by themselves: "rda_conv2d", our RDA
+conv, "conv3x3", our convolution, and again "convolutions".
 """
 
 import copy
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -21,15 +26,19 @@ if not __package__:  # run as a script: import from the root, as `python -m benc
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # before torch is imported: its profiler would write to the terminal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import commands
 from benchmarks.harness import Arguments, Candidate, Effort, Operator, call, fresh_start, measure
 from benchmarks.peers import Transform, providers, use_peer
 from benchmarks.records import MEMORY_FORMATS, MODES, OURS, Record, Setting
+from mrda.networks.layers import NEGATIVE_SLOPE
 from mrda.networks.rda_conv import RDAConv
 from mrda.networks.rdan import RDAB
+from mrda_kernels import conv3x3, pack_conv3x3, rda_conv2d, rda_conv3x3
 
+HALF = "rda_conv3x3"
 BLOCKS = {"rdab": 1, "trunk": 27}
 KERNEL_SIZE = 3
 SHAPES = ((1, 64, 180, 320), (16, 64, 64, 64))
@@ -45,17 +54,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def settings(device: str, quick: bool) -> list[Setting]:
     """Everything to measure, in order: the layout that convolutions are fastest in comes first."""
     if quick:
-        kinds = (("rdab", "forward"), ("rdab", "forward_backward"), ("trunk", "forward"))
+        kinds = ((HALF, "forward"), ("rdab", "forward"), ("rdab", "forward_backward"), ("trunk", "forward"))
         return [Setting(device, torch.float32, "nhwc", SHAPES[0], mode, op) for op, mode in kinds]
-    todo = product(("nhwc", "nchw"), (torch.bfloat16, torch.float32), SHAPES, MODES, BLOCKS)
-    return [Setting(device, dtype, layout, shape, mode, op) for layout, dtype, shape, mode, op in todo]
+    todo = product(("nhwc", "nchw"), (torch.bfloat16, torch.float32), SHAPES, MODES, (HALF, *BLOCKS))
+    kinds = [Setting(device, dtype, layout, shape, mode, op) for layout, dtype, shape, mode, op in todo]
+    return [kind for kind in kinds if kind.mode == "forward" or kind.op != HALF]
 
 
 def random_blocks(setting: Setting) -> nn.ModuleList:
     """Blocks as `mrda.networks` initialises them, the same for every dtype and layout."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        blocks = nn.ModuleList(RDAB(setting.shape[1], kernel_size=KERNEL_SIZE) for _ in range(BLOCKS[setting.op]))
+        blocks = nn.ModuleList(
+            RDAB(setting.shape[1], kernel_size=KERNEL_SIZE) for _ in range(BLOCKS.get(setting.op, 1))
+        )
     blocks.requires_grad_(setting.mode == "forward_backward")
     return blocks.to(setting.device, setting.dtype).to(memory_format=MEMORY_FORMATS[setting.layout])
 
@@ -93,9 +105,34 @@ def computing(setting: Setting, blocks: nn.ModuleList, arguments: Arguments) -> 
                 module.backend = backend
         return in_a_row(copied)
 
-    found = providers(setting, arguments, peer, ours)
-    found.pop(f"{OURS}_reference", None)  # benchmarks/rda_conv.py measures it
-    return found
+    return providers(setting, arguments, peer, ours)
+
+
+def half(setting: Setting, block: RDAB, arguments: Arguments) -> dict[str, Candidate]:
+    """The providers of the first half of a block and its parts, by name."""
+    steered, conv = block.halves()[0]
+    features, idr, *_ = arguments.tensors
+    with torch.no_grad():
+        kernels = steered.predict_kernels(idr)
+    arguments = Arguments((features, kernels, steered.mask.weight, steered.mask.bias), arguments.grad_output)
+    packed, slopes = pack_conv3x3(conv.weight), {"output_negative_slope": NEGATIVE_SLOPE}
+
+    def end(features: Tensor) -> Tensor:
+        return F.leaky_relu(F.conv2d(features, conv.weight, conv.bias, padding=1), NEGATIVE_SLOPE, inplace=True)
+
+    def peer(operator: Operator, transform: Transform) -> Operator:
+        return transform(lambda *tensors: end(F.leaky_relu(operator(*tensors), NEGATIVE_SLOPE)))
+
+    def ours(backend: str | None) -> Operator:
+        return lambda *tensors: rda_conv3x3(*tensors, packed, conv.bias, **slopes, backend=backend)
+
+    ways: dict[str, Operator] = {
+        "composition": lambda *tensors: end(rda_conv2d(*tensors, **slopes)),
+        "rda_conv2d": partial(rda_conv2d, **slopes),
+        "conv3x3": lambda features, *_: conv3x3(features, packed, conv.bias, **slopes),
+    }
+    others = {name: Candidate(call(way, arguments, setting.mode)) for name, way in ways.items()}
+    return providers(setting, arguments, peer, ours) | others
 
 
 def run_block(block: nn.Module, features: Tensor, idr: Tensor) -> Tensor:
@@ -124,10 +161,12 @@ def measure_setting(setting: Setting, effort: Effort) -> list[Record]:
     fresh_start()
     blocks = random_blocks(setting)
     arguments = random_arguments(setting, blocks)
-    static = convolutions(blocks)
+    static = blocks[0].conv1 if setting.op == HALF else convolutions(blocks)
     alone = Arguments((arguments.tensors[0], *static.parameters()), arguments.grad_output)
     floor = Candidate(call(lambda features, *_: static(features), alone, setting.mode))
-    candidates = computing(setting, blocks, arguments) | {"convolutions": floor}
+    found = half(setting, blocks[0], arguments) if setting.op == HALF else computing(setting, blocks, arguments)
+    found.pop(f"{OURS}_reference", None)  # benchmarks/rda_conv.py measures it
+    candidates = found | {"convolutions": floor}
     return measure(setting, candidates, floor="convolutions", effort=effort)
 
 

@@ -18,7 +18,12 @@ Record = dict[str, Any]
 MODES = ("forward", "forward_backward")
 TENSORS_MOVED = {"forward": 2, "forward_backward": 5}
 MEMORY_FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-FLOORS = {"rda_conv2d": "copy", "rdab": "convolutions", "trunk": "convolutions", "model": "static_convs"}  # by op
+FLOORS = {
+    "rda_conv2d": "copy",
+    **dict.fromkeys(("rda_conv3x3", "rdab", "trunk"), "convolutions"),
+    "model": "static_convs",
+}
+"""The providers that do the least work, by op."""
 OURS = "mrda_kernels"
 
 

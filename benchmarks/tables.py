@@ -25,12 +25,15 @@ MISSING = "-"
 KEYS = ("Op", "Shape", "dtype", "mode", "launch")
 COMPILED = ("released_compiled", "shift_add_compiled")
 PEERS = ("released", "released_tf32", "vmap", *COMPILED)  # of the second and third, old records only
+ENGINES = ("openvino", "onnxruntime", "ncnn")
 OUR_WAYS = (OURS, "mrda")
 TITLES = {"rda_conv2d": "The operator", "model": "The whole network"}
 HEADLINES = {"rda_conv2d": ((16, 64, 360, 640), (1, 64, 180, 320)), "model": ((1, 3, 180, 320),)}  # of GPUs
 MEANINGS = {
     "rda_conv2d": "The copy moves the bytes that the operator has to read and write: in tensors of the input's size, 2 "
     "forward, 5 with the backward.",
+    "rda_conv3x3": "The composition is our RDA conv and torch's convolution. The parts by themselves: rda_conv2d is "
+    "our RDA conv, conv3x3 our 3x3 convolution by Winograd's algorithm, convolutions the same one by oneDNN.",
     "rdab": "Op rdab is one RDA block, trunk is 27 of them; a compiled peer of the trunk is one compiled block, called "
     "27 times. The convolutions alone are the blocks' 3x3 ones.",
     "model": "static_convs is the network's 3x3 convolutions and pixel shuffles only, dasr_shaped another network.",
@@ -76,6 +79,7 @@ def comparison(records: Sequence[Record]) -> str:
     columns |= {
         "faster than released": [ratio(ms(best, "released"), ms(best, *OUR_WAYS)) for best in found.values()],
         "than the best peer": [ratio(ms(best, *PEERS), ms(best, *OUR_WAYS)) for best in found.values()],
+        "than the best engine": [ratio(ms(best, *ENGINES), ms(best, *OUR_WAYS)) for best in found.values()],
         f"times the {floor}": [ratio(ms(best, *OUR_WAYS), ms(best, floor)) for best in found.values()],
         "peak memory (MiB)": [mebibytes(best.get(OURS) or best.get("mrda")) for best in found.values()],
         "released's (MiB)": [mebibytes(best.get("released")) for best in found.values()],
@@ -103,8 +107,8 @@ def ms(best: Best, *providers: str) -> float | None:
 
 def notes(records: Sequence[Record]) -> list[str]:
     """The machine of the measurement and the meaning of the numbers, in sentences."""
-    op, on_gpu = records[0]["op"], records[0]["device"] == "cuda"
-    found = [measured_on(records[0]), MEANINGS["rdab" if op == "trunk" else op], *([ON_A_GPU] if on_gpu else [])]
+    meanings = dict.fromkeys(MEANINGS["rdab" if r["op"] == "trunk" else r["op"]] for r in records)
+    found = [measured_on(records[0]), *meanings, *([ON_A_GPU] if records[0]["device"] == "cuda" else [])]
     counted = [r for r in records if "saved_bytes" in r]
     if counted:
         first = {key: counted[0][key] for key in ("shape", "dtype", "layout")}
@@ -116,6 +120,11 @@ def notes(records: Sequence[Record]) -> list[str]:
     for r in (r for r in records if "parts" in r):
         where = f"{r['provider']} in {r['dtype']} at {word(r['shape'])}"
         found.append(f"Of the time of {where}, launched one by one and each waited for: {parts(r)}.")
+    engines = [r for r in records if "max_error" in r]
+    if engines:
+        errors = ", ".join(f"{r['provider']} {r['max_error']:.1e} in {r['dtype']}" for r in engines)
+        form = "; ".join(dict.fromkeys(r["form"] for r in engines))
+        found.append(f"The engines run our ONNX export of this size ({form}). Their SR differs by at most: {errors}.")
     absent = Counter((r["provider"], r["absent"]) for r in records if not is_measured(r))
     return found + [f"Not measured: {name}, {count}x ({reason})." for (name, reason), count in absent.items()]
 
@@ -137,6 +146,12 @@ def three_rows(records: Sequence[Record], kept: Sequence[Record]) -> str:
         f"{table(('(1, 64, 180, 320), float32, forward', 'ms', 'faster'), lines, left=1)}\n{measured_on(records[0])} "
         f"If the C library keeps freed memory, the released way gains most: then {compiled} and {ours}.\n"
     )
+
+
+def blocks(*ops: str) -> str:
+    """The comparison of these ops of benchmarks/rda_block.py on a CPU."""
+    records = [r for r in load(RESULTS / "rda_block_cpu.json") if r["op"] in ops]
+    return document(records) if records else "Not yet measured.\n"
 
 
 def gpus(folder: Path = RESULTS) -> str:
@@ -209,7 +224,8 @@ SECTIONS: Mapping[str, Callable[[], str]] = {
     "weights": _weights,
     "speed-operator": lambda: document(load(RESULTS / "rda_conv_cpu.json")),
     "speed-kept-memory": lambda: document(load(RESULTS / "rda_conv_cpu_kept_memory.json")),
-    "speed-blocks": lambda: document(load(RESULTS / "rda_block_cpu.json")),
+    "speed-half-block": lambda: blocks("rda_conv3x3"),
+    "speed-blocks": lambda: blocks("rdab", "trunk"),
     "speed-model": lambda: document(load(RESULTS / "model_cpu.json")),
     "speed-changes": lambda: document(load(RESULTS / "changes_cpu.json")),
     "speed-gpu": gpus,

@@ -48,6 +48,13 @@ def timing_environment(device: str) -> dict[str, Any]:
     return shared | gpu
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Return True if the processor computes in bfloat16 by itself; others emulate it, many times slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 def _cpu_name() -> str:
     """Return the processor's name, or its architecture if the system does not give the name."""
     try:

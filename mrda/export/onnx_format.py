@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX files. A Conv of ONNX has a fixed number of groups, so kernels per sample become shifts, products and sums."""
+"""ONNX files. A Conv of ONNX has a fixed number of groups.
+
+So kernels per sample become shifts, products and sums where the batch is free, and a Conv with a group for each channel
+where the shapes are fixed.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,7 @@ def write(
     program: ExportedProgram, file: BinaryIO, inputs: tuple[str, ...], output: str, metadata: Mapping[str, str]
 ) -> None:
     """Write a graph, with the names of its inputs and its output, and metadata as the file's properties."""
+    is_free = bool(program.range_constraints)
     exported = torch.onnx.export(
         program,
         dynamo=True,
@@ -33,7 +38,8 @@ def write(
         opset_version=OPSET,
         input_names=list(inputs),
         output_names=[output],
-        dynamic_shapes=({0: "batch", 2: "height", 3: "width"}, {})[: len(inputs)],  # only the first one's vary
+        # only the first one's vary
+        dynamic_shapes=({0: "batch", 2: "height", 3: "width"}, {})[: len(inputs)] if is_free else None,
         custom_translation_table={
             torch.ops.mrda_kernels.rda_conv2d.default: _rda_conv2d,
             torch.ops.mrda_kernels.dynamic_depthwise_conv2d.default: _dynamic_depthwise_conv2d,
@@ -61,6 +67,8 @@ def load(path: Path) -> Callable[..., Tensor]:
 def _dynamic_depthwise_conv2d(input: Any, weight: Any, backend: str | None = None) -> Any:
     size = weight.shape[-1]
     pad = size // 2
+    if all(isinstance(length, int) for length in input.shape):
+        return _grouped(input, weight, pad)
     padded = op.Pad(input, op.Constant(value_ints=[0, 0, pad, pad, 0, 0, pad, pad]))
     # (B, C, K, K) to K*K times (B, C, 1, 1)
     taps = op.Split(op.Reshape(weight, op.Constant(value_ints=[0, 0, -1, 1])), axis=2, num_outputs=size * size)
@@ -73,6 +81,13 @@ def _dynamic_depthwise_conv2d(input: Any, weight: Any, backend: str | None = Non
         product = op.Mul(shifted, tap)
         total = product if total is None else op.Add(total, product)
     return total
+
+
+def _grouped(input: Any, weight: Any, pad: int) -> Any:
+    """Compute it as one Conv of a single image of fixed shape."""
+    channels, size = input.shape[1], weight.shape[-1]
+    filters = op.Reshape(weight, op.Constant(value_ints=[channels, 1, size, size]))
+    return op.Conv(input, filters, group=channels, kernel_shape=[size, size], pads=[pad] * 4)
 
 
 def _rda_conv2d(*inputs: Any) -> Any:

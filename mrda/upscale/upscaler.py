@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from mrda.core.checks import check_int
+from mrda.core.environment import has_bfloat16
 from mrda.core.memory import free_memory
 from mrda.core.tiling import Tile, tiles
 from mrda.degradations.resample import bicubic
@@ -405,13 +406,7 @@ class Upscaler:
 
 def _best_dtype(device: torch.device) -> torch.dtype:
     """Return the fastest dtype on the processor among those that lose nothing visible."""
-    if device.type == "cuda":
-        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has_bfloat16 = device.type == "cpu" and (
-            torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        )
-    return torch.bfloat16 if has_bfloat16 else torch.float32
+    return torch.bfloat16 if has_bfloat16(device) else torch.float32
 
 
 def _check_range(image: Any) -> None:

@@ -1,5 +1,6 @@
 import copy
 import json
+import sys
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import model as bench
 from benchmarks import tables
+from benchmarks.engines import Engine
 from benchmarks.harness import Effort
 from mrda_kernels.backends import cpu
 
@@ -34,12 +36,12 @@ def this():
 def test_providers_of_the_published_network_compute_it(network, this, name):
     lr = torch.rand(this.shape).to(memory_format=torch.channels_last)
     exact = copy.deepcopy(network).double()(lr.double())
-    for found, dtype, model in bench.computing(network):
-        if found == name:
-            with torch.no_grad():
-                sr = model(lr if name == bench.OURS else lr.to(dtype))
-            rounding = 1e-5 if dtype == torch.float32 else 0.05
-            torch.testing.assert_close(sr.double(), exact, rtol=0, atol=rounding)
+    for dtype in (torch.float32, torch.bfloat16):
+        model = dict(bench.computing(network, dtype))[name]
+        with torch.no_grad():
+            sr = model(lr if name == bench.OURS else lr.to(dtype))
+        rounding = 1e-5 if dtype == torch.float32 else 0.05
+        torch.testing.assert_close(sr.double(), exact, rtol=0, atol=rounding)
 
 
 def mult_adds(model):
@@ -61,7 +63,7 @@ def test_the_rival_is_what_the_paper_counts():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_undoing_a_change_changes_no_result(network, this, dtype):
     lr = torch.rand(1, 3, 9, 11)
-    models = {name: model for name, found, model in bench.undone(network) if found == dtype}
+    models = dict(bench.undone(network, dtype))
     assert len(models) == 4
     with torch.no_grad():
         expected = models.pop(bench.OURS)(lr)
@@ -71,7 +73,8 @@ def test_undoing_a_change_changes_no_result(network, this, dtype):
 
 
 @pytest.mark.usefixtures("eager_peers")
-def test_a_record_for_each_provider_and_dtype(network, this):
+def test_a_record_for_each_provider_and_dtype(network, this, monkeypatch):
+    monkeypatch.setattr(bench, "has_bfloat16", lambda device: True)
     records = bench.measure_setting(this, Effort(seconds=0.0, min_rounds=1))
     assert {(r["provider"], r["dtype"]) for r in records} == {
         (name, dtype)
@@ -85,7 +88,39 @@ def test_a_record_for_each_provider_and_dtype(network, this):
         assert sum(r.get("parts", {"": 1.0}).values()) == pytest.approx(1)
     text = tables.document(json.loads(json.dumps(records)))
     assert "| (2, 3, 9, 11) | bfloat16 |" in text
-    assert "3x3 convolutions" in text
+    assert "half blocks" in text
+
+
+def one_image(network, engines, monkeypatch):
+    """The engines' records of one small image."""
+    monkeypatch.setattr(bench, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(bench, "computing", lambda *_: [(name, engines[name]) for name in engines])
+    this = setting("forward", "nhwc", torch.float32, (1, 3, 9, 11), "model")
+    return bench.measure_setting(this, Effort(seconds=0.0, min_rounds=1), models=bench.computing)
+
+
+def test_engines_have_the_form_and_the_error_in_their_records(network, monkeypatch):
+    records = one_image(network, {"openvino": network, "ncnn": lambda lr: network(lr) + 0.25}, monkeypatch)
+    assert [r["max_error"] for r in records] == [0.0, pytest.approx(0.25, abs=1e-6)]
+    text = tables.document(json.loads(json.dumps(records)))
+    assert "Their SR differs by at most: openvino 0.0e+00 in float32, ncnn 2.5e-01 in float32." in text
+    assert all("peak_bytes" not in r and "grouped Conv" in r["form"] for r in records)
+
+
+def test_an_engine_that_is_not_installed_is_absent_and_the_others_are_measured(network, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pnnx", None)
+    engines = {"ncnn": Engine("ncnn", network, torch.float32), "openvino": network}
+    absent, measured = one_image(network, engines, monkeypatch)
+    assert absent["absent"] == "ModuleNotFoundError: this provider needs pnnx: pip install 'mrda-kernels[engines]'"
+    assert measured["ms"] > 0
+
+
+def test_a_processor_without_bfloat16_is_measured_in_float32_and_the_command_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(bench.commands, "run_comparison", lambda *_: None)
+    bench.main(["--quick"])
+    assert capsys.readouterr().err == "bfloat16 is left out: this processor would emulate it\n"
+    assert bench.dtypes("cpu") == [torch.float32]
 
 
 def test_quick_is_the_first_shape():

@@ -1,13 +1,18 @@
+from itertools import product
+
 import pytest
 import torch
+import torch.nn.functional as F
 from synthetic import quick_run, setting
 
 from benchmarks import rda_block as bench
 from benchmarks.harness import Effort
+from benchmarks.records import MODES
 from mrda_kernels.backends import cpu
 
 SHAPE = (2, 4, 5, 6)
 PROVIDERS = ("released", "released_compiled", "shift_add_compiled", "mrda_kernels")
+PARTS = ("rda_conv2d", "conv3x3")
 
 pytestmark = pytest.mark.skipif(cpu.why_not("cpu") is not None, reason="the CPU extension is not built")
 
@@ -56,6 +61,24 @@ def test_provider_computes_the_networks_blocks_and_all_their_gradients(name, op,
         torch.testing.assert_close(actual, wanted, rtol=0, atol=rounding_budget((expected, *exact), len(blocks)))
 
 
+@pytest.mark.usefixtures("eager_peers")
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_providers_of_half_a_block_compute_it(layout):
+    this = block_setting("forward", layout, "rda_conv3x3")
+    blocks = bench.random_blocks(this)
+    arguments = bench.random_arguments(this, blocks)
+    features, idr = arguments.tensors[:2]
+    steered, conv = blocks[0].halves()[0]
+    expected = F.leaky_relu(conv(steered(features, idr, output_negative_slope=0.1)), 0.1)
+    found = {name: candidate.run() for name, candidate in bench.half(this, blocks[0], arguments).items()}
+    assert {name for name in found if not name.endswith("_reference")} == {*PROVIDERS, "composition", *PARTS}
+    for name in set(found) - set(PARTS):
+        torch.testing.assert_close(found[name], expected, rtol=0, atol=rounding_budget((expected,), 1), msg=name)
+    assert torch.equal(conv(found["rda_conv2d"]), conv(steered(features, idr, output_negative_slope=0.1)))
+    exact = F.leaky_relu(conv(features), 0.1)
+    torch.testing.assert_close(found["conv3x3"], exact, rtol=0, atol=rounding_budget((exact,), 1))
+
+
 def test_the_blocks_on_another_backend_share_their_parameters():
     blocks = bench.random_blocks(block_setting())
     bench.computing(block_setting(), blocks, bench.random_arguments(block_setting(), blocks))
@@ -83,13 +106,14 @@ def test_quick_run_is_the_published_trunk_and_full_run_has_both_ops_everywhere()
     assert bench.BLOCKS == {"rdab": 1, "trunk": 27}
     quick = bench.settings("cpu", quick=True)
     assert {(s.op, s.mode) for s in quick} == {
+        ("rda_conv3x3", "forward"),
         ("rdab", "forward"),
         ("rdab", "forward_backward"),
         ("trunk", "forward"),
     }
     full = bench.settings("cuda", quick=False)
-    assert len(full) == len(set(full)) == 2 * 2 * 2 * 2 * 2
-    assert {s.op for s in full} == {"rdab", "trunk"}
+    assert len(full) == len(set(full)) == 2 * 2 * 2 * (2 + 2 + 1)
+    assert {(s.op, s.mode) for s in full} == {("rda_conv3x3", "forward"), *product(("rdab", "trunk"), MODES)}
 
 
 @pytest.mark.usefixtures("eager_peers", "short_trunk")
@@ -99,8 +123,8 @@ def test_quick_run_writes_records_with_peak_memory(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(bench, "measure_setting", lambda s, effort: measure(s, Effort(seconds=0.0, min_rounds=1)))
     records = quick_run(bench, tmp_path)
     assert "peak memory" in capsys.readouterr().out
-    assert len(records) == 3 * 5
-    assert {r["provider"] for r in records} == {*PROVIDERS, "convolutions"}
+    assert len(records) == 3 * 5 + 8
+    assert {r["provider"] for r in records} == {*PROVIDERS, *PARTS, "composition", "convolutions"}
     size = 4 * 2 * 4 * 5 * 6
     for r in records:
         floor = next(

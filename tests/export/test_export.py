@@ -66,6 +66,47 @@ def test_torch_export_computes_what_the_network_does_at_any_size(network, torch_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [(20, 33), (2, 3), (1, 7)], ids=str)
+def test_onnx_of_a_fixed_size_computes_what_the_network_does(tmp_path, network, size):
+    lr = np.random.default_rng(2).random((1, 3, *size), np.float32)
+    expected, budget = exactly(network, lr)
+    assert export_student(network, tmp_path, size=size) <= 2 * budget  # PyTorch may err to the other side
+    den, rdan = onnx_graphs(tmp_path)
+    assert abs(rdan(lr=lr, degradation=den(lr=lr)) - expected).max() <= budget
+    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="invalid dimensions"):
+        den(lr=np.zeros((1, 3, 20, 34), np.float32))
+
+
+@pytest.mark.slow
+def test_onnx_of_a_fixed_size_computes_no_shapes_and_convolves_by_groups(tmp_path, network):
+    export_student(network, tmp_path, size=(20, 33))
+    for graph in ("den", "rdan"):
+        model = onnx.load(tmp_path / f"{graph}.onnx")
+        onnx.checker.check_model(model, full_check=True)
+        assert not {"Shape", "Gather", "Mod", "If", "Expand"} & {node.op_type for node in model.graph.node}
+        ends = [*model.graph.input, *model.graph.output]
+        assert all(axis.dim_value > 0 for end in ends for axis in end.type.tensor_type.shape.dim)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    groups = [
+        attribute.i
+        for node in model.graph.node
+        for attribute in node.attribute
+        if node.op_type == "Conv" and node.input[1] not in constants and attribute.name == "group"
+    ]
+    assert groups.count(8) == 4  # as many as RDA convs
+
+
+@pytest.mark.slow
+def test_torch_export_of_a_fixed_size(tmp_path, network):
+    export_student(network, tmp_path, "torch-export", size=(6, 5))
+    den, rdan = (torch.export.load(tmp_path / f"{name}.pt2").module() for name in ("den", "rdan"))
+    lr = torch.rand(1, 3, 6, 5, generator=torch.Generator().manual_seed(0))
+    expected, budget = exactly(network, lr.numpy())
+    with torch.no_grad():
+        assert abs(rdan(lr, den(lr)).numpy() - expected).max() <= budget
+
+
+@pytest.mark.slow
 def test_tiles_share_the_degradation(network, onnx_folder):
     den, rdan = onnx_graphs(onnx_folder)
     lr = np.random.default_rng(1).random((1, 3, 20, 60), np.float32)
@@ -169,6 +210,9 @@ def test_what_is_refused(tmp_path, network, monkeypatch):
         export_student(MRDATeacher(num_feat=4, num_blocks=1, den_width=2, mln_feat=2), tmp_path)
     with pytest.raises(ValueError, match="format is 'tflite', but must be one of onnx, torch-export"):
         export_student(network, tmp_path, "tflite")
+    for size, words in (((0, 4), "height of size is 0, but must be at least 1"), ((4, 2.0), "width of size is 2.0")):
+        with pytest.raises((TypeError, ValueError), match=words):
+            export_student(network, tmp_path, size=size)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ModuleNotFoundError, match=r"needs onnxruntime: pip install 'mrda-kernels\[export\]'"):
         export_student(network, tmp_path)
