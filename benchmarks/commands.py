@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from torch.utils.benchmark import Compare, Measurement
-from torch.utils.benchmark.utils.common import TaskSpec
 
 from benchmarks import tables
 from benchmarks.harness import Effort
 from benchmarks.peers import reasons
-from benchmarks.records import OURS, Record, Setting, is_measured, launch
+from benchmarks.records import OURS, Record, Setting, is_measured
 from mrda.core.files import write_text
 from mrda.core.memory import keep_freed_memory
 
-EFFORT = {"cpu": Effort(max_seconds=120.0), "cuda": Effort(seconds=0.4, max_seconds=4.0)}
+EFFORT = {"cpu": Effort(max_seconds=90.0), "cuda": Effort(seconds=0.4, max_seconds=4.0)}
 SETTING_SECONDS = {"cpu": 6.0, "cuda": 1.8}  # about the time of a setting without compiling
 COMPILE_SECONDS = 25.0  # about the time to compile a setting's peers
 
@@ -99,22 +97,12 @@ def effort_for(device: str, done: int, todo: int, left: float | None) -> Effort 
 def finish(records: Sequence[Record]) -> NoReturn:
     """Print the times and their meaning, and exit: with 1 if one of our own ways failed or nothing was measured."""
     if records:
-        print(compared(records), tables.comparison(records), *tables.notes(records), sep="\n")
+        print(tables.document(records), end="")
     broken = [r for r in records if not is_measured(r) and r["provider"].startswith(OURS)]
     for r in broken:
         where = f"{r['op']} {tuple(r['shape'])} {r['dtype']} {r['layout']} {r['mode']} ({r['launch']})"
         print(f"{r['provider']} failed on {where}: {r['absent']}", file=sys.stderr)
     sys.exit(1 if broken or not records else 0)
-
-
-def compared(records: Sequence[Record]) -> str:
-    """The times as torch.utils.benchmark's table: a row for each setting, a column for each provider."""
-    measurements = []
-    for r in filter(is_measured, records):
-        where = f"{tuple(r['shape'])} {r['dtype']} {r['layout']} {r['mode']} {launch(r)}"
-        task = TaskSpec("", "", label=r["op"], sub_label=where, description=r["provider"], num_threads=r["threads"])
-        measurements.append(Measurement(1, [r["ms"] / 1000], task))
-    return str(Compare(measurements))
 
 
 def progress(done: int, total: int, what: object) -> None:

@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inference engines beside torch, on CPUs: they run this project's own ONNX export at the size of LR.
 
-    openvino      OpenVINO
-    onnxruntime   ONNX Runtime
-    ncnn          ncnn, on the graphs that pnnx makes of the ONNX files
-
-`pip install 'mrda-kernels[engines]'` installs them. All get as many threads as torch has, and optimise the graphs as
-they like.
+`pip install 'mrda-kernels[engines]'` installs them. All get as many threads as torch, and optimise the graphs freely;
+ncnn takes what pnnx makes of the ONNX files.
 """
 
 import subprocess
@@ -26,8 +22,7 @@ from mrda.networks import MRDAStudent
 FORM = "grouped Conv nodes with predicted weights, the upscaler as one convolution"
 """The form of the network that each engine runs fastest, and that `mrda.export` gives it."""
 
-PACKAGES = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime",), "ncnn": ("ncnn", "pnnx")}
-"""The packages that each engine needs."""
+PACKAGES = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime",), "ncnn": ("ncnn", "pnnx")}  # that they need
 
 Graph = Callable[..., Any]  # from arrays of a batch of one to such an array
 
@@ -120,9 +115,5 @@ def ncnn(path: Path, dtype: torch.dtype) -> Graph:
     return run
 
 
-ENGINES: Mapping[str, Callable[[Path, torch.dtype], Graph]] = {
-    "openvino": openvino,
-    "onnxruntime": onnxruntime,
-    "ncnn": ncnn,
-}
+ENGINES: Mapping[str, Callable[[Path, torch.dtype], Graph]] = {f.__name__: f for f in (openvino, onnxruntime, ncnn)}
 """The functions that load a graph at a path, to compute in a dtype, by provider's name."""

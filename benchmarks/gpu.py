@@ -22,7 +22,7 @@ if not __package__:  # run as a script: import from the root, as `python -m benc
 
 import torch
 
-from benchmarks import commands, tables
+from benchmarks import tables
 from benchmarks.records import load
 from mrda.core.files import write_text
 
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start = time.time()
     failed = run_all(steps(results, name), lambda: summarize(results, name), run_step)
     new = [path for path in result_files(results, name) if path.exists() and path.stat().st_mtime >= start]
-    print(*(commands.compared(load(path)) for path in new), sep="\n")
+    print(*(tables.titled(load(path)) for path in new), sep="\n")
     if failed:
         sys.exit(f"make gpu: not done in full: {', '.join(failed)}")
 

@@ -10,7 +10,7 @@ Providers, each in float32, and in bfloat16 if the processor has it, which take 
     released_compiled  the same under torch.compile: one compiled block, called 27 times, a compiled DEN and upscaler
     dasr_shaped        the nearest rival, the released way: DASR's 25 blocks in 5 groups, with the same DEN
     static_convs       for orientation: the published network's 3x3 convolutions and pixel shuffles, nothing else
-    openvino, onnxruntime, ncnn    our network in other engines (benchmarks/engines.py); one image, on a CPU
+    openvino, onnxruntime, ncnn    our network in these engines; one image, on a CPU
     mrda               `mrda.Upscaler`'s way to run our network
 
 With --changes instead: mrda, and mrda with one change undone at a time. Shapes are those of LR.
@@ -37,7 +37,7 @@ from benchmarks.engines import ENGINES, FORM, Engine
 from benchmarks.harness import Candidate, Effort, fresh_start, measure, shares
 from benchmarks.peers import released, use_peer
 from benchmarks.rda_block import in_a_row, run_block
-from benchmarks.records import Record, Setting, dtype_name, is_measured
+from benchmarks.records import MEMORY_FORMATS, Record, Setting, dtype_name, is_measured
 from mrda.core.environment import has_bfloat16
 from mrda.networks import MRDAStudent
 from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3
@@ -144,11 +144,9 @@ def measure_setting(
 
 def image_for(name: str, lr: Tensor, dtype: torch.dtype) -> Tensor:
     """LR in the dtype and the layout that a provider takes; our own way and engines convert it themselves."""
-    is_nchw = name in ENGINES or name.endswith("_nchw")
-    return lr.to(
-        torch.float32 if name in ENGINES or name.startswith(OURS) else dtype,
-        memory_format=torch.contiguous_format if is_nchw else torch.channels_last,
-    )
+    layout = "nchw" if name in ENGINES or name.endswith("_nchw") else "nhwc"
+    takes_float32 = name in ENGINES or name.startswith(OURS)
+    return lr.to(torch.float32 if takes_float32 else dtype, memory_format=MEMORY_FORMATS[layout])
 
 
 def random_network(device: str, **options: int) -> MRDAStudent:

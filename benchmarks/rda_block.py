@@ -8,9 +8,8 @@ there are gradients of both and of all parameters. Providers are those of benchm
 block with another way to compute its two RDA convs. A compiled peer is one compiled block, called 27 times by the
 trunk. The floor is "convolutions", the blocks' 3x3 convolutions by oneDNN and nothing else, which are the same for all.
 
-Op "rda_conv3x3" is the first half of a block: features and predicted kernels go in, and there is no backward. Beside
-the peers are "composition", our RDA conv and torch's convolution, and the parts by themselves: "rda_conv2d", our RDA
-conv, "conv3x3", our convolution, and again "convolutions".
+Op "rda_conv3x3" is the first half of a block, forward, from features and predicted kernels. Beside the peers are
+"composition", our RDA conv and torch's convolution, and two parts of ours by themselves: "rda_conv2d" and "conv3x3".
 """
 
 import copy
@@ -131,8 +130,8 @@ def half(setting: Setting, block: RDAB, arguments: Arguments) -> dict[str, Candi
         "rda_conv2d": partial(rda_conv2d, **slopes),
         "conv3x3": lambda features, *_: conv3x3(features, packed, conv.bias, **slopes),
     }
-    others = {name: Candidate(call(way, arguments, setting.mode)) for name, way in ways.items()}
-    return providers(setting, arguments, peer, ours) | others
+    parts = {name: Candidate(call(way, arguments, setting.mode)) for name, way in ways.items()}
+    return providers(setting, arguments, peer, ours) | parts
 
 
 def run_block(block: nn.Module, features: Tensor, idr: Tensor) -> Tensor:

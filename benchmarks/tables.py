@@ -123,8 +123,8 @@ def notes(records: Sequence[Record]) -> list[str]:
     engines = [r for r in records if "max_error" in r]
     if engines:
         errors = ", ".join(f"{r['provider']} {r['max_error']:.1e} in {r['dtype']}" for r in engines)
-        form = "; ".join(dict.fromkeys(r["form"] for r in engines))
-        found.append(f"The engines run our ONNX export of this size ({form}). Their SR differs by at most: {errors}.")
+        made_of = f"The engines run our ONNX export of this size ({engines[0]['form']})."
+        found.append(f"{made_of} Their SR differs by at most: {errors}.")
     absent = Counter((r["provider"], r["absent"]) for r in records if not is_measured(r))
     return found + [f"Not measured: {name}, {count}x ({reason})." for (name, reason), count in absent.items()]
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time a training step of each stage, against the same step built the released code's way.
 
-    python benchmarks/training.py --json benchmarks/results/training_cpu.json --update docs/performance.md
+    python benchmarks/training.py --json benchmarks/results/training_cpu.json
 
     released           the RDA convs as in benchmarks/peers.py, one convolution after the other in the upscalers; eager
     released_compiled  the same, with the trained network under torch.compile
@@ -35,7 +35,6 @@ from mrda.config import STAGES, StageName, TrainConfig
 from mrda.config.load import load_config
 from mrda.core.environment import timing_environment
 from mrda.core.files import write_text
-from mrda.core.markdown import Page
 from mrda.core.memory import keep_freed_memory
 from mrda.networks import MLN, save_network
 from mrda.training import STAGES as STAGE_CLASSES
@@ -58,28 +57,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--stage", action="append", choices=STAGES, help="stages to time (default: all)")
     command.add_argument("--way", action="append", choices=WAYS, help="ways to time (default: all)")
     command.add_argument("--seconds", type=float, default=40.0, help="for each stage (default: 40)")
-    command.add_argument("--results", type=Path, metavar="FILE", help="take records from here, and measure nothing")
-    command.add_argument("--update", type=Path, metavar="FILE", help="put the table into this file, at its markers")
-    command.add_argument("--section", default="training", help="name in the markers (default: training)")
     options = command.parse_args(arguments)
     commands.check_json(command, options.json)
     try:
-        page = None if options.update is None else Page(options.update, options.section)
-        results = None if options.results is None else json.loads(options.results.read_text(encoding="utf-8"))
         config = load_config(options.config, [*(() if options.official else SIZES), *options.set])
     except (OSError, ValueError) as error:
         command.error(str(error))
-    if results is None:
-        keep_freed_memory()
-        names, results = options.stage or list(STAGES), []
-        for index, name in enumerate(names):
-            commands.progress(index, len(names), name)
-            results += measure(config, name, options.way or WAYS, seconds=options.seconds)
-            if options.json is not None:
-                write_text(options.json, json.dumps(results, indent=1) + "\n")
+    keep_freed_memory()
+    names, results = options.stage or list(STAGES), []
+    for index, name in enumerate(names):
+        commands.progress(index, len(names), name)
+        results += measure(config, name, options.way or WAYS, seconds=options.seconds)
+        if options.json is not None:
+            write_text(options.json, json.dumps(results, indent=1) + "\n")
     print(tables.training(results))
-    if page is not None:
-        page.update(tables.training(results))
 
 
 def measure(

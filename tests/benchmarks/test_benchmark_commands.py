@@ -6,7 +6,7 @@ import pytest
 import torch
 from synthetic import absent, record, setting
 
-from benchmarks import commands, rda_block, rda_conv
+from benchmarks import commands, rda_block, rda_conv, tables
 from benchmarks.commands import EFFORT, effort_for
 from benchmarks.records import load
 from mrda_kernels.backends import cpu
@@ -82,7 +82,7 @@ def test_settings_after_the_time_limit_are_left_out_and_told(monkeypatch, capsys
         run([setting(), setting(), setting()], lambda setting, effort: [record("copy", 1.0)])
     assert end.value.code == 0
     printed = capsys.readouterr()
-    assert "1.0 " in printed.out
+    assert "| 1.000 |" in printed.out
     assert "2 of 3 settings left out" in printed.err
 
 
@@ -125,14 +125,10 @@ def test_a_failure_of_a_peer_is_none(capsys):
     assert "Not measured: released, 1x (it broke)." in capsys.readouterr().out
 
 
-def test_the_terminal_has_a_row_for_each_setting_and_a_column_for_each_provider(records):
-    lines = commands.compared(records).splitlines()
-    assert [name.strip() for name in lines[1].split("|")[1:]] == [r["provider"] for r in records[:5]]
-    assert [line.split("|")[0].strip() for line in lines[3:5]] == [
-        "(1, 64, 180, 320) float32 nchw forward eager",
-        "(1, 64, 180, 320) float32 nhwc forward eager",
-    ]
-    assert [float(cell) for cell in lines[4].split("|")[1:]] == [60.0, 30.0, 6.0, 5.0, 2.5]
+def test_the_terminal_shows_the_table_of_the_pages(records, capsys):
+    with pytest.raises(SystemExit):
+        commands.finish(records)
+    assert capsys.readouterr().out == tables.document(records)
 
 
 # On the machine with the GPU there are these at most, besides torch's own: triton, numpy, pytest, hypothesis, pybind11.
