@@ -105,6 +105,7 @@ def export_student(
     require_packages(format)
     write, load = _format(format)
     network = copy.deepcopy(network).to("cpu", torch.float32).eval()
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # others put bounds on free sizes
     checked = _CHECKED if size is None else ((1, *size),)
     tell = progress or (lambda _: None)
     with ExitStack() as stack, torch.no_grad(), _quiet():

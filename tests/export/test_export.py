@@ -180,6 +180,11 @@ def test_every_kind_of_student(tmp_path, options, format):
 
 
 @pytest.mark.slow
+def test_a_network_in_channels_last_is_exported_too(tmp_path):
+    assert export_student(student().to(memory_format=torch.channels_last), tmp_path, "torch-export") < 1e-5
+
+
+@pytest.mark.slow
 def test_the_network_stays_as_it_is(tmp_path):
     network = student(num_blocks=1).train().double()
     state = copy.deepcopy(network.state_dict())
