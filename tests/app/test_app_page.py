@@ -71,7 +71,7 @@ def test_bad_photos_get_a_message_and_the_page_lives_on(upscale, photo, tmp_path
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 16\n%%EndComments\n{} loop\n%%EOF\n"
     (tmp_path / "postscript.jpg").write_bytes(postscript)
     for name, reason in (
-        ("postscript.jpg", r"Cannot read postscript\.jpg: it is not an image of a known format"),
+        ("postscript.jpg", r"Cannot read postscript\.jpg: it is PostScript, a program that draws, and no photo"),
         ("empty.png", r"Cannot read empty\.png: the file is empty"),
         ("cut.png", r"Cannot read cut\.png: "),
         ("large.png", "it has 80 x 51 = 4,080 pixels, more than the 4,000 that are allowed"),
