@@ -2,7 +2,8 @@
 """Networks prepared for inference: everything that follows from the weights alone is computed once, ahead of calls.
 
 A prepared network is a frozen copy. It holds plain tensors of its own, so that a call does nothing but launch
-operators, and a CUDA graph of it recomputes nothing. Each half of a block is one call of the operator.
+operators, and a CUDA graph of it recomputes nothing. Each half of a block is one call of the operator. Features are
+channels_last, in which the kernels are fastest, whatever the layout of the image: an operator's result has its input's.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class PreparedRDAN(_Frozen):
         """
         self.check(lr, degradation)
         with without_autocast(lr.device):
-            shallow = self.head((lr - self.mean).to(self.dtype))
+            shallow = self.head((lr - self.mean).to(self.dtype, memory_format=torch.channels_last))
             idr = F.leaky_relu(F.linear(degradation.to(self.compress.dtype), self.compress), NEGATIVE_SLOPE)
             kernels: Iterator[Tensor | None] = repeat(None)
             if self.predict is not None:
@@ -140,10 +141,11 @@ class _PackedConvs(nn.Module):
         self.steps: list[_Conv3x3 | _StridedConv] = []
         for conv in cast("Iterable[nn.Conv2d]", convs):
             self.steps.append((_Conv3x3 if conv.stride == (1, 1) else _StridedConv)(conv, conv.weight.dtype))
-            self.register_buffer("like", conv.weight.new_empty(0), persistent=False)  # the weights' device and dtype
+        self.register_buffer("like", conv.weight.new_empty(0), persistent=False)  # the weights' device and dtype
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features of ``x``."""
+        x = x.contiguous(memory_format=torch.channels_last)
         for step in self.steps:
             x = step(x, output_negative_slope=NEGATIVE_SLOPE)
         return x
@@ -233,7 +235,7 @@ class _Conv3x3:
 
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
         weight, self.bias = _weights(conv, nn.Conv2d, dtype)
-        self.weight = pack_conv3x3(weight)
+        self.weight = pack_conv3x3(weight.contiguous(memory_format=torch.channels_last))
 
     def __call__(self, features: Tensor, **options: Any) -> Tensor:
         return conv3x3(features, self.weight, self.bias, **options)

@@ -127,16 +127,18 @@ class CountOperators(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.calls = Counter()
-        self.dtypes = set()
+        self.dtypes, self.layouts = set(), set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         self.calls[str(func)] += 1
         self.dtypes |= {part.dtype for part in (*args, result) if isinstance(part, torch.Tensor)}
+        if "rda_conv3x3" in str(func):
+            self.layouts |= {part.is_contiguous(memory_format=torch.channels_last) for part in (args[0], result)}
         return result
 
 
-@pytest.mark.parametrize(("dtype", "operators"), [(torch.float32, 117), (torch.bfloat16, 120)])
+@pytest.mark.parametrize(("dtype", "operators"), [(torch.float32, 118), (torch.bfloat16, 120)])
 def test_a_call_of_the_published_trunk_dispatches_few_operators_and_none_in_float64(dtype, operators):
     """A half block is one of them, and some 30 are views. A CUDA graph captures these, and replays them every time."""
     prepared = RDAN().eval().prepare(dtype)
@@ -147,6 +149,7 @@ def test_a_call_of_the_published_trunk_dispatches_few_operators_and_none_in_floa
     assert counted.calls.total() <= operators, counted.calls
     assert counted.calls["mrda_kernels.rda_conv3x3.default"] == 54
     assert counted.dtypes == {torch.float32, dtype}
+    assert counted.layouts == {True}  # though the image is not channels_last
 
 
 def test_a_call_lists_no_parameters(monkeypatch):
