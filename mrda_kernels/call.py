@@ -190,15 +190,8 @@ class RdaCall(NamedTuple):
 
     def autocast(self) -> RdaCall:
         """Cast the tensors as a surrounding autocast region does for ``conv2d``: all but float64 ones."""
-        device_type = self.input.device.type
-        if device_type not in _AUTOCASTING or not torch.is_autocast_enabled(device_type):
-            return self
-        dtype = torch.get_autocast_dtype(device_type)
-
-        def cast(tensor: Tensor) -> Tensor:
-            return tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor
-
-        return self._changed(cast(self.input), cast)
+        cast = autocast_cast(self.input.device.type)
+        return self if cast is None else self._changed(cast(self.input), cast)
 
     def dense(self) -> RdaCall:
         """Make all tensors but the input contiguous, as the kernels in C++ take them."""
@@ -234,6 +227,21 @@ def holds(condition: Any) -> bool:
         return False
     torch._check(condition, lambda: "the sizes of a call's arguments do not fit together")
     return True
+
+
+def autocast_cast(device_type: str) -> Callable[[Tensor], Tensor] | None:
+    """Return the function that casts a tensor as an autocast region does for ``conv2d``; None outside of such regions.
+
+    It leaves float64 tensors, and those of integers, as they are.
+    """
+    if device_type not in _AUTOCASTING or not torch.is_autocast_enabled(device_type):
+        return None
+    dtype = torch.get_autocast_dtype(device_type)
+
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor
+
+    return cast
 
 
 def without_autocast() -> AbstractContextManager[object]:
@@ -313,10 +321,9 @@ def is_plain(tensors: Iterable[Tensor | None]) -> bool:
         or torch.autograd._profiler_enabled()
     ):
         return False
-    keys_of = torch._C._dispatch_keys
-    for tensor in tensors:
-        if tensor is not None and (
-            type(tensor) not in _TENSOR_TYPES or keys_of(tensor).raw_repr() not in _PLAIN_TENSORS
-        ):
-            return False
-    return True
+    return all(tensor is None or is_plain_tensor(tensor) for tensor in tensors)
+
+
+def is_plain_tensor(tensor: Tensor) -> bool:
+    """Return True for a tensor of no subclass, with memory of its own, and without a lazy negation."""
+    return type(tensor) in _TENSOR_TYPES and torch._C._dispatch_keys(tensor).raw_repr() in _PLAIN_TENSORS

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mrda_kernels.call import RdaCall, check_slope, holds
+from mrda_kernels.call import DTYPE_NAMES, RdaCall, autocast_cast, check_slope, holds
 
 CONV_ARGUMENTS = (
     "Tensor conv_weight, Tensor? packed_weight, Tensor? conv_bias, Tensor? skip, float? final_negative_slope"
@@ -113,8 +113,11 @@ class Conv3x3Call(NamedTuple):
                 f"{self.input.shape[1]}"
             )
         like.check_like_input("conv_weight", self.conv_weight)
-        if self.packed_weight is not None and self.packed_weight.dtype != like.accumulation_dtype:
-            raise TypeError("conv_weight was packed in another dtype; pack it again in the dtype of the call")
+        if self.packed_weight is not None:
+            if self.packed_weight.dtype != like.accumulation_dtype:
+                raise TypeError("conv_weight was packed in another dtype; pack it again in the dtype of the call")
+            if self.packed_weight.device != self.input.device:
+                raise ValueError("conv_weight was packed on another device; pack it again on the device of the call")
         if self.conv_bias is not None:
             if tuple(self.conv_bias.shape) != (outputs,):
                 raise ValueError(
@@ -131,8 +134,12 @@ class Conv3x3Call(NamedTuple):
 
     @staticmethod
     def check_weight(conv_weight: Tensor) -> None:
-        """Raise ValueError unless ``conv_weight`` is (C_out, C_in, 3, 3) with channels on both sides."""
+        """Raise TypeError or ValueError unless ``conv_weight`` is (C_out, C_in, 3, 3), of a dtype that calls take."""
         shape = conv_weight.shape
+        if conv_weight.dtype not in DTYPE_NAMES:
+            raise TypeError(
+                f"conv_weight has dtype {conv_weight.dtype}, but must be float32, float64, bfloat16 or float16"
+            )
         if len(shape) != 4 or shape[2] != 3 or shape[3] != 3 or shape[0] < 1 or shape[1] < 1:
             raise ValueError(f"conv_weight has shape {tuple(shape)}, but must be (C_out, C_in, 3, 3), both at least 1")
 
@@ -170,17 +177,18 @@ class Conv3x3Call(NamedTuple):
 
     def autocast(self) -> Conv3x3Call:
         """Cast the tensors as a surrounding autocast region does for ``conv2d``: all but float64 ones."""
-        like = self.like_input.autocast()
-        dtype = like.input.dtype
-        if dtype == self.input.dtype == self.conv_weight.dtype:
+        cast = autocast_cast(self.input.device.type)
+        if cast is None:
             return self
-
-        def cast(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(dtype)
-
-        conv_weight = self.conv_weight.to(dtype)
-        packed = self.packed_weight if conv_weight is self.conv_weight else None  # it was made of other numbers
-        steered = None if self.steered is None else like
+        input, steered, conv_weight, packed_weight, conv_bias, skip, slope = self
+        steered = None if steered is None else steered.autocast()
+        weight = cast(conv_weight)
         return Conv3x3Call(
-            like.input, steered, conv_weight, packed, cast(self.conv_bias), cast(self.skip), self.output_negative_slope
+            cast(input) if steered is None else steered.input,
+            steered,
+            weight,
+            packed_weight if weight is conv_weight else None,  # which was made of other numbers
+            None if conv_bias is None else cast(conv_bias),
+            None if skip is None else cast(skip),
+            slope,
         )

@@ -65,10 +65,12 @@ def rda_conv3x3(
         (B, C_out, H, W) in input's dtype; channels_last if ``input`` is channels_last-contiguous and not
         NCHW-contiguous, otherwise NCHW-contiguous.
 
-    On the "cpu" backend sums are kept in float32 (float64 for float64) and the result is rounded once. Winograd's way
-    is exact up to rounding: an element differs from the exact convolution of ``a`` by at most (C_in + 28) u times
-    |A^T| [sum_c (|G| |w| |G^T|) * (|B^T| |a| |B|)] |A|, with u = 2^-24 for float32 and the matrices of
-    csrc/cpu/winograd.h; on random numbers the error is about twice that of the direct sum. Results are the same to the
+    On the "cpu" backend sums are kept in float32 (float64 for float64) and the result is rounded once; only for
+    bfloat16 on processors with instructions for it, torch's own convolution is faster, and every step is rounded.
+    Winograd's algorithm is exact up to rounding: before the bias, an element differs from the exact convolution of
+    ``a`` by at most (C_in + 28) u times |A^T| [sum_c (|G| |w| |G^T|) * (|B^T| |a| |B|)] |A|, with u = 2^-24 (2^-53 for
+    float64) and the matrices of csrc/cpu/winograd.h. So the error follows the largest numbers within 5 pixels, not only
+    those next to the element; on random numbers it is about twice that of the direct sum. Results are the same to the
     bit for any number of threads. Values that are not finite go where the formula takes them and nowhere else.
 
     Differentiable any number of times, by the composition. Under autocast, tensors are cast as for ``conv2d``.
@@ -103,20 +105,26 @@ def conv3x3(
 def pack_conv3x3(conv_weight: Tensor) -> PackedConv3x3:
     """Prepare the weights of a 3x3 convolution once for many calls of :func:`rda_conv3x3` and :func:`conv3x3`.
 
-    The "cpu" backend takes them in a layout of its own, four times their size. Later changes of ``conv_weight`` have no
-    effect on the layout; pack again after them.
+    The "cpu" backend takes them in a layout of its own: four times as many numbers, in float32 (float64 for float64).
+    Later changes of ``conv_weight`` do not reach it; pack again after them.
 
     Args:
         conv_weight: (C_out, C_in, 3, 3), in the dtype and on the device of the calls.
 
     Returns:
-        The weights as the operators take them; ``packed`` is None if no backend for the device wants its own layout.
+        The weights as the operators take them; ``packed`` is None if no backend for the device wants its own layout,
+        and in traced programs and under torch.func transforms, where the operators pack in each call.
+
+    Raises:
+        TypeError, ValueError: as :func:`rda_conv3x3` for a ``conv_weight`` of another type, dtype or shape.
     """
     if not isinstance(conv_weight, Tensor):
         raise TypeError(f"conv_weight is {type(conv_weight).__name__}, but must be a torch.Tensor")
+    if conv_weight.layout != torch.strided:
+        raise TypeError(f"conv_weight has layout {conv_weight.layout}, but must be torch.strided")
     Conv3x3Call.check_weight(conv_weight)
-    with torch.no_grad():
-        return PackedConv3x3(conv_weight, composition.packed(conv_weight.detach()))
+    packed = composition.packed(conv_weight.detach())
+    return PackedConv3x3(conv_weight if packed is None else conv_weight.contiguous(), packed)
 
 
 def _run(call: Conv3x3Call, backend: str | None) -> Tensor:
@@ -146,12 +154,12 @@ def _handed_over(others: list[Any], call: Conv3x3Call, backend: str | None) -> A
         "output_negative_slope": call.output_negative_slope,
         "backend": backend,
     }
-    steered = call.steered
+    packed, steered = call.packed_weight, call.steered
+    weight = call.conv_weight if packed is None else PackedConv3x3(call.conv_weight, packed)
     if steered is None:
-        return handle_torch_function(conv3x3, others, call.input, call.conv_weight, call.conv_bias, **own)
+        return handle_torch_function(conv3x3, others, call.input, weight, call.conv_bias, **own)
     own |= {"negative_slope": steered.negative_slope, "inner_negative_slope": steered.output_negative_slope}
-    arguments: tuple[Any, ...] = (*steered[:4], call.conv_weight, call.conv_bias)
-    return handle_torch_function(rda_conv3x3, others, *arguments, **own)
+    return handle_torch_function(rda_conv3x3, others, *steered[:4], weight, call.conv_bias, **own)
 
 
 def _operator(call: Conv3x3Call) -> Any:

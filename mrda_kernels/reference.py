@@ -32,7 +32,7 @@ def _without_autocast(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        device_type = next(a.input.device.type for a in args if isinstance(a, RdaCall))
+        device_type = next(a.input.device.type for a in args if isinstance(a, RdaCall | Conv3x3Call))
         if not torch.amp.is_autocast_available(device_type):
             return function(*args, **kwargs)
         with torch.autocast(device_type, enabled=False):
@@ -79,13 +79,10 @@ def backward(grad_output: Tensor, call: RdaCall) -> tuple[Tensor, ...]:
     return tuple(g.to(call.input.dtype) for g in grads)
 
 
+@_without_autocast
 def conv3x3(call: Conv3x3Call) -> Tensor:
     """Return the result of half an RDA block, (B, C_out, H, W)."""
-    return _conv3x3(call.like_input, call)
-
-
-@_without_autocast
-def _conv3x3(like: RdaCall, call: Conv3x3Call) -> Tensor:
+    like = call.like_input
     dtype = like.accumulation_dtype
     features = (call.input if call.steered is None else forward(call.steered)).to(dtype)
     bias = None if call.conv_bias is None else call.conv_bias.to(dtype)

@@ -123,7 +123,11 @@ def conv3x3_forward(call: Conv3x3Call) -> Tensor:
     like = call.like_input
     steered = like.dense() if call.steered is not None else (call.input, None, None, None, 1.0, None)
     weight = call.conv_weight.contiguous()
-    packed = pack_conv3x3(weight) if call.packed_weight is None else call.packed_weight
+    packed = call.packed_weight
+    if packed is None:
+        packed = pack_conv3x3(weight)
+    elif packed.numel() != _C.packed_conv3x3_elements(*weight.shape[:2]) or not packed.is_contiguous():
+        raise ValueError("conv_weight has another shape than the weights that were packed; pack it again")
     output = call.empty_result()
     _C.rda_conv3x3_forward_cpu(
         _C.RdaConvParams(steered, like.dtype_name, like.channels_last),

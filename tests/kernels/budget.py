@@ -231,8 +231,11 @@ class RdaBudget:
 # ---- rda_conv3x3 -------------------------------------------------------------------------------------------
 
 
-def conv3x3_forward(features: Bounded, call: Conv3x3Call, *, winograd: bool) -> Bounded:
-    """Bounds for the 3x3 convolution, the skip and the activation after ``features``, of that call."""
+def conv3x3_forward(features: Bounded, call: Conv3x3Call, *, winograd: bool, composed: bool = False) -> Bounded:
+    """Bounds for the 3x3 convolution, the skip and the activation after ``features``, of that call.
+
+    torch's own operators, of which a call is ``composed``, round their results to the call's dtype one by one.
+    """
     arithmetic = Arithmetic(call.input.dtype)
     a, w = features.value, call.conv_weight.double()
     largest = a.abs() + features.bound
@@ -240,10 +243,14 @@ def conv3x3_forward(features: Bounded, call: Conv3x3Call, *, winograd: bool) -> 
     count = 28 + call.conv_weight.shape[1] if winograd else 9 * call.conv_weight.shape[1]
     terms = winograd_terms(largest, w.abs()) if winograd else F.conv2d(largest, w.abs(), padding=1)
     bound = F.conv2d(features.bound, w.abs(), padding=1) + arithmetic.gamma(count) * terms
-    for addend in (call.conv_bias if call.conv_bias is None else call.conv_bias[:, None, None], call.skip):
-        if addend is not None:
-            out = out + addend.double()
-            bound = bound + arithmetic.u * (out.abs() + bound)
+    between = arithmetic.output_u if composed else 0.0
+    if call.conv_bias is not None:
+        out = out + call.conv_bias.double()[:, None, None]
+        bound = bound + arithmetic.u * (out.abs() + bound)
+    bound = bound + between * (out.abs() + bound)
+    if call.skip is not None:
+        out = out + call.skip.double()
+        bound = bound + (arithmetic.u + between) * (out.abs() + bound)
     slope = 1.0 if call.output_negative_slope is None else call.output_negative_slope
     steepness = torch.where(out > bound, 1.0, torch.where(out <= -bound, abs(slope), max(1.0, abs(slope))))
     result = F.leaky_relu(out, slope)

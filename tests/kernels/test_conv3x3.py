@@ -11,8 +11,10 @@ from budget import INPUT_TRANSFORM, Bounded, RdaBudget, conv3x3_forward, winogra
 from calls import LAYOUTS, Call
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch._subclasses import FakeTensorMode
 
 from mrda_kernels import conv3x3, dispatch, pack_conv3x3, rda_conv2d, rda_conv3x3
+from mrda_kernels.backends import cpu
 from mrda_kernels.call import DTYPES, RdaCall
 from mrda_kernels.conv3x3_call import Conv3x3Call
 
@@ -61,7 +63,8 @@ def check(half: Half, backend: str) -> None:
         features = Bounded(call.input.double(), torch.zeros(call.input.shape, dtype=torch.float64))
     else:
         features = RdaBudget(*call.steered, exact_z=half.before.dyadic).forward()
-    conv3x3_forward(features, call, winograd=backend == "cpu").check(output, "output")
+    fused = backend == "cpu" and cpu.serves_conv3x3(call)
+    conv3x3_forward(features, call, winograd=fused, composed=backend == "cpu" and not fused).check(output, "output")
 
 
 shapes = st.one_of(
@@ -73,7 +76,7 @@ halves = st.builds(
     before=st.builds(
         Call,
         shape=shapes,
-        kernel_size=st.sampled_from([1, 3, 5]),
+        kernel_size=st.sampled_from([1, 3, 5, 7]),
         dtype=st.sampled_from(DTYPES),
         full_mask=st.booleans(),
         bias=st.booleans(),
@@ -119,6 +122,14 @@ def test_strips_steps_and_segments(served, shape, dtype):
     # strips of unequal width, steps of several rows of windows, windows that reach beyond the image
     before = Call(shape, dtype=dtype, layout="channels_last", output_negative_slope=0.1, dyadic=False)
     check(Half(before, outputs=24, skip="channels_last"), served)
+
+
+@pytest.mark.parametrize("has_instructions", [False, True], ids=["fused", "composed"])
+@pytest.mark.parametrize("steered", [True, False], ids=["rda_conv3x3", "conv3x3"])
+def test_bfloat16_with_and_without_instructions_for_it(served, monkeypatch, has_instructions, steered):
+    monkeypatch.setattr(cpu, "_HAS_BFLOAT16", has_instructions)
+    before = Call((2, 24, 9, 21), dtype=torch.bfloat16, layout="channels_last", output_negative_slope=0.1, dyadic=False)
+    check(Half(before, outputs=16, skip="channels_last", steered=steered), served)
 
 
 def test_the_transforms_of_the_budget_are_a_convolution():
@@ -229,6 +240,13 @@ def test_transforms_and_forward_mode():
         torch.testing.assert_close(transform(function), transform(expected))
 
 
+def test_vmap_over_the_skip_alone():
+    inputs, skip = arguments()
+    skips = torch.stack([skip, 2 * skip])
+    outputs = torch.func.vmap(lambda skip: rda_conv3x3(*inputs, skip=skip, output_negative_slope=0.1))(skips)
+    torch.testing.assert_close(outputs, torch.stack([composed(inputs, skip) for skip in skips]))
+
+
 def test_under_compile_and_autocast():
     inputs, skip = arguments(torch.float32)
     eager = rda_conv3x3(*inputs, skip=skip)
@@ -236,8 +254,12 @@ def test_under_compile_and_autocast():
     assert torch.equal(compiled(*inputs, skip), eager)
     with torch.autocast("cpu", torch.bfloat16):
         half = rda_conv3x3(*inputs[:4], pack_conv3x3(inputs[4]), inputs[5], skip=skip)
-    assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half.float(), eager, rtol=0, atol=0.1)
+        mixed = rda_conv3x3(inputs[0].bfloat16(), *inputs[1:4], inputs[4].bfloat16(), inputs[5], skip=skip)
+        direct = OPS.conv3x3(inputs[0], inputs[4], None, inputs[5], skip, None, None)
+    for output in (half, mixed):
+        assert output.dtype == torch.bfloat16
+        torch.testing.assert_close(output.float(), eager, rtol=0, atol=0.1)
+    torch.testing.assert_close(direct, conv3x3(inputs[0], *inputs[4:], skip=skip))  # torch.ops cast nothing
 
 
 @pytest.mark.parametrize("wants_gradient", [False, True], ids=["inference", "gradient"])
@@ -255,6 +277,9 @@ MISTAKES = {
     "conv_weight has shape (4, 2, 3, 3), but its C_in must be input's C = 3": {4: torch.zeros(4, 2, 3, 3)},
     "conv_bias has shape (3,), but must be (C_out,) = (4,)": {5: torch.zeros(3)},
     "conv_bias has dtype torch.float64, but must have input's, torch.float32": {5: torch.zeros(4, dtype=torch.float64)},
+    "conv_weight has dtype torch.float64, but must have input's, torch.float32": {
+        4: torch.zeros(4, 3, 3, 3, dtype=torch.float64)
+    },
     "skip has shape (2, 3, 5, 6), but must be (2, 4, 5, 6)": {"skip": torch.zeros(2, 3, 5, 6)},
     "output_negative_slope is nan, but must be a finite number": {"output_negative_slope": math.nan},
     "conv_weight is list, but must be a torch.Tensor": {4: [1.0]},
@@ -276,11 +301,48 @@ def test_mistakes(message):
     assert str(raised.value) == message
 
 
-def test_weights_packed_in_another_dtype():
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weight: weight.double(), "packed in another dtype; pack it again"),
+        (lambda weight: weight[:, :2], "another shape than the weights that were packed; pack it again"),
+        (lambda weight: weight.repeat(5, 1, 1, 1), "another shape than the weights that were packed; pack it again"),
+    ],
+    ids=["dtype", "inputs", "outputs"],
+)
+def test_weights_packed_from_others(change, message):
     inputs, _ = arguments(torch.float32)
-    packed = pack_conv3x3(inputs[4].double())
+    packed = pack_conv3x3(change(inputs[4]))
     if packed.packed is None:
         pytest.skip("no backend here packs weights")
     inputs[4] = packed._replace(weight=inputs[4])
-    with pytest.raises(TypeError, match="packed in another dtype; pack it again"):
-        rda_conv3x3(*inputs)
+    with pytest.raises((TypeError, ValueError), match=message):
+        rda_conv3x3(*inputs, backend="cpu")
+
+
+def test_weights_without_memory_are_not_packed():
+    weight = torch.randn(4, 3, 3, 3)
+    features = torch.randn(1, 3, 5, 6)
+    with FakeTensorMode():
+        assert pack_conv3x3(torch.empty(4, 3, 3, 3)).packed is None
+    assert pack_conv3x3(weight.to("meta")).packed is None
+    compiled = torch.compile(lambda w: conv3x3(features, pack_conv3x3(w)), backend="aot_eager", fullgraph=True)
+    outputs = torch.func.vmap(lambda w: conv3x3(features, pack_conv3x3(w)))(torch.stack([weight, -weight]))
+    negated = conv3x3(features, pack_conv3x3(torch._neg_view(weight)))
+    expected = F.conv2d(features, weight, padding=1)
+    for output in (compiled(weight), outputs[0], -outputs[1], -negated):
+        torch.testing.assert_close(output, expected)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        ([1.0], "conv_weight is list, but must be a torch.Tensor"),
+        (torch.zeros(4, 3, 3, 3, dtype=torch.int32), "conv_weight has dtype torch.int32"),
+        (torch.zeros(4, 3, 3, 3).to_sparse(), "conv_weight has layout torch.sparse_coo"),
+    ],
+    ids=["list", "integers", "sparse"],
+)
+def test_weights_that_can_not_be_packed(weight, message):
+    with pytest.raises(TypeError, match=message):
+        pack_conv3x3(weight)
