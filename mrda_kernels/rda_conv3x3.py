@@ -159,7 +159,8 @@ def _handed_over(others: list[Any], call: Conv3x3Call, backend: str | None) -> A
     if steered is None:
         return handle_torch_function(conv3x3, others, call.input, weight, call.conv_bias, **own)
     own |= {"negative_slope": steered.negative_slope, "inner_negative_slope": steered.output_negative_slope}
-    return handle_torch_function(rda_conv3x3, others, *steered[:4], weight, call.conv_bias, **own)
+    arguments: tuple[Any, ...] = (*steered[:4], weight, call.conv_bias)
+    return handle_torch_function(rda_conv3x3, others, *arguments, **own)
 
 
 def _operator(call: Conv3x3Call) -> Any:

@@ -221,6 +221,19 @@ def test_gradients_of_both_orders():
     assert torch.autograd.gradcheck(lambda x, w: conv3x3(x, w), (tensors[0], tensors[4]))
 
 
+@pytest.mark.parametrize("size", [(0, 3, 5, 6), (2, 3, 0, 6), (2, 3, 5, 0)], ids=str)
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_gradients_for_empty_images_are_zeros(size, backend):
+    inputs, skip = arguments(size=size)
+    tensors = [t.requires_grad_() for t in (*inputs, skip)]
+    output = rda_conv3x3(*inputs, skip=skip, backend=backend)
+    assert output.shape == (size[0], 4, *size[2:])
+    for tensor, gradient in zip(tensors, torch.autograd.grad(output.sum(), tensors), strict=True):
+        assert torch.equal(gradient, torch.zeros_like(tensor))
+    stacked = torch.stack([inputs[0]] * 2)
+    assert torch.func.vmap(lambda x: conv3x3(x, inputs[4]))(stacked).shape == (2, *output.shape)
+
+
 def test_transforms_and_forward_mode():
     inputs, skip = arguments()
 
