@@ -57,7 +57,7 @@ struct RdaConv3x3Forward : RdaConvForward {
   int64_t out_channels;
   double final_negative_slope;  // 1, the identity, if the result is not activated
   const void* conv_weight;      // (C_out, C, 3, 3), contiguous
-  const void* packed_weight;    // the same in the way of the kernels, in the accumulation type; see pack_conv3x3
+  const void* packed_weight;    // the same in the kernels' own layout and the accumulation type, by pack_conv3x3
   const void* conv_bias;        // (C_out,), or null for zero
   View skip;                    // (B, C_out, H, W); null data for none
 };

@@ -132,7 +132,8 @@ void steer(const RdaConv3x3Forward& p, const Call<T>& call, TapWeights<A> weight
     const bool inside = r >= down.before && r < down.before + down.inside;
     const int64_t before = inside ? across.before : columns, after = inside ? across.after : 0;
     memset(static_cast<void*>(to + r * row), 0, size_t(before * call.pitch) * sizeof(T));
-    memset(static_cast<void*>(to + r * row + (columns - after) * call.pitch), 0, size_t(after * call.pitch) * sizeof(T));
+    T* end = to + r * row + (columns - after) * call.pitch;
+    memset(static_cast<void*>(end), 0, size_t(after * call.pitch) * sizeof(T));
   }
   const int64_t first = left + across.before;
   T* inner = to + down.before * row + across.before * call.pitch;
@@ -203,7 +204,8 @@ void multiply(const A* windows, int64_t pitch, int64_t channels, const A* weight
 }
 
 template <class A, int kWindows = kWindowsAtOnce<A>>
-MRDA_INLINE void multiply_some(int64_t count, const A* windows, int64_t pitch, int64_t channels, const A* weight, A* sums) {
+MRDA_INLINE void multiply_some(int64_t count, const A* windows, int64_t pitch, int64_t channels, const A* weight,
+                               A* sums) {
   if constexpr (kWindows > 0) {
     if (count == kWindows) multiply<kWindows>(windows, pitch, channels, weight, sums);
     else multiply_some<A, kWindows - 1>(count, windows, pitch, channels, weight, sums);
@@ -259,22 +261,23 @@ struct Ending {
   MRDA_MEMBER void write(Position pixel, Vec<A> y) const { write<false>(at(output, pixel), at(skip, pixel), y); }
 };
 
-// One window's outputs by the definition. Winograd's way spreads a number that is not finite over the window's outputs,
-// and may overflow where the result does not.
+// One window's outputs by the definition. Winograd's algorithm spreads a number that is not finite over all outputs of
+// the window, and may overflow where the result does not.
 template <class T, class A = Accumulator<T>>
 void convolve_directly(const RdaConv3x3Forward& p, const Call<T>& call, int64_t output, const Ending<T>& ending,
                        const T* corner, Position at, int64_t rows, int64_t columns) {
   const T* weights = static_cast<const T*>(p.conv_weight) + output * p.channels * 9;
+  Vec<A> sum[kOutputs][kOutputs] = {};
+  for (int64_t c = 0; c < p.channels; ++c)
+    for (int64_t i = 0; i < 3; ++i)
+      for (int64_t j = 0; j < 3; ++j) {
+        const Vec<A> weight = load_elements(weights + c * 9 + 3 * i + j, p.channels * 9, ending.count);
+        for (int64_t r = 0; r < rows; ++r)
+          for (int64_t s = 0; s < columns; ++s)
+            sum[r][s] += weight * load_scalar(corner + ((r + i) * call.row_pixels + s + j) * call.pitch + c);
+      }
   for (int64_t r = 0; r < rows; ++r)
-    for (int64_t s = 0; s < columns; ++s) {
-      Vec<A> sum{};
-      for (int64_t c = 0; c < p.channels; ++c)
-        for (int64_t i = 0; i < 3; ++i)
-          for (int64_t j = 0; j < 3; ++j)
-            sum += load_elements(weights + c * 9 + 3 * i + j, p.channels * 9, ending.count) *
-                   load_scalar(corner + ((r + i) * call.row_pixels + s + j) * call.pitch + c);
-      ending.write({at.sample, at.top + r, at.left + s}, sum);
-    }
+    for (int64_t s = 0; s < columns; ++s) ending.write({at.sample, at.top + r, at.left + s}, sum[r][s]);
 }
 
 // Transforms one window's products with a register of output channels back, and writes those outputs that are inside
@@ -362,7 +365,8 @@ void conv3x3_task(const RdaConv3x3Forward& params, int64_t task, void* memory) {
   if (call.pitch != p.channels)  // lanes of channels that do not exist
     memset(static_cast<void*>(call.rows), 0, size_t((height + 2) * row) * sizeof(T));
 
-  Step step{b, 0, strip * d.strip_columns * kOutputs, 0, minimum(d.strip_columns, d.window_columns - strip * d.strip_columns)};
+  const int64_t left = strip * d.strip_columns;  // in windows
+  Step step{b, 0, left * kOutputs, 0, minimum(d.strip_columns, d.window_columns - left)};
   const int64_t columns = step.columns * kOutputs + 2;
   const int64_t first = d.steps * segment / d.segments, last = d.steps * (segment + 1) / d.segments;
   for (int64_t s = first; s < last; ++s) {

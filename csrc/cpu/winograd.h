@@ -3,8 +3,9 @@
 //
 //   y = A^T [ (G w G^T) * (B^T x B) ] A        (Lavin and Gray, arXiv:1509.09308)
 //
-// of polynomials through the points 0, +-kPointA, +-kPointB and infinity. The usual points 0, +-1, +-2 lose five times
-// the digits of a direct convolution; these lose two, and are exact in every type, as are their products below.
+// of polynomials through the points 0, +-kPointA, +-kPointB and infinity. With the usual points 0, +-1, +-2 the error
+// is about five times that of a direct convolution; with these it is twice, and they and their products below are exact
+// in every type.
 #pragma once
 
 #include <cstdint>
