@@ -7,11 +7,11 @@ operators that these replace; activations, the sigmoid and the backward's repeti
 
 from __future__ import annotations
 
-import importlib.util
+import math
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +27,12 @@ def forward_flops(
     batch, channels, height, width = input_shape
     masks = 0 if mask_weight_shape is None else mask_weight_shape[0]
     return 2 * batch * channels * height * width * (weight_shape[2] * weight_shape[3] + masks)
+
+
+def conv3x3_flops(input_shape: Sequence[int], conv_weight_shape: Sequence[int]) -> int:
+    """Count the operations of the static 3x3 convolution of half an RDA block, as those of the direct sum."""
+    batch, _, height, width = input_shape
+    return 2 * batch * height * width * math.prod(conv_weight_shape)
 
 
 def register() -> None:
@@ -48,6 +54,16 @@ def _register(counter: ModuleType) -> None:
     def dynamic_depthwise_conv2d(input: Any, weight: Any, *_: Any, **__: Any) -> int:
         return forward_flops(input, weight)
 
+    @counter.register_flop_formula([ops.rda_conv3x3])
+    def rda_conv3x3(
+        input: Any, weight: Any, mask_weight: Any, _: Any, __: Any, ___: Any, conv_weight: Any, *____: Any, **_____: Any
+    ) -> int:
+        return forward_flops(input, weight, mask_weight) + conv3x3_flops(input, conv_weight)
+
+    @counter.register_flop_formula([ops.conv3x3])
+    def conv3x3(input: Any, conv_weight: Any, *_: Any, **__: Any) -> int:
+        return conv3x3_flops(input, conv_weight)
+
     # two products for each of the forward's
     @counter.register_flop_formula([ops.rda_conv2d_backward])
     def rda_conv2d_backward(_: Any, input: Any, weight: Any, mask_weight: Any, *__: Any, **___: Any) -> int:
@@ -65,16 +81,14 @@ class _AfterImport(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Find the counter's module as usual, with a loader that registers the formulas too."""
-        if fullname != _COUNTER:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        spec = PathFinder.find_spec(fullname, path, target) if fullname == _COUNTER else None
         if spec is not None and spec.loader is not None:
             loader: Any = spec.loader
             execute = loader.exec_module
 
             def execute_and_register(module: ModuleType) -> None:
                 execute(module)
+                sys.meta_path.remove(self)
                 _register(module)
 
             loader.exec_module = execute_and_register

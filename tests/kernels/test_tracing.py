@@ -1,6 +1,6 @@
 """The operators in torch's tools: sizes known only when a program runs, symbolic traces, counters."""
 
-import importlib
+import importlib.util
 import sys
 
 import pytest
@@ -9,7 +9,16 @@ from calls import Call
 from torch.utils import flop_counter
 from torch.utils.flop_counter import FlopCounterMode
 
-from mrda_kernels import dynamic_depthwise_conv2d, flops, rda_conv2d, reference
+from mrda_kernels import (
+    PackedConv3x3,
+    conv3x3,
+    dynamic_depthwise_conv2d,
+    flops,
+    pack_conv3x3,
+    rda_conv2d,
+    rda_conv3x3,
+    reference,
+)
 
 OPS = torch.ops.mrda_kernels
 
@@ -25,11 +34,17 @@ def masked(input, weight, mask_weight, mask_bias):
     return rda_conv2d(input, weight, mask_weight, mask_bias, output_negative_slope=0.1)
 
 
+def half(input, weight, mask_weight, mask_bias):
+    channels = input.shape[1]
+    conv = torch.linspace(-1, 1, 9 * 4 * channels).reshape(4, channels, 3, 3)
+    return rda_conv3x3(input, weight, mask_weight, mask_bias, conv, torch.ones(4), output_negative_slope=0.1)
+
+
 def bare(input, weight, *_):
     return dynamic_depthwise_conv2d(input, weight)
 
 
-@pytest.mark.parametrize(("operator", "layout"), [(masked, "channels_last"), (bare, "nchw")])
+@pytest.mark.parametrize(("operator", "layout"), [(masked, "channels_last"), (bare, "nchw"), (half, "channels_last")])
 def test_batch_sizes_that_only_the_run_tells(operator, layout, monkeypatch):
     monkeypatch.setattr(torch._dynamo.config, "capture_dynamic_output_shape_ops", True)
     torch.compiler.reset()
@@ -88,6 +103,23 @@ def test_a_symbolic_trace_records_the_functions():
     assert torch.equal(traced(*tensors), module(*tensors))
 
 
+@pytest.mark.parametrize("packs", [False, True])
+def test_a_symbolic_trace_records_half_blocks(packs):
+    input, weight, mask_weight, mask_bias = Call((2, 3, 4, 5)).tensors()
+    conv = torch.randn(3, 3, 3, 3)
+    conv = pack_conv3x3(conv) if packs else conv
+
+    class Halves(torch.nn.Module):
+        def forward(self, input, weight):
+            features = rda_conv3x3(input, weight, mask_weight, mask_bias, conv, skip=input, inner_negative_slope=None)
+            return conv3x3(features, conv, output_negative_slope=0.3)
+
+    traced = torch.fx.symbolic_trace(Halves())
+    targets = [node.target for node in traced.graph.nodes if node.op == "call_function"]
+    assert [target for target in targets if target is not PackedConv3x3] == [rda_conv3x3, conv3x3]
+    assert torch.equal(traced(input, weight), Halves()(input, weight))
+
+
 def test_what_only_resembles_a_tensor_is_refused():
     with pytest.raises(TypeError, match=r"input is list, but must be a torch\.Tensor"):
         dynamic_depthwise_conv2d([1.0], torch.ones(1, 1, 1, 1))
@@ -119,13 +151,26 @@ def test_operations_are_counted_as_those_of_torchs_operators(kernel_size, full_m
     assert counted(lambda *tensors: OPS.rda_conv2d(*tensors, 0.1, None, None), *call.tensors())[0] == expected
 
 
+@pytest.mark.parametrize("wants_gradient", [False, True])
+def test_operations_of_half_blocks_are_counted_as_those_of_torchs_operators(wants_gradient):
+    tensors = Call((2, 3, 4, 5)).tensors()
+    conv, bias = torch.randn(6, 3, 3, 3, requires_grad=wants_gradient), torch.randn(6)
+    conv_flops = counted(lambda x: torch.nn.functional.conv2d(x, conv, bias, padding=1), tensors[0])
+    assert conv_flops[0] == 2 * 2 * 3 * 6 * 9 * 4 * 5
+    assert counted(lambda x: conv3x3(x, conv, bias), tensors[0]) == conv_flops
+    steered = counted(rda_conv2d, *tensors)[0]
+    assert counted(lambda *t: rda_conv3x3(*t, conv, bias), *tensors)[0] == steered + conv_flops[0]
+    assert counted(lambda *t: rda_conv3x3(*t, pack_conv3x3(conv)), *tensors)[0] == steered + conv_flops[0]
+
+
 def test_the_counter_knows_the_operators_whichever_is_imported_first(monkeypatch):
     assert OPS.rda_conv2d in flop_counter.flop_registry
     monkeypatch.setattr(torch.utils, "flop_counter", flop_counter)  # put back at the end, as is sys.modules
     monkeypatch.delitem(sys.modules, flop_counter.__name__)
     finders = list(sys.meta_path)
     flops.register()
+    assert importlib.util.find_spec(flop_counter.__name__) is not None  # a question, not yet an import
     again = importlib.import_module(flop_counter.__name__)
     assert again is not flop_counter
-    assert {OPS.rda_conv2d, OPS.dynamic_depthwise_conv2d_backward} <= set(again.flop_registry)
+    assert {OPS.rda_conv2d, OPS.dynamic_depthwise_conv2d_backward, OPS.conv3x3} <= set(again.flop_registry)
     assert sys.meta_path == finders
