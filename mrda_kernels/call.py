@@ -96,11 +96,10 @@ class RdaCall(NamedTuple):
 
     def check_input(self) -> None:
         """Raise TypeError or ValueError unless the input has four dimensions and a dtype that the operators take."""
-        shape, dtype = self.input.shape, self.input.dtype
+        shape = self.input.shape
         if len(shape) != 4:
             raise ValueError(f"input has shape {tuple(shape)}, but must be (B, C, H, W)")
-        if dtype not in DTYPE_NAMES:
-            raise TypeError(f"input has dtype {dtype}, but must be float32, float64, bfloat16 or float16")
+        check_dtype("input", self.input)
 
     def check_grad_output(self, grad_output: Tensor) -> None:
         """Raise TypeError or ValueError unless ``grad_output`` is like the result."""
@@ -271,6 +270,12 @@ def _key_set(*names: str) -> torch._C.DispatchKeySet:
 
 _AUTOCAST_KEYS = _key_set(*(name for name in dir(torch._C.DispatchKey) if re.match(r"Autocast[A-Z]", name)))
 _UNCHANGED = nullcontext()
+
+
+def check_dtype(name: str, tensor: Tensor) -> None:
+    """Raise TypeError unless a tensor has a dtype that the operators take."""
+    if tensor.dtype not in DTYPE_NAMES:
+        raise TypeError(f"{name} has dtype {tensor.dtype}, but must be float32, float64, bfloat16 or float16")
 
 
 def check_slope(name: str, value: float) -> None:

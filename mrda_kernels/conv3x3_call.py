@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mrda_kernels.call import DTYPE_NAMES, RdaCall, autocast_cast, check_slope, holds
+from mrda_kernels.call import RdaCall, autocast_cast, check_dtype, check_slope, holds
 
 CONV_ARGUMENTS = (
     "Tensor conv_weight, Tensor? packed_weight, Tensor? conv_bias, Tensor? skip, float? final_negative_slope"
@@ -119,7 +119,7 @@ class Conv3x3Call(NamedTuple):
             if self.packed_weight.device != self.input.device:
                 raise ValueError("conv_weight was packed on another device; pack it again on the device of the call")
         if self.conv_bias is not None:
-            if tuple(self.conv_bias.shape) != (outputs,):
+            if self.conv_bias.ndim != 1 or not holds(self.conv_bias.shape[0] == outputs):
                 raise ValueError(
                     f"conv_bias has shape {tuple(self.conv_bias.shape)}, but must be (C_out,) = ({outputs},)"
                 )
@@ -135,11 +135,8 @@ class Conv3x3Call(NamedTuple):
     @staticmethod
     def check_weight(conv_weight: Tensor) -> None:
         """Raise TypeError or ValueError unless ``conv_weight`` is (C_out, C_in, 3, 3), of a dtype that calls take."""
+        check_dtype("conv_weight", conv_weight)
         shape = conv_weight.shape
-        if conv_weight.dtype not in DTYPE_NAMES:
-            raise TypeError(
-                f"conv_weight has dtype {conv_weight.dtype}, but must be float32, float64, bfloat16 or float16"
-            )
         if len(shape) != 4 or shape[2] != 3 or shape[3] != 3 or shape[0] < 1 or shape[1] < 1:
             raise ValueError(f"conv_weight has shape {tuple(shape)}, but must be (C_out, C_in, 3, 3), both at least 1")
 

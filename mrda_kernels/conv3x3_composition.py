@@ -27,6 +27,7 @@ def forward(call: Conv3x3Call, backend: str | None) -> Tensor:
     return run(call, backend)
 
 
+@reference.without_autocast
 def run(call: Conv3x3Call, backend: str | None) -> Tensor:
     """Return the result of the operators that a call is made of; differentiable."""
     if 0 in call.result_shape:  # conv2d refuses it; all gradients are zeros
@@ -34,27 +35,26 @@ def run(call: Conv3x3Call, backend: str | None) -> Tensor:
         return call.empty_result() + sum(tensor.sum() for tensor in inputs)
     if dispatch.select(backend, call.input.device) is dispatch.load("reference"):
         return reference.conv3x3(call)
-    with without_autocast():
-        features = call.input
-        if call.steered is not None:
-            input, weight, mask_weight, mask_bias, slope, inner_slope = call.steered
-            features = rda_conv2d(
-                input,
-                weight,
-                mask_weight,  # type: ignore[arg-type]  # there is one: rda_conv3x3 takes no bare convolution
-                mask_bias,
-                negative_slope=slope,
-                output_negative_slope=inner_slope,
-                backend=backend,
-            )
-        out = F.conv2d(features, call.conv_weight, call.conv_bias, padding=1)
-        recorded = torch.is_grad_enabled() and call.requires_grad()
-        inplace = not (recorded or torch.compiler.is_compiling() or functorch_is_active())
-        if call.skip is not None:
-            out = out.add_(call.skip) if inplace else out + call.skip
-        if call.output_negative_slope is not None:
-            out = F.leaky_relu(out, call.output_negative_slope, inplace=inplace)
-        return out.contiguous(memory_format=call.like_input.memory_format)
+    features = call.input
+    if call.steered is not None:
+        input, weight, mask_weight, mask_bias, slope, inner_slope = call.steered
+        features = rda_conv2d(
+            input,
+            weight,
+            mask_weight,  # type: ignore[arg-type]  # there is one: rda_conv3x3 takes no bare convolution
+            mask_bias,
+            negative_slope=slope,
+            output_negative_slope=inner_slope,
+            backend=backend,
+        )
+    out = F.conv2d(features, call.conv_weight, call.conv_bias, padding=1)
+    recorded = torch.is_grad_enabled() and call.requires_grad()
+    inplace = not (recorded or torch.compiler.is_compiling() or functorch_is_active())
+    if call.skip is not None:
+        out = out.add_(call.skip) if inplace else out + call.skip
+    if call.output_negative_slope is not None:
+        out = F.leaky_relu(out, call.output_negative_slope, inplace=inplace)
+    return out.contiguous(memory_format=call.like_input.memory_format)
 
 
 def packed(conv_weight: Tensor) -> Tensor | None:

@@ -149,6 +149,7 @@ def _run(call: Conv3x3Call, backend: str | None) -> Tensor:
 
 def _handed_over(others: list[Any], call: Conv3x3Call, backend: str | None) -> Any:
     """Let arguments that stand for tensors take the call, by torch's protocol: the proxies of torch.fx record it."""
+    weight: Tensor | PackedConv3x3
     own: dict[str, Any] = {
         "skip": call.skip,
         "output_negative_slope": call.output_negative_slope,

@@ -27,7 +27,7 @@ def rda_conv2d(*arguments: Any, **options: Any) -> Tensor:
     return forward(RdaCall(*arguments, **options))
 
 
-def _without_autocast(function: Callable[P, R]) -> Callable[P, R]:
+def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
     """Keep a surrounding autocast region from casting what is computed inside, too."""
 
     @functools.wraps(function)
@@ -41,7 +41,7 @@ def _without_autocast(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-@_without_autocast
+@without_autocast
 def forward(call: RdaCall) -> Tensor:
     """Return the result of a call, (B, C, H, W)."""
     x, kernels, mask_weight, mask_bias = _widened(call)
@@ -54,7 +54,7 @@ def forward(call: RdaCall) -> Tensor:
     return out.to(call.input.dtype)
 
 
-@_without_autocast
+@without_autocast
 def backward(grad_output: Tensor, call: RdaCall) -> tuple[Tensor, ...]:
     """Return the gradients of a call by hand: of input and weight, and with a mask of mask_weight and mask_bias."""
     x, kernels, mask_weight, mask_bias = _widened(call)
@@ -79,7 +79,7 @@ def backward(grad_output: Tensor, call: RdaCall) -> tuple[Tensor, ...]:
     return tuple(g.to(call.input.dtype) for g in grads)
 
 
-@_without_autocast
+@without_autocast
 def conv3x3(call: Conv3x3Call) -> Tensor:
     """Return the result of half an RDA block, (B, C_out, H, W)."""
     like = call.like_input

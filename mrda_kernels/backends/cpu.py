@@ -113,13 +113,17 @@ def pack_conv3x3(conv_weight: Tensor) -> Tensor:
     """Return the weights of a 3x3 convolution, (C_out, C_in, 3, 3), in the layout of :func:`conv3x3_forward`."""
     weight = conv_weight.contiguous()
     elements = _C.packed_conv3x3_elements(*weight.shape[:2])
-    packed = torch.empty(elements, dtype=accumulation_dtype(weight.dtype))
+    packed = weight.new_empty(elements, dtype=accumulation_dtype(weight.dtype))
     _C.pack_conv3x3(DTYPE_NAMES[weight.dtype], weight, packed)
     return packed
 
 
 def conv3x3_forward(call: Conv3x3Call) -> Tensor:
-    """Return the result of half an RDA block, in the operator's memory format."""
+    """Return the result of half an RDA block, in the operator's memory format.
+
+    Raises:
+        ValueError: the packed weights are not what `pack_conv3x3` makes of weights of this shape.
+    """
     like = call.like_input
     steered = like.dense() if call.steered is not None else (call.input, None, None, None, 1.0, None)
     weight = call.conv_weight.contiguous()

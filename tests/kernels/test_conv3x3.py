@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from budget import INPUT_TRANSFORM, Bounded, RdaBudget, conv3x3_forward, winograd_conv
 from calls import LAYOUTS, Call
+from contexts import AUTOCAST, CONTEXTS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
@@ -276,6 +278,64 @@ def test_under_compile_and_autocast():
 
 
 @pytest.mark.parametrize("wants_gradient", [False, True], ids=["inference", "gradient"])
+@pytest.mark.parametrize("place", range(7))
+def test_autocast_casts_every_tensor_but_those_of_float64(place, wants_gradient):
+    inputs, skip = arguments(torch.float32)
+    tensors = [*inputs, skip]
+
+    def function(*tensors):
+        return rda_conv3x3(*tensors[:-1], skip=tensors[-1])
+
+    expected = function(*(t.bfloat16() for t in tensors))
+    mixed = [t if number == place else t.bfloat16() for number, t in enumerate(tensors)]
+    mixed[place].requires_grad_(wants_gradient)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = function(*mixed)
+        mixed[place] = mixed[place].double()
+        with pytest.raises(TypeError, match=r"has dtype torch\..*, but must have input's"):
+            function(*mixed)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output, expected, rtol=0, atol=0.1)  # by the composition if there is a gradient
+
+
+@pytest.mark.parametrize("wants_gradient", [False, True], ids=["inference", "gradient"])
+@pytest.mark.parametrize("channels", [3, 20])
+def test_inside_of_the_operators_nothing_is_cast(channels, wants_gradient):
+    (*inputs, bias), skip = arguments(torch.float32, (2, channels, 5, 6))
+    inputs[0].requires_grad_(wants_gradient)
+    calls = (
+        lambda: OPS.rda_conv3x3(*inputs[:4], 0.1, 0.1, inputs[4], None, bias, skip, 0.1, None),
+        lambda: OPS.conv3x3(inputs[0], inputs[4], None, bias, skip, None, None),
+    )
+    for call in calls:
+        expected = call()
+        with torch.autocast("cpu", torch.bfloat16):
+            output = call()
+        assert output.dtype == torch.float32
+        assert torch.equal(output, expected)
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection:UserWarning")
+@pytest.mark.parametrize("name", CONTEXTS)
+def test_a_context_changes_nothing(served, name):
+    half = Half(Call((2, 17, 5, 6), layout="channels_last", dyadic=False))
+    dtype = AUTOCAST.get(name, torch.float32)
+    tensors = [None if t is None else t.to(dtype) for t in half.call().tensors()]
+
+    def function(packs):
+        weight = pack_conv3x3(tensors[4]) if packs else tensors[4]
+        return rda_conv3x3(*tensors[:4], weight, tensors[6], skip=tensors[7], output_negative_slope=0.1, backend=served)
+
+    expected = function(packs=False)
+    for packs in (False, True):
+        with CONTEXTS[name]():
+            output = function(packs)
+        assert output.dtype == dtype
+        assert output.stride() == expected.stride()
+        assert torch.equal(output, expected)
+
+
+@pytest.mark.parametrize("wants_gradient", [False, True], ids=["inference", "gradient"])
 def test_opcheck(wants_gradient):
     inputs, skip = arguments(torch.float32)
     inputs[0].requires_grad_(wants_gradient)
@@ -315,6 +375,40 @@ def test_mistakes(message):
 
 
 @pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (torch.zeros(4, 3, 3, 3, dtype=torch.int32), "has dtype torch.int32, but must be float32"),
+        (torch.zeros(4, 3, 3, 3).to_sparse(), "has layout torch.sparse_coo, but must be torch.strided"),
+        (torch.zeros(4, 3, 1, 1), "has shape (4, 3, 1, 1), but must be"),
+        ([1.0], "is list, but must be"),
+    ],
+    ids=["dtype", "layout", "shape", "type"],
+)
+def test_weights_that_can_not_be_packed(weight, message):
+    with pytest.raises((TypeError, ValueError), match=re.escape(f"conv_weight {message}")):
+        pack_conv3x3(weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t[:-1], "another shape than the weights that were packed"),
+        (lambda t: t.repeat(2)[::2], "another shape than the weights that were packed"),
+        (lambda t: t.to("meta"), "packed on another device"),
+    ],
+    ids=["length", "layout", "device"],
+)
+def test_packed_weights_that_do_not_fit(change, message):
+    inputs, _ = arguments(torch.float32)
+    packed = pack_conv3x3(inputs[4])
+    if packed.packed is None:
+        pytest.skip("no backend here packs weights")
+    inputs[4] = packed._replace(packed=change(packed.packed))
+    with pytest.raises(ValueError, match=message):
+        rda_conv3x3(*inputs)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda weight: weight.double(), "packed in another dtype; pack it again"),
@@ -345,17 +439,3 @@ def test_weights_without_memory_are_not_packed():
     expected = F.conv2d(features, weight, padding=1)
     for output in (compiled(weight), outputs[0], -outputs[1], -negated):
         torch.testing.assert_close(output, expected)
-
-
-@pytest.mark.parametrize(
-    ("weight", "message"),
-    [
-        ([1.0], "conv_weight is list, but must be a torch.Tensor"),
-        (torch.zeros(4, 3, 3, 3, dtype=torch.int32), "conv_weight has dtype torch.int32"),
-        (torch.zeros(4, 3, 3, 3).to_sparse(), "conv_weight has layout torch.sparse_coo"),
-    ],
-    ids=["list", "integers", "sparse"],
-)
-def test_weights_that_can_not_be_packed(weight, message):
-    with pytest.raises(TypeError, match=message):
-        pack_conv3x3(weight)

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from calls import Call
 from torch import autograd, func
 from torch.autograd import forward_ad, functional
 from torch.utils._pytree import tree_leaves
 
-from mrda_kernels import dynamic_depthwise_conv2d, rda_conv2d, reference
+from mrda_kernels import conv3x3, dynamic_depthwise_conv2d, rda_conv2d, rda_conv3x3, reference
 
 OPS = torch.ops.mrda_kernels
 SLOPES = {"negative_slope": 0.3, "output_negative_slope": 0.2}
@@ -16,12 +17,35 @@ SLOPES = {"negative_slope": 0.3, "output_negative_slope": 0.2}
 class Case:
     """An operator, the same made of torch's own, arguments of both, and vectors of their shapes."""
 
-    def __init__(self, operator, composed, count, **options):
+    def __init__(self, operator, composed, count, further=(), **options):
         self.operator, self.composed = operator, composed
-        call = Call((1, 2, 3, 2), dtype=torch.float64, dyadic=False, seed=1, **options)
-        self.arguments = call.tensors()[:count]
-        self.vectors = Call((1, 2, 3, 2), dtype=torch.float64, dyadic=False, seed=2, **options).tensors()[:count]
-        self.indices = tuple(range(count))
+        self.arguments, self.vectors = (self.tensors(seed, count, further, **options) for seed in (1, 2))
+        self.indices = tuple(range(count + len(further)))
+
+    def tensors(self, seed, count, further, **options):
+        call = Call((1, 2, 3, 2), dtype=torch.float64, dyadic=False, seed=seed, **options)
+        generator = torch.Generator().manual_seed(seed)
+        return (
+            *call.tensors()[:count],
+            *(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in further),
+        )
+
+
+CONV = ((2, 2, 3, 3), (2,), (1, 2, 3, 2))
+"""Shapes of the weight, bias and skip of a half block."""
+
+
+def half(*tensors):
+    return rda_conv3x3(*tensors[:6], skip=tensors[6], output_negative_slope=0.2)
+
+
+def composed_half(*tensors):
+    features = reference.rda_conv2d(*tensors[:4], output_negative_slope=0.1)
+    return composed_conv(features, *tensors[4:])
+
+
+def composed_conv(input, weight, bias, skip):
+    return F.leaky_relu(F.conv2d(input, weight, bias, padding=1) + skip, 0.2)
 
 
 def composed_bare(input, weight):
@@ -35,6 +59,11 @@ CASES = {
     ),
     "bare": Case(dynamic_depthwise_conv2d, composed_bare, 2),
     "torch.ops": Case(lambda *a: OPS.rda_conv2d(*a, 0.1, None, None), reference.rda_conv2d, 4),
+    "half block": Case(half, composed_half, 4, CONV),
+    "half block, torch.ops": Case(
+        lambda *a: OPS.rda_conv3x3(*a[:4], 0.1, 0.1, a[4], None, *a[5:], 0.2, None), composed_half, 4, CONV
+    ),
+    "conv3x3": Case(lambda *a: conv3x3(*a[:3], skip=a[3], output_negative_slope=0.2), composed_conv, 1, CONV),
     "torch.ops, bare": Case(lambda *a: OPS.dynamic_depthwise_conv2d(*a, None), composed_bare, 2),
 }
 
