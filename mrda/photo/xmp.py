@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable
 from functools import partial
@@ -29,7 +30,9 @@ _FALSE: tuple[tuple[bytes, bytes, str | None], ...] = (
 # Prefixes of the namespaces where a packet, which is then invalid, declares none.
 _USUAL = {_TIFF: b"tiff", _EXIF: b"exif", _PANORAMA: b"GPano", _CAMERA: b"GCamera"}
 _TAG = re.compile(rb"<(?![!?])(?:[^<>\"']|\"[^\"]*+\"|'[^']*+')*+>")
-_ENCODINGS = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+_ENCODINGS = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
+_MARKUP = re.compile(rb"<!--.*?-->|<!\[CDATA\[|\]\]>|<[^>]*>", re.DOTALL)
+_LONGEST = 1024  # bytes of an orientation that are looked at
 _LOCAL = {_TIFF: (b"ImageWidth", b"ImageLength"), _EXIF: (b"PixelXDimension", b"PixelYDimension")}
 
 
@@ -42,8 +45,8 @@ def orientation(xmp: bytes) -> int | None:
         return value
 
     _changed(_as_utf8(xmp)[0], _TIFF, rb"Orientation", note)
-    number = found[0].strip() if found else b""
-    return int(number) if re.fullmatch(rb"[1-8]", number) else None
+    text = html.unescape(_MARKUP.sub(b"", found[0][:_LONGEST]).decode("latin-1")).strip() if found else ""
+    return int(text) if re.fullmatch(r"[1-8]", text) else None
 
 
 def without_falsehoods(xmp: bytes) -> tuple[bytes, tuple[str, ...]]:
@@ -87,7 +90,7 @@ def _as_utf8(xmp: bytes) -> tuple[bytes, str | None]:
     """Convert a packet in UTF-16 or UTF-32 to UTF-8, and name its encoding, None for UTF-8."""
     if b"\0" in xmp[:64]:
         for encoding in _ENCODINGS:
-            if "<".encode(encoding) in xmp[:8]:
+            if xmp[:16].decode(encoding, "replace").lstrip("\ufeff \t\r\n").startswith("<"):
                 try:
                     return xmp.decode(encoding).encode(), encoding
                 except UnicodeDecodeError:
@@ -118,7 +121,7 @@ def _changed(xmp: bytes, uri: bytes, names: bytes, change: Callable[[bytes, byte
     if not prefixes or not re.search(rb":" + names, xmp):
         return xmp
     name = rb"(?:" + rb"|".join(map(re.escape, sorted(prefixes))) + rb"):(" + names + rb")"
-    attribute = re.compile(rb"(\s+" + name + rb"\s*=\s*)(\"[^\"]*\"|'[^']*')")
+    attribute = re.compile(rb"(?<!\s)(\s++" + name + rb"\s*=\s*)(\"[^\"]*\"|'[^']*')")
     opening = re.compile(rb"<(" + name + rb")(?=[\s/>])")
 
     def replaced(match: re.Match[bytes]) -> bytes:
