@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -67,7 +68,7 @@ def of_image(image: Image.Image, file: BinaryIO, frames: int) -> Photo:
 
 
 def of_tiff(stored: tiff.TIFF, file: BinaryIO) -> tuple[Photo, int]:
-    """Collect the metadata of a TIFF; returns a photo without pixels, and the orientation."""
+    """Collect the metadata of a TIFF; returns a photo without pixels, and the orientation, 1 if unknown."""
     tags, directory = stored.tags, stored.directory
     notices: list[str] = []
     try:
@@ -77,14 +78,17 @@ def of_tiff(stored: tiff.TIFF, file: BinaryIO) -> tuple[Photo, int]:
     except IFDError:
         block = None
         notices.append(_DAMAGED)
-    kept, claims = _true_xmp(_block(tags, directory, _XMP))
+    packet = _block(tags, directory, _XMP)
+    kept, claims = _true_xmp(packet)
     resources = photoshop.kept(_block(tags, directory, _PHOTOSHOP) or b"")
     if iptc := _block(tags, directory, _IPTC):
         resources = photoshop.with_iptc(resources, iptc)
-    try:
-        turn = tags.integer(directory, exif.ORIENTATION, 1)
-    except IFDError:
-        turn = 1
+    turn = 1
+    if directory.get(exif.ORIENTATION) is None:
+        turn = xmp.orientation(packet or b"") or 1
+    else:
+        with suppress(IFDError):
+            turn = tags.integer(directory, exif.ORIENTATION)
     photo = Photo(
         pixels=_NOTHING,
         icc=_block(tags, directory, _ICC),

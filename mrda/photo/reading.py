@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
 from mrda.core.faults import reason
-from mrda.photo import boxes, plain, tiff
+from mrda.photo import boxes, exif, plain, tiff
 from mrda.photo.decoding import (
     UnknownFormatError,
     check_file,
@@ -110,10 +110,12 @@ def _read_tiff(source: Source, path: Path, file: BinaryIO, max_pixels: int | Non
             why = f": {_MISSING}"
     try:
         with opened(source) as image:
-            mode = image.mode
+            mode, by_pillow = image.mode, image.getexif().get(exif.ORIENTATION)
             photo = _in_rgb(replace(photo, pixels=pixels_of(image)), image, mode)
     except UnknownFormatError:
         return _completed(photo, stored, path, turn)  # or the reason
+    if by_pillow not in range(2, 9):  # otherwise decoding has turned it
+        photo = replace(photo, pixels=turned(photo.pixels, turn))
     if stored.bits > 8 and photo.pixels.dtype == np.uint8:
         photo = replace(photo, notices=(*photo.notices, _reduced(stored.bits, why)))
     return photo

@@ -2,6 +2,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+import tifffile
 from metadata_blocks import SCHEMA, xmp_packet
 from PIL import Image, PngImagePlugin
 
@@ -131,6 +132,20 @@ def test_where_there_is_no_exif_xmp_turns_the_photo(tmp_path, name, suffix):
     assert photo.pixels.shape == (12, 8, 3)
     assert xmp.orientation(photo.xmp) is None
     assert "Kätzchen" in photo.xmp.decode()
+
+
+@pytest.mark.parametrize("name", ["double quotes", "single quotes", "utf-32"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(("tag", "shape"), [(None, (12, 8, 3)), (1, (8, 12, 3)), (6, (12, 8, 3))])
+def test_where_a_tiff_has_no_orientation_xmp_turns_it(tmp_path, name, dtype, tag, shape):
+    packet = ORIENTATIONS[name]
+    tags = [(700, 1, len(packet), packet, True), *([(274, 3, 1, tag, True)] if tag else [])]
+    pixels = np.arange(8 * 12 * 3, dtype=dtype).reshape(8, 12, 3)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", metadata=None, extratags=tags)
+    photo = read_photo(tmp_path / "a.tif")
+    assert photo.pixels.shape == shape
+    np.testing.assert_array_equal(photo.pixels, pixels if tag == 1 else np.rot90(pixels, -1))
+    assert xmp.orientation(photo.xmp) is None
 
 
 def test_the_exif_counts_before_the_xmp(tmp_path):
