@@ -68,7 +68,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             raw.close()  # without another attempt to write what is left in the buffer
         with suppress(OSError, ValueError):
             file.close()
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that has become read-only, for one; the error before it counts
+            temporary.unlink()
 
 
 @contextmanager

@@ -102,6 +102,17 @@ def test_an_error_of_syncing_keeps_the_old_file(tmp_path, monkeypatch):
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
 
 
+def test_an_error_of_removing_the_rest_does_not_hide_the_first_one(tmp_path, monkeypatch, small_files):
+    def unlink(path, missing_ok=False):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fspath(path))
+
+    small_files(1000)
+    monkeypatch.setattr(type(tmp_path), "unlink", unlink)
+    with pytest.raises(OSError, match=os.strerror(errno.EFBIG)) as raised:
+        write_text(tmp_path / "a.txt", "x" * 5000)
+    assert raised.value.filename == str(tmp_path / "a.txt")
+
+
 @pytest.mark.parametrize("made", [RuntimeError, None])
 def test_an_error_that_a_writer_hides_is_seen(tmp_path, small_files, made):
     def write(file):
