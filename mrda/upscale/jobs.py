@@ -135,10 +135,11 @@ def plan(
     if not photos_found:
         raise ImageError("there is nothing to upscale: all files found are results of an earlier run")
     jobs = _distinct(photos_found, output, suffix, ext)
+    files = {_file(found.source) for found in photos_found} - {None}
     for job in jobs:
         real = os.path.realpath(job.target)
         by_name.pop(real, None)
-        if real in inputs:
+        if real in inputs or _file(job.target) in files:
             raise ValueError(
                 f"{job.target} is one of the photos to upscale and would be overwritten: choose another -o"
             )
@@ -262,6 +263,18 @@ def _is_too_long(target: Path) -> bool:
     except OSError:
         return True
     return False
+
+
+def _file(path: Source) -> tuple[int, ...] | None:
+    """Return the numbers of a file and its folder, the same for names that differ but are one to the file system.
+
+    None if there is no such file.
+    """
+    try:
+        found, folder = os.stat(path), os.stat(os.path.dirname(os.path.abspath(path)))
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino, folder.st_dev, folder.st_ino
 
 
 def _place(source: Source) -> tuple[str, str]:

@@ -132,6 +132,16 @@ def test_a_name_that_would_be_too_long_is_told_before_any_work(tmp_path, name):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_result_over_a_photo_of_another_case_is_refused(tmp_path):
+    (photo,) = photos(tmp_path / "in", "a.PNG")
+    os.link(photo, tmp_path / "in" / "a.png")  # what a file system shows that folds case
+    with pytest.raises(ValueError, match="would be overwritten"):
+        plan([photo], tmp_path / "in", suffix="")
+    (tmp_path / "out").mkdir()
+    os.link(photo, tmp_path / "out" / "a.png")  # but a link in another folder is replaced by a file of its own
+    assert plan([photo], tmp_path / "out", suffix="")[0].fault is None
+
+
 def test_a_result_over_a_photo_is_refused(folder, tmp_path):
     with pytest.raises(ValueError, match=r"a\.png is one of the photos to upscale and would be overwritten"):
         plan([folder / "a.png"], folder, suffix="")
