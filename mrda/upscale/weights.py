@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import re
-import socket
 import threading
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -162,28 +158,25 @@ def _names_architecture(path: Path) -> bool:
 
 
 def _hub_answers() -> bool:
-    """Check in two seconds that the Hub, or the proxy in front of it, can be reached; its own client tries for minutes.
+    """Ask the Hub for an answer of any kind, for two seconds: downloads by its client try for minutes.
 
     The environment variable HF_HUB_ETAG_TIMEOUT, which the client reads too, sets another number of seconds.
     """
     from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
 
     if constants.HF_HUB_OFFLINE:
         return False
-    url = urllib.parse.urlsplit(constants.ENDPOINT)
-    proxy = None if urllib.request.proxy_bypass(url.hostname or "") else urllib.request.getproxies().get(url.scheme)
-    if proxy is not None:
-        url = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}", scheme="http")
     seconds = float(constants.HF_HUB_ETAG_TIMEOUT) if "HF_HUB_ETAG_TIMEOUT" in os.environ else _CONNECTING
-    place = (url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
     answered = threading.Event()
 
-    def connect() -> None:
-        with suppress(OSError), socket.create_connection(place, timeout=seconds):
+    def ask() -> None:
+        with suppress(Exception):  # the client has those of requests or of httpx, by its version
+            get_session().head(constants.ENDPOINT, timeout=seconds)
             answered.set()
 
     # In a thread, because looking up the name has no time limit.
-    thread = threading.Thread(target=connect, daemon=True)
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)
     return answered.is_set()
@@ -192,10 +185,11 @@ def _hub_answers() -> bool:
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
     """Silence the log of the Hub's client, because its errors are told in our sentence."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    from huggingface_hub.utils import logging  # which sets its level when it is first imported
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logging.set_verbosity(level)

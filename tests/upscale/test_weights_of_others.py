@@ -4,8 +4,12 @@ import gzip
 import json
 import pickle
 import socket
+import subprocess
+import sys
+import threading
 import time
 import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import huggingface_hub
 import numpy as np
@@ -13,6 +17,7 @@ import pytest
 import torch
 from commands import one_sentence, run, start
 from huggingface_hub import PyTorchModelHubMixin, constants, errors
+from huggingface_hub.utils import close_session
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -255,14 +260,22 @@ def client(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "no_proxy", "HF_HUB_ETAG_TIMEOUT"):
         monkeypatch.delenv(name, raising=False)
-    return asked
+    close_session()  # which has the proxies of the time when it was opened
+    yield asked
+    close_session()
 
 
-@pytest.mark.parametrize("fault", ["unknown name", "no answer", "slow name", "refused", "offline", "dead proxy"])
+@pytest.mark.parametrize(
+    "fault", ["unknown name", "no answer", "slow name", "refused", "offline", "dead proxy", "not the Hub"]
+)
 def test_a_mistyped_name_is_told_at_once_without_a_network(monkeypatch, client, fault):
-    def connect(place, timeout):
+    def connect(place, timeout, **_):
         if fault == "unknown name":
             raise socket.gaierror(-2, "Name or service not known")
+        if fault == "not the Hub":  # but a page that asks for a password, which has no certificate for the Hub
+            ours, others = socket.socketpair()
+            others.sendall(b"HTTP/1.1 302 Found\r\nLocation: /login\r\n\r\n")
+            return ours
         if fault == "refused":
             raise ConnectionRefusedError(111, "Connection refused")
         assert place == (("proxy.local", 3128) if fault == "dead proxy" else ("huggingface.co", 443))
@@ -286,10 +299,23 @@ def test_the_hub_is_asked_where_it_answers(monkeypatch, client):
     def download(repository, name):
         return str(mrda.upscale.weights._bundled("mrda-x4-iso"))
 
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # it answers with an error
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
         assert find_weights("a/b").name == "mrda-x4-iso.safetensors"
+
+
+def test_the_hubs_client_prints_nothing(tmp_path):
+    """It sets the level of its log when it is first used."""
+    script = (
+        "from mrda.upscale.weights import _quiet_hub\n"
+        "with _quiet_hub():\n"
+        "    from huggingface_hub.utils import _http\n"
+        "    _http.logger.warning('Retrying')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_the_command_imports_no_torch_to_tell_a_mistyped_name(tmp_path):
