@@ -48,8 +48,11 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
             warnings.simplefilter("ignore")  # remarks on protocols of pickle
             return torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        why = _OBJECTS if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error) else reason(error)
-        if why.startswith("Weights only load failed"):
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            why = _OBJECTS
+        elif isinstance(error, OSError | RuntimeError):
+            why = reason(error)
+        else:
             why = "it is not a file of torch's weights, or damaged"
         raise ValueError(f"weights {os.fspath(path)} cannot be read: {why}") from error
 
@@ -79,4 +82,5 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"weights {os.fspath(path)} cannot be read: {reason(error)}") from error
+        why = reason(error) if isinstance(error, OSError) else "it is not a safetensors file, or damaged"
+        raise ValueError(f"weights {os.fspath(path)} cannot be read: {why}") from error

@@ -117,6 +117,10 @@ WRONG = {
         lambda path: path.write_bytes(pickle.dumps(Dangerous())),
         "it holds Python objects besides tensors|not a file",
     ),
+    "older pickle": (
+        lambda path: path.write_bytes(b"a/" + bytes(98) + b"0" * 155 + b"ustar\0" + bytes(300)),
+        "it is not a (file of torch's weights|safetensors file), or damaged$",
+    ),
     "list": (torch_file([1, 2]), "hold list, but must hold a state dict$"),
     "network": (
         torch_file({"conv_first.weight": torch.zeros(3), "body.0.weight": torch.zeros(1)}),
