@@ -127,7 +127,9 @@ def prepared_den(den: DEN) -> DEN:
         _recompute_weights(den)  # those that pruning has left with a graph can't be copied
         copied = copy.deepcopy(den).requires_grad_(False).eval()
         kinds = [nn.LeakyReLU if place % 2 else nn.Conv2d for place in range(len(den.convs))]
-        unchanged = all(_is_one(layer, kind) for layer, kind in zip(den.convs, kinds, strict=True))
+        unchanged = all(
+            _is_one(layer, kind) and _is_as_built(layer) for layer, kind in zip(den.convs, kinds, strict=True)
+        )
         if unchanged and not any(_has_hooks(module) for module in den.convs.modules()):
             copied.convs = _PackedConvs(list(den.convs)[::2])  # type: ignore[assignment]
     return copied
@@ -245,6 +247,8 @@ class _Predictor:
     """Predicts the kernels of N RDA convs by two batched products, because 2 N small ones cost as many launches."""
 
     def __init__(self, convs: list[RDAConv]) -> None:
+        for conv in convs:
+            _check_layer(conv.kernel[1], nn.LeakyReLU)
         weights = ([_weights(conv.kernel[index], nn.Linear)[0] for index in (0, 2)] for conv in convs)
         self.squeeze, self.expand = (torch.stack(layers).mT for layers in zip(*weights, strict=True))
         self.size = convs[0].kernel_size
@@ -282,17 +286,30 @@ def _weights(layer: nn.Module, kind: type[nn.Module], dtype: torch.dtype | None 
 
 
 def _check_layer(layer: nn.Module, kind: type[nn.Module]) -> None:
-    """Raise ValueError unless a call of ``layer`` uses ``weight`` and ``bias`` as ``kind`` does."""
+    """Raise ValueError unless a call of ``layer`` is one of ``kind`` with the settings it was built with."""
     if not _is_one(layer, kind):
         raise ValueError(
             f"a layer is a {type(layer).__module__}.{type(layer).__name__}, but prepare() can only read the weights of "
             f"a {kind.__name__}: merge adapters into the network first, or call the network itself"
+        )
+    if not _is_as_built(layer):
+        raise ValueError(
+            f"a layer is {layer}, but prepare() can only read layers with the settings that the network gave them: "
+            "call the network itself"
         )
 
 
 def _is_one(layer: nn.Module, kind: type[nn.Module]) -> bool:
     """Return True if a call of ``layer`` does what one of ``kind`` does, but for its hooks."""
     return type(layer).forward is kind.forward and "forward" not in vars(layer)
+
+
+def _is_as_built(layer: nn.Module) -> bool:
+    """Return False for a convolution or an activation whose settings somebody has changed."""
+    if isinstance(layer, nn.Conv2d):
+        same = tuple(size // 2 for size in layer.kernel_size)
+        return (layer.padding_mode, layer.padding, layer.dilation, layer.groups) == ("zeros", same, (1, 1), 1)
+    return not isinstance(layer, nn.LeakyReLU) or layer.negative_slope == NEGATIVE_SLOPE
 
 
 def _has_hooks(module: nn.Module) -> bool:

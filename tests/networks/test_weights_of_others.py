@@ -12,6 +12,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from mrda.networks import DEN, MLN, RDAN, MRDAStudent
+from mrda.networks.prepared import prepared_den
+from mrda.networks.rda_conv import RDAConv
 
 CONVS = [{}, {"mask_channels": 8}, {"mask_input": "F1"}, {"conv_type": "dasr_da"}, {"conv_type": "static"}]
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # some 20 layers of float32 sums of about 100 products, in another order
@@ -207,6 +209,39 @@ def test_hooks_are_not_left_out_in_silence():
     student.den.register_forward_hook(lambda *_: seen.append(1))  # a prepared student calls its DEN
     student.prepare()(photo())
     assert seen
+
+
+@pytest.mark.parametrize("name", ["padding_mode", "dilation"])
+def test_other_settings_of_convolutions_are_not_left_out_in_silence(name):
+    student = make_student()
+    before = student.den(photo())
+    convs = [part for part in student.den.convs if isinstance(part, nn.Conv2d)]
+    for conv in convs:
+        if name == "padding_mode":
+            conv.padding_mode = "reflect"
+        else:
+            conv.dilation = conv.padding = (2, 2)
+    after = student.den(photo())
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(prepared_den(student.den)(photo()), after, **CLOSE)  # it calls such layers
+    student.rdan.blocks[0].conv1.padding_mode = "circular"
+    with pytest.raises(ValueError, match=r"padding_mode=circular\), but prepare\(\) can only read layers with the"):
+        student.prepare()
+
+
+def test_the_activation_of_kernels_is_not_left_out_in_silence():
+    student = make_student()
+    next(part for part in student.rdan.modules() if isinstance(part, RDAConv)).kernel[1] = nn.LeakyReLU(0.5)
+    with pytest.raises(ValueError, match=r"LeakyReLU\(negative_slope=0.5\), but prepare\(\) can only read"):
+        student.prepare()
+
+
+def test_the_slope_of_a_dens_activations_is_heeded():
+    student = make_student()
+    for part in student.den.convs:
+        if isinstance(part, nn.LeakyReLU):
+            part.negative_slope = 0.9
+    torch.testing.assert_close(prepared_den(student.den)(photo()), student.den(photo()), **CLOSE)
 
 
 def test_dynamically_quantized_linear_layers_are_called():
