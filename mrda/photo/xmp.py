@@ -19,6 +19,11 @@ _FALSE: tuple[tuple[bytes, bytes, str | None], ...] = (
     (b"http://ns.adobe.com/xap/1.0/", rb"Thumbnails", None),
     (b"http://ns.adobe.com/xmp/note/", rb"HasExtendedXMP", "extended XMP"),
     (_CAMERA, rb"(?:MotionPhoto|MicroVideo)\w*", "the video of a motion photo"),
+    (
+        b"http://ns.oplus.com/photos/1.0/camera/",
+        rb"(?:MotionPhoto|OLivePhoto|VideoLength)\w*",
+        "the video of a motion photo",
+    ),
     (b"http://ns.adobe.com/hdr-gain-map/1.0/", rb"\w+", "the HDR gain map"),
     (b"http://ns.apple.com/HDRGainMap/1.0/", rb"\w+", "the HDR gain map"),
     (b"http://ns.google.com/photos/1.0/depthmap/", rb"\w+", "the depth map"),

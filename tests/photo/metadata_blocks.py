@@ -18,6 +18,7 @@ SCHEMA = {
     "Container": "http://ns.google.com/photos/1.0/container/",
     "Item": "http://ns.google.com/photos/1.0/container/item/",
     "xmpNote": "http://ns.adobe.com/xmp/note/",
+    "OpCamera": "http://ns.oplus.com/photos/1.0/camera/",
     "GPano": "http://ns.google.com/photos/1.0/panorama/",
 }
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1}
