@@ -32,6 +32,8 @@ def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not torch._C._is_any_autocast_enabled():
+            return function(*args, **kwargs)
         device_type = next(a.input.device.type for a in args if isinstance(a, RdaCall | Conv3x3Call))
         if not torch.amp.is_autocast_available(device_type):
             return function(*args, **kwargs)
