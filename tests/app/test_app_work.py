@@ -84,7 +84,7 @@ def test_what_cannot_be_kept_and_what_the_upscaler_tells_is_noticed(upscaler, tm
     [
         (b"", "cannot read bad.png: the file is empty"),
         (b"milk, bread", "cannot read bad.png: it is not an image of a known format"),
-        (EPS, "cannot read bad.png: it is not an image of a known format"),
+        (EPS, "cannot read bad.png: it is PostScript, a program that draws, and no photo"),
         (None, "cannot read bad.png: there is no such file"),
     ],
 )
