@@ -243,6 +243,15 @@ def autocast_cast(device_type: str) -> Callable[[Tensor], Tensor] | None:
     return cast
 
 
+def is_known(condition: Any) -> bool:
+    """Return True if a condition on sizes holds; False also if only the run of a traced program will tell."""
+    if condition is True or condition is False:
+        return condition
+    from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+    return guard_or_false(condition)
+
+
 def without_autocast() -> AbstractContextManager[object]:
     """Context in which no operation casts its arguments, on no device: for the insides of an operator."""
     if torch._C._is_any_autocast_enabled():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mrda_kernels import dispatch, reference
 from mrda_kernels.backends import cpu
-from mrda_kernels.call import functorch_is_active, is_plain_tensor, without_autocast
+from mrda_kernels.call import functorch_is_active, is_known, is_plain_tensor, without_autocast
 from mrda_kernels.conv3x3_call import Conv3x3Call
 from mrda_kernels.rda_conv import rda_conv2d
 
@@ -30,7 +30,7 @@ def forward(call: Conv3x3Call, backend: str | None) -> Tensor:
 @reference.without_autocast
 def run(call: Conv3x3Call, backend: str | None) -> Tensor:
     """Return the result of the operators that a call is made of; differentiable."""
-    if 0 in call.result_shape:  # conv2d refuses it; all gradients are zeros
+    if any(is_known(size == 0) for size in call.result_shape):  # conv2d refuses it; all gradients are zeros
         inputs = (tensor for tensor in call.tensors() if tensor is not None and tensor is not call.packed_weight)
         return call.empty_result() + sum(tensor.sum() for tensor in inputs)
     if dispatch.select(backend, call.input.device) is dispatch.load("reference"):
