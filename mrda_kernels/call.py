@@ -156,9 +156,8 @@ class RdaCall(NamedTuple):
         input = self.input
         try:
             return not input.is_contiguous() and input.is_contiguous(memory_format=torch.channels_last)
-        except (
-            RuntimeError
-        ):  # a traced program, which only finds out when it runs if the input is empty: taken not to be
+        except RuntimeError:
+            # A traced program, which only finds out when it runs if the input is empty: taken not to be.
             from torch._prims_common import is_channels_last_contiguous_or_false, is_contiguous_or_false
 
             return not is_contiguous_or_false(input) and is_channels_last_contiguous_or_false(input)

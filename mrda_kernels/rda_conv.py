@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function
 
-from mrda_kernels import dispatch, flops, reference
-from mrda_kernels.call import ARGUMENTS, RdaCall, functorch_is_active, has_tangent, is_plain, without_autocast
+from mrda_kernels import derivatives, dispatch, flops, reference
+from mrda_kernels.call import ARGUMENTS, RdaCall, functorch_is_active, is_plain, without_autocast
 
 __all__ = ["dynamic_depthwise_conv2d", "rda_conv2d"]
 
@@ -206,7 +206,7 @@ class _Recorded(torch.autograd.Function):
         *arguments, ctx.backend = inputs  # a call's arguments, all of them or the first two
         ctx.save_for_backward(*arguments[:4])
         ctx.slopes, ctx.count = arguments[4:], len(inputs)
-        return _below_autograd(keys, operator, inputs)
+        return derivatives.below_autograd(keys, operator, inputs)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
@@ -223,7 +223,7 @@ class _RecordedBackward(torch.autograd.Function):
         grad_output, *arguments, _ = inputs
         ctx.save_for_backward(grad_output, *arguments[:4])
         ctx.slopes, ctx.count = arguments[4:], len(inputs)
-        return _below_autograd(keys, operator, inputs)
+        return derivatives.below_autograd(keys, operator, inputs)
 
     @staticmethod
     def backward(ctx: Any, *grad_grads: Tensor) -> tuple[Any, ...]:
@@ -244,12 +244,6 @@ class _RecordedBackward(torch.autograd.Function):
         return None, None, *for_inputs, *[None] * (ctx.count - len(for_inputs))
 
 
-def _below_autograd(keys: torch._C.DispatchKeySet, operator: Any, inputs: tuple[Any, ...]) -> Any:
-    """Call an operator's kernel that comes after autograd's."""
-    with torch._C._AutoDispatchBelowAutograd():
-        return operator.redispatch(keys & torch._C._after_autograd_keyset, *inputs)
-
-
 def _composed(*inputs: Any) -> Tensor:
     """Compute a forward operator by torch's own, which have derivatives of every kind."""
     call = RdaCall(*inputs[:-1])
@@ -265,31 +259,7 @@ def _composed_backward(grad_output: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     return reference.backward(grad_output, call)
 
 
-def _register_derivatives(name: str, recorded: type[torch.autograd.Function], composed: Callable[..., Any]) -> None:
-    """Register all derivatives of an operator.
-
-    Reverse-mode AD records the call. In forward-mode AD and inside of torch.func's transforms, which an eager call of
-    the public functions never brings here but torch.compile, torch.export and torch.ops do, torch's own operators
-    compute the result, and have the derivatives.
-    """
-    operator = getattr(torch.ops.mrda_kernels, name).default
-
-    def autograd(keys: torch._C.DispatchKeySet, *inputs: Any) -> Any:
-        tensors = [t for t in inputs if isinstance(t, Tensor)]
-        if torch._C._functorch.peek_interpreter_stack() is not None or has_tangent(tensors):
-            return composed(*inputs)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            return recorded.apply(keys, operator, *inputs)
-        return _below_autograd(keys, operator, inputs)
-
-    _library.impl(name, autograd, "Autograd", with_keyset=True)
-
-    _library.impl(name, composed, "FuncTorchBatchedDecomposition")
-
-
 # ---- registration --------------------------------------------------------------------------------------------------
-
-_library = torch.library.Library("mrda_kernels", "FRAGMENT")  # keeps what is registered with it while it lives
 
 
 def _define(operator: str, arguments: str, gradients: str) -> None:
@@ -310,7 +280,7 @@ def _define(operator: str, arguments: str, gradients: str) -> None:
         call.check()
         return call.empty_result()
 
-    _register_derivatives(operator, _Recorded, _composed)
+    derivatives.register(operator, _composed, _Recorded)
 
     name = f"{name}_backward"
     torch.library.define(name, f"(Tensor grad_output, {arguments}, str? backend) -> ({gradients})")
@@ -330,7 +300,7 @@ def _define(operator: str, arguments: str, gradients: str) -> None:
         call.check_grad_output(grad_output)
         return _zero_gradients(call)
 
-    _register_derivatives(f"{operator}_backward", _RecordedBackward, _composed_backward)
+    derivatives.register(f"{operator}_backward", _composed_backward, _RecordedBackward)
 
 
 _define("rda_conv2d", ARGUMENTS, "Tensor, Tensor, Tensor, Tensor")

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.overrides import handle_torch_function
 
 from mrda_kernels import conv3x3_composition as composition
-from mrda_kernels import dispatch
-from mrda_kernels.call import ARGUMENTS, RdaCall, functorch_is_active, has_tangent, is_plain
+from mrda_kernels import derivatives, dispatch
+from mrda_kernels.call import ARGUMENTS, RdaCall, functorch_is_active, is_plain
 from mrda_kernels.conv3x3_call import CONV_ARGUMENTS, Conv3x3Call, PackedConv3x3
 
 __all__ = ["PackedConv3x3", "conv3x3", "pack_conv3x3", "rda_conv3x3"]
@@ -168,9 +168,6 @@ def _operator(call: Conv3x3Call) -> Any:
     return torch.ops.mrda_kernels.rda_conv3x3 if call.steered is not None else torch.ops.mrda_kernels.conv3x3
 
 
-_library = torch.library.Library("mrda_kernels", "FRAGMENT")  # keeps what is registered with it while it lives
-
-
 def _define(operator: str, arguments: str, is_steered: bool) -> None:
     """Define an operator, whose derivatives of every kind are those of the composition."""
     name = f"mrda_kernels::{operator}"
@@ -193,17 +190,7 @@ def _define(operator: str, arguments: str, is_steered: bool) -> None:
         call.check()
         return composition.run(call, inputs[-1])
 
-    def autograd(keys: torch._C.DispatchKeySet, *inputs: Any) -> Any:
-        tensors = [t for t in inputs if isinstance(t, Tensor)]
-        wanted = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-        if wanted or torch._C._functorch.peek_interpreter_stack() is not None or has_tangent(tensors):
-            return composed(*inputs)
-        with torch._C._AutoDispatchBelowAutograd():
-            overload = getattr(torch.ops.mrda_kernels, operator).default
-            return overload.redispatch(keys & torch._C._after_autograd_keyset, *inputs)
-
-    _library.impl(operator, autograd, "Autograd", with_keyset=True)
-    _library.impl(operator, composed, "FuncTorchBatchedDecomposition")
+    derivatives.register(operator, composed)
 
 
 _define("rda_conv3x3", ARGUMENTS, True)
