@@ -20,6 +20,7 @@ from mrda.photo.images import to_eight_bits
 from mrda.photo.photo import Photo
 from mrda.photo.png import PNGWriter
 from mrda.photo.reading import read_photo
+from mrda.photo.row_writer import RowWriter
 from mrda.photo.source import ImageArray
 from mrda.photo.tiff_writer import TIFFWriter, needs_big
 
@@ -197,7 +198,7 @@ def _write_rows(
 ) -> None:
     size: tuple[int, int, int, Any] = (first.shape[1], height, channels, first.dtype)
     common: dict[str, Any] = {"icc": kept.icc, "exif": kept.exif, "xmp": kept.xmp, "dpi": kept.dpi}
-    writer: PNGWriter | TIFFWriter
+    writer: RowWriter
     if format == "png":
         writer = PNGWriter(file, *size, **common, chunks=(*kept.colour, *kept.text, *_png_text(kept)))
     else:

@@ -11,6 +11,10 @@ SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12:
 SHORT, LONG = 3, 4
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _HEADERS = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}
+MAGICS = tuple(_HEADERS)
+"""First four bytes of TIFF files and EXIF blocks."""
+XMP, IPTC, PHOTOSHOP, ICC = 700, 33723, 34377, 34675
+"""Numbers of a TIFF's tags that hold blocks of other metadata."""
 _MOST_VALUES = 2**16  # of integers that are looked at
 
 

@@ -10,14 +10,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
-from mrda.photo import boxes, exif, photoshop, png_reader, tiff, xmp
+from mrda.photo import boxes, exif, ifd, photoshop, png_reader, tiff, xmp
 from mrda.photo.ifd import Directory, IFDError, TagFile
 from mrda.photo.photo import Photo
 
 _DAMAGED = "damaged EXIF was left out"
 _EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/\0"
 _GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1\0"
-_XMP, _IPTC, _PHOTOSHOP, _ICC = 700, 33723, 34377, 34675  # tags of a TIFF
 _LARGEST = 2**28  # bytes of a block in a TIFF
 _NOTHING = np.empty(0)
 
@@ -78,10 +77,10 @@ def of_tiff(stored: tiff.TIFF, file: BinaryIO) -> tuple[Photo, int]:
     except IFDError:
         block = None
         notices.append(_DAMAGED)
-    packet = _block(tags, directory, _XMP)
+    packet = _block(tags, directory, ifd.XMP)
     kept, claims = _true_xmp(packet)
-    resources = photoshop.kept(_block(tags, directory, _PHOTOSHOP) or b"")
-    if iptc := _block(tags, directory, _IPTC):
+    resources = photoshop.kept(_block(tags, directory, ifd.PHOTOSHOP) or b"")
+    if iptc := _block(tags, directory, ifd.IPTC):
         resources = photoshop.with_iptc(resources, iptc)
     turn = 1
     if directory.get(exif.ORIENTATION) is None:
@@ -91,7 +90,7 @@ def of_tiff(stored: tiff.TIFF, file: BinaryIO) -> tuple[Photo, int]:
             turn = tags.integer(directory, exif.ORIENTATION)
     photo = Photo(
         pixels=_NOTHING,
-        icc=_block(tags, directory, _ICC),
+        icc=_block(tags, directory, ifd.ICC),
         exif=block,
         xmp=kept,
         dpi=_sensible(tiff.resolution(tags, directory)),

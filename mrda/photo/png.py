@@ -6,20 +6,20 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from mrda.photo.png_reader import COLOUR, SIGNATURE
+from mrda.photo.row_writer import RowWriter
+
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by the number of channels
-_COLOUR = (b"cICP", b"gAMA", b"cHRM", b"sRGB")  # come before the profile and the palette
 _UP = 2  # the filter of all rows: the difference from the byte above, which is cheap and suits photographs
 _LEVEL = 6
 
 
-class PNGWriter:
+class PNGWriter(RowWriter):
     """Writes the rows of one image as they arrive.
 
     Args:
@@ -57,17 +57,18 @@ class PNGWriter:
             raise ValueError(
                 f"an image with {channels} channels of {dtype} can't be a PNG, which has 1 to 4 of uint8 or uint16"
             )
-        self.file, self.height, self.rows = file, height, 0
+        super().__init__(height)
+        self.file = file
         self._shape, self._dtype = (width, channels), dtype
         self._above = np.zeros(width * channels * dtype.itemsize, np.uint8)
         self._deflate = zlib.compressobj(_LEVEL)
-        file.write(_SIGNATURE)
+        file.write(SIGNATURE)
         self._chunk(
             b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * dtype.itemsize, _COLOUR_TYPES[channels], 0, 0, 0)
         )
         chunks = list(chunks)
         for name, content in chunks:
-            if name in _COLOUR and not (icc and name == b"sRGB"):
+            if name in COLOUR and not (icc and name == b"sRGB"):
                 self._chunk(name, content)
         if icc:
             self._chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
@@ -79,11 +80,10 @@ class PNGWriter:
         if xmp:
             self._chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
         for name, content in chunks:
-            if name not in _COLOUR:
+            if name not in COLOUR:
                 self._chunk(name, content)
 
-    def write(self, rows: npt.NDArray[np.generic]) -> None:
-        """Write further rows (n, width, channels), or (n, width) of gray."""
+    def _write(self, rows: npt.NDArray[np.generic]) -> None:
         rows = rows.reshape(-1, *self._shape).astype(self._dtype.newbyteorder(">"), copy=False)
         lines = np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
         filtered = np.empty((len(lines), 1 + lines.shape[1]), np.uint8)
@@ -91,17 +91,9 @@ class PNGWriter:
         filtered[:1, 1:] = lines[:1] - self._above
         filtered[1:, 1:] = lines[1:] - lines[:-1]
         self._above = lines[-1]
-        self.rows += len(lines)
         self._data(self._deflate.compress(filtered.tobytes()))
 
-    def close(self) -> None:
-        """Write the end.
-
-        Raises:
-            ValueError: there were more or fewer rows than the image is high.
-        """
-        if self.rows != self.height:
-            raise ValueError(f"the image has {self.height} rows, but {self.rows} were written")
+    def _finish(self) -> None:
         self._data(self._deflate.flush())
         self._chunk(b"IEND", b"")
 
@@ -112,12 +104,3 @@ class PNGWriter:
     def _chunk(self, name: bytes, content: bytes) -> None:
         self.file.write(struct.pack(">I", len(content)) + name + content)
         self.file.write(struct.pack(">I", zlib.crc32(content, zlib.crc32(name))))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()

@@ -11,7 +11,8 @@ from typing import BinaryIO, NamedTuple
 from mrda.photo.photoshop import from_raw_profile
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_COLOUR = (b"cICP", b"gAMA", b"cHRM", b"sRGB")
+COLOUR = (b"cICP", b"gAMA", b"cHRM", b"sRGB")
+"""Names of the chunks on the colour space, which come before the profile and the palette."""
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")
 _LARGEST = 2**24  # bytes of a chunk, and of an inflated text
 _RAW_PROFILE = b"Raw profile type "
@@ -52,7 +53,7 @@ def read_chunks(file: BinaryIO) -> Chunks | None:
     for name, content in _wanted(file):
         if name == b"tRNS":
             key = content
-        elif name in _COLOUR:
+        elif name in COLOUR:
             colour.setdefault(name, content)
         elif not (found := _profile(name, content)):
             text.append((name, content))
@@ -66,7 +67,7 @@ def _wanted(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
         length, name = struct.unpack(">I4s", head)
         if name == b"IEND":
             return
-        if name not in (*_COLOUR, *_TEXT, b"tRNS") or length > _LARGEST:
+        if name not in (*COLOUR, *_TEXT, b"tRNS") or length > _LARGEST:
             file.seek(length + 4, 1)
             continue
         content, checksum = file.read(length), file.read(4)

@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
@@ -28,6 +28,7 @@ from mrda.photo.decoding import (
     turned,
 )
 from mrda.photo.depth import EXTRA, full_range, straight
+from mrda.photo.ifd import MAGICS
 from mrda.photo.kinds import HEIC, is_heic
 from mrda.photo.metadata import of_heic, of_image, of_tiff
 from mrda.photo.photo import Photo
@@ -52,11 +53,11 @@ def read_photo(source: Source, max_pixels: int | None = None) -> Photo:
             defined white (signed, floating-point or 32-bit numbers).
     """
     path, head = check_file(source)
-    for fits, read in _READERS:
-        if fits(head):
-            with refusing_damage(source), path.open("rb") as file:
-                return read(source, path, file, max_pixels)
-    return _read_by_pillow(source, path, max_pixels)
+    reader = _reader_of(head)
+    if reader is None:
+        return _read_by_pillow(source, path, max_pixels)
+    with refusing_damage(source), path.open("rb") as file:
+        return reader.read(source, path, file, max_pixels)
 
 
 def read_size(source: Source) -> tuple[int, int]:
@@ -66,17 +67,10 @@ def read_size(source: Source) -> tuple[int, int]:
         ImageError: as `read_photo`, for errors at the beginning of the file.
     """
     path, head = check_file(source)
-    with refusing_damage(source), path.open("rb") as file:
-        if head.startswith(tiff.MAGICS):
-            stored = tiff.TIFF(file)
-            return stored.width, stored.height
-        if plain.is_deep_netpbm(head) and (header := plain.netpbm_header(head)) is not None:
-            return header[0], header[1]
-        if plain.is_deep_sgi(head):
-            return plain.sgi_size(head)
-        if is_heic(head):
-            width, height = _open_heic(file).size
-            return width, height
+    reader = _reader_of(head)
+    if reader is not None:
+        with refusing_damage(source), path.open("rb") as file:
+            return reader.size(file)
     with opened(source) as image:
         return image.size
 
@@ -127,9 +121,7 @@ def _completed(photo: Photo, stored: tiff.TIFF, path: Path, turn: int) -> Photo:
 
 
 def _read_netpbm(source: Source, path: Path, file: BinaryIO, max_pixels: int | None) -> Photo:
-    header = plain.netpbm_header(file.read(plain.LONGEST_HEADER))
-    if header is not None:
-        _check_size(header[0], header[1], max_pixels)
+    _check_size(*_size_of_netpbm(file), max_pixels)
     return Photo(plain.read_netpbm(path.read_bytes()))
 
 
@@ -168,12 +160,41 @@ def _read_heic(source: Source, path: Path, file: BinaryIO, max_pixels: int | Non
     return replace(of_heic(heic.info, len(heic)), pixels=np.ascontiguousarray(pixels))
 
 
-_READERS: tuple[tuple[Callable[[bytes], bool], Callable[[Source, Path, BinaryIO, int | None], Photo]], ...] = (
-    (lambda head: head.startswith(tiff.MAGICS), _read_tiff),
-    (plain.is_deep_netpbm, _read_netpbm),
-    (plain.is_deep_sgi, _read_sgi),
-    (is_heic, _read_heic),
+def _size_of_tiff(file: BinaryIO) -> tuple[int, int]:
+    stored = tiff.TIFF(file)
+    return stored.width, stored.height
+
+
+def _size_of_netpbm(file: BinaryIO) -> tuple[int, int]:
+    header = plain.netpbm_header(file.read(plain.LONGEST_HEADER))
+    assert header is not None  # by which the file was taken for one
+    return header[0], header[1]
+
+
+def _size_of_heic(file: BinaryIO) -> tuple[int, int]:
+    width, height = _open_heic(file).size
+    return width, height
+
+
+class _Reader(NamedTuple):
+    """A format that is not left to Pillow: the check of a file's first bytes, and what reads photo and size."""
+
+    fits: Callable[[bytes], bool]
+    read: Callable[[Source, Path, BinaryIO, int | None], Photo]
+    size: Callable[[BinaryIO], tuple[int, int]]
+
+
+_READERS = (
+    _Reader(lambda head: head.startswith(MAGICS), _read_tiff, _size_of_tiff),
+    _Reader(plain.is_deep_netpbm, _read_netpbm, _size_of_netpbm),
+    _Reader(plain.is_deep_sgi, _read_sgi, lambda file: plain.sgi_size(file.read(12))),
+    _Reader(is_heic, _read_heic, _size_of_heic),
 )
+
+
+def _reader_of(head: bytes) -> _Reader | None:
+    """Return what reads a file with these first bytes; None leaves it to Pillow."""
+    return next((reader for reader in _READERS if reader.fits(head)), None)
 
 
 def _read_by_pillow(source: Source, path: Path, max_pixels: int | None) -> Photo:

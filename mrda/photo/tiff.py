@@ -17,7 +17,6 @@ from mrda.photo.depth import EXTRA, full_range, straight
 from mrda.photo.ifd import Directory, IFDError, TagFile
 from mrda.photo.source import ImageArray, ImageError
 
-MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 RAW = (
     "it is a camera's raw file: develop it to TIFF or JPEG with the camera's program, darktable or RawTherapee, and "
     "upscale that"

@@ -7,23 +7,22 @@ import struct
 import zlib
 from collections.abc import Sequence
 from fractions import Fraction
-from types import TracebackType
-from typing import BinaryIO, Literal, Self
+from typing import BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from mrda.photo.exif import first_tags
-from mrda.photo.ifd import LONG, SHORT, SIZES
+from mrda.photo.ifd import ICC, IPTC, LONG, PHOTOSHOP, SHORT, SIZES, XMP
+from mrda.photo.row_writer import RowWriter
 
 STRIP_ROWS = 64
 _BYTE, _RATIONAL, _UNDEFINED, _LONG8 = 1, 5, 7, 16
-_XMP, _IPTC, _PHOTOSHOP, _ICC = 700, 33723, 34377, 34675
 # Tags of storage and layout, which an EXIF block may have and which are those of the block's own photo.
 _STORAGE = frozenset(
     {254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 277, 278, 279, 280, 281, 284, 288, 289, 290, 291, 292,
      301, 317, 318, 319, 320, 321, 322, 323, 324, 325, 330, 332, 338, 339, 340, 341, 347, 512, 513, 514, 519, 520, 521,
-     529, 530, 531, 532, _XMP, _IPTC, _PHOTOSHOP, _ICC}
+     529, 530, 531, 532, XMP, IPTC, PHOTOSHOP, ICC}
 )  # fmt: skip
 _RAW = range(50706, 52600)  # by DNG's tags, programs would take the file for a raw one
 _RESOLUTION = (282, 283, 296)
@@ -31,7 +30,7 @@ _MOST = 15 * 2**28
 """Bytes of pixels from which BigTIFF is needed."""
 
 
-class TIFFWriter:
+class TIFFWriter(RowWriter):
     """Writes the rows of one image as they arrive, as deflated strips.
 
     The file begins with the EXIF block, so that all offsets in the block are right in the file too, those inside of
@@ -70,7 +69,8 @@ class TIFFWriter:
         iptc: bytes | None = None,
     ) -> None:
         dtype = np.dtype(dtype)
-        self.file, self.width, self.height, self.channels = file, width, height, channels
+        super().__init__(height)
+        self.file, self.width, self.channels = file, width, channels
         self._big = needs_big(width, height, channels, dtype)
         self.keeps_exif = not self._big
         self._exif = None if self._big else exif
@@ -79,12 +79,11 @@ class TIFFWriter:
         self._offsets: list[int] = []
         self._sizes: list[int] = []
         self._held = np.empty((0, width, channels), dtype)
-        self._rows = 0
         self._blocks = [
-            (_XMP, _BYTE, xmp),
-            (_IPTC, _UNDEFINED, iptc),
-            (_PHOTOSHOP, _BYTE, photoshop),
-            (_ICC, _UNDEFINED, icc),
+            (XMP, _BYTE, xmp),
+            (IPTC, _UNDEFINED, iptc),
+            (PHOTOSHOP, _BYTE, photoshop),
+            (ICC, _UNDEFINED, icc),
         ]
         self._dpi = dpi
         self._place = 0
@@ -93,23 +92,14 @@ class TIFFWriter:
         else:
             self._put(b"II+\0\x08\0\0\0" + bytes(8) if self._big else b"II*\0" + bytes(4))
 
-    def write(self, rows: npt.NDArray[np.generic]) -> None:
-        """Write further rows (n, width, channels), or (n, width) of gray."""
-        self._rows += len(rows)
+    def _write(self, rows: npt.NDArray[np.generic]) -> None:
         rows = rows.reshape(-1, self.width, self.channels)
         self._held = np.concatenate([self._held, rows]) if len(self._held) else rows
         while len(self._held) >= STRIP_ROWS:
             self._strip(self._held[:STRIP_ROWS])
             self._held = self._held[STRIP_ROWS:]
 
-    def close(self) -> None:
-        """Write the rest.
-
-        Raises:
-            ValueError: there were more or fewer rows than the image is high.
-        """
-        if self._rows != self.height:
-            raise ValueError(f"the image has {self.height} rows, but {self._rows} were written")
+    def _finish(self) -> None:
         if len(self._held):
             self._strip(self._held)
         self._directory()
@@ -178,15 +168,6 @@ class TIFFWriter:
         if len(content) > inline:
             content = struct.pack(self._order + pointer, self._put(content))
         return struct.pack(self._order + "HH" + pointer, tag, type, count) + content.ljust(inline, b"\0")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
 
 
 def needs_big(width: int, height: int, channels: int, dtype: npt.DTypeLike) -> bool:
