@@ -98,7 +98,7 @@ def _refuse_what_is_misread(image: Image.Image) -> None:
     """Refuse a layout that Pillow misreads as 8 bits: uncompressed 16-bit TIFF with one plane per colour."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return
-    deep = max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8
+    deep = _tiff_bits(image) > 8
     planar = image.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2
     uncompressed = image.tag_v2.get(TiffImagePlugin.COMPRESSION, 1) == 1
     if deep and planar and uncompressed and image.mode != "I;16":

@@ -20,11 +20,16 @@ def full_range(levels: ImageArray, bits: int) -> ImageArray:
     Returns:
         uint8 for up to 8 bits and uint16 for more; the nearest levels.
     """
-    white, dtype = (255, np.uint8) if bits <= 8 else (65535, np.uint16)
     most = 2**bits - 1
-    if most == white:
-        return levels.astype(dtype, copy=False)
-    return ((levels.astype(np.uint32) * white + most // 2) // most).clip(max=white).astype(dtype)
+    if most in (255, 65535):
+        return levels.astype(np.uint8 if bits == 8 else np.uint16, copy=False)
+    return stretched(levels, most)
+
+
+def stretched(levels: ImageArray, most: int) -> ImageArray:
+    """Stretch levels so that ``most``, 1 to 65535, and all beyond become white; see `full_range`."""
+    white, dtype = (255, np.uint8) if most <= 255 else (65535, np.uint16)
+    return ((np.minimum(levels.astype(np.uint32), most) * white + most // 2) // most).astype(dtype)
 
 
 def straight(pixels: ImageArray) -> ImageArray:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mrda.photo.depth import EXTRA
-from mrda.photo.source import SUFFIXES
+from mrda.photo.source import HEIC_SUFFIXES, SUFFIXES
 from mrda.photo.tiff import RAW
 
 HEAD = 512
@@ -67,12 +67,11 @@ _KINDS: tuple[tuple[int, bytes, str], ...] = (
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of a JPEG's frame
 _LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF, 0xF7}
 UNREAD = frozenset(
-    {".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".dpx", ".erf", ".exr", ".gpr", ".hdp", ".hdr", ".heic",
-     ".heif", ".hif", ".iiq", ".jxl", ".jxr", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".pfm",
-     ".psb", ".psd", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".wdp", ".x3f", ".xcf"}
+    {".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".dpx", ".erf", ".exr", ".gpr", ".hdp", ".hdr", ".iiq",
+     ".jxl", ".jxr", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".pfm",
+     ".psb", ".psd", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".wdp", ".x3f", ".xcf", *HEIC_SUFFIXES}
 )  # fmt: skip
 """Suffixes of further photos, which folders may hold and which are not looked for; HEIC is, if its extra is there."""
-_HEIC_SUFFIXES = {".heic", ".heif", ".hif"}
 
 
 def describe(head: bytes) -> str | None:
@@ -131,14 +130,15 @@ def left_out(files: Iterable[Path]) -> str | None:
     Returns:
         A sentence for a message; None if there are no such files.
     """
+    unread = UNREAD - SUFFIXES
     suffixes = (path.suffix.lower() for path in files if not path.name.startswith("."))
-    counts = Counter(suffix for suffix in suffixes if suffix in UNREAD - SUFFIXES)
+    counts = Counter(suffix for suffix in suffixes if suffix in unread)
     if not counts:
         return None
     number = sum(counts.values())
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
     photos = "photo of a kind that is" if number == 1 else "photos of kinds that are"
-    heic = f"; {EXTRA} reads HEIC" if counts.keys() & _HEIC_SUFFIXES else ""
+    heic = f"; {EXTRA} reads HEIC" if counts.keys() & HEIC_SUFFIXES else ""
     return f"left out {number} {photos} not read ({kinds}){heic}"
 
 

@@ -8,7 +8,7 @@ import struct
 
 import numpy as np
 
-from mrda.photo.depth import full_range
+from mrda.photo.depth import full_range, stretched
 from mrda.photo.source import ImageArray, ImageError
 
 _PNM = re.compile(rb"P([2356])(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s")
@@ -55,10 +55,8 @@ def read_netpbm(data: bytes) -> ImageArray:
         kind = np.dtype(">u2" if most > 255 else np.uint8)
         if len(data) - start < count * kind.itemsize:
             raise ImageError(_SHORT)
-        levels = np.frombuffer(data, kind, count, start).astype(np.uint32)
-    white, dtype = (65535, np.uint16) if most > 255 else (255, np.uint8)
-    pixels = ((np.minimum(levels, most) * white + most // 2) // most).astype(dtype)
-    return pixels.reshape((height, width) if channels == 1 else (height, width, channels))
+        levels = np.frombuffer(data, kind, count, start)
+    return stretched(levels, most).reshape((height, width) if channels == 1 else (height, width, channels))
 
 
 def is_deep_sgi(head: bytes) -> bool:

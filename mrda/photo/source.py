@@ -13,7 +13,8 @@ Source = str | Path
 ImageArray = npt.NDArray[Any]
 
 SKIMAGE_PREFIX = "skimage:"
-_HEIC = {".heic", ".heif", ".hif"} if importlib.util.find_spec("pi_heif") else set()
+HEIC_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+_HEIC = HEIC_SUFFIXES if importlib.util.find_spec("pi_heif") else frozenset()
 SUFFIXES = frozenset(
     {".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx",
      ".pam", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp", *_HEIC}

@@ -338,7 +338,7 @@ def _inside(folder: Path, recursive: bool, links: list[Path], unread: list[Path]
             folders.clear()
         images = [here / name for name in names if not name.startswith(".")]
         found += (_Found(image, inside, folder) for image in images if image.suffix.lower() in SUFFIXES)
-        unread += (image for image in images if image.suffix.lower() in UNREAD - SUFFIXES)
+        unread += (image for image in images if image.suffix.lower() in UNREAD)
     found.sort(key=lambda image: Path(image.source))
     for error in faults:
         place = Path(error.filename)
