@@ -312,32 +312,18 @@ MRDA_INLINE Vec<A> finish_window(const Ending<T>& ending, const A* sums, int64_t
   return zeros;
 }
 
-// Asks for the memory of a window's outputs, and of what is added to them, a little ahead.
-template <class T>
-MRDA_INLINE void prefetch_window(const View& view, Position at, int64_t first_output) {
-  if (!view.data) return;
-  for (int row = 0; row < kOutputs; ++row) {
-    const uintptr_t from = address<T>(view, at, row) + uintptr_t(first_output * view.stride[1] * int64_t(sizeof(T)));
-    for (int column = 0; column < kOutputs; ++column)
-      prefetch(from + uintptr_t(column * view.stride[3] * int64_t(sizeof(T))));
-  }
-}
-
 template <class T, class A = Accumulator<T>>
 void finish_windows(const RdaConv3x3Forward& p, const Call<T>& call, const Step& step, int64_t first_output) {
   const int64_t last_output = minimum(first_output + kBlock, p.out_channels);
-  for (int64_t i = 0, window = 0; i < step.rows; ++i) {
-    for (int64_t j = 0; j < step.columns; ++j, ++window) {
-      const Position at{step.sample, step.top + i * kOutputs, step.left + j * kOutputs};
-      const Position soon{at.sample, at.top, at.left + 2 * kOutputs};
-      prefetch_window<T>(p.output, soon, first_output);
-      prefetch_window<T>(p.skip, soon, first_output);
-      const int64_t rows = minimum(int64_t(kOutputs), p.height - at.top);
-      const int64_t columns = minimum(int64_t(kOutputs), p.width - at.left);
-      for (int64_t o = first_output; o < last_output; o += kLanes<A>) {
-        const Ending<T> ending(p, o);
+  for (int64_t o = first_output; o < last_output; o += kLanes<A>) {
+    const Ending<T> ending(p, o);
+    const bool in_one_piece = ending.output_whole && (ending.skip_whole || !ending.skip.data);
+    for (int64_t i = 0, window = 0; i < step.rows; ++i) {
+      for (int64_t j = 0; j < step.columns; ++j, ++window) {
+        const Position at{step.sample, step.top + i * kOutputs, step.left + j * kOutputs};
+        const int64_t rows = minimum(int64_t(kOutputs), p.height - at.top);
+        const int64_t columns = minimum(int64_t(kOutputs), p.width - at.left);
         const A* sums = call.sums + window * kBlock + o - first_output;
-        const bool in_one_piece = ending.output_whole && (ending.skip_whole || !ending.skip.data);
         const bool whole = in_one_piece && rows == kOutputs && columns == kOutputs;
         const Vec<A> zeros = whole ? finish_window<true>(ending, sums, call.sum_stride, at, rows, columns)
                                    : finish_window<false>(ending, sums, call.sum_stride, at, rows, columns);
