@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from mrda_kernels.backends import cpu
+
 PACKAGES = ("mrda-kernels", "torch", "accelerate", "numpy", "pillow", "triton")
 
 
@@ -52,7 +54,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Return True if the processor computes in bfloat16 by itself; others emulate it, many times slower."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device.type == "cpu" and cpu.has_bfloat16()
 
 
 def _cpu_name() -> str:

@@ -88,6 +88,11 @@ def backward(grad_output: Tensor, call: RdaCall) -> tuple[Tensor, ...]:
     return grad_input, *(sums if dtype == call.input.dtype else [g.to(call.input.dtype) for g in sums])
 
 
+def has_bfloat16() -> bool:
+    """Return True if the processor has instructions for bfloat16, which others emulate, many times slower."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 # ---- half an RDA block ---------------------------------------------------------------------------------------------
 
 
@@ -100,7 +105,7 @@ def serves_conv3x3(call: Conv3x3Call) -> bool:
     """
     dtype = call.input.dtype
     if dtype == torch.bfloat16:
-        return not _HAS_BFLOAT16
+        return not has_bfloat16()
     if dtype == torch.float16:
         return True
     batch, channels, height, width = call.input.shape
@@ -147,7 +152,6 @@ def conv3x3_forward(call: Conv3x3Call) -> Tensor:
 
 
 _FEWEST_CHANNELS, _FEWEST_PIXELS = 16, 1024
-_HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _empty_like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
