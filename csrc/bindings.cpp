@@ -57,7 +57,24 @@ PYBIND11_MODULE(_C, m) {
       py::arg("params"), py::arg("conv_weight"), py::arg("packed_weight"), py::arg("conv_bias"), py::arg("skip"),
       py::arg("final_negative_slope"), py::arg("output"), py::arg("threads"));
 
-  m.def("packed_conv3x3_elements", &cpu::packed_conv3x3_elements, py::arg("out_channels"), py::arg("channels"));
+  m.def(
+      "conv3x3_weight_gradient_cpu",
+      [](const RdaConvParams& params, py::handle grad_output, py::handle grad_weight, int threads) {
+        auto p = begin_call<Conv3x3WeightGradient>(params);
+        p.out_channels = shape(grad_weight)[0];
+        p.grad_output = view(grad_output);
+        p.grad_weight = data(grad_weight);
+        py::gil_scoped_release release;
+        cpu::conv3x3_weight_gradient(p, threads);
+      },
+      py::arg("params"), py::arg("grad_output"), py::arg("grad_weight"), py::arg("threads"));
+
+  m.def(
+      "packed_conv3x3_elements",
+      [](const std::string& dtype, int64_t out_channels, int64_t channels) {
+        return cpu::packed_conv3x3_elements(dtype_of(dtype), out_channels, channels);
+      },
+      py::arg("dtype"), py::arg("out_channels"), py::arg("channels"));
   m.def(
       "pack_conv3x3",
       [](const std::string& dtype, py::handle weight, py::handle packed) {
@@ -69,6 +86,7 @@ PYBIND11_MODULE(_C, m) {
 
   m.def("cpu_instruction_sets", &cpu::instruction_sets, "The instruction sets that this machine can run, best first.");
   m.def("cpu_instruction_set", &cpu::instruction_set);
+  m.def("cpu_has_bfloat16_tiles", &cpu::has_bfloat16_tiles);
   m.def("set_cpu_instruction_set", &cpu::set_instruction_set, py::arg("name"));
   m.def(
       "set_gomp_parallel",

@@ -5,6 +5,8 @@
 //   mask = sigmoid(sum_c mask_weight[m,c] * input[b,c,h,w] + mask_bias[m])
 //   y = leaky_relu(leaky_relu(z, negative_slope) * mask + input, output_negative_slope)
 //
+// Without a mask it is the bare dynamic convolution, y = leaky_relu(z, negative_slope); its backward is that of y = z.
+//
 // The functions below take a scalar or a vector of lanes: they use only operators that both have.
 #pragma once
 
@@ -32,7 +34,7 @@ struct View {
 struct RdaConvParams {
   int64_t batch, channels, height, width;
   int kernel_size;        // odd
-  int64_t mask_channels;  // 1 or `channels`; 0 leaves the bare dynamic convolution, y = z
+  int64_t mask_channels;  // 1 or `channels`; 0 for the bare dynamic convolution
   double negative_slope;
   double output_negative_slope;  // 1, the identity, if the result is not activated
   DType dtype;
@@ -60,6 +62,13 @@ struct RdaConv3x3Forward : RdaConvForward {
   const void* packed_weight;    // the same in the kernels' own layout and the accumulation type, by pack_conv3x3
   const void* conv_bias;        // (C_out,), or null for zero
   View skip;                    // (B, C_out, H, W); null data for none
+};
+
+// The gradient of a 3x3 convolution's weights, zero padding 1; what belongs to an RDA convolution is not used.
+struct Conv3x3WeightGradient : RdaConvParams {
+  int64_t out_channels;
+  View grad_output;   // (B, C_out, H, W)
+  void* grad_weight;  // (C_out, C, 3, 3), contiguous, in the accumulation type
 };
 
 // Gradients of weight, mask_weight and mask_bias are written in the accumulation type: float, or double for float64.

@@ -299,7 +299,7 @@ template <class T>
 Plan backward_plan(const RdaConvBackward& p) {
   using A = Accumulator<T>;
   const BackwardCall<T> call = BackwardCall<T>::make(p, nullptr);
-  return {cut(p, call.geometry).tasks_per_sample, call.scratch_bytes, Partial<A>::at(p, nullptr).bytes};
+  return {p.batch * cut(p, call.geometry).tasks_per_sample, call.scratch_bytes, Partial<A>::at(p, nullptr).bytes};
 }
 
 template <class A>
@@ -312,11 +312,12 @@ void reduce_partials(const RdaConvBackward& p, const void* memory) {
   using A = Accumulator<T>;
   const Plan plan = backward_plan<T>(p);
   const int64_t taps = int64_t(p.kernel_size) * p.kernel_size;
-  for (int64_t task = 0; task < p.batch * plan.tasks_per_sample; ++task) {
+  const int64_t tasks_per_sample = plan.tasks / p.batch;
+  for (int64_t task = 0; task < plan.tasks; ++task) {
     const Partial<A> partial =
         Partial<A>::at(p, const_cast<char*>(static_cast<const char*>(memory)) + task * plan.partial_bytes);
-    A* sample = static_cast<A*>(p.grad_weight) + task / plan.tasks_per_sample * p.channels * taps;
-    add(sample, partial.weight, p.channels * taps, task % plan.tasks_per_sample == 0);
+    A* sample = static_cast<A*>(p.grad_weight) + task / tasks_per_sample * p.channels * taps;
+    add(sample, partial.weight, p.channels * taps, task % tasks_per_sample == 0);
     if (p.mask_channels) {
       add(static_cast<A*>(p.grad_mask_weight), partial.mask_weight, p.mask_channels * p.channels, task == 0);
       add(static_cast<A*>(p.grad_mask_bias), partial.mask_bias, p.mask_channels, task == 0);

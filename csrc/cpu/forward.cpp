@@ -28,7 +28,7 @@ void forward_task(const RdaConvForward& p, int64_t task, void* memory) {
 template <class T>
 Plan forward_plan(const RdaConvForward& p) {
   const ForwardCall<T> call = ForwardCall<T>::make(p, nullptr);
-  return {cut(p, call.geometry).tasks_per_sample, call.scratch_bytes, 0};
+  return {p.batch * cut(p, call.geometry).tasks_per_sample, call.scratch_bytes, 0};
 }
 
 }  // namespace

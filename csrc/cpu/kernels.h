@@ -8,9 +8,9 @@ namespace mrda {
 
 // The number of tasks of a call, and the memory it needs.
 struct Plan {
-  int64_t tasks_per_sample;
+  int64_t tasks;
   int64_t scratch_bytes;  // per thread, aligned to 64
-  int64_t partial_bytes;  // per task, aligned to 64: its partial sums of gradients over pixels
+  int64_t partial_bytes;  // per task: its partial sums of gradients over pixels
 };
 
 struct Kernels {
@@ -23,6 +23,10 @@ struct Kernels {
   void (*reduce)(const RdaConvBackward&, const void* partial);
   Plan (*plan_conv3x3)(const RdaConv3x3Forward&);
   void (*conv3x3)(const RdaConv3x3Forward&, int64_t task, void* scratch);
+  Plan (*plan_conv3x3_weight_gradient)(const Conv3x3WeightGradient&);
+  void (*conv3x3_weight_gradient)(const Conv3x3WeightGradient&, int64_t task, void* scratch, void* partial);
+  void (*finish_conv3x3_weight_gradient)(const Conv3x3WeightGradient&, const void* partial);
+  bool has_bfloat16_tiles;  // conv3x3 takes the weights of bfloat16 in the layout of tiles.h
 };
 
 #define MRDA_DECLARE_KERNELS(isa)                                                \
@@ -34,6 +38,9 @@ struct Kernels {
   void reduce(const RdaConvBackward&, const void* partial);                      \
   Plan plan_conv3x3(const RdaConv3x3Forward&);                                   \
   void conv3x3(const RdaConv3x3Forward&, int64_t task, void* scratch);           \
+  Plan plan_conv3x3_weight_gradient(const Conv3x3WeightGradient&);               \
+  void conv3x3_weight_gradient(const Conv3x3WeightGradient&, int64_t task, void* scratch, void* partial); \
+  void finish_conv3x3_weight_gradient(const Conv3x3WeightGradient&, const void* partial);                  \
   }
 
 #ifdef MRDA_ISA

@@ -9,6 +9,7 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #endif
 
@@ -16,6 +17,9 @@
 
 namespace mrda {
 
+#if defined(MRDA_HAS_x86_64_amx)
+MRDA_DECLARE_KERNELS(x86_64_amx)
+#endif
 #if defined(MRDA_HAS_x86_64_v4)
 MRDA_DECLARE_KERNELS(x86_64_v4)
 #endif
@@ -29,7 +33,17 @@ namespace {
 
 #define MRDA_KERNELS(isa) \
   Kernels { #isa, isa::plan_forward, isa::forward, isa::plan_backward, isa::backward, isa::reduce, isa::plan_conv3x3, \
-           isa::conv3x3 }
+           isa::conv3x3, isa::plan_conv3x3_weight_gradient, isa::conv3x3_weight_gradient, \
+           isa::finish_conv3x3_weight_gradient, false }
+
+#if defined(MRDA_HAS_x86_64_amx)
+// True if the processor has the matrix unit, and Linux lets this process use its registers.
+bool has_amx() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // of asm/prctl.h, which is newer than many systems
+  return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
 
 std::vector<Kernels> runnable() {
   std::vector<Kernels> found;
@@ -41,6 +55,16 @@ std::vector<Kernels> runnable() {
   const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                   __builtin_cpu_supports("avx512vl");
+#if defined(MRDA_HAS_x86_64_amx)
+  if (v4 && has_amx()) {  // the 3x3 convolution is all that gains by it
+    Kernels kernels = MRDA_KERNELS(x86_64_v4);
+    kernels.name = "x86_64_amx";
+    kernels.plan_conv3x3 = x86_64_amx::plan_conv3x3;
+    kernels.conv3x3 = x86_64_amx::conv3x3;
+    kernels.has_bfloat16_tiles = true;
+    found.push_back(kernels);
+  }
+#endif
   if (v4) found.push_back(MRDA_KERNELS(x86_64_v4));
 #endif
   if (v3) found.push_back(MRDA_KERNELS(x86_64_v3));
@@ -106,6 +130,18 @@ void share(int64_t tasks, int64_t scratch_bytes, int threads, const Work& work) 
   if (team.out_of_memory) throw std::bad_alloc();
 }
 
+// Runs work(task, scratch, partial) for every task of a plan, then finish(partial) on the sums of all.
+template <class Work, class Finish>
+void share_sums(const Plan& plan, int threads, const Work& work, const Finish& finish) {
+  const size_t bytes = size_t(plan.tasks * plan.partial_bytes + 64) / 64 * 64;
+  std::unique_ptr<void, void (*)(void*)> partial(std::aligned_alloc(64, bytes), std::free);
+  if (!partial) throw std::bad_alloc();
+  share(plan.tasks, plan.scratch_bytes, threads, [&](int64_t task, void* scratch) {
+    work(task, scratch, static_cast<char*>(partial.get()) + task * plan.partial_bytes);
+  });
+  finish(partial.get());
+}
+
 // Asks for large pages for a large result: it is fresh memory, whose page faults would cost several times the writing.
 // This is only a hint; existing contents stay.
 void prefer_large_pages(const RdaConvParams& p, int64_t channels, const View& view) {
@@ -130,7 +166,7 @@ void rda_conv_forward(const RdaConvForward& params, int threads) {
   const Kernels& k = kernels();
   const Plan plan = k.plan_forward(params);
   prefer_large_pages(params, params.channels, params.output);
-  share(params.batch * plan.tasks_per_sample, plan.scratch_bytes, threads,
+  share(plan.tasks, plan.scratch_bytes, threads,
         [&](int64_t task, void* scratch) { k.forward(params, task, scratch); });
 }
 
@@ -138,22 +174,24 @@ void rda_conv_backward(const RdaConvBackward& params, int threads) {
   const Kernels& k = kernels();
   const Plan plan = k.plan_backward(params);
   prefer_large_pages(params, params.channels, params.grad_input);
-  const int64_t tasks = params.batch * plan.tasks_per_sample;
-  const size_t bytes = size_t(tasks * plan.partial_bytes + 64) / 64 * 64;
-  std::unique_ptr<void, void (*)(void*)> partial(std::aligned_alloc(64, bytes), std::free);
-  if (!partial) throw std::bad_alloc();
-  share(tasks, plan.scratch_bytes, threads, [&](int64_t task, void* scratch) {
-    k.backward(params, task, scratch, static_cast<char*>(partial.get()) + task * plan.partial_bytes);
-  });
-  k.reduce(params, partial.get());
+  share_sums(plan, threads, [&](int64_t task, void* scratch, void* partial) { k.backward(params, task, scratch, partial); },
+             [&](const void* partial) { k.reduce(params, partial); });
 }
 
 void rda_conv3x3_forward(const RdaConv3x3Forward& params, int threads) {
   const Kernels& k = kernels();
   const Plan plan = k.plan_conv3x3(params);
   prefer_large_pages(params, params.out_channels, params.output);
-  share(params.batch * plan.tasks_per_sample, plan.scratch_bytes, threads,
+  share(plan.tasks, plan.scratch_bytes, threads,
         [&](int64_t task, void* scratch) { k.conv3x3(params, task, scratch); });
+}
+
+void conv3x3_weight_gradient(const Conv3x3WeightGradient& params, int threads) {
+  const Kernels& k = kernels();
+  share_sums(
+      k.plan_conv3x3_weight_gradient(params), threads,
+      [&](int64_t task, void* scratch, void* partial) { k.conv3x3_weight_gradient(params, task, scratch, partial); },
+      [&](const void* partial) { k.finish_conv3x3_weight_gradient(params, partial); });
 }
 
 std::vector<std::string> instruction_sets() {
@@ -163,6 +201,8 @@ std::vector<std::string> instruction_sets() {
 }
 
 std::string instruction_set() { return kernels().name; }
+
+bool has_bfloat16_tiles() { return kernels().has_bfloat16_tiles; }
 
 void set_instruction_set(const std::string& name) {
   for (size_t i = 0; i < all_kernels().size(); ++i)

@@ -111,12 +111,17 @@ MRDA_INLINE Region<A> mask_region(const RdaConvParams& p, const Geometry<A>& geo
   return MaskWeights<A>::full(p) ? geometry.region(data, halo) : geometry.shared_region(data, halo);
 }
 
-// sum_c weight[c] * x[c] at one step of a tile whose lanes are channels.
-template <class A>
-MRDA_INLINE A dot_channels(const Geometry<A>& geometry, Region<A> x, const A* weight, int64_t r, int64_t s) {
-  Vec<A> sum{};
-  for (int64_t g = 0; g < geometry.groups; ++g) sum += load(weight + g * kLanes<A>) * load(x.at(g, r, s));
-  return horizontal_sum<A>(sum);
+// sum_c weight[c] * x[c] at neighbouring steps of a tile whose lanes are channels: sums that do not wait for each other.
+template <int kSteps, class A>
+MRDA_INLINE void dot_channels(const Geometry<A>& geometry, Region<A> x, const A* weight, int64_t r, int64_t s, A* to) {
+  Vec<A> sum[kSteps] = {};
+  for (int64_t g = 0; g < geometry.groups; ++g) {
+    const Vec<A> w = load(weight + g * kLanes<A>);
+#pragma GCC unroll 4
+    for (int i = 0; i < kSteps; ++i) sum[i] += w * load(x.at(g, r, s + i));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < kSteps; ++i) to[i] = horizontal_sum<A>(sum[i]);
 }
 
 // mask = sigmoid(mask_weight . x + mask_bias) at every step of `mask`; `x` is the region of the same extent.
@@ -134,12 +139,16 @@ static void compute_mask(const Geometry<A>& geometry, const MaskWeights<A>& weig
   const A* weight = weights.forward.data;
   for (int64_t r = 0; r < mask.rows; ++r) {
     if (geometry.channels_last) {
-      for (int64_t s = 0; s < mask.steps; s += L) {  // one sigmoid for a register full of pixels
-        A logit[L] = {};
-        const int64_t n = minimum(L, mask.steps - s);
-        for (int64_t i = 0; i < n; ++i) logit[i] = dot_channels(geometry, x, weight, r, s + i) + bias;
-        store(logit, sigmoid<A>(load(logit)));
-        for (int64_t i = 0; i < n; ++i) store(mask.at(0, r, s + i), splat(logit[i]));
+      // All sums, then one sigmoid for a register full of pixels: nothing waits for what came just before.
+      constexpr int64_t kAtOnce = 64;
+      for (int64_t first = 0; first < mask.steps; first += kAtOnce) {
+        A logits[kAtOnce];
+        const int64_t count = minimum(kAtOnce, mask.steps - first);
+        int64_t s = 0;
+        for (; s + 4 <= count; s += 4) dot_channels<4>(geometry, x, weight, r, first + s, logits + s);
+        for (; s < count; ++s) dot_channels<1>(geometry, x, weight, r, first + s, logits + s);
+        for (s = 0; s < count; s += L) store(logits + s, sigmoid<A>(load(logits + s) + bias));
+        for (s = 0; s < count; ++s) store(mask.at(0, r, first + s), splat(logits[s]));
       }
     } else {
       constexpr int kBlock = 4;

@@ -8,6 +8,10 @@
 
 #include "../rda_conv.h"
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 #if defined(__clang__)
 #pragma clang diagnostic ignored "-Wpsabi"
 #else
@@ -16,6 +20,7 @@
 
 #define MRDA_MEMBER inline __attribute__((always_inline))
 #define MRDA_INLINE static MRDA_MEMBER
+#define MRDA_LAMBDA __attribute__((always_inline))
 
 namespace mrda {
 namespace MRDA_ISA {
@@ -105,6 +110,9 @@ struct Element<BFloat16> {
     return bit_cast<Vec<float>>(__builtin_convertvector(raw, Bits32) << 16);
   }
   MRDA_INLINE Raw narrow(Vec<float> v) {  // round to nearest even; a NaN stays one
+#if defined(__AVX512BF16__)
+    return bit_cast<Raw>(_mm512_cvtneps_pbh(__m512(v)));  // subnormal numbers become zero
+#endif
     const Bits32 u = bit_cast<Bits32>(v);
     const Bits32 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
     const Bits32 quiet = (u >> 16) | 0x40u;

@@ -15,11 +15,11 @@ namespace mrda {
 namespace MRDA_ISA {
 
 template <class I>
-MRDA_INLINE I minimum(I a, I b) {
+MRDA_INLINE constexpr I minimum(I a, I b) {
   return a < b ? a : b;
 }
 template <class I>
-MRDA_INLINE I maximum(I a, I b) {
+MRDA_INLINE constexpr I maximum(I a, I b) {
   return a > b ? a : b;
 }
 MRDA_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -259,25 +259,17 @@ MRDA_INLINE Vec<A> correlate(const Region<A>& region, const A* x, const Vec<A>* 
   return sum;
 }
 
-// Keeps an address in a register of its own, where the compiler would derive it anew for every use.
+// Three numbers below one another.
 template <class A>
-MRDA_INLINE const A* keep(const A* address) {
-  asm("" : "+r"(address));
-  return address;
-}
-
-// The same sum of 3x3 taps, whose rows start at the three addresses.
-template <class A>
-MRDA_INLINE Vec<A> correlate3(const A* row0, const A* row1, const A* row2, int64_t tap, const Vec<A>* weight) {
-  Vec<A> sum0 = weight[0] * load(row0), sum1 = weight[3] * load(row1), sum2 = weight[6] * load(row2);
-  sum0 = add_tap(sum0, weight[1], load(row0 + tap));
-  sum1 = add_tap(sum1, weight[4], load(row1 + tap));
-  sum2 = add_tap(sum2, weight[7], load(row2 + tap));
-  sum0 = add_tap(sum0, weight[2], load(row0 + 2 * tap));
-  sum1 = add_tap(sum1, weight[5], load(row1 + 2 * tap));
-  sum2 = add_tap(sum2, weight[8], load(row2 + 2 * tap));
-  return sum0 + sum1 + sum2;
-}
+struct Column {
+  Vec<A> top, middle, bottom;
+  MRDA_MEMBER Column(const A* first, int64_t row)
+      : top(load(first)), middle(load(first + row)), bottom(load(first + 2 * row)) {}
+  // The sum of its products with one column of 3x3 weights.
+  MRDA_MEMBER Vec<A> dot(const Vec<A>* weight) const {
+    return add_tap(add_tap(weight[0] * top, weight[3], middle), weight[6], bottom);
+  }
+};
 
 // The same sum around the pixel at `center`, of some of the taps.
 template <class A>

@@ -58,5 +58,50 @@ static inline __attribute__((always_inline)) void transform_output(V* x, int str
   x[3 * stride] = odd_a * (a * a2) + odd_b * (b * b2) + x5;
 }
 
+// A of one column or row of four gradients of outputs; six elements hold the result.
+template <class A, class V>
+static inline __attribute__((always_inline)) void transform_output_gradient(V* x, int stride) {
+  constexpr A a = A(kPointA), b = A(kPointB), a2 = A(kA2), b2 = A(kB2);
+  const V x0 = x[0], x1 = x[stride], x2 = x[2 * stride], x3 = x[3 * stride];
+  const V even_a = x0 + x2 * a2, odd_a = (x1 + x3 * a2) * a;
+  const V even_b = x0 + x2 * b2, odd_b = (x1 + x3 * b2) * b;
+  x[stride] = even_a + odd_a;
+  x[2 * stride] = even_a - odd_a;
+  x[3 * stride] = even_b + odd_b;
+  x[4 * stride] = even_b - odd_b;
+  x[5 * stride] = x3;
+}
+
+// G^T of one column or row of products; the first three elements hold the result.
+template <class A, class V>
+static inline __attribute__((always_inline)) void transform_weight_gradient(V* x, int stride) {
+  constexpr A s0 = A(kScale0), sa = A(kScaleA), sb = A(kScaleB);
+  const V even_a = (x[stride] + x[2 * stride]) * sa, odd_a = (x[stride] - x[2 * stride]) * sa;
+  const V even_b = (x[3 * stride] + x[4 * stride]) * sb, odd_b = (x[3 * stride] - x[4 * stride]) * sb;
+  x[0] = x[0] * s0 + even_a + even_b;
+  x[stride] = odd_a * A(kPointA) + odd_b * A(kPointB);
+  x[2 * stride] = even_a * A(kA2) + even_b * A(kB2) + x[5 * stride];
+}
+
+// Transforms a window's columns, then its rows: load(row, column) gives each of kSize x kSize elements, and
+// store(row, column, value) takes each of the products' factors.
+template <class V, int kSize, class Load, class Transform, class Store>
+static inline __attribute__((always_inline)) void transform_window(const Load& load, const Transform& transform,
+                                                                   const Store& store) {
+  V x[kProducts];
+#pragma GCC unroll 6
+  for (int column = 0; column < kSize; ++column) {
+#pragma GCC unroll 6
+    for (int row = 0; row < kSize; ++row) x[row * kWindow + column] = load(row, column);
+    transform(x + column, kWindow);
+  }
+#pragma GCC unroll 6
+  for (int row = 0; row < kWindow; ++row) {
+    transform(x + row * kWindow, 1);
+#pragma GCC unroll 6
+    for (int column = 0; column < kWindow; ++column) store(row, column, x[row * kWindow + column]);
+  }
+}
+
 }  // namespace winograd
 }  // namespace mrda
