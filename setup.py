@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the extension mrda_kernels._C with ninja: plain C++ and CUDA, bound by pybind11; no torch.
 
-Without a C++ compiler the package installs all the same, with the reference backend alone; without nvcc, without the
-CUDA kernels. torch's own builder refuses CUDA beside a CPU-only torch; this one never asks torch.
+Without a C++ compiler the package installs all the same, with the reference backend alone, and so it does for a Python
+built by MSVC, which lacks GNU's vector types; without nvcc, without the CUDA kernels. torch's own builder refuses CUDA
+beside a CPU-only torch; this one never asks torch.
 
 Environment variables:
 
@@ -34,14 +35,21 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
-KERNELS = ["csrc/cpu/forward.cpp", "csrc/cpu/backward.cpp", "csrc/cpu/conv3x3.cpp"]  # once per instruction set
+KERNELS = [  # once per instruction set,
+    f"csrc/cpu/{name}.cpp" for name in ("forward", "backward", "conv3x3", "conv3x3_weight_gradient")
+]
+AMX_KERNELS = ["csrc/cpu/conv3x3.cpp"]  # but these alone for x86_64_amx, which is x86_64_v4 otherwise
 COMMON = ["csrc/cpu/launch.cpp", "csrc/cpu/pack_conv3x3.cpp", "csrc/bindings.cpp"]
-CUDA = ["csrc/cuda/forward.cu", "csrc/cuda/backward.cu"]
-EMULATION = [f"csrc/emulation/{name}.cpp" for name in ("emulation", "faulty", "bindings")] + CUDA
+CUDA_SOURCES = ("forward", "backward", "strip", "strip_forward_half", "strip_forward_float", "strip_backward")
+CUDA = [f"csrc/cuda/{name}.cu" for name in (*CUDA_SOURCES, "conv3x3", "conv5x5")]
+EMULATION = [
+    f"csrc/emulation/{name}.cpp" for name in ("emulation", "instructions", "faulty", "product", "bindings")
+] + CUDA
 CUDA_FLAGS = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-forward-unknown-to-host-compiler"]
 ALL_GPUS = ["80", "86", "89", "90", "100"]
 DEFAULT_GPU = "90"
 OLDEST_GPU = 80  # asynchronous copies came with it
+MSVC = "this Python is built by MSVC, which lacks the vector types of GCC and Clang that the kernels use"
 LAUNCHERS = {"ccache", "sccache", "distcc", "env"}  # which start the compiler in a command
 GENERATIONS = {  # names that torch takes
     "Pascal": "6.0 6.1",
@@ -69,6 +77,8 @@ def say(kind: str, message: str) -> None:
 
 def find_compiler() -> tuple[list[str] | None, str]:
     """Return the compiler's command, and an empty text; if there is none, None, and what is missing."""
+    if platform.python_compiler().startswith("MSC"):  # which the extension would have to be compiled by, too
+        return None, MSVC
     requested = os.environ.get("CXX", "")
     for candidate in [requested] if requested else ["g++", "clang++", "c++"]:
         words = shlex.split(candidate)
@@ -91,10 +101,16 @@ def instruction_sets(compiler: list[str]) -> dict[str, list[str]]:
     """Name -> compiler flags. The kernels choose among them at run time, so the binary runs on any machine."""
     sets: dict[str, list[str]] = {"baseline": []}
     if platform.machine().lower() in {"x86_64", "amd64"}:
-        for name, flag in (("x86_64_v3", "-march=x86-64-v3"), ("x86_64_v4", "-march=x86-64-v4")):
-            probe = [*compiler, flag, "-fsyntax-only", "-x", "c++", os.devnull]  # older compilers know neither
-            if subprocess.run(probe, capture_output=True).returncode == 0:
-                sets[name] = [flag]
+        known = {"x86_64_v3": ["x86-64-v3"], "x86_64_v4": ["x86-64-v4"]}
+        if sys.platform == "linux":  # elsewhere the matrix unit is asked for in other ways
+            known["x86_64_amx"] = ["x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
+        for name, (processor, *others) in known.items():
+            for spelling in (processor, processor.replace("-", "_")):  # zig's clang takes the second
+                flags = [f"-march={spelling}", *others]
+                probe = [*compiler, *flags, "-E", "-x", "c++", os.devnull]  # older compilers do not know them
+                if subprocess.run(probe, capture_output=True).returncode == 0:
+                    sets[name] = flags
+                    break
     return sets
 
 
@@ -264,7 +280,7 @@ def extension_build(compiler: list[str], nvcc: str | None, gpus: list[str]) -> B
         flags.append(f'-DMRDA_HAS_CUDA="{names}"')
     build.rules(flags)
     for isa, extra in sets.items():
-        for source in KERNELS:
+        for source in AMX_KERNELS if isa == "x86_64_amx" else KERNELS:
             build.compile(source, isa, [*extra, f"-DMRDA_ISA={isa}"])
     for source in COMMON:
         build.compile(source)
@@ -354,7 +370,8 @@ def main() -> None:
     native, cuda = switch("MRDA_KERNELS_NATIVE"), switch("MRDA_KERNELS_CUDA")
     compiler, missing = (None, "") if native == "0" else find_compiler()
     if compiler is None and native == "1":
-        raise fail(f"MRDA_KERNELS_NATIVE=1, but {missing}; install g++ or clang++.")
+        cure = "leave it unset" if missing == MSVC else "install g++ or clang++"
+        raise fail(f"MRDA_KERNELS_NATIVE=1, but {missing}; {cure}.")
     if compiler is None and native != "0":
         say("WARNING", f"{missing}; only the slow reference backend is installed.")
     nvcc, gpus = find_cuda(cuda, compiler)

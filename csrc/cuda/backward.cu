@@ -6,6 +6,7 @@
 // that, the gradient of the input. See reduction.cuh for the gradients that are sums over pixels.
 #include "convolution.cuh"
 #include "reduction.cuh"
+#include "strip.cuh"
 
 namespace mrda {
 namespace gpu {
@@ -359,15 +360,7 @@ MrdaCudaStatus backward(const Backward& p, void* workspace, void* stream) {
                     tiling.blocks(p.batch), tiling.threads(), shared.bytes, stream, a);
     });
   });
-  if (status.code) return status;
-
-  const PartialSums layout(tiling, p.kernel_size);
-  const int longest =
-      layout.weight_elements() > layout.mask_elements() ? layout.weight_elements() : layout.mask_elements();
-  const ReduceArguments<A> r{p, tiling, a.partials, (longest + kWarp - 1) / kWarp};
-  const int64_t sums = p.batch * tiling.channel_chunks + (p.mask_channels ? 1 : 0);
-  return launch("rda_conv_reduce", reduce_kernel<T>, sums * r.groups, kWarp * kWarp,
-                kWarp * (kWarp + 1) * int(sizeof(A)), stream, r);
+  return status.code ? status : reduce<T>(p, tiling, a.partials, stream);
 }
 
 }  // namespace
@@ -387,14 +380,16 @@ extern "C" bool mrda_cuda_fuses_mask(const RdaConvParams* p, bool backward) {
   });
 }
 
-extern "C" int64_t mrda_cuda_backward_workspace(const gpu::Backward* p) {
-  return gpu::static_switch(*p, [&](auto element, auto kernel_size) {
+extern "C" int64_t mrda_cuda_backward_workspace(const gpu::Backward* p, int device) {
+  const int64_t bytes = gpu::static_switch(*p, [&](auto element, auto kernel_size) {
     return gpu::workspace_bytes<decltype(element), kernel_size.value>(*p);
   });
+  return gpu::strips_fit(*p) ? std::max(bytes, gpu::strip_workspace_bytes(*p, device)) : bytes;
 }
 
 extern "C" MrdaCudaStatus mrda_cuda_backward(const gpu::Backward* p, void* workspace, int device, void* stream) {
   return gpu::on_device(*p, device, [&] {
+    if (gpu::strips_serve(*p)) return gpu::backward_by_strips(*p, workspace, device, stream);
     return gpu::static_switch(*p, [&](auto element, auto kernel_size) {
       return gpu::backward<decltype(element), kernel_size.value>(*p, workspace, stream);
     });

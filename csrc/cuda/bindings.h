@@ -75,12 +75,103 @@ void bind(py::module_& m) {
       py::arg("mask_logits_strides"), py::arg("device"), py::arg("stream"));
 
   m.def(
-      "rda_conv_backward_workspace_cuda",
-      [](const RdaConvParams& params) {
-        const auto p = begin_call<Backward>(params);
-        return mrda_cuda_backward_workspace(&p);
+      "rda_conv3x3_serves_cuda",
+      [](const std::string& dtype, bool channels_last, int kernel_size, int64_t mask_channels, int64_t channels,
+         int64_t out_channels) {
+        Conv3x3 p{};
+        p.dtype = dtype_of(dtype);
+        p.channels_last = channels_last;
+        p.kernel_size = kernel_size;
+        p.mask_channels = mask_channels;
+        p.channels = channels;
+        p.out_channels = out_channels;
+        return mrda_cuda_serves_conv3x3(&p);
       },
-      py::arg("params"), "Bytes of device memory that the backward needs for its partial sums.");
+      py::arg("dtype"), py::kw_only(), py::arg("channels_last"), py::arg("kernel_size"), py::arg("mask_channels"),
+      py::arg("channels"), py::arg("out_channels"), "True if there is a kernel for such a half block.");
+
+  m.def(
+      "rda_conv3x3_plan_cuda",
+      [](const RdaConvParams& params, int device) {
+        const auto p = begin_call<Conv3x3>(params);
+        MrdaCudaTile tile;
+        check(mrda_cuda_plan_conv3x3(&p, device, &tile));
+        return std::make_tuple(tile.columns, tile.rows, tile.cycles);
+      },
+      py::arg("params"), py::kw_only(), py::arg("device"),
+      "Columns and rows of the tile that a block computes, and the predicted clock cycles of a call on the device.");
+
+  m.def(
+      "rda_conv3x3_forward_cuda",
+      [](const RdaConvParams& params, Address conv_weight, Address conv_bias, Address skip, Address output,
+         Address features, Strides output_strides, double final_negative_slope, int device, Address stream) {
+        auto p = begin_call<Conv3x3>(params);
+        p.out_channels = p.channels;
+        p.final_negative_slope = final_negative_slope;
+        p.conv_weight = pointer(conv_weight);
+        p.conv_bias = pointer(conv_bias);
+        p.skip = view(skip, output_strides);
+        p.output = view(output, output_strides);
+        p.features = view(features, output_strides);
+        Memory memory(p);
+        add_inputs(memory, p);
+        memory.array("conv_weight", p.conv_weight, p.out_channels * 9 * p.channels, p.dtype, false);
+        memory.array("conv_bias", p.conv_bias, p.out_channels, p.dtype, false);
+        memory.image("skip", p.skip, p.dtype, false);
+        memory.image("output", p.output, p.dtype, true);
+        memory.image("features", p.features, p.dtype, true);
+        run_kernels(memory, [&] { return mrda_cuda_conv3x3(&p, device, pointer(stream)); });
+      },
+      py::arg("params"), py::kw_only(), py::arg("conv_weight"), py::arg("conv_bias"), py::arg("skip"),
+      py::arg("output"), py::arg("features"), py::arg("output_strides"), py::arg("final_negative_slope"),
+      py::arg("device"), py::arg("stream"));
+
+  m.def(
+      "conv5x5_serves_cuda",
+      [](const std::string& dtype, bool channels_last, int64_t channels, int scale) {
+        Conv5x5 p{};
+        p.dtype = dtype_of(dtype);
+        p.channels_last = channels_last;
+        p.channels = channels;
+        p.scale = scale;
+        return mrda_cuda_serves_conv5x5(&p);
+      },
+      py::arg("dtype"), py::kw_only(), py::arg("channels_last"), py::arg("channels"), py::arg("scale"),
+      "True if there is a kernel for such a 5x5 convolution.");
+
+  m.def("conv5x5_rows_cuda", &mrda_cuda_conv5x5_rows, py::arg("channels"), py::arg("scale"),
+        "The rows of packed weights for each tap: twice the outputs, padded; 0 if there is no kernel.");
+
+  m.def(
+      "conv5x5_forward_cuda",
+      [](const RdaConvParams& params, int scale, Address packed_weight, Address bias, Address shift, Address output,
+         int device, Address stream) {
+        auto p = begin_call<Conv5x5>(params);
+        p.scale = scale;
+        p.weight = pointer(packed_weight);
+        p.bias = pointer(bias);
+        p.shift = pointer(shift);
+        p.output = view(output, {});
+        Memory memory(p);
+        const int64_t outputs = 3 * scale * scale;
+        memory.image("input", p.input, p.dtype, false);
+        memory.array("packed_weight", p.weight, 9 * 25 * mrda_cuda_conv5x5_rows(p.channels, scale) * p.channels, p.dtype, false);
+        memory.array("bias", p.bias, 9 * outputs, DType::kFloat32, false);
+        memory.array("shift", p.shift, 3, DType::kFloat32, false);
+        memory.array("output", p.output.data, p.batch * outputs * p.height * p.width, DType::kFloat32, true);
+        run_kernels(memory, [&] { return mrda_cuda_conv5x5(&p, device, pointer(stream)); });
+      },
+      py::arg("params"), py::kw_only(), py::arg("scale"), py::arg("packed_weight"), py::arg("bias"), py::arg("shift"),
+      py::arg("output"), py::arg("device"), py::arg("stream"));
+
+  m.def(
+      "rda_conv_backward_workspace_cuda",
+      [](const RdaConvParams& params, int device) {
+        const auto p = begin_call<Backward>(params);
+        return mrda_cuda_backward_workspace(&p, device);
+      },
+      py::arg("params"), py::kw_only(), py::arg("device"),
+      "Bytes of device memory that the backward needs for its partial sums.");
 
   m.def(
       "rda_conv_backward_cuda",
@@ -104,7 +195,7 @@ void bind(py::module_& m) {
         memory.array("grad_mask_weight", p.grad_mask_weight, p.mask_channels * p.channels, p.dtype, true);
         memory.array("grad_mask_bias", p.grad_mask_bias, p.mask_channels, p.dtype, true);
         const DType sum_type = accumulation_type(p.dtype);
-        const int64_t elements = mrda_cuda_backward_workspace(&p) / (sum_type == DType::kFloat64 ? 8 : 4);
+        const int64_t elements = mrda_cuda_backward_workspace(&p, device) / (sum_type == DType::kFloat64 ? 8 : 4);
         memory.array("workspace", partial_sums, elements, sum_type, true);
         run_kernels(memory, [&] { return mrda_cuda_backward(&p, partial_sums, device, pointer(stream)); });
       },

@@ -2,10 +2,18 @@
 // Host side of a kernel launch: the current device, errors, and the choice of template arguments.
 #pragma once
 
+#include <atomic>
+#include <set>
 #include <type_traits>
+#include <utility>
 
 #include "element.cuh"
 #include "launch.h"
+
+// The emulation's GPU changes, so that it has to be asked every time.
+#ifndef MRDA_KEEPS_ATTRIBUTES
+#define MRDA_KEEPS_ATTRIBUTES true
+#endif
 
 namespace mrda {
 namespace gpu {
@@ -32,17 +40,53 @@ MrdaCudaStatus on_device(const RdaConvParams& p, int device, Work work) {
   return result;
 }
 
+// An attribute of a device, for which CUDA is asked once. If that fails it is 1, which plans can divide by; the launch
+// then reports the failure.
+template <int kAttribute>
+int device_attribute(int device) {
+  constexpr int kDevices = 64;
+  static std::atomic<int> known[kDevices];
+  const bool kept = MRDA_KEEPS_ATTRIBUTES && device < kDevices;
+  int value = kept ? known[device].load(std::memory_order_relaxed) : 0;
+  if (value > 0) return value;
+  if (cudaDeviceGetAttribute(&value, cudaDeviceAttr(kAttribute), device) != cudaSuccess) {
+    cudaGetLastError();  // or the next call would report it as its own
+    return 1;
+  }
+  if (kept) known[device].store(value, std::memory_order_relaxed);
+  return value;
+}
+
+inline int multiprocessors(int device) { return device_attribute<cudaDevAttrMultiProcessorCount>(device); }
+
+// Blocks that a multiprocessor has shared memory for. Each takes 1 KiB beside its own bytes; a single one may have all.
+inline int blocks_by_shared_memory(int device, int bytes) {
+  constexpr int kReserved = 1024;
+  return (device_attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>(device) + kReserved) / (bytes + kReserved);
+}
+
+// More than 48 KiB of shared memory has to be requested for a kernel, once on each device. The setting belongs to the
+// kernel, not to the launch, and other threads launch the same kernel: so request all that the device has. Each thread
+// requests it by itself, so that no launch waits for a lock.
+inline cudaError_t allow_shared_memory(const void* kernel, int bytes) {
+  if (bytes <= 48 << 10) return cudaSuccess;
+  static thread_local std::set<std::pair<const void*, int>> allowed;
+  int device = 0, all = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  if (allowed.count({kernel, device})) return cudaSuccess;
+  error = cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error == cudaSuccess) error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, all);
+  if (error == cudaSuccess) allowed.insert({kernel, device});
+  return error;
+}
+
 template <class Arguments>
 MrdaCudaStatus launch(const char* name, void (*kernel)(Arguments), int64_t blocks, int threads, int shared_bytes,
                       void* stream, Arguments arguments) {
-  // More than 48 KiB of shared memory has to be requested. The setting belongs to the kernel, not to the launch, and
-  // other threads launch the same kernel: so always request the same amount, all that the smallest GPU has (sm_86).
-  constexpr int kDefaultShared = 48 << 10, kMaxShared = 99 << 10;
-  if (blocks > INT32_MAX || shared_bytes > kMaxShared) return make_status(cudaErrorInvalidConfiguration, name);
-  if (shared_bytes > kDefaultShared) {
-    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxShared);
-    if (error != cudaSuccess) return make_status(error, name);
-  }
+  if (blocks > INT32_MAX) return make_status(cudaErrorInvalidConfiguration, name);
+  const cudaError_t error = allow_shared_memory(reinterpret_cast<const void*>(kernel), shared_bytes);
+  if (error != cudaSuccess) return make_status(error, name);
   void* pointers[] = {&arguments};
   return make_status(cudaLaunchKernel(kernel, dim3(unsigned(blocks)), dim3(unsigned(threads)), pointers,
                                       size_t(shared_bytes), static_cast<cudaStream_t>(stream)),

@@ -6,6 +6,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "../rda_conv.h"
@@ -100,6 +101,30 @@ __device__ __forceinline__ void widen(const AlignedVector<__nv_bfloat16, V>& vec
   }
 }
 
+// Two elements of 16 bits in one register, the first one in its lower half.
+template <class T>
+__device__ __forceinline__ uint32_t pack(float first, float second);
+template <>
+__device__ __forceinline__ uint32_t pack<__nv_bfloat16>(float first, float second) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+  uint32_t bits;
+  memcpy(&bits, &pair, sizeof(bits));
+  return bits;
+}
+template <>
+__device__ __forceinline__ uint32_t pack<__half>(float first, float second) {
+  const __half2 pair = __floats2half2_rn(first, second);
+  uint32_t bits;
+  memcpy(&bits, &pair, sizeof(bits));
+  return bits;
+}
+template <class T>
+__device__ __forceinline__ void unpack(uint32_t bits, float (&to)[2]) {
+  AlignedVector<T, 2> pair;
+  memcpy(pair.data, &bits, sizeof(bits));
+  widen(pair, to);
+}
+
 template <int V, class T>
 __device__ __forceinline__ void load(const T* from, Accumulator<T> (&to)[V]) {
   widen(load_vector<V>(from), to);
@@ -108,8 +133,15 @@ __device__ __forceinline__ void load(const T* from, Accumulator<T> (&to)[V]) {
 template <int V, class T>
 __device__ __forceinline__ void store(T* to, const Accumulator<T> (&from)[V]) {
   AlignedVector<T, V> vector;
+  if constexpr (sizeof(T) == 2 && V % 2 == 0) {
+    uint32_t pairs[V / 2];
 #pragma unroll
-  for (int v = 0; v < V; ++v) vector.data[v] = narrow<T>(from[v]);
+    for (int i = 0; i < V / 2; ++i) pairs[i] = pack<T>(from[2 * i], from[2 * i + 1]);
+    memcpy(vector.data, pairs, sizeof(pairs));
+  } else {
+#pragma unroll
+    for (int v = 0; v < V; ++v) vector.data[v] = narrow<T>(from[v]);
+  }
   store_vector(to, vector);
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Forward of the RDA convolution on a GPU and, for a mask logit in memory, the elementwise half of its backward.
 #include "convolution.cuh"
+#include "strip.cuh"
 
 namespace mrda {
 namespace gpu {
@@ -103,7 +104,16 @@ __device__ __forceinline__ void apply_fused_mask(const A* mask_weight, A mask_bi
   }
 }
 
-// The same, with the logit in memory; it has only as many columns and channels as the image.
+// Turns z into the result of the bare convolution.
+template <int P, int V, class A>
+__device__ __forceinline__ void apply_activation(Slopes<A> slopes, A (&z)[P][V]) {
+#pragma unroll
+  for (int p = 0; p < P; ++p)
+#pragma unroll
+    for (int v = 0; v < V; ++v) z[p][v] = leaky_relu(z[p][v], slopes.inner);
+}
+
+// Turns z into the result, with the logit in memory; it has only as many columns and channels as the image.
 template <int P, int V, class A>
 __device__ __forceinline__ void apply_mask_in_memory(const ImageView<const A>& mask_logit, int row, int column,
                                                      int channel, Slopes<A> slopes, const A (&x)[P][V], A (&z)[P][V]) {
@@ -134,6 +144,7 @@ __global__ void __launch_bounds__(Config<T, K>::kThreads, kChannelVectors ? Conf
   }
 
   const auto finish = [&](int row, A (&z)[P][V], const A (&x)[P][V]) {
+    if (kMask == MaskSource::kNone) apply_activation(a.slopes, z);
     if (kMask == MaskSource::kFused)
       apply_fused_mask(shared.mask_weight + thread.channel, mask_bias, a.tiling.lanes_log2, a.slopes, x, z);
     if (kMask == MaskSource::kInMemory)
@@ -231,6 +242,9 @@ using namespace mrda;
 
 extern "C" MrdaCudaStatus mrda_cuda_forward(const gpu::Forward* p, int device, void* stream) {
   return gpu::on_device(*p, device, [&] {
+    if (gpu::strips_serve(*p))
+      return p->dtype == DType::kFloat32 ? gpu::forward_float_by_strips(*p, device, stream)
+                                         : gpu::forward_half_by_strips(*p, device, stream);
     return gpu::static_switch(*p, [&](auto element, auto kernel_size) {
       return gpu::forward<decltype(element), kernel_size.value>(*p, stream);
     });

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gradients that are sums over pixels: each thread sums over its own pixels, then each block over its threads, and last
-// reduce_kernel over the blocks. There are no atomics; the order depends on the shape alone, so the results are
-// deterministic.
+// reduce_kernel over the blocks. There are no atomics; the order depends on the shape and the GPU's
+// model alone, so the results are deterministic.
 #pragma once
 
+#include "dispatch.cuh"
 #include "tile.cuh"
 
 namespace mrda {
@@ -56,7 +57,8 @@ __global__ void __launch_bounds__(kWarp* kWarp) reduce_kernel(const ReduceArgume
   using A = Accumulator<T>;
   A* const transposed = reinterpret_cast<A*>(memory);  // [element][warp], padded by one column against bank conflicts
   const PartialSums layout(a.tiling, a.p.kernel_size);
-  const int64_t which = blockIdx.x / a.groups, samples = a.p.batch * a.tiling.channel_chunks;
+  const int which = int(blockIdx.x) / a.groups, chunks = a.tiling.channel_chunks;  // 32 bits: no division is a call
+  const int samples = int(a.p.batch) * chunks;
   const bool of_mask = which == samples;
   const int64_t terms = a.tiling.blocks_per_chunk() * (of_mask ? samples : 1), first = of_mask ? 0 : which * terms;
   const int elements = of_mask ? layout.mask_elements() : layout.weight_elements();
@@ -80,11 +82,20 @@ __global__ void __launch_bounds__(kWarp* kWarp) reduce_kernel(const ReduceArgume
     return;
   }
   const int taps = a.p.kernel_size * a.p.kernel_size, tap = element >> a.tiling.channels_log2;
-  const int64_t channel =
-      (which % a.tiling.channel_chunks << a.tiling.channels_log2) + (element & (a.tiling.channels() - 1));
+  const int64_t channel = (which % chunks << a.tiling.channels_log2) + (element & (a.tiling.channels() - 1));
   if (channel < a.p.channels)
-    static_cast<T*>(a.p.grad_weight)[(which / a.tiling.channel_chunks * a.p.channels + channel) * taps + tap] =
-        narrow<T>(sum);
+    static_cast<T*>(a.p.grad_weight)[(which / chunks * a.p.channels + channel) * taps + tap] = narrow<T>(sum);
+}
+
+template <class T>
+MrdaCudaStatus reduce(const Backward& p, const Tiling& tiling, const Accumulator<T>* partials, void* stream) {
+  const PartialSums layout(tiling, p.kernel_size);
+  const int longest =
+      layout.weight_elements() > layout.mask_elements() ? layout.weight_elements() : layout.mask_elements();
+  const ReduceArguments<Accumulator<T>> r{p, tiling, partials, (longest + kWarp - 1) / kWarp};
+  const int64_t sums = p.batch * tiling.channel_chunks + (p.mask_channels ? 1 : 0);
+  return launch("rda_conv_reduce", reduce_kernel<T>, sums * r.groups, kWarp * kWarp,
+                kWarp * (kWarp + 1) * int(sizeof(Accumulator<T>)), stream, r);
 }
 
 }  // namespace

@@ -66,18 +66,18 @@ Tiling make_tiling(const RdaConvParams& p, int halo) {
 
 // The tile of this thread block.
 struct BlockTile {
-  int64_t sample;
+  int sample;
   int first_channel, channels;  // of its chunk; only channels that exist
   int top, left, rows;
 
   __device__ BlockTile(const RdaConvParams& p, const Tiling& tiling) {
-    int64_t index = blockIdx.x;
-    left = int(index % tiling.column_tiles) * tiling.tile_width;
-    index /= tiling.column_tiles;
-    top = int(index % tiling.row_tiles) * tiling.tile_height;
-    index /= tiling.row_tiles;
-    first_channel = int(index % tiling.channel_chunks) << tiling.channels_log2;
-    sample = index / tiling.channel_chunks;
+    unsigned index = blockIdx.x;  // 32 bits: a division of 64 is a call
+    left = int(index % unsigned(tiling.column_tiles)) * tiling.tile_width;
+    index /= unsigned(tiling.column_tiles);
+    top = int(index % unsigned(tiling.row_tiles)) * tiling.tile_height;
+    index /= unsigned(tiling.row_tiles);
+    first_channel = int(index % unsigned(tiling.channel_chunks)) << tiling.channels_log2;
+    sample = int(index / unsigned(tiling.channel_chunks));
     const int64_t channels_left = p.channels - first_channel, rows_left = p.height - top;
     channels = channels_left < tiling.channels() ? int(channels_left) : tiling.channels();
     rows = rows_left < tiling.tile_height ? int(rows_left) : tiling.tile_height;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs a grid of CUDA threads on the CPU, one block after the other, each thread as a fibre with its own stack. A fibre
 // runs until it has to wait at a barrier or for its warp. The order in which fibres are resumed changes from pass to
-// pass, which exposes code that relies on an order without waiting for it. Shared memory starts as NaN and lies between
-// guard pages. If threads deadlock, or touch a guard page, the launch stops and reports it.
+// pass, which exposes code that relies on an order without waiting for it. Shared memory starts as NaN, or as asked for,
+// and lies between guard pages. If threads deadlock, or touch a guard page, the launch stops and reports it.
 #include "emulation.h"
 
 #include <setjmp.h>
@@ -23,13 +23,15 @@ namespace emulation {
 
 dim3 thread_index, block_index, block_size, grid_size;
 Controls controls;
+SharedAccesses shared_accesses;
+size_t most_shared_bytes;
 std::string fault;
 
 namespace {
 
-constexpr size_t kStackBytes = 64 << 10;
+constexpr size_t kStackBytes = 512 << 10;
 
-enum class State { kReady, kAtBarrier, kInShuffle, kDone };
+enum class State { kReady, kAtBarrier, kWithWarp, kDone };
 
 struct Copy {
   void* to;
@@ -43,9 +45,9 @@ struct Fibre {
   bool started = false;
   State state = State::kDone;
   int64_t barriers = 0;
-  uint32_t shuffle_mask = 0;
-  uint64_t shuffle_value = 0, shuffle_result = 0;
-  int shuffle_source = 0;
+  uint32_t warp_mask = 0;  // this and the next two: of with_warp
+  WarpFunction warp_function = nullptr;
+  void* given = nullptr;
   std::vector<std::vector<Copy>> copies;  // in flight, by group; the last group is still open
 };
 
@@ -58,7 +60,7 @@ Fibre* current;
 void (*body)(const void*);
 const void* argument;
 Guarded* block_memory;
-int64_t copy_count;
+int64_t copy_count, shuffle_count;
 std::vector<const Guarded*> guarded;
 
 void report(const std::string& what) {
@@ -110,14 +112,13 @@ void start_threads(unsigned threads) {
   }
 }
 
-// Makes threads ready whose wait is over. Returns true if there were any.
-bool wake(unsigned threads) {
+// Makes the threads ready that wait at a barrier, if all do. Returns true if so.
+bool release_barrier(unsigned threads) {
   unsigned waiting = 0, done = 0;
   for (unsigned t = 0; t < threads; ++t) {
     waiting += fibres[t]->state == State::kAtBarrier;
     done += fibres[t]->state == State::kDone;
   }
-  bool released = false;
   if (waiting == threads) {
     for (unsigned t = 0; t < threads; ++t) fibres[t]->state = State::kReady;
     return true;
@@ -126,63 +127,64 @@ bool wake(unsigned threads) {
     unsigned t = 0;
     while (fibres[t]->state != State::kDone) ++t;
     report(thread_name(t) + " has ended while others wait for it at a barrier");
-    return false;
   }
-  for (unsigned warp = 0; warp < threads; warp += 32) {
-    const uint32_t mask = [&] {
-      for (unsigned lane = 0; lane < 32 && warp + lane < threads; ++lane)
-        if (fibres[warp + lane]->state == State::kInShuffle) return fibres[warp + lane]->shuffle_mask;
-      return 0u;
-    }();
-    bool all = mask != 0;
-    for (unsigned lane = 0; lane < 32; ++lane)
-      if (mask >> lane & 1) {
-        const Fibre* f = warp + lane < threads ? fibres[warp + lane].get() : nullptr;
-        all = all && f && f->state == State::kInShuffle && f->shuffle_mask == mask;
+  return false;
+}
+
+// Makes the threads of a warp ready that wait for each other, if all have come. Returns true if so.
+bool release_warp(unsigned warp) {
+  unsigned first = warp;
+  while (first < warp + 32 && fibres[first]->state != State::kWithWarp) ++first;
+  if (first == warp + 32) return false;
+  const uint32_t mask = fibres[first]->warp_mask;
+  const WarpFunction function = fibres[first]->warp_function;
+  void* given[32] = {};
+  for (unsigned lane = 0; lane < 32; ++lane)
+    if (mask >> lane & 1) {
+      const Fibre& f = *fibres[warp + lane];
+      if (f.state != State::kWithWarp || f.warp_mask != mask || f.warp_function != function) return false;
+      given[lane] = f.given;
+    }
+  thread_index = dim3(first, 0, 0);
+  function(given);
+  for (unsigned lane = 0; lane < 32; ++lane)
+    if (mask >> lane & 1) fibres[warp + lane]->state = State::kReady;
+  return true;
+}
+
+// Runs a warp until it waits for others. Returns true if it has run at all.
+bool run_warp(unsigned warp, unsigned first_lane) {
+  bool runs = false;
+  do {
+    for (unsigned lane = 0; lane < 32; ++lane) {
+      const unsigned t = warp + (lane ^ first_lane);
+      if (fibres[t]->state == State::kReady) {
+        resume(*fibres[t], t);
+        runs = true;
       }
-    if (!all) continue;
-    for (unsigned lane = 0; lane < 32; ++lane)
-      if (mask >> lane & 1) {
-        Fibre& f = *fibres[warp + lane];
-        if (!(mask >> f.shuffle_source & 1))
-          report(thread_name(warp + lane) + " shuffles with a lane that takes no part");
-        f.shuffle_result = fibres[warp + (f.shuffle_source & 31)]->shuffle_value;
-      }
-    for (unsigned lane = 0; lane < 32; ++lane)
-      if (mask >> lane & 1) fibres[warp + lane]->state = State::kReady;
-    released = true;
-  }
-  return released;
+    }
+  } while (fault.empty() && release_warp(warp));
+  return runs;
 }
 
 void run_block(unsigned threads, std::mt19937& random) {
   start_threads(threads);
-  std::vector<unsigned> order(threads);
-  for (unsigned t = 0; t < threads; ++t) order[t] = controls.order == Order::kReverse ? threads - 1 - t : t;
+  // A warp runs as far as it can before the next one does: so a barrier that is missing leaves it far ahead.
+  std::vector<unsigned> warps(threads / 32);
+  for (unsigned w = 0; w < warps.size(); ++w) warps[w] = w * 32;
+  if (controls.order == Order::kReverse) std::reverse(warps.begin(), warps.end());
   for (;;) {
-    // Shuffle the warps, and start each at a random lane. A warp's lanes stay next to each other: they often wait for
-    // each other, so that this takes fewer passes.
-    if (controls.order == Order::kShuffled) {
-      std::vector<unsigned> warps((threads + 31) / 32);
-      for (unsigned w = 0; w < warps.size(); ++w) warps[w] = w;
-      std::shuffle(warps.begin(), warps.end(), random);
-      order.clear();
-      for (unsigned w : warps)
-        for (unsigned lane = 0, turn = random() % 32; lane < 32; ++lane)
-          if (w * 32 + (lane ^ turn) < threads) order.push_back(w * 32 + (lane ^ turn));
-    }
+    const bool shuffled = controls.order == Order::kShuffled;
+    if (shuffled) std::shuffle(warps.begin(), warps.end(), random);
     bool progress = false;
-    for (unsigned t : order)
-      if (fibres[t]->state == State::kReady) {
-        resume(*fibres[t], t);
-        progress = true;
-      }
+    for (unsigned warp : warps)
+      progress = run_warp(warp, shuffled ? random() % 32 : controls.order == Order::kReverse ? 31 : 0) || progress;
     bool done = true;
     for (unsigned t = 0; t < threads && done; ++t) done = fibres[t]->state == State::kDone;
     if (done || !fault.empty()) return;
-    if (!wake(threads) && !progress) {
+    if (!release_barrier(threads) && !progress) {
       for (unsigned t = 0; t < threads; ++t)
-        if (fibres[t]->state == State::kInShuffle) report(thread_name(t) + " shuffles with lanes that do not come");
+        if (fibres[t]->state == State::kWithWarp) report(thread_name(t) + " waits for lanes that do not come");
       report("the threads of block " + std::to_string(block_index.x) + " wait for each other at different places");
     }
     if (!fault.empty()) return;
@@ -240,13 +242,35 @@ void barrier() {
   switch_to_scheduler();
 }
 
-uint64_t shuffle(uint32_t mask, uint64_t value, int source_lane) {
-  current->shuffle_mask = mask;
-  current->shuffle_value = value;
-  current->shuffle_source = source_lane;
-  current->state = State::kInShuffle;
+void with_warp(uint32_t mask, WarpFunction function, void* given) {
+  current->warp_mask = mask;
+  current->warp_function = function;
+  current->given = given;
+  current->state = State::kWithWarp;
   switch_to_scheduler();
-  return current->shuffle_result;
+}
+
+uint64_t shuffle(uint32_t mask, uint64_t value, int source_lane) {
+  struct Exchange {
+    uint64_t value, result;
+    int source;
+    unsigned thread;
+  } exchange{value, 0, source_lane, thread_index.x};
+  with_warp(
+      mask,
+      [](void* const* lanes) {
+        for (int lane = 0; lane < 32; ++lane)
+          if (lanes[lane]) {
+            Exchange& mine = *static_cast<Exchange*>(lanes[lane]);
+            const bool exists = mine.source >= 0 && mine.source < 32 && lanes[mine.source];
+            if (exists) mine.result = static_cast<Exchange*>(lanes[mine.source])->value;
+            else report(thread_name(mine.thread) + " shuffles with a lane that takes no part");
+          }
+        if (shuffle_count++ == controls.wrong_lane && lanes[31])
+          static_cast<Exchange*>(lanes[31])->result = static_cast<Exchange*>(lanes[31])->value;
+      },
+      &exchange);
+  return exchange.result;
 }
 
 void check_aligned(const void* address, size_t bytes) {
@@ -257,10 +281,15 @@ void check_aligned(const void* address, size_t bytes) {
 void copy_async(void* to, const void* from, size_t bytes) {
   check_aligned(to, bytes);
   check_aligned(from, bytes);
-  if (copy_count++ != controls.drop_copy) current->copies.back().push_back({to, from, bytes});
+  const int64_t number = copy_count++;
+  if (number == controls.shift_copy) from = static_cast<const unsigned char*>(from) + 16;
+  if (number != controls.drop_copy) current->copies.back().push_back({to, from, bytes});
 }
 
 void commit() { current->copies.emplace_back(); }
+
+int multiprocessors() { return controls.multiprocessors; }
+int shared_bytes_per_block() { return (controls.capability >= 90 ? 227 : controls.capability == 80 ? 163 : 99) << 10; }
 
 void wait_prior(size_t groups) {
   auto& copies = current->copies;
@@ -272,9 +301,8 @@ void wait_prior(size_t groups) {
 
 int run(void (*kernel)(const void*), const void* kernel_argument, dim3 grid, dim3 block, size_t shared_bytes) {
   if (!fault.empty()) return cudaErrorLaunchFailure;  // as on a GPU, nothing runs after a kernel that failed
-  constexpr size_t kMaxShared = 99 << 10;             // on sm_86, the smallest GPU that the kernels are built for
   if (block.x > 1024 || block.x % 32 || block.y * block.z != 1 || grid.y * grid.z != 1 || grid.x == 0 || block.x == 0 ||
-      shared_bytes > kMaxShared)
+      int64_t(shared_bytes) > shared_bytes_per_block())
     return cudaErrorInvalidConfiguration;
   struct sigaction action {}, old_segv, old_bus;
   action.sa_sigaction = on_signal;
@@ -286,11 +314,14 @@ int run(void (*kernel)(const void*), const void* kernel_argument, dim3 grid, dim
   argument = kernel_argument;
   block_size = block;
   grid_size = grid;
-  copy_count = 0;
+  copy_count = shuffle_count = 0;
+  most_shared_bytes = std::max(most_shared_bytes, shared_bytes);
   std::mt19937 random(controls.seed);
   for (unsigned b = 0; b < grid.x && fault.empty(); ++b) {
+    if (int64_t(b) == controls.skip_block) continue;
     block_index = dim3(b, 0, 0);
     Guarded memory("shared memory", nullptr, shared_bytes);
+    memset(memory.data(), controls.fill, shared_bytes);
     block_memory = &memory;
     is_running = 1;
     if (sigsetjmp(after_signal, 1) == 0) run_block(block.x, random);
@@ -305,6 +336,22 @@ int run(void (*kernel)(const void*), const void* kernel_argument, dim3 grid, dim
 
 }  // namespace emulation
 }  // namespace mrda
+
+bool __any_sync(uint32_t mask, bool predicate) {
+  struct Vote {
+    bool mine, any;
+  } vote{predicate, false};
+  mrda::emulation::with_warp(
+      mask,
+      [](void* const* lanes) {
+        bool any = false;
+        for (int lane = 0; lane < 32; ++lane) any = any || (lanes[lane] && static_cast<Vote*>(lanes[lane])->mine);
+        for (int lane = 0; lane < 32; ++lane)
+          if (lanes[lane]) static_cast<Vote*>(lanes[lane])->any = any;
+      },
+      &vote);
+  return vote.any;
+}
 
 const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
