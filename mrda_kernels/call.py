@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from numbers import Real
 from typing import Any, NamedTuple
@@ -18,7 +18,10 @@ ARGUMENTS = (
     "Tensor input, Tensor weight, Tensor mask_weight, Tensor? mask_bias, float negative_slope,"
     " float? output_negative_slope"
 )
-"""The fields of :class:`RdaCall` as torch.library's schemas write them; the bare convolution has the first two."""
+"""The fields of :class:`RdaCall` as torch.library's schemas write them."""
+
+BARE_ARGUMENTS = "Tensor input, Tensor weight, float negative_slope"
+"""Those of the bare dynamic convolution."""
 
 DTYPE_NAMES = {
     torch.float32: "float32",
@@ -38,7 +41,8 @@ class RdaCall(NamedTuple):
     Attributes:
         input: (B, C, H, W), any strides.
         weight: (B, C, K, K), K odd and at most 7.
-        mask_weight: (M, C, 1, 1), M = 1 or C; None for the bare dynamic convolution, which uses nothing that follows.
+        mask_weight: (M, C, 1, 1), M = 1 or C; None for the bare dynamic convolution, which has
+            ``negative_slope`` alone of what follows.
         mask_bias: (M,), or None for zero.
         negative_slope: slope of the LeakyReLU after the convolution.
         output_negative_slope: slope of the LeakyReLU on the result; None for none.
@@ -50,6 +54,20 @@ class RdaCall(NamedTuple):
     mask_bias: Tensor | None = None
     negative_slope: float = 0.1
     output_negative_slope: float | None = None
+
+    @classmethod
+    def bare(cls, input: Tensor, weight: Tensor, negative_slope: float = 1.0) -> RdaCall:
+        """Make a call of the bare dynamic convolution."""
+        return cls(input, weight, negative_slope=negative_slope)
+
+    @classmethod
+    def of(cls, arguments: Sequence[Any]) -> RdaCall:
+        """Make a call from the arguments of either operator, without the backend."""
+        return cls(*arguments) if len(arguments) == len(cls._fields) else cls.bare(*arguments)
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Return the arguments of the operator, without the backend."""
+        return (self.input, self.weight, self.negative_slope) if self.mask_weight is None else tuple(self)
 
     # ---- checks ----------------------------------------------------------------------------------------------------
 
@@ -87,9 +105,8 @@ class RdaCall(NamedTuple):
         if kernels[3] % 2 == 0 or kernels[3] > MAX_KERNEL_SIZE:
             raise ValueError(f"weight has a kernel size K of {kernels[3]}, but K must be 1, 3, 5 or 7")
         self.check_like_input("weight", weight)
-        if mask_weight is None:
-            return
-        self._check_mask(mask_weight, mask_bias)
+        if mask_weight is not None:
+            self._check_mask(mask_weight, mask_bias)
         check_slope("negative_slope", negative_slope)
         if output_negative_slope is not None:
             check_slope("output_negative_slope", output_negative_slope)

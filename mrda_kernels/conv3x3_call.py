@@ -18,6 +18,24 @@ CONV_ARGUMENTS = (
 """The fields of :class:`Conv3x3Call` after the RDA convolution's, as torch.library's schemas write them."""
 
 
+def conv3x3_gradients(
+    grad: Tensor, features: Tensor, conv_weight: Tensor, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients of a 3x3 convolution's features, weights and bias by torch's own operator, if wanted.
+
+    Args:
+        grad: That of the result (B, C_out, H, W).
+        features: What was convolved, (B, C_in, H, W).
+        conv_weight: (C_out, C_in, 3, 3).
+        wanted: True for each of the three that is wanted; the others are None.
+    """
+    geometry = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, no transposed one, groups
+    found: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
+        grad, features, conv_weight, [conv_weight.shape[0]], *geometry, list(wanted)
+    )
+    return found
+
+
 class PackedConv3x3(NamedTuple):
     """The weights of a 3x3 convolution, prepared by :func:`mrda_kernels.pack_conv3x3`.
 
@@ -151,7 +169,7 @@ class Conv3x3Call(NamedTuple):
     @property
     def like_input(self) -> RdaCall:
         """A call of the RDA convolution on the same input: for its dtype, layout and checks."""
-        return self.steered or RdaCall(self.input, self.input)
+        return self.steered or RdaCall.bare(self.input, self.input)
 
     @property
     def result_shape(self) -> tuple[int, ...]:

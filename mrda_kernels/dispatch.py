@@ -39,7 +39,8 @@ class Backend(Protocol):
 def check_name(name: str | None, source: str = "backend") -> str | None:
     """Return ``name`` if it is None or a backend's; otherwise raise ValueError, about ``source``."""
     if name is not None and name not in (*BACKENDS, EMULATED):
-        raise ValueError(f"{source} is {name!r}, but must be None or one of {', '.join(BACKENDS)}")
+        unset = "" if source == ENVIRONMENT_VARIABLE else "None or "
+        raise ValueError(f"{source} is {name!r}, but must be {unset}one of {', '.join(BACKENDS)}")
     return name
 
 

@@ -35,6 +35,12 @@ def conv3x3_flops(input_shape: Sequence[int], conv_weight_shape: Sequence[int]) 
     return 2 * batch * height * width * math.prod(conv_weight_shape)
 
 
+def conv5x5_flops(input_shape: Sequence[int], weight_shape: Sequence[int]) -> int:
+    """Count the operations of a 5x5 convolution with a ring of other weights, each pixel's once."""
+    batch, _, height, width = input_shape
+    return 2 * batch * height * width * math.prod(weight_shape[1:])
+
+
 def register() -> None:
     """Make FlopCounterMode count the operators: now, or once its module is imported, which takes long for Triton."""
     if _COUNTER in sys.modules:
@@ -63,6 +69,10 @@ def _register(counter: ModuleType) -> None:
     @counter.register_flop_formula([ops.conv3x3])
     def conv3x3(input: Any, conv_weight: Any, *_: Any, **__: Any) -> int:
         return conv3x3_flops(input, conv_weight)
+
+    @counter.register_flop_formula([ops.conv5x5_shuffle])
+    def conv5x5_shuffle(input: Any, weight: Any, *_: Any, **__: Any) -> int:
+        return conv5x5_flops(input, weight)
 
     # two products for each of the forward's
     @counter.register_flop_formula([ops.rda_conv2d_backward])

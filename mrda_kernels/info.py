@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 
 import torch
@@ -25,9 +26,28 @@ def report() -> str:
     ]
     width = max(map(len, dispatch.BACKENDS))
     lines += [f"  {name:<{width}}  {_describe(name)}" for name in dispatch.BACKENDS]
-    lines += ["", "tried in this order if the caller names none:"]
-    lines += [f"  on {words}: {', '.join(dispatch.ORDER[device])}" for device, words in DEVICES.items()]
-    return "\n".join(lines)
+    wish = os.environ.get(dispatch.ENVIRONMENT_VARIABLE)
+    return "\n".join([*lines, "", *(_order() if not wish else _wish(wish))])
+
+
+def _order() -> list[str]:
+    """Say which backend runs a call that names none."""
+    orders = [f"  on {words}: {', '.join(dispatch.ORDER[device])}" for device, words in DEVICES.items()]
+    return ["a call that names no backend runs on the first of these that can:", *orders]
+
+
+def _wish(wish: str) -> list[str]:
+    """Say what the environment variable does to such a call."""
+    variable = dispatch.ENVIRONMENT_VARIABLE
+    try:
+        backend = dispatch.load(wish, variable)
+    except ValueError as error:
+        return [f"{error}: calls that name no backend fail; unset it, or name one of these"]
+    lines = [f"{variable}={wish} is set, so that a call that names no backend"]
+    for device, words in DEVICES.items():
+        reason = backend.why_not(device)
+        lines.append(f"  on {words} " + (f"runs on {wish}" if reason is None else f"fails: {reason}"))
+    return lines
 
 
 def _gpus() -> str:
@@ -40,8 +60,8 @@ def _describe(name: str) -> str:
     backend = dispatch.load(name)
     served = [words for device, words in DEVICES.items() if backend.why_not(device) is None]
     if not served:
-        return f"off: {backend.why_not(HOME[name])}"
-    return f"serves {' and '.join(served)}; {backend.details()}"
+        return f"does not run here: {backend.why_not(HOME[name])}"
+    return f"runs on {' and '.join(served)}: {backend.details()}"
 
 
 if __name__ == "__main__":

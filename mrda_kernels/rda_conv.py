@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function
 
-from mrda_kernels import derivatives, dispatch, flops, reference
-from mrda_kernels.call import ARGUMENTS, RdaCall, functorch_is_active, is_plain, without_autocast
+from mrda_kernels import derivatives, dispatch, reference
+from mrda_kernels.call import ARGUMENTS, BARE_ARGUMENTS, RdaCall, functorch_is_active, is_plain, without_autocast
 
 __all__ = ["dynamic_depthwise_conv2d", "rda_conv2d"]
 
@@ -55,8 +55,10 @@ def rda_conv2d(
         channels_last if ``input`` is channels_last-contiguous and not NCHW-contiguous, otherwise NCHW-contiguous.
 
     Differentiable any number of times; the forward keeps nothing but its inputs. All backends' results and gradients
-    are deterministic, those of "cpu" the same to the bit for any number of threads. With M = C, "cuda" and "triton"
-    leave the mask's 1x1 convolution to torch's matrix product, whose precision torch.set_float32_matmul_precision sets.
+    are deterministic, those of "cpu" the same to the bit for any number of threads, and those of "cuda" on any GPU of
+    the same model. In float16 and bfloat16, "cuda" may add products up on tensor cores, which cut terms and
+    sums off after 24 bits (u = 2^-23) where float32 rounds them (u = 2^-24). With M = C, "cuda" and "triton" leave the
+    mask's 1x1 convolution to torch's matrix product, whose precision torch.set_float32_matmul_precision sets.
     Under autocast, tensors are cast as for ``conv2d``, and nothing else. In forward-mode AD and inside ``torch.func``
     transforms, also under ``torch.compile``, the eager reference is used, whatever ``backend`` says. A CUDA graph can
     capture calls once the same call has been made outside of it.
@@ -68,18 +70,23 @@ def rda_conv2d(
     """
     if mask_weight is None:
         raise TypeError("mask_weight is NoneType, but must be a torch.Tensor")
-    return _run(RdaCall(input, weight, mask_weight, mask_bias, negative_slope, output_negative_slope), backend)
+    return run(RdaCall(input, weight, mask_weight, mask_bias, negative_slope, output_negative_slope), backend)
 
 
-def dynamic_depthwise_conv2d(input: Tensor, weight: Tensor, *, backend: str | None = None) -> Tensor:
+def dynamic_depthwise_conv2d(
+    input: Tensor, weight: Tensor, *, negative_slope: float = 1.0, backend: str | None = None
+) -> Tensor:
     """Filter each channel of each sample with its own kernel; correlation, zero padding K // 2 (Eq. 8).
 
-    This is the bare dynamic convolution of DASR, KDSR, DDF and MRDA, equivalent to ``conv2d(input.view(1, B * C, H,
-    W), weight.view(B * C, 1, K, K), padding=K // 2, groups=B * C)``, viewed as (B, C, H, W).
+    This is the bare dynamic convolution of MRDA, DASR, KDSR and the channel branch of DDF, equivalent to
+    ``leaky_relu(conv2d(input.view(1, B * C, H, W), weight.view(B * C, 1, K, K), padding=K // 2, groups=B * C),
+    negative_slope)``, viewed as (B, C, H, W).
 
     Args:
         input: (B, C, H, W); float32, float64, bfloat16 or float16; any strides.
         weight: (B, C, K, K), K one of 1, 3, 5, 7.
+        negative_slope: slope of the LeakyReLU on the result, 0.1 in DASR and KDSR; 1 leaves that out. Its gradient
+            takes one more convolution and pass, the convolution's own does not.
         backend: as for :func:`mrda_kernels.rda_conv2d`.
 
     Returns:
@@ -88,10 +95,10 @@ def dynamic_depthwise_conv2d(input: Tensor, weight: Tensor, *, backend: str | No
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`mrda_kernels.rda_conv2d`.
     """
-    return _run(RdaCall(input, weight), backend)
+    return run(RdaCall.bare(input, weight, negative_slope), backend)
 
 
-def _run(call: RdaCall, backend: str | None) -> Tensor:
+def run(call: RdaCall, backend: str | None) -> Tensor:
     """Run a call eagerly if nothing else takes part in it, otherwise by the reference or through the dispatcher."""
     dispatch.check_name(backend)
     if not torch.compiler.is_compiling() and is_plain(call[:4]) and call.has_float_slopes():
@@ -104,18 +111,21 @@ def _run(call: RdaCall, backend: str | None) -> Tensor:
     if functorch_is_active():
         call.check()
         return reference.forward(call)
-    if call.mask_weight is None:
-        return torch.ops.mrda_kernels.dynamic_depthwise_conv2d(call.input, call.weight, backend)
-    return torch.ops.mrda_kernels.rda_conv2d(*call, backend)
+    return getattr(torch.ops.mrda_kernels, _name(call))(*call.arguments(), backend)
+
+
+def _name(call: RdaCall) -> str:
+    """Return the name of the operator of a call."""
+    return "dynamic_depthwise_conv2d" if call.mask_weight is None else "rda_conv2d"
 
 
 def _handed_over(others: list[Any], call: RdaCall, backend: str | None) -> Any:
     """Let arguments that stand for tensors take the call, by torch's protocol: the proxies of torch.fx record it."""
     function: Callable[..., Any] = dynamic_depthwise_conv2d if call.mask_weight is None else rda_conv2d
     arguments: tuple[Any, ...] = call[:2] if call.mask_weight is None else call[:4]
-    options: dict[str, Any] = {"backend": backend}
+    options: dict[str, Any] = {"negative_slope": call.negative_slope, "backend": backend}
     if call.mask_weight is not None:
-        options |= {"negative_slope": call.negative_slope, "output_negative_slope": call.output_negative_slope}
+        options["output_negative_slope"] = call.output_negative_slope
     return handle_torch_function(function, others, *arguments, **options)
 
 
@@ -129,11 +139,23 @@ def _forward(call: RdaCall, chosen: dispatch.Backend) -> Tensor:
         return chosen.forward(call)
 
 
-def _backward(grad_output: Tensor, call: RdaCall, chosen: dispatch.Backend) -> tuple[Tensor, ...]:
+def backend_gradients(grad_output: Tensor, call: RdaCall, chosen: dispatch.Backend) -> tuple[Tensor, ...]:
+    """Return the gradients of a checked call by a backend; with a mask, one of its bias even if there is none."""
     if call.input.numel() == 0:
         return _zero_gradients(call)
     with without_autocast():
+        if call.mask_weight is None and call.negative_slope != 1:
+            return _backward_through_activation(grad_output, call, chosen)
         return chosen.backward(grad_output, call)
+
+
+def _backward_through_activation(grad_output: Tensor, call: RdaCall, chosen: dispatch.Backend) -> tuple[Tensor, ...]:
+    """Differentiate a bare convolution with its LeakyReLU: backends do so for the convolution alone."""
+    own, dtype = call.input.dtype, call.accumulation_dtype
+    alone = RdaCall.bare(call.input.to(dtype), call.weight.to(dtype))
+    grad = reference.leaky_relu_backward(grad_output.to(dtype), chosen.forward(alone), call.negative_slope)
+    grad_input, grad_weight = chosen.backward(grad, alone)
+    return (grad_input if dtype == own else call.empty_result().copy_(grad_input)), grad_weight.to(own)
 
 
 def _zero_gradients(call: RdaCall) -> tuple[Tensor, ...]:
@@ -172,7 +194,7 @@ class _Eager(torch.autograd.Function):
         if torch.is_grad_enabled() or not is_plain((grad_output,)):
             grads = _backward_operator(grad_output, call, backend)
         else:
-            grads = _backward(grad_output, call, chosen)
+            grads = backend_gradients(grad_output, call, chosen)
         return None, None, *_for_inputs(grads, call, len(call))
 
 
@@ -182,10 +204,7 @@ _apply = super(torch.autograd.Function, _Eager).apply
 
 def _backward_operator(grad_output: Tensor, call: RdaCall, backend: str | None) -> tuple[Tensor, ...]:
     """Call the operator that computes the gradients, and can be differentiated."""
-    if call.mask_weight is None:
-        operator = torch.ops.mrda_kernels.dynamic_depthwise_conv2d_backward
-        return operator(grad_output, call.input, call.weight, backend)
-    return torch.ops.mrda_kernels.rda_conv2d_backward(grad_output, *call, backend)
+    return getattr(torch.ops.mrda_kernels, f"{_name(call)}_backward")(grad_output, *call.arguments(), backend)
 
 
 def _for_inputs(grads: tuple[Tensor, ...], call: RdaCall, count: int) -> tuple[Tensor | None, ...]:
@@ -203,9 +222,10 @@ class _Recorded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, keys: torch._C.DispatchKeySet, operator: Any, *inputs: Any) -> Any:
-        *arguments, ctx.backend = inputs  # a call's arguments, all of them or the first two
-        ctx.save_for_backward(*arguments[:4])
-        ctx.slopes, ctx.count = arguments[4:], len(inputs)
+        *arguments, ctx.backend = inputs
+        call = RdaCall.of(arguments)
+        ctx.save_for_backward(*call[:4])
+        ctx.slopes, ctx.count = call[4:], len(inputs)
         return derivatives.below_autograd(keys, operator, inputs)
 
     @staticmethod
@@ -221,8 +241,9 @@ class _RecordedBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, keys: torch._C.DispatchKeySet, operator: Any, *inputs: Any) -> Any:
         grad_output, *arguments, _ = inputs
-        ctx.save_for_backward(grad_output, *arguments[:4])
-        ctx.slopes, ctx.count = arguments[4:], len(inputs)
+        call = RdaCall.of(arguments)
+        ctx.save_for_backward(grad_output, *call[:4])
+        ctx.slopes, ctx.count = call[4:], len(inputs)
         return derivatives.below_autograd(keys, operator, inputs)
 
     @staticmethod
@@ -241,19 +262,19 @@ class _RecordedBackward(torch.autograd.Function):
             )
         grads = iter(found)
         for_inputs = [next(grads) if t is not None and t.requires_grad else None for t in tensors]
-        return None, None, *for_inputs, *[None] * (ctx.count - len(for_inputs))
+        return None, None, *(for_inputs + [None] * ctx.count)[: ctx.count]
 
 
 def _composed(*inputs: Any) -> Tensor:
     """Compute a forward operator by torch's own, which have derivatives of every kind."""
-    call = RdaCall(*inputs[:-1])
+    call = RdaCall.of(inputs[:-1])
     call.check()
     return reference.forward(call)
 
 
 def _composed_backward(grad_output: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     """Compute a backward operator by torch's own."""
-    call = RdaCall(*inputs[:-1])
+    call = RdaCall.of(inputs[:-1])
     call.check()
     call.check_grad_output(grad_output)
     return reference.backward(grad_output, call)
@@ -270,13 +291,13 @@ def _define(operator: str, arguments: str, gradients: str) -> None:
     @torch.library.impl(name, "default")
     def forward(*inputs: Any) -> Tensor:
         *arguments, backend = inputs
-        call = RdaCall(*arguments)
+        call = RdaCall.of(arguments)
         call.check()
         return _forward(call, dispatch.select(backend, call.input.device))
 
     @torch.library.register_fake(name)
     def fake_forward(*inputs: Any) -> Tensor:
-        call = RdaCall(*inputs[:-1])
+        call = RdaCall.of(inputs[:-1])
         call.check()
         return call.empty_result()
 
@@ -288,14 +309,14 @@ def _define(operator: str, arguments: str, gradients: str) -> None:
     @torch.library.impl(name, "default")
     def backward(grad_output: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
         *arguments, backend = inputs
-        call = RdaCall(*arguments)
+        call = RdaCall.of(arguments)
         call.check()
         call.check_grad_output(grad_output)
-        return _backward(grad_output, call, dispatch.select(backend, call.input.device))
+        return backend_gradients(grad_output, call, dispatch.select(backend, call.input.device))
 
     @torch.library.register_fake(name)
     def fake_backward(grad_output: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-        call = RdaCall(*inputs[:-1])
+        call = RdaCall.of(inputs[:-1])
         call.check()
         call.check_grad_output(grad_output)
         return _zero_gradients(call)
@@ -304,5 +325,4 @@ def _define(operator: str, arguments: str, gradients: str) -> None:
 
 
 _define("rda_conv2d", ARGUMENTS, "Tensor, Tensor, Tensor, Tensor")
-_define("dynamic_depthwise_conv2d", ", ".join(ARGUMENTS.split(", ")[:2]), "Tensor, Tensor")
-flops.register()
+_define("dynamic_depthwise_conv2d", BARE_ARGUMENTS, "Tensor, Tensor")

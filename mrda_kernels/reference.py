@@ -47,10 +47,10 @@ def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
 def forward(call: RdaCall) -> Tensor:
     """Return the result of a call, (B, C, H, W)."""
     x, kernels, mask_weight, mask_bias = _widened(call)
-    z = _depthwise(x, kernels)
+    out = F.leaky_relu(_depthwise(x, kernels), call.negative_slope)
     if mask_weight is None:
-        return z.to(call.input.dtype)
-    out = F.leaky_relu(z, call.negative_slope) * _mask(x, mask_weight, mask_bias) + x
+        return out.to(call.input.dtype)
+    out = out * _mask(x, mask_weight, mask_bias) + x
     if call.output_negative_slope is not None:
         out = F.leaky_relu(out, call.output_negative_slope)
     return out.to(call.input.dtype)
@@ -61,16 +61,17 @@ def backward(grad_output: Tensor, call: RdaCall) -> tuple[Tensor, ...]:
     """Return the gradients of a call by hand: of input and weight, and with a mask of mask_weight and mask_bias."""
     x, kernels, mask_weight, mask_bias = _widened(call)
     grad = grad_output.to(call.accumulation_dtype)
+    z = _depthwise(x, kernels)
     if mask_weight is None:
+        grad = leaky_relu_backward(grad, z, call.negative_slope)
         return tuple(g.to(call.input.dtype) for g in _depthwise_backward(grad, x, kernels))
 
-    z = _depthwise(x, kernels)
     features = F.leaky_relu(z, call.negative_slope)
     mask = _mask(x, mask_weight, mask_bias)
     if call.output_negative_slope is not None:
-        grad = _leaky_relu_backward(grad, features * mask + x, call.output_negative_slope)
+        grad = leaky_relu_backward(grad, features * mask + x, call.output_negative_slope)
 
-    grad_x, grad_kernels = _depthwise_backward(_leaky_relu_backward(grad * mask, z, call.negative_slope), x, kernels)
+    grad_x, grad_kernels = _depthwise_backward(leaky_relu_backward(grad * mask, z, call.negative_slope), x, kernels)
     grad_mask = grad * features
     if call.masks == 1:
         grad_mask = grad_mask.sum(dim=1, keepdim=True)
@@ -140,5 +141,6 @@ def _mask(x: Tensor, mask_weight: Tensor, mask_bias: Tensor | None) -> Tensor:
     return torch.sigmoid(mask_logits if mask_bias is None else mask_logits + mask_bias[:, None, None])
 
 
-def _leaky_relu_backward(grad: Tensor, x: Tensor, negative_slope: float) -> Tensor:
+def leaky_relu_backward(grad: Tensor, x: Tensor, negative_slope: float) -> Tensor:
+    """Return the gradient of a LeakyReLU at ``x`` times ``grad``; at exactly 0 it is the slope."""
     return torch.where(x > 0, grad, grad * negative_slope)

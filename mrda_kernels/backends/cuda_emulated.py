@@ -30,3 +30,9 @@ if _missing is None:
     _kernels = CudaKernels(_emulation, lambda tensor: (0, 0))
     forward = _kernels.forward
     backward = _kernels.backward
+    serves_conv3x3 = _kernels.serves_conv3x3
+    conv3x3_forward = _kernels.conv3x3_forward
+    conv3x3_with_features = _kernels.conv3x3_with_features
+    serves_conv5x5 = _kernels.serves_conv5x5
+    pack_conv5x5 = _kernels.pack_conv5x5
+    conv5x5_forward = _kernels.conv5x5_forward

@@ -17,7 +17,7 @@ def why_not(device: torch.device | str) -> str | None:
 
 def details() -> str:
     """Describe the backend."""
-    return "eager PyTorch, any device, slow"
+    return "plain operations of PyTorch, slow"
 
 
 def forward(call: RdaCall) -> Tensor:

@@ -37,7 +37,9 @@ def why_not(device: torch.device | str) -> str | None:
     """Return why this backend can't serve tensors on a device, or None if it can."""
     device_type = torch.device(device).type
     if importlib.util.find_spec("triton") is None:
-        return "the package triton is not installed; install it with pip install triton (it exists for Linux)"
+        return (
+            "the package triton is not installed; install it with pip install 'triton>=3.6,<3.9' (it exists for Linux)"
+        )
     if device_type == "cpu" and INTERPRETED:
         return None
     if device_type == "cpu":

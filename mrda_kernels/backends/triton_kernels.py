@@ -188,6 +188,8 @@ def forward(
             else:
                 mask = _sigmoid(_load_row(mask_logits, done, mask_logits_offsets, here, height, mask_logits_h, ACC))
             y = _masked(y, mask, x, slope, output_slope, ACTIVATE)
+        else:
+            y = _leaky_relu(y, slope)
         tl.store(
             output + done * output_h + output_offsets,
             y.to(output.dtype.element_ty),
