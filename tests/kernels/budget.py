@@ -9,6 +9,9 @@ Building blocks (Higham, Accuracy and Stability of Numerical Algorithms, chapter
 
 - A sum of n products, in any order, with or without FMA: |error| <= gamma(n) * sum of |terms|.  If the
   factors carry errors themselves, add the sum of d(factor) * |other factor|.
+- Tensor cores, which the CUDA kernels make z and the logit of float16 and bfloat16 with, round towards zero, u = 2^-23:
+  each of an addition's terms to the largest one's last place, and the sum to its own. That is two roundings for each
+  product, so gamma(2 n) with that u. It bounds other implementations all the more.
 - LeakyReLU is Lipschitz: with constant 1 or |slope| where the sign is known, with the larger one where it is
   not. Its product and the slope's rounding to the accumulation type cost 2 u |result|.
 - LeakyReLU's derivative jumps at 0: where |z| <= d(z) the sign is not known, and the gradient may be off by
@@ -25,6 +28,10 @@ Building blocks (Higham, Accuracy and Stability of Numerical Algorithms, chapter
   gamma(C + 28) times the same expression of absolute values. Of the 28, an element of G w G^T is computed in float64
   and rounded (8, for float64 itself), one of B^T a B passes two transforms of at most 4 roundings (8) and one of
   A^T m A two more (8); the constants are exact but those of G (2); and 2 are to spare. C is the sum over channels.
+- Its gradient of the weights, G^T [sum_n (B^T a B) * (A g A^T)] G over the n windows of all images: gamma(n + 28) times
+  the same expression of absolute values. An element of B^T a B passes two transforms of at most 4 roundings, so does
+  one of A g A^T (16); one of the sum passes two of at most 5, and of one constant of G each (12). n is the product and
+  the sum over windows, in whatever order. That of the features is a convolution of g, with C_out for C.
 - The result is rounded once to the output's dtype: + u_out (|v| + d(v)), u_out = eps / 2, and never less than
   half the smallest subnormal number.  float32 and float64 results are in the accumulation type already.
 
@@ -87,6 +94,7 @@ class Arithmetic:
     def __init__(self, dtype: torch.dtype) -> None:
         accumulation = accumulation_dtype(dtype)
         self.u = roundoff(accumulation) + roundoff(torch.float64)
+        self.product_u = self.u if dtype == accumulation else 2 * 2**-23 + roundoff(torch.float64)
         self.tiny = torch.finfo(accumulation).tiny
         info = torch.finfo(dtype)
         self.output_u = 0.0 if dtype == accumulation else roundoff(dtype)
@@ -95,37 +103,71 @@ class Arithmetic:
     def gamma(self, n: int) -> float:
         return n * self.u / (1 - n * self.u)
 
+    def products(self, n: int) -> float:
+        """gamma(n) for a sum that tensor cores may have made."""
+        u = self.product_u
+        return n * u / (1 - n * u)
+
     def rounded(self, value: Tensor, bound: Tensor) -> Bounded:
         """The bound after the one rounding to the output's dtype."""
         bound = bound * SECOND_ORDER + self.tiny
         return Bounded(value, bound + self.output_u * (value.abs() + bound) + self.output_tiny)
+
+    def leaky_relu(self, v: Tensor, error: Tensor, slope: float) -> tuple[Tensor, Tensor]:
+        out = F.leaky_relu(v, slope)
+        steepness = torch.where(v > error, 1.0, torch.where(v <= -error, abs(slope), max(1.0, abs(slope))))
+        return out, steepness * error + 2 * self.u * out.abs() * (slope != 1)
+
+    def leaky_relu_backward(
+        self, grad: Tensor, grad_error: Tensor, v: Tensor, v_error: Tensor, slope: float
+    ) -> tuple[Tensor, Tensor]:
+        out = torch.where(v > 0, grad, grad * slope)
+        error = torch.where(v > 0, grad_error, grad_error * abs(slope)) + 2 * self.u * out.abs()
+        in_doubt = (v.abs() <= v_error) & (v_error > 0)
+        jump = abs(1 - slope) * (grad.abs() + grad_error) + grad_error
+        return out, torch.where(in_doubt, error + jump, error)
 
 
 # ---- dynamic_depthwise_conv2d ------------------------------------------------------------------------------
 
 
 def bare_forward(x: Tensor, w: Tensor) -> Tensor:
-    return reference.forward(RdaCall(x, w))
+    return reference.forward(RdaCall.bare(x, w))
 
 
 def bare_backward(grad: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
-    return reference.backward(grad, RdaCall(x, w))
+    return reference.backward(grad, RdaCall.bare(x, w))
 
 
-def dynamic_forward(input: Tensor, weight: Tensor) -> Bounded:
+def dynamic_forward(input: Tensor, weight: Tensor, slope: float = 1.0) -> Bounded:
+    arithmetic = Arithmetic(input.dtype)
+    z, z_error = bounded_z(input, weight)
+    return arithmetic.rounded(*arithmetic.leaky_relu(z, z_error, slope))
+
+
+def bounded_z(input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    x, w = input.double(), weight.double()
+    gamma = Arithmetic(input.dtype).products(weight.shape[-1] ** 2)
+    return bare_forward(x, w), gamma * bare_forward(x.abs(), w.abs())
+
+
+def dynamic_backward(
+    grad_output: Tensor, input: Tensor, weight: Tensor, slope: float = 1.0, *, exact_z: bool = False
+) -> list[Bounded]:
     arithmetic = Arithmetic(input.dtype)
     x, w = input.double(), weight.double()
-    exact, terms = bare_forward(x, w), bare_forward(x.abs(), w.abs())
-    return arithmetic.rounded(exact, arithmetic.gamma(weight.shape[-1] ** 2) * terms)
-
-
-def dynamic_backward(grad_output: Tensor, input: Tensor, weight: Tensor) -> list[Bounded]:
-    arithmetic = Arithmetic(input.dtype)
-    grad, x, w = grad_output.double(), input.double(), weight.double()
+    z, z_error = bounded_z(input, weight)
+    grad, grad_error = arithmetic.leaky_relu_backward(
+        grad_output.double(), torch.zeros_like(z), z, z_error * (not exact_z), slope
+    )
     exact = bare_backward(grad, x, w)
     terms = bare_backward(grad.abs(), x.abs(), w.abs())
+    carried = bare_backward(grad_error * (slope != 1), x.abs(), w.abs())
     counts = weight.shape[-1] ** 2, input.shape[2] * input.shape[3]
-    return [arithmetic.rounded(v, arithmetic.gamma(n) * t) for v, n, t in zip(exact, counts, terms, strict=True)]
+    return [
+        arithmetic.rounded(v, c + arithmetic.gamma(n) * t)
+        for v, c, n, t in zip(exact, carried, counts, terms, strict=True)
+    ]
 
 
 # ---- rda_conv2d --------------------------------------------------------------------------------------------
@@ -138,23 +180,22 @@ class RdaBudget:
         input, weight, mask_weight, mask_bias, negative_slope, output_negative_slope = RdaCall(*arguments)
         assert mask_weight is not None
         self.arithmetic = Arithmetic(input.dtype)
-        u, gamma = self.arithmetic.u, self.arithmetic.gamma
-        self.x, self.w = x, w = input.double(), weight.double()
+        u = self.arithmetic.u
+        self.x, self.w = x, _ = input.double(), weight.double()
         self.mask_weight = mask_weight.double()
         self.bias = None if mask_bias is None else mask_bias.double()
         self.slope = negative_slope
         self.outer_slope = 1.0 if output_negative_slope is None else output_negative_slope
 
-        self.z = bare_forward(x, w)
-        self.z_error = gamma(w.shape[-1] ** 2) * bare_forward(x.abs(), w.abs())
+        self.z, self.z_error = bounded_z(input, weight)
         if exact_z:
             self.z_error = torch.zeros_like(self.z)
-        self.f, self.f_error = self._leaky_relu(self.z, self.z_error, self.slope)
+        self.f, self.f_error = self.arithmetic.leaky_relu(self.z, self.z_error, self.slope)
 
         bias = torch.zeros(1) if self.bias is None else self.bias[:, None, None]
         t = torch.einsum("bchw,mc->bmhw", x, self.mask_weight.flatten(1)) + bias
         t_terms = torch.einsum("bchw,mc->bmhw", x.abs(), self.mask_weight.flatten(1).abs()) + bias.abs()
-        t_error = gamma(x.shape[1] + 1) * t_terms
+        t_error = self.arithmetic.products(x.shape[1] + 1) * t_terms
         self.m = torch.sigmoid(t)
         self.s = self.m * (1 - self.m)
         self.m_error = self.s * t_error.exp() * (t_error + EXP_ERROR * u) + 2 * u * self.m + self.arithmetic.tiny
@@ -165,22 +206,8 @@ class RdaBudget:
             self.m * self.f_error + (self.f.abs() + self.f_error) * self.m_error + u * (product.abs() + self.y.abs())
         )
 
-    def _leaky_relu(self, v: Tensor, error: Tensor, slope: float) -> tuple[Tensor, Tensor]:
-        out = F.leaky_relu(v, slope)
-        steepness = torch.where(v > error, 1.0, torch.where(v <= -error, abs(slope), max(1.0, abs(slope))))
-        return out, steepness * error + 2 * self.arithmetic.u * out.abs() * (slope != 1)
-
-    def _leaky_relu_backward(
-        self, grad: Tensor, grad_error: Tensor, v: Tensor, v_error: Tensor, slope: float
-    ) -> tuple[Tensor, Tensor]:
-        out = torch.where(v > 0, grad, grad * slope)
-        error = torch.where(v > 0, grad_error, grad_error * abs(slope)) + 2 * self.arithmetic.u * out.abs()
-        in_doubt = (v.abs() <= v_error) & (v_error > 0)
-        jump = abs(1 - slope) * (grad.abs() + grad_error) + grad_error
-        return out, torch.where(in_doubt, error + jump, error)
-
     def forward(self) -> Bounded:
-        return self.arithmetic.rounded(*self._leaky_relu(self.y, self.y_error, self.outer_slope))
+        return self.arithmetic.rounded(*self.arithmetic.leaky_relu(self.y, self.y_error, self.outer_slope))
 
     def backward(self, grad_output: Tensor) -> list[Bounded]:
         """Gradients of input, weight, mask_weight and mask_bias."""
@@ -190,8 +217,10 @@ class RdaBudget:
         masks = mask_weight.shape[0]
 
         above = grad_output.double()
-        g, g_error = self._leaky_relu_backward(above, torch.zeros_like(above), self.y, self.y_error, self.outer_slope)
-        gz, gz_error = self._leaky_relu_backward(
+        g, g_error = self.arithmetic.leaky_relu_backward(
+            above, torch.zeros_like(above), self.y, self.y_error, self.outer_slope
+        )
+        gz, gz_error = self.arithmetic.leaky_relu_backward(
             g * m, m * g_error + g.abs() * self.m_error + u * (g * m).abs(), self.z, self.z_error, self.slope
         )
 
@@ -231,7 +260,9 @@ class RdaBudget:
 # ---- rda_conv3x3 -------------------------------------------------------------------------------------------
 
 
-def conv3x3_forward(features: Bounded, call: Conv3x3Call, *, winograd: bool, composed: bool = False) -> Bounded:
+def conv3x3_forward(
+    features: Bounded, call: Conv3x3Call, *, winograd: bool, composed: bool = False, tensor_cores: bool = False
+) -> Bounded:
     """Bounds for the 3x3 convolution, the skip and the activation after ``features``, of that call.
 
     torch's own operators, of which a call is ``composed``, round their results to the call's dtype one by one.
@@ -242,7 +273,8 @@ def conv3x3_forward(features: Bounded, call: Conv3x3Call, *, winograd: bool, com
     out = F.conv2d(a, w, padding=1)
     count = 28 + call.conv_weight.shape[1] if winograd else 9 * call.conv_weight.shape[1]
     terms = winograd_terms(largest, w.abs()) if winograd else F.conv2d(largest, w.abs(), padding=1)
-    bound = F.conv2d(features.bound, w.abs(), padding=1) + arithmetic.gamma(count) * terms
+    rounding = arithmetic.products if tensor_cores else arithmetic.gamma
+    bound = F.conv2d(features.bound, w.abs(), padding=1) + rounding(count) * terms
     between = arithmetic.output_u if composed else 0.0
     if call.conv_bias is not None:
         out = out + call.conv_bias.double()[:, None, None]
@@ -255,6 +287,32 @@ def conv3x3_forward(features: Bounded, call: Conv3x3Call, *, winograd: bool, com
     steepness = torch.where(out > bound, 1.0, torch.where(out <= -bound, abs(slope), max(1.0, abs(slope))))
     result = F.leaky_relu(out, slope)
     return arithmetic.rounded(result, steepness * bound + 2 * arithmetic.u * result.abs() * (slope != 1))
+
+
+def conv3x3_backward(grad: Tensor, features: Tensor, conv_weight: Tensor) -> list[Bounded]:
+    """Bounds for the gradients of features, weights and bias by Winograd's algorithm, of exact arguments."""
+    arithmetic = Arithmetic(features.dtype)
+    g, a = grad.double(), features.double()
+    rotated = conv_weight.flip(2, 3).transpose(0, 1).contiguous()
+    of_features = conv3x3_forward(
+        Bounded(g, torch.zeros_like(g)), Conv3x3Call.make(grad, rotated, None, None, None), winograd=True
+    )
+    terms = winograd_weight_terms(a.abs(), g.abs())
+    pixels = g.shape[0] * g.shape[2] * g.shape[3]
+    exact_error = pixels * roundoff(torch.float64) * direct_weight_gradient(a.abs(), g.abs())
+    count = g.shape[0] * math.ceil(g.shape[2] / 4) * math.ceil(g.shape[3] / 4) + 28
+    of_weight = arithmetic.rounded(direct_weight_gradient(a, g), arithmetic.gamma(count) * terms + exact_error)
+    of_bias = arithmetic.rounded(g.sum((0, 2, 3)), arithmetic.gamma(pixels) * g.abs().sum((0, 2, 3)))
+    return [of_features, of_weight, of_bias]
+
+
+def direct_weight_gradient(features: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of a 3x3 convolution's weights by its definition."""
+    height, width = grad.shape[2:]
+    padded = F.pad(features, (1, 1, 1, 1))
+    taps = [padded[..., i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    sums = [torch.einsum("bohw,bchw->oc", grad, tap) for tap in taps]
+    return torch.stack(sums, dim=2).unflatten(2, (3, 3))
 
 
 A, B = 0.625, 1.5  # the points of csrc/cpu/winograd.h
@@ -302,9 +360,8 @@ def winograd_conv(
 ) -> Tensor:
     """Winograd's convolution of (B, C, H, W) with (C_out, C, 3, 3), in float64."""
     height, width = features.shape[2:]
-    rows, columns = -(-height // 4), -(-width // 4)
-    padded = F.pad(features, (1, 4 * columns - width + 1, 1, 4 * rows - height + 1))
-    windows = padded.unfold(2, 6, 4).unfold(3, 6, 4)  # (B, C, rows, columns, 6, 6)
+    windows = _windows(features, 1)
+    rows, columns = windows.shape[2:4]
     products = torch.einsum(
         "bchwij,ocij->bohwij",
         torch.einsum("ij,bchwjk,lk->bchwil", b, windows, b),
@@ -312,3 +369,31 @@ def winograd_conv(
     )
     outputs = torch.einsum("ij,bohwjk,lk->bohwil", a, products, a)
     return outputs.permute(0, 1, 2, 4, 3, 5).reshape(*outputs.shape[:2], 4 * rows, 4 * columns)[..., :height, :width]
+
+
+def winograd_weight_terms(features: Tensor, grad: Tensor) -> Tensor:
+    """The sum of the absolute terms of Winograd's gradient of the weights, for arguments that are not negative."""
+    transforms = INPUT_TRANSFORM.abs(), WEIGHT_TRANSFORM.abs(), OUTPUT_TRANSFORM.abs()
+    return winograd_weight_gradient(features, grad, *transforms)
+
+
+def winograd_weight_gradient(
+    features: Tensor,
+    grad: Tensor,
+    b: Tensor = INPUT_TRANSFORM,
+    g: Tensor = WEIGHT_TRANSFORM,
+    a: Tensor = OUTPUT_TRANSFORM,
+) -> Tensor:
+    """Winograd's gradient (C_out, C, 3, 3) of the weights, for features (B, C, H, W), in float64."""
+    inputs = torch.einsum("ij,bchwjk,lk->bchwil", b, _windows(features, 1), b)
+    grads = torch.einsum("ji,bohwjk,kl->bohwil", a, _windows(grad, 0), a)
+    products = torch.einsum("bchwil,bohwil->ocil", inputs, grads)
+    return torch.einsum("ji,ocjk,kl->ocil", g, products, g)
+
+
+def _windows(image: Tensor, border: int) -> Tensor:
+    """(B, C, rows, columns, 4 + 2 border, 4 + 2 border): tiles of 4x4 pixels with their borders, padded by zeros."""
+    height, width = image.shape[2:]
+    size = 4 + 2 * border
+    padded = F.pad(image, (border, -width % 4 + border, border, -height % 4 + border))
+    return padded.unfold(2, size, 4).unfold(3, size, 4)

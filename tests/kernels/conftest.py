@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mrda_kernels import dispatch
+from mrda_kernels.backends import cuda_emulated
 
 
 def variants() -> list[Any]:
@@ -79,3 +80,35 @@ def poisoned_memory() -> Iterator[None]:
     assert torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=[dispatch.EMULATED, pytest.param("cuda", marks=pytest.mark.gpu)])
+def cuda_kernels(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a backend with the CUDA kernels; tensors are made on its device."""
+    name: str = request.param
+    device = "cuda" if name == "cuda" else "cpu"
+    reason = dispatch.load(name).why_not(device)
+    if device == "cpu" and reason is not None:
+        pytest.skip(reason)
+    assert reason is None, reason
+    torch.set_default_device(device)
+    yield name
+    torch.set_default_device(None)
+
+
+@pytest.fixture
+def emulation() -> Iterator[Any]:
+    """The emulation of CUDA, whose controls are set back."""
+    reason = cuda_emulated.why_not("cpu")
+    if reason is not None:
+        pytest.skip(reason)
+    yield cuda_emulated._emulation
+    cuda_emulated._emulation.control()
+
+
+@pytest.fixture
+def any_number_of_threads() -> Iterator[None]:
+    """The test may change the number of torch's threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

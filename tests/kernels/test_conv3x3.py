@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from budget import INPUT_TRANSFORM, Bounded, RdaBudget, conv3x3_forward, winograd_conv
+from budget import INPUT_TRANSFORM, Bounded, RdaBudget, conv3x3_forward, dynamic_forward, winograd_conv
 from calls import LAYOUTS, Call
 from contexts import AUTOCAST, CONTEXTS
 from hypothesis import example, given, settings
@@ -33,11 +33,14 @@ class Half:
     skip: str | None = "nchw"
     slope: float | None = 0.1
     steered: bool = True
+    masked: bool = True
     packed: bool = True
 
     def call(self) -> Conv3x3Call:
         batch, channels, height, width = self.before.shape
         steered = RdaCall(*self.before.tensors(), *self.before.options)
+        if not self.masked:
+            steered = RdaCall.bare(*steered[:2], self.before.negative_slope)
         scale = 1 / (3 * math.sqrt(channels))
         weight = self.before._values((self.outputs, channels, 3, 3), 5, scale)
         bias = self.before._values((self.outputs,), 6, 1.0) if self.bias else None
@@ -63,6 +66,8 @@ def check(half: Half, backend: str) -> None:
     assert output.is_contiguous(memory_format=call.like_input.memory_format)
     if call.steered is None:
         features = Bounded(call.input.double(), torch.zeros(call.input.shape, dtype=torch.float64))
+    elif call.steered.mask_weight is None:
+        features = dynamic_forward(*call.steered[:2], call.steered.negative_slope)
     else:
         features = RdaBudget(*call.steered, exact_z=half.before.dyadic).forward()
     fused = backend == "cpu" and cpu.serves_conv3x3(call)
@@ -92,6 +97,7 @@ halves = st.builds(
     skip=st.sampled_from([None, *LAYOUTS]),
     slope=st.sampled_from([None, 0.1, 0.0]),
     steered=st.booleans(),
+    masked=st.booleans(),
     packed=st.sampled_from([True, True, False]),
 )
 
@@ -109,6 +115,8 @@ def test_any_call_stays_within_the_budget(served):
     @given(halves)
     @example(Half(Call((1, 1, 1, 1)), outputs=1))
     @example(Half(Call((1, 70, 9, 120), layout="channels_last", dyadic=False), outputs=64, skip="channels_last"))
+    @example(Half(Call((1, 70, 11, 90), dtype=torch.bfloat16, layout="channels_last", dyadic=False), outputs=40))
+    @example(Half(Call((1, 70, 9, 120), layout="channels_last", dyadic=False), outputs=64, masked=False))
     def property_(half: Half) -> None:
         check(half, served)
 
@@ -171,18 +179,15 @@ def test_values_that_are_not_finite_stay_where_they_belong(served, layout, value
     torch.testing.assert_close(output[1][:, ~near], clean[1][:, ~near], rtol=0, atol=1e-5)
 
 
+@pytest.mark.usefixtures("any_number_of_threads")
 @pytest.mark.parametrize("shape", [(3, 8, 50, 70), (1, 8, 9, 9)], ids=str)
 def test_results_do_not_depend_on_the_number_of_threads(served, shape):
     call = Half(Call(shape, layout="channels_last", dyadic=False)).call()
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        alone = run(call, served)
-        for threads in (2, 3) if served == "cpu" else ():
-            torch.set_num_threads(threads)
-            assert torch.equal(run(call, served), alone)
-    finally:
-        torch.set_num_threads(before)
+    torch.set_num_threads(1)
+    alone = run(call, served)
+    for threads in (2, 3) if served == "cpu" else ():
+        torch.set_num_threads(threads)
+        assert torch.equal(run(call, served), alone)
 
 
 def test_packed_weights_give_the_same_result(served):
@@ -356,7 +361,7 @@ MISTAKES = {
     "skip has shape (2, 3, 5, 6), but must be (2, 4, 5, 6)": {"skip": torch.zeros(2, 3, 5, 6)},
     "output_negative_slope is nan, but must be a finite number": {"output_negative_slope": math.nan},
     "conv_weight is list, but must be a torch.Tensor": {4: [1.0]},
-    "backend is 'gpu', but must be None or one of cuda, triton, cpu, reference": {"backend": "gpu"},
+    f"backend is 'gpu', but must be None or one of {', '.join(dispatch.BACKENDS)}": {"backend": "gpu"},
 }
 
 

@@ -88,9 +88,9 @@ def test_a_thread_that_skips_a_barrier_is_reported():
     _emulation.control(skip_barrier=3, skip_barrier_thread=17)
     barrier = "thread 17 of block 0 has ended while others wait for it at a barrier"
     with pytest.raises(RuntimeError, match=f"^CUDA kernel rda_conv_forward failed: {barrier}$"):
-        OPS.dynamic_depthwise_conv2d(*CALL.tensors()[:2], BACKEND)
+        OPS.dynamic_depthwise_conv2d(*CALL.tensors()[:2], 1.0, BACKEND)
     # with a mask, the thread reaches the next shuffle alone
-    with pytest.raises(RuntimeError, match=f"{barrier}|thread 17 of block 0 shuffles with lanes that do not come"):
+    with pytest.raises(RuntimeError, match=f"{barrier}|thread 17 of block 0 waits for lanes that do not come"):
         list(results(CALL))
 
 
@@ -108,7 +108,7 @@ def test_after_a_fault_the_next_call_works():
 
 
 def test_sizes_that_the_kernels_can_not_count_are_refused():
-    call = RdaCall(torch.zeros(()).expand(1, 1, 2**31, 1), torch.zeros(1, 1, 3, 3))
+    call = RdaCall.bare(torch.zeros(()).expand(1, 1, 2**31, 1), torch.zeros(1, 1, 3, 3))
     params = _emulation.RdaConvParams(call, "float32", False)
     with pytest.raises(RuntimeError, match=r"^CUDA kernel rda_conv failed: height or width beyond 2\^31$"):
         _emulation.rda_conv_forward_cuda(
@@ -119,7 +119,7 @@ def test_sizes_that_the_kernels_can_not_count_are_refused():
 VALUES = [float(i) for i in range(64)]
 MISTAKES = {
     "lonely_barrier": "thread 5 of block 0 has ended while others wait for it at a barrier",
-    "lonely_shuffle": r"thread \d+ of block 0 shuffles with lanes that do not come",
+    "lonely_shuffle": r"thread \d+ of block 0 waits for lanes that do not come",
     "barrier_or_shuffle": r"thread \d+ of block 0 (has ended while|shuffles with a lane that takes no part)",
     "read_before": r"thread \d+ of block 0 reads or writes \d+ bytes before from",
     "write_past": r"thread 63 of block 0 reads or writes 1 bytes past the end of to",
@@ -146,3 +146,41 @@ def test_a_race_gives_a_wrong_result(name):
 
 def test_every_mistake_is_tested():
     assert set(_emulation.faulty_kernels()) == {"reverse", "no_barrier", "no_wait", *MISTAKES}
+
+
+# ---- matrix instructions -------------------------------------------------------------------------------------------
+
+
+def product(half=False, **options):
+    """Multiply matrices of a few bits, exactly and in the emulation."""
+    generator = torch.Generator().manual_seed(0)
+    a, b, c = (torch.randint(-8, 9, (16, n), generator=generator) / 8 for n in (16, 8, 8))
+    depth = 8 if half else 16
+    actual = _emulation.product(a.tolist(), b.tolist(), c.tolist(), half=half, **options)
+    return torch.tensor(actual), a[:, :depth] @ b[:depth] + c
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["16 x 16", "16 x 8"])
+@pytest.mark.parametrize("capability", [80, 90])  # without and with stmatrix
+def test_a_product_of_matrices_that_went_through_shared_memory(half, capability):
+    _emulation.control(capability=capability)
+    actual, expected = product(half)
+    assert torch.equal(actual, expected)
+    assert _emulation.shared_accesses() == (8, 0)  # 4 phases each way
+
+
+def test_bank_conflicts_are_counted():
+    product(conflicts=True)
+    assert _emulation.shared_accesses() == (8, 8)
+
+
+def test_a_matrix_instruction_without_one_of_the_lanes_is_reported():
+    with pytest.raises(RuntimeError, match=r"thread \d+ of block 0 (has ended|waits for lanes that do not come)"):
+        product(absent=5)
+
+
+@pytest.mark.parametrize(("terms", "expected"), [([1.0, -(2.0**-25)], 1.0), ([1.0, 2.0**-23], 1 + 2**-23)])
+def test_tensor_cores_cut_terms_off(terms, expected):
+    a = [[*terms, *[0.0] * 14]] * 16
+    b = [[1.0] * 8] * 2 + [[0.0] * 8] * 14
+    assert _emulation.product(a, b, [[0.0] * 8] * 16)[0][0] == expected  # to nearest, the first were 1 - 2 ** -25

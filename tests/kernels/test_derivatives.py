@@ -9,6 +9,7 @@ from torch.autograd import forward_ad, functional
 from torch.utils._pytree import tree_leaves
 
 from mrda_kernels import conv3x3, dynamic_depthwise_conv2d, rda_conv2d, rda_conv3x3, reference
+from mrda_kernels.call import RdaCall
 
 OPS = torch.ops.mrda_kernels
 SLOPES = {"negative_slope": 0.3, "output_negative_slope": 0.2}
@@ -49,7 +50,7 @@ def composed_conv(input, weight, bias, skip):
 
 
 def composed_bare(input, weight):
-    return reference.rda_conv2d(input, weight)
+    return reference.forward(RdaCall.bare(input, weight, 0.1))
 
 
 CASES = {
@@ -57,14 +58,14 @@ CASES = {
     "rda, M = C": Case(
         lambda *a: rda_conv2d(*a, **SLOPES), lambda *a: reference.rda_conv2d(*a, **SLOPES), 4, full_mask=True
     ),
-    "bare": Case(dynamic_depthwise_conv2d, composed_bare, 2),
+    "bare": Case(lambda *a: dynamic_depthwise_conv2d(*a, negative_slope=0.1), composed_bare, 2),
     "torch.ops": Case(lambda *a: OPS.rda_conv2d(*a, 0.1, None, None), reference.rda_conv2d, 4),
     "half block": Case(half, composed_half, 4, CONV),
     "half block, torch.ops": Case(
         lambda *a: OPS.rda_conv3x3(*a[:4], 0.1, 0.1, a[4], None, *a[5:], 0.2, None), composed_half, 4, CONV
     ),
     "conv3x3": Case(lambda *a: conv3x3(*a[:3], skip=a[3], output_negative_slope=0.2), composed_conv, 1, CONV),
-    "torch.ops, bare": Case(lambda *a: OPS.dynamic_depthwise_conv2d(*a, None), composed_bare, 2),
+    "torch.ops, bare": Case(lambda *a: OPS.dynamic_depthwise_conv2d(*a, 0.1, None), composed_bare, 2),
 }
 
 

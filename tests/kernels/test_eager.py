@@ -44,7 +44,7 @@ def test_both_ways_give_the_same_bits(backend, mode):
     tensors = leaves()
     with mode():
         assert torch.equal(rda_conv2d(*tensors, backend=backend), OPS.rda_conv2d(*tensors, 0.1, None, backend))
-        bare = OPS.dynamic_depthwise_conv2d(*tensors[:2], backend)
+        bare = OPS.dynamic_depthwise_conv2d(*tensors[:2], 1.0, backend)
         assert torch.equal(dynamic_depthwise_conv2d(*tensors[:2], backend=backend), bare)
 
 

@@ -107,6 +107,8 @@ BAD_SLOPES = [
     for value in (float("nan"), float("inf"), -float("inf"))
 ]
 
+BAD_BARE_SLOPES = [case for case in BAD_SLOPES if "negative_slope" in case[0]]
+
 
 def merged(bad, device="cpu"):
     arguments = GOOD | {"negative_slope": 0.1, "output_negative_slope": None} | bad
@@ -126,9 +128,9 @@ def call_ops(name, a):
     calls = {
         "rda_conv2d": lambda: OPS.rda_conv2d(*rda, None),
         "rda_conv2d_backward": lambda: OPS.rda_conv2d_backward(a["grad_output"], *rda, None),
-        "dynamic_depthwise_conv2d": lambda: OPS.dynamic_depthwise_conv2d(*rda[:2], None),
+        "dynamic_depthwise_conv2d": lambda: OPS.dynamic_depthwise_conv2d(*rda[:2], rda[4], None),
         "dynamic_depthwise_conv2d_backward": lambda: OPS.dynamic_depthwise_conv2d_backward(
-            a["grad_output"], *rda[:2], None
+            a["grad_output"], *rda[:2], rda[4], None
         ),
     }
     return calls[name]()
@@ -158,11 +160,11 @@ def test_rda_conv2d(bad, error, message):
         rda_conv2d(**arguments)
 
 
-@pytest.mark.parametrize(("bad", "error", "message"), BAD_INPUT_AND_WEIGHT)
+@pytest.mark.parametrize(("bad", "error", "message"), [*BAD_INPUT_AND_WEIGHT, *BAD_BARE_SLOPES])
 def test_dynamic_depthwise_conv2d(bad, error, message):
     arguments = merged(bad)
     with expect(error, message):
-        dynamic_depthwise_conv2d(arguments["input"], arguments["weight"])
+        dynamic_depthwise_conv2d(arguments["input"], arguments["weight"], negative_slope=arguments["negative_slope"])
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
@@ -171,8 +173,8 @@ def test_dynamic_depthwise_conv2d(bad, error, message):
     [
         ("rda_conv2d", [*BAD_INPUT_AND_WEIGHT, *BAD_MASK, *BAD_SLOPES]),
         ("rda_conv2d_backward", [*BAD_INPUT_AND_WEIGHT, *BAD_MASK, *BAD_SLOPES, *BAD_GRAD_OUTPUT]),
-        ("dynamic_depthwise_conv2d", BAD_INPUT_AND_WEIGHT),
-        ("dynamic_depthwise_conv2d_backward", [*BAD_INPUT_AND_WEIGHT, *BAD_GRAD_OUTPUT]),
+        ("dynamic_depthwise_conv2d", [*BAD_INPUT_AND_WEIGHT, *BAD_BARE_SLOPES]),
+        ("dynamic_depthwise_conv2d_backward", [*BAD_INPUT_AND_WEIGHT, *BAD_BARE_SLOPES, *BAD_GRAD_OUTPUT]),
     ],
 )
 def test_through_torch_ops_on_real_and_meta_tensors(op, cases, device):

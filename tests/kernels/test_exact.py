@@ -34,10 +34,10 @@ def check_rda(call: Call, backend: str) -> None:
 def check_dynamic(call: Call, backend: str) -> None:
     input, weight, *_ = call.tensors()
     grad_output = call.grad_output()
-    output = OPS.dynamic_depthwise_conv2d(input, weight, backend)
-    exact = RdaCall(input.double(), weight.double())
+    output = OPS.dynamic_depthwise_conv2d(input, weight, 0.5, backend)
+    exact = RdaCall.bare(input.double(), weight.double(), 0.5)
     assert torch.equal(output, reference.forward(exact).to(call.dtype))
-    grads = OPS.dynamic_depthwise_conv2d_backward(grad_output, input, weight, backend)
+    grads = OPS.dynamic_depthwise_conv2d_backward(grad_output, input, weight, 0.5, backend)
     exact_grads = reference.backward(grad_output.double(), exact)
     for name, grad, value in zip(GRADIENTS, grads, exact_grads, strict=False):
         assert torch.equal(grad, value.to(call.dtype)), name
@@ -76,7 +76,7 @@ def test_every_half_precision_number_goes_through_unchanged(backend, dtype, layo
     if layout == "channels_last":
         input = input.contiguous(memory_format=torch.channels_last)
     identity = torch.ones(1, 64, 1, 1, dtype=dtype)
-    output = OPS.dynamic_depthwise_conv2d(input, identity, backend)
+    output = OPS.dynamic_depthwise_conv2d(input, identity, 1.0, backend)
     torch.testing.assert_close(output, input, rtol=0, atol=0, equal_nan=True)  # infinities and all NaNs, too
 
 
@@ -100,7 +100,7 @@ def test_results_are_rounded_to_nearest_even(backend, dtype):
     assert torch.equal(input.double().flatten(), pairs.flatten())
     weight = torch.zeros(1, len(terms), 3, 3, dtype=dtype)
     weight[..., 1, 1], weight[..., 1, 2] = 1, 0.25
-    output = OPS.dynamic_depthwise_conv2d(input, weight, backend)[0, :, 0, 0]
+    output = OPS.dynamic_depthwise_conv2d(input, weight, 1.0, backend)[0, :, 0, 0]
     exact = torch.tensor([a + b for a, b in terms], dtype=torch.float32)
     assert torch.equal(output, exact.to(dtype))
 

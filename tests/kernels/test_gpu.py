@@ -11,7 +11,7 @@ import torch
 from budget import RdaBudget
 from calls import Call
 
-from mrda_kernels import dispatch, dynamic_depthwise_conv2d, rda_conv2d, reference
+from mrda_kernels import dispatch, rda_conv2d, reference
 from mrda_kernels.call import RdaCall
 
 OPS = torch.ops.mrda_kernels
@@ -136,18 +136,20 @@ def test_beyond_two_to_the_31_elements(gpu_backend, layout):
     input = torch.empty(shape, dtype=torch.bfloat16, device="cuda", memory_format=format_)
     input.normal_(generator=torch.Generator("cuda").manual_seed(0))
     weight = torch.randn(1, 64, 3, 3, dtype=torch.bfloat16, device="cuda")
-    output = dynamic_depthwise_conv2d(input, weight, backend=gpu_backend)
-    for rows in (slice(0, 4), slice(5796, 5800)):  # the border taken from outside is not exact: compare inside
-        near = slice(max(rows.start - 1, 0), rows.stop + 1)
-        expected = reference.forward(RdaCall(input[:, :, near].contiguous(), weight))
-        got = output[:, :, near]
-        inner = slice(0, -1) if rows.start == 0 else slice(1, None)
-        torch.testing.assert_close(got[:, :, inner], expected[:, :, inner], rtol=2**-7, atol=1e-2)
+    mask_weight = 0.1 * torch.randn(1, 64, 1, 1, dtype=torch.bfloat16, device="cuda")
+    for call in (RdaCall.bare(input, weight), RdaCall(input, weight, mask_weight)):
+        output = dispatch.load(gpu_backend).forward(call)
+        for rows in (slice(0, 4), slice(5796, 5800)):  # the border taken from outside is not exact: compare inside
+            near = slice(max(rows.start - 1, 0), rows.stop + 1)
+            expected = reference.forward(call._replace(input=input[:, :, near].contiguous()))
+            got = output[:, :, near]
+            inner = slice(0, -1) if rows.start == 0 else slice(1, None)
+            torch.testing.assert_close(got[:, :, inner], expected[:, :, inner], rtol=2**-7, atol=1e-2)
 
 
 SANITIZED = """
 import torch
-from mrda_kernels import dynamic_depthwise_conv2d, rda_conv2d
+from mrda_kernels import conv5x5_shuffle, dynamic_depthwise_conv2d, rda_conv2d, rda_conv3x3
 def tensor(*shape, dtype):  # made on the CPU: only the kernels in question run on the GPU
     return torch.randn(shape, dtype=dtype).cuda().requires_grad_()
 for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
@@ -155,8 +157,16 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         for layout in (torch.contiguous_format, torch.channels_last):
             x = tensor(1, channels, 19, 37, dtype=dtype).detach().contiguous(memory_format=layout).requires_grad_()
             w, m = tensor(1, channels, size, size, dtype=dtype), tensor(masks, channels, 1, 1, dtype=dtype)
-            rda_conv2d(x, w, m, backend="cuda").sum().backward()
-            dynamic_depthwise_conv2d(x, w, backend="cuda").sum().backward()
+            for y in rda_conv2d(x, w, m, backend="cuda"), dynamic_depthwise_conv2d(x, w, backend="cuda"):
+                y.backward(y.detach())  # a gradient in the layout of the result
+with torch.no_grad():
+    for dtype in (torch.bfloat16, torch.float16):
+        w, m, conv = (tensor(*s, dtype=dtype) for s in ((1, 64, 3, 3), (1, 64, 1, 1), (64, 64, 3, 3)))
+        x = tensor(1, 64, 19, 37, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        rda_conv3x3(x, w, m, None, conv, skip=x, backend="cuda")
+    for scale in (2, 3, 4):
+        weight, bias = (tensor(9, 3 * scale**2, *s, dtype=torch.float32) for s in ((64, 5, 5), ()))
+        conv5x5_shuffle(x.bfloat16(), weight, bias, scale=scale, backend="cuda")
 torch.cuda.synchronize()
 """
 

@@ -41,6 +41,15 @@ print(dispatch.select(None, "cpu").__name__, float(x.grad[0, 0, 1, 1]))
     assert printed == "mrda_kernels.backends.reference 5.5"
 
 
+def test_torchs_counter_may_be_imported_before():
+    printed = run("""
+from torch.utils.flop_counter import flop_registry
+import torch, mrda_kernels
+print(torch.ops.mrda_kernels.rda_conv3x3 in flop_registry)
+""")
+    assert printed == "True"
+
+
 def test_every_part_imports_without_triton_and_the_extension():
     parts = ["networks", "degradations.classic", "training", "evaluation", "upscale.upscaler", "config", "cli"]
     run(f"import mrda, mrda_kernels.info, {', '.join(f'mrda.{part}' for part in parts)}", WITHOUT_EXTRAS)

@@ -20,8 +20,8 @@ def results(call, backend, device=None):
     grad_output = call.grad_output().to(device)
     yield OPS.rda_conv2d(input, *small, *call.options, backend)
     yield OPS.rda_conv2d_backward(grad_output, input, *small, *call.options, backend)[0]
-    yield OPS.dynamic_depthwise_conv2d(input, small[0], backend)
-    yield OPS.dynamic_depthwise_conv2d_backward(grad_output, input, small[0], backend)[0]
+    yield OPS.dynamic_depthwise_conv2d(input, small[0], 0.1, backend)
+    yield OPS.dynamic_depthwise_conv2d_backward(grad_output, input, small[0], 0.1, backend)[0]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

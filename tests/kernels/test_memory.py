@@ -29,7 +29,7 @@ def test_only_the_inputs_are_kept(backend, layout, full_mask):
     inputs = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     for slope in (None, 0.1):
         assert saved_storages(lambda s=slope: rda_conv2d(*tensors, output_negative_slope=s, backend=backend)) == inputs
-    kept = saved_storages(lambda: dynamic_depthwise_conv2d(*tensors[:2], backend=backend))
+    kept = saved_storages(lambda: dynamic_depthwise_conv2d(*tensors[:2], negative_slope=0.1, backend=backend))
     assert kept == dict(list(inputs.items())[:2])
 
 

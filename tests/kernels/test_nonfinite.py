@@ -61,16 +61,16 @@ def test_nan_in_the_input(backend, layout, full_mask):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_bare_convolution_of_a_value_that_is_not_finite(backend, layout, value):
     (input, weight, *_), grad_output, places = clean_call(backend, layout, value == -math.inf)
-    clean = OPS.dynamic_depthwise_conv2d(input, weight, backend)
+    clean = OPS.dynamic_depthwise_conv2d(input, weight, 1.0, backend)
     for h, w in places:
         input[1, 3, h, w] = value
     expected = torch.zeros(input.shape, dtype=torch.bool)
     expected[1, 3] = neighbourhood(places, input.shape)
-    output = OPS.dynamic_depthwise_conv2d(input, weight, backend)
+    output = OPS.dynamic_depthwise_conv2d(input, weight, 1.0, backend)
     assert torch.equal(~output.isfinite(), expected)
     assert torch.equal(output[~expected], clean[~expected])
 
-    grads = OPS.dynamic_depthwise_conv2d_backward(grad_output, input, weight, backend)
+    grads = OPS.dynamic_depthwise_conv2d_backward(grad_output, input, weight, 1.0, backend)
     assert grads[0].isfinite().all()  # linear: it does not depend on the input
     others = torch.ones(2, 5, dtype=torch.bool)
     others[1, 3] = False
@@ -122,7 +122,7 @@ def test_an_infinite_bias_opens_or_shuts_the_mask(backend, value):
     input, weight, mask_weight, _ = Call((1, 3, 5, 9)).tensors()
     bias = torch.tensor([value])
     y = rda_conv2d(input, weight, mask_weight, bias, negative_slope=1.0, backend=backend)
-    z = OPS.dynamic_depthwise_conv2d(input, weight, backend)
+    z = OPS.dynamic_depthwise_conv2d(input, weight, 1.0, backend)
     expected = input + z if value > 0 else input
     torch.testing.assert_close(y, expected, rtol=0, atol=float(z.abs().max() * torch.finfo(torch.float32).tiny))
 
@@ -138,8 +138,8 @@ def test_an_infinity_reaches_those_taps_only_that_meet_it(backend, layout, chann
     call = Call((1, channels, 5, 72), layout=layout, grad_layout=layout, dyadic=False)
     (input, weight, *_), grad_output = call.tensors(), call.grad_output()
     input[0, 1, place[0], place[1]] = math.inf
-    grad_input, grad_weight = OPS.dynamic_depthwise_conv2d_backward(grad_output, input, weight, backend)
+    grad_input, grad_weight = OPS.dynamic_depthwise_conv2d_backward(grad_output, input, weight, 1.0, backend)
     wide = input.double(), weight.double(), grad_output.double()
-    expected = OPS.dynamic_depthwise_conv2d_backward(wide[2], *wide[:2], "reference")
+    expected = OPS.dynamic_depthwise_conv2d_backward(wide[2], *wide[:2], 1.0, "reference")
     assert grad_input.isfinite().all()
     assert torch.equal(grad_weight.isfinite(), expected[1].isfinite())

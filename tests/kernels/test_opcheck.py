@@ -34,13 +34,15 @@ def test_rda_conv2d_backward(call):
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_dynamic_depthwise_conv2d(call):
-    torch.library.opcheck(OPS.dynamic_depthwise_conv2d.default, (*tensors(call)[:2], None))
+    torch.library.opcheck(OPS.dynamic_depthwise_conv2d.default, (*tensors(call)[:2], call.negative_slope, None))
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_dynamic_depthwise_conv2d_backward(call):
     grad_output = call.grad_output().requires_grad_()
-    torch.library.opcheck(OPS.dynamic_depthwise_conv2d_backward.default, (grad_output, *tensors(call)[:2], None))
+    torch.library.opcheck(
+        OPS.dynamic_depthwise_conv2d_backward.default, (grad_output, *tensors(call)[:2], call.negative_slope, None)
+    )
 
 
 def test_the_reference_backend():

@@ -7,6 +7,8 @@ import pytest
 import torch
 from calls import Call, interpreted, skip_if_interpreted
 
+from mrda_kernels import dispatch
+
 OPS = torch.ops.mrda_kernels
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -15,15 +17,8 @@ def run(call, backend):
     arguments = (*call.tensors(), *call.options)
     yield OPS.rda_conv2d(*arguments, backend)
     yield from OPS.rda_conv2d_backward(call.grad_output(), *arguments, backend)
-    yield OPS.dynamic_depthwise_conv2d(*arguments[:2], backend)
-    yield from OPS.dynamic_depthwise_conv2d_backward(call.grad_output(), *arguments[:2], backend)
-
-
-@pytest.fixture
-def any_number_of_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+    yield OPS.dynamic_depthwise_conv2d(*arguments[:2], 0.1, backend)
+    yield from OPS.dynamic_depthwise_conv2d_backward(call.grad_output(), *arguments[:2], 0.1, backend)
 
 
 @pytest.mark.usefixtures("any_number_of_threads")
@@ -38,9 +33,10 @@ def test_results_are_the_same_to_the_bit(backend, layout, full_mask, shape):
     torch.set_num_threads(1)
     alone = list(run(call, backend))
     assert all(torch.equal(a, b) for a, b in zip(alone, run(call, backend), strict=True))
-    # torch's convolutions, of which the reference is made, promise this for one number of threads only; the other
-    # backends take none of torch's threads
-    for threads in (2, 3) if backend == "cpu" else ():
+    # torch's convolutions, of which the reference is made, promise this for one number of threads only; emulations
+    # take no threads
+    exempt = backend in ("reference", dispatch.EMULATED) or interpreted(backend)
+    for threads in () if exempt else (2, 3):
         torch.set_num_threads(threads)
         for _ in range(3):  # which thread takes which task changes from run to run
             assert all(torch.equal(a, b) for a, b in zip(alone, run(call, backend), strict=True))

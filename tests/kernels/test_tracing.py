@@ -91,7 +91,9 @@ class Both(torch.nn.Module):
         self.mask = torch.nn.Conv2d(3, 1, 1)
 
     def forward(self, input, weight):
-        return rda_conv2d(dynamic_depthwise_conv2d(input, weight), weight, self.mask.weight, negative_slope=0.3)
+        return rda_conv2d(
+            dynamic_depthwise_conv2d(input, weight, negative_slope=0.2), weight, self.mask.weight, negative_slope=0.3
+        )
 
 
 def test_a_symbolic_trace_records_the_functions():

@@ -21,7 +21,9 @@ def test_compile_keeps_the_whole_graph(dynamic, layout):
     torch.compiler.reset()
 
     def function(*tensors):
-        return rda_conv2d(dynamic_depthwise_conv2d(*tensors[:2]), *tensors[1:], output_negative_slope=0.1)
+        return rda_conv2d(
+            dynamic_depthwise_conv2d(*tensors[:2], negative_slope=0.2), *tensors[1:], output_negative_slope=0.1
+        )
 
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     for shape in ((2, 3, 4, 5), (3, 3, 6, 7)) if dynamic else ((2, 3, 4, 5),):
