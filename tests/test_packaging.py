@@ -5,11 +5,20 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
+import tomllib
 import zipfile
+from email.message import Message
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from PIL import Image
+
+from mrda_kernels import __version__
 
 ROOT = Path(__file__).parents[1]
 SOURCES = (
@@ -23,20 +32,6 @@ SOURCES = (
     "LICENSE",
 )
 WARNING = "only the slow reference backend"
-# what the package depends on besides torch, and what builds it: none of it may be needed by mrda_kernels
-HIDDEN = {
-    "accelerate",
-    "numpy",
-    "pydantic",
-    "typer",
-    "rich",
-    "yaml",
-    "safetensors",
-    "PIL",
-    "pybind11",
-    "ninja",
-}
-
 pytestmark = pytest.mark.slow
 
 
@@ -67,6 +62,11 @@ class Blocker:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Blocker())
 """
+
+
+@pytest.fixture(scope="module")
+def mrda_wheel(checkout, tmp_path_factory):
+    return build(checkout / "mrda", tmp_path_factory.mktemp("mrda"), "wheel")[0]
 
 
 def build(source: Path, out: Path, kind: str, **environment: str) -> tuple[Path, str]:
@@ -119,31 +119,51 @@ def pure_wheel(unpacked_sdist, tmp_path_factory):
     return build(unpacked_sdist, tmp_path_factory.mktemp("pure"), "wheel", CXX="/nowhere/compiler")
 
 
-def run_installed(wheel: Path, folder: Path, code: str) -> str:
-    """Return what ``code`` prints if only the wheel and torch are there: other packages are hidden."""
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder)
-    setup = f"""
-import sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {HIDDEN!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Blocker())
-# an editable installation of this checkout must not help out
-sys.meta_path[:] = [f for f in sys.meta_path if "__editable__" not in getattr(f, "__module__", "")]
-sys.path[:] = [p for p in sys.path if p and p != {str(ROOT)!r}]
-"""
-    environment = {k: v for k, v in os.environ.items() if k != "MRDA_KERNELS_BACKEND"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", setup + code],
-        env=environment | {"PYTHONPATH": str(folder)},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+def needed(requirements: list[str]) -> set[str]:
+    """The distributions that requirements bring along, themselves among them."""
+    found: set[str] = set()
+    todo = [(Requirement(text), "") for text in requirements]
+    while todo:
+        requirement, extra = todo.pop()
+        name = canonicalize_name(requirement.name)
+        if name in found or (requirement.marker and not requirement.marker.evaluate({"extra": extra})):
+            continue
+        found.add(name)
+        for text in distribution(name).requires or []:
+            todo += [(Requirement(text), wanted) for wanted in ("", *requirement.extras)]
+    return found
+
+
+def environment(folder: Path, wheels: list[Path]) -> Path:
+    """Python of a new environment that holds the wheels, and links to what they require here, and nothing else."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    site = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
+    own = set()
+    requirements = []
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(site)
+        own.add(canonicalize_name(wheel.name.split("-")[0]))
+        requirements += [text for text in metadata_of(wheel).get_all("Requires-Dist") if "extra ==" not in text]
+    for name in needed([text for text in requirements if canonicalize_name(Requirement(text).name) not in own]):
+        for top in {file.parts[0] for file in distribution(name).files or []} - {"..", "__pycache__"}:
+            if not (site / top).exists():
+                (site / top).symlink_to(Path(distribution(name).locate_file(top)).absolute())
+    return folder / "bin" / "python"
+
+
+def metadata_of(wheel: Path) -> Message:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+    return email.message_from_bytes(archive.read(name))
+
+
+def run_installed(python: Path, *arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run an environment's Python beside nothing of this checkout."""
+    kept = {k: v for k, v in os.environ.items() if k not in {"MRDA_KERNELS_BACKEND", "PYTHONPATH"}}
+    done = subprocess.run([python, *arguments], env=kept, cwd=python.parent, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done
 
 
 USE_IT = """
@@ -153,6 +173,8 @@ x = torch.ones(1, 2, 4, 4, requires_grad=True)
 rda_conv2d(x, torch.ones(1, 2, 3, 3), torch.zeros(1, 2, 1, 1)).sum().backward()
 print(mrda_kernels.__file__)
 print(dispatch.select(None, "cpu").__name__, float(x.grad[0, 0, 1, 1]))
+import importlib.metadata
+print(*sorted(found.name for found in importlib.metadata.distributions()))
 """
 
 
@@ -162,29 +184,55 @@ def test_the_sdist_carries_all_sources_of_the_kernels(unpacked_sdist):
     assert {p.relative_to(unpacked_sdist) for p in (unpacked_sdist / "csrc").rglob("*") if p.is_file()} == expected
 
 
-def test_the_wheel_carries_the_extension_types_and_presets(wheel):
+def test_the_wheel_carries_the_extension_and_types(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert sum(is_extension(name) for name in names) == 1
-    assert {"mrda/py.typed", "mrda_kernels/py.typed"} <= set(names)
-    presets = {p.relative_to(ROOT).as_posix() for p in (ROOT / "mrda" / "config" / "presets").rglob("*.yaml")}
-    assert presets
-    assert presets <= set(names)
-    assert not any(name.startswith(("tests/", "benchmarks/", "csrc/")) for name in names)
+    assert "mrda_kernels/py.typed" in names
+    assert all(name.startswith(("mrda_kernels/", "mrda_kernels-")) for name in names)
 
 
-def test_the_wheel_says_which_torch_it_needs(wheel):
-    archive = zipfile.ZipFile(wheel)
-    (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
-    metadata = email.message_from_bytes(archive.read(name))
-    assert "torch>=2.11" in metadata.get_all("Requires-Dist")
+def test_the_wheel_of_mrda_is_whole_with_the_licences(mrda_wheel):
+    names = set(zipfile.ZipFile(mrda_wheel).namelist())
+    assert mrda_wheel.name.endswith("-py3-none-any.whl")
+    carried = {".py", ".yaml", ".json", ".safetensors", ".typed"}
+    there = {path for path in (ROOT / "mrda").rglob("*") if path.suffix in carried and "build" not in path.parts}
+    assert {path.relative_to(ROOT).as_posix() for path in there} <= names
+    licences = {name.partition(".dist-info/licenses/")[2] for name in names if ".dist-info/licenses/" in name}
+    assert licences == {"LICENSE", "weights_data/LICENSE"}
+    said = tomllib.loads((ROOT / "mrda" / "pyproject.toml").read_text())["project"]["license"]
+    assert metadata_of(mrda_wheel)["License-Expression"] == said
+    assert (ROOT / "mrda" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_the_two_distributions_have_one_version(mrda_wheel):
+    metadata = metadata_of(mrda_wheel)
+    assert metadata["Version"] == __version__
+    assert f"mrda-kernels=={__version__}" in metadata.get_all("Requires-Dist")
+
+
+def test_the_wheel_needs_torch_alone(wheel):
+    metadata = metadata_of(wheel)
+    assert [text for text in metadata.get_all("Requires-Dist") if "extra ==" not in text] == ["torch>=2.11"]
     assert metadata["Requires-Python"] == ">=3.11"
 
 
-def test_the_wheel_works_beside_torch_alone(wheel, tmp_path):
-    where, what = run_installed(wheel, tmp_path, USE_IT).splitlines()
+def test_the_operator_works_in_an_environment_of_torch_alone(wheel, tmp_path):
+    done = run_installed(environment(tmp_path, [wheel]), "-W", "ignore", "-c", USE_IT)
+    where, what, installed = done.stdout.splitlines()
     assert Path(where).is_relative_to(tmp_path)
     # 9 outputs see the pixel, each through a weight of 1 and a mask of 1/2; and the pixel itself
     assert what == "mrda_kernels.backends.cpu 5.5"
+    assert {canonicalize_name(name) for name in installed.split()} == {"mrda-kernels"} | needed(["torch"])
+
+
+def test_photos_are_upscaled_and_training_says_its_extra_without_extras(wheel, mrda_wheel, tmp_path):
+    python = environment(tmp_path / "environment", [wheel, mrda_wheel])
+    Image.new("RGB", (16, 12), "red").save(tmp_path / "photo.png")
+    done = run_installed(python, "-m", "mrda", "upscale", tmp_path / "photo.png", "-o", tmp_path / "out")
+    assert done.stdout.startswith("1 of 1 photos upscaled")
+    assert Image.open(tmp_path / "out" / "photo_x4.png").size == (64, 48)
+    done = run_installed(python, "-m", "mrda", "train", "--config", "demo", code=2)
+    assert done.stderr == "mrda: training needs accelerate: pip install './mrda[train]'\n"
 
 
 def test_without_a_compiler_one_line_warns_and_the_reference_serves(pure_wheel, tmp_path):
@@ -196,7 +244,7 @@ def test_without_a_compiler_one_line_warns_and_the_reference_serves(pure_wheel, 
         "WARNING: mrda-kernels: CXX is '/nowhere/compiler', and there is no /nowhere/compiler; "
         "only the slow reference backend is installed."
     )
-    where, what = run_installed(made, tmp_path, USE_IT).splitlines()
+    where, what, _ = run_installed(environment(tmp_path, [made]), "-W", "ignore", "-c", USE_IT).stdout.splitlines()
     assert Path(where).is_relative_to(tmp_path)
     assert what == "mrda_kernels.backends.reference 5.5"
 
