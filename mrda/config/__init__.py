@@ -6,7 +6,7 @@ descriptions are its reference; mrda.config.load has the files that ship with th
 """
 
 from mrda.config.base import STAGES, Section, StageName
-from mrda.config.data import DataConfig, DegradationConfig
+from mrda.config.data import DataConfig, DegradationConfig, PairsConfig
 from mrda.config.engine import EngineConfig, ValidationConfig
 from mrda.config.networks import AdaptationConfig, NetworksConfig
 from mrda.config.real import RealConfig
@@ -23,6 +23,7 @@ __all__ = [
     "EngineConfig",
     "MetaConfig",
     "NetworksConfig",
+    "PairsConfig",
     "RealConfig",
     "Section",
     "StageConfig",

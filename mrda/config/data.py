@@ -6,16 +6,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import model_validator
+
 from mrda.config.base import PositiveInt, Section
-from mrda.degradations import ClassicOptions
+from mrda.options.classic import ClassicOptions
+
+
+class PairsConfig(Section):
+    """Photographs of the same scenes in two sizes, which files of the same names belong to."""
+
+    lr: str
+    """Folder of the LR photos."""
+    hr: str
+    """Folder of the HR photos, each `scale` times as high and wide; the same folder if names end in `_LR4` (with the
+    scale) and `_HR`."""
 
 
 class DataConfig(Section):
-    """HR training photos, and the patches that are cut out of them."""
+    """HR training photos, or pairs of LR and HR photos, and the patches that are cut out of them."""
 
     sources: list[str] = []
     """Folders, image files, caches made by `mrda data prepare`, or `skimage:NAME` for a photo from the scikit-image
     wheel. Photos are kept in memory, caches stay on disk."""
+    pairs: list[PairsConfig] = []
+    """Pairs of LR and HR folders in place of `sources`: what the stages degrade otherwise is then taken as it is. All
+    photos are kept in memory."""
     recursive: bool = True
     """Search the subfolders of the folders too."""
     patch_size: PositiveInt = 64
@@ -31,6 +46,12 @@ class DataConfig(Section):
     use_rot: bool = True
     """Flip half of the patches vertically, and transpose half."""
 
+    @model_validator(mode="after")
+    def _photos_or_pairs(self) -> DataConfig:
+        if self.pairs and self.sources:
+            raise ValueError("pairs take the place of sources: set data.sources=[] or leave data.pairs out")
+        return self
+
 
 @dataclass(frozen=True)
 class DegradationConfig(ClassicOptions):
@@ -42,6 +63,11 @@ class DegradationConfig(ClassicOptions):
 
     type: Literal["classic", "real"] = "classic"
     """Classic degradation, or that of real photos."""
+    per: Literal["batch", "image"] = "image"
+    """Draw one degradation per image, from which a DEN learns to tell degradations apart, or one per batch, as
+    published, from which it learns several times slower. Stage 1b draws one per task in any case, unless `type` is
+    real. With `data.pairs` each pair has its degradation: take every patch from a pair of its own, or all of a batch
+    from one pair."""
 
     @property
     def resampling(self) -> dict[str, str]:

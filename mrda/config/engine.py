@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mrda.config.base import STAGES, Count, PositiveFloat, PositiveInt, Section, StageName
+from mrda.config.data import PairsConfig
 
 
 class EngineConfig(Section):
@@ -16,7 +17,8 @@ class EngineConfig(Section):
     stages: Annotated[list[StageName], Field(min_length=1)] = list(STAGES)
     """Stages of the run."""
     steps: PositiveInt | None = None
-    """Optimizer steps of every stage, in place of its own `steps`; its schedules are scaled in proportion."""
+    """Optimizer steps of every stage, in place of its own `steps`; its schedules are scaled in proportion. `--set` of a
+    stage's own steps or schedule takes precedence."""
     micro_batches: PositiveInt | None = None
     """Micro-batches per optimizer step over all processes, a multiple of their number. Each has its own degradation and
     adaptation; their gradients are averaged. null: one per process."""
@@ -42,6 +44,9 @@ class EngineConfig(Section):
     `adaptation.reset_mln: false`."""
     prefetch: PositiveInt = 4
     """Micro-batches that a thread prepares in advance."""
+    tracker: str = "tensorboard"
+    """Program that gets the curves besides `log.jsonl`: `tensorboard`, or another tracker that Accelerate knows and
+    whose package is installed, such as `wandb`, `mlflow` or `trackio`."""
     log_every: PositiveInt = 100
     """Steps between two records in the log; each is an average over the steps since the previous record."""
     checkpoint_every: PositiveInt = 5_000
@@ -54,7 +59,10 @@ class ValidationConfig(Section):
     """Validation during the training: PSNR-Y and SSIM-Y on held-out photos under fixed degradations."""
 
     sources: list[str] = []
-    """Folders or image files, as in `data.sources`; if empty, there is no validation."""
+    """Folders or image files, as in `data.sources`; if there are neither these nor `pairs`, there is no validation."""
+    pairs: list[PairsConfig] = []
+    """Pairs of LR and HR folders in place of `sources`, as in `data.pairs`, which are measured as they are. Stage 1a is
+    validated on their HR photos."""
     every: PositiveInt = 5_000
     """Steps between two validations; each stage ends with one as well."""
     protocol: Literal["auto", "gaussian8", "mrda9", "dasr9", "bicubic"] = "auto"
@@ -68,4 +76,15 @@ class ValidationConfig(Section):
     crop: PositiveInt | None = 256
     """Side of the centre crop of the HR photos that is used, in pixels; null: the whole photos."""
     pictures: Count = 2
-    """Number of photos that TensorBoard shows, as bicubic, SR and HR side by side."""
+    """Number of photos that the tracker shows, as bicubic, SR and HR side by side."""
+
+    @model_validator(mode="after")
+    def _photos_or_pairs(self) -> ValidationConfig:
+        if self.pairs and self.sources:
+            raise ValueError("pairs take the place of sources: set validation.sources=[] or leave validation.pairs out")
+        return self
+
+    @property
+    def is_on(self) -> bool:
+        """True if there are photos to validate on."""
+        return bool(self.sources or self.pairs)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ import yaml
 from pydantic import ValidationError
 
 from mrda.config import TrainConfig
-from mrda.config.base import option_paths
+from mrda.config.base import STAGES, option_paths
 from mrda.config.names import FLAT_NAMES, nested, nested_path
+from mrda.config.unused import check_used
 
 Tree = dict[str, Any]
 
@@ -30,12 +32,24 @@ PRESETS = ("recommended", "paper", "official")
 _PRESET_FOLDER = "preset"
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 """Pydantic's error types for an unknown key in a model and in a dataclass."""
+_NO_SECTION = ("model_type", "dataclass_type")
+"""Pydantic's error types for a value in place of a section."""
 
 
 def configs() -> dict[str, Traversable]:
     """Return names and files of the configurations that ship with the package, without the presets."""
     found = dict(_files(resources.files("mrda.config").joinpath("presets")))
     return {name: found[name] for name in sorted(found) if not name.startswith(f"{_PRESET_FOLDER}/")}
+
+
+def descriptions() -> dict[str, str]:
+    """Return names of the packaged configurations, and the first sentence of the comment that each begins with."""
+    found = {}
+    for name, file in configs().items():
+        lines = takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
+        comment = " ".join(line.lstrip("# ") for line in lines)
+        found[name] = comment.split(". ")[0].rstrip(".")
+    return found
 
 
 def load_config(
@@ -52,7 +66,7 @@ def load_config(
         name_or_path: name of a configuration of the package (see `configs`) or path of a YAML file.
         overrides: assignments such as ``"teacher.steps=10"``; the value is read as YAML.
         preset: ``recommended``, ``paper`` or ``official``, or a preset of the configuration itself. The configuration
-            takes precedence over the first three, and a preset of its own over the configuration.
+            takes precedence over the first three, and a preset of its own over the configuration; overrides over all.
         instead: replacements for configurations that are extended, by name; with ``{"classic-iso-x4": "demo"}``,
             ``ablation/s4`` is that row at the demo's size. A replacement may extend the name that it replaces, and
             then gets the original.
@@ -60,8 +74,8 @@ def load_config(
 
     Raises:
         ValueError: the name or the preset is unknown, a file is unreadable or not a YAML mapping, ``extends`` is not a
-            name or a list of names, an override has no ``=``, a key is unknown (the nearest known one is named), or a
-            value is not allowed.
+            name or a list of names, an override has no ``=``, has no effect beside another option or is replaced by
+            another, a key is unknown (the nearest known one is named), or a value is not allowed.
     """
     tree: Tree = {}
     if preset in PRESETS[1:]:
@@ -74,18 +88,29 @@ def load_config(
     if preset not in (*PRESETS, *reader.presets):
         known = ", ".join(dict.fromkeys([*PRESETS, *reader.presets]))
         raise ValueError(f"preset is {preset!r}, but must be one of {known}")
-    return parse_config(_assigned(tree, overrides))
+    overrides = list(overrides)
+    given = _paths(_assigned({}, overrides))
+    for stage in STAGES:
+        if f"{stage}.steps" in given and given.get("train.steps") is not None:
+            raise ValueError(f"train.steps replaces {stage}.steps: set one of them")
+    config = parse_config(_assigned(tree, overrides), given)
+    check_used(config, given)
+    return config
 
 
-def parse_config(tree: Mapping[str, Any]) -> TrainConfig:
+def parse_config(tree: Mapping[str, Any], kept: Collection[str] = ()) -> TrainConfig:
     """Validate a nested mapping of options.
+
+    Args:
+        tree: the options.
+        kept: dotted paths of options that `train.steps` does not change.
 
     Raises:
         ValueError: a key is unknown, or a value is not allowed; the message names the first of these, unknown keys
             before values.
     """
     try:
-        return TrainConfig.model_validate(tree).resized()
+        return TrainConfig.model_validate(tree).resized(kept)
     except ValidationError as error:
         problems = sorted(error.errors(), key=lambda problem: problem["type"] not in _UNKNOWN_KEY)
         location, kind = problems[0]["loc"], problems[0]["type"]
@@ -93,9 +118,14 @@ def parse_config(tree: Mapping[str, Any]) -> TrainConfig:
         subject = f"config key '{path}'" if path else "config"
         if kind in _UNKNOWN_KEY:
             raise ValueError(f"unknown config key '{path}'; did you mean '{_nearest(path)}'?") from None
+        given = problems[0]["input"]
+        if kind == "list_type":
+            raise ValueError(f"{subject} must be a list, as in --set '{path}=[{given}]', it was {given!r}") from None
+        if kind in _NO_SECTION:
+            raise ValueError(f"{subject} must be a section of options, it was {given!r}") from None
         message = problems[0]["msg"].removeprefix("Value error, ")
-        given = "" if kind == "value_error" else f", it was {problems[0]['input']!r}"
-        raise ValueError(f"{subject}: {message[0].lower()}{message[1:]}{given}") from None
+        it_was = "" if kind == "value_error" else f", it was {given!r}"
+        raise ValueError(f"{subject}: {message[0].lower()}{message[1:]}{it_was}") from None
 
 
 def _merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
@@ -128,7 +158,10 @@ class _Reader:
         elif os.path.isfile(name_or_path):
             text = _read(Path(name_or_path))
         else:
-            raise ValueError(f"config '{name}' must be a file or one of {', '.join(known)}")
+            raise ValueError(
+                f"config '{name}' is neither a file nor one of the package's: {_similar(name, known)}"
+                "`mrda train --list` shows them"
+            )
         tree = _parse_yaml(text, f"config '{name}'")
         if not isinstance(tree, dict):
             raise ValueError(f"config '{name}' must be a YAML mapping of options, it was {tree!r}")
@@ -185,6 +218,14 @@ def _assigned(tree: Tree, overrides: Iterable[str]) -> Tree:
     return tree
 
 
+def _paths(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a tree by their dotted paths."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= _paths(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
 def _assign(tree: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
@@ -197,6 +238,12 @@ def _assign(tree: dict[str, Any], override: str) -> None:
         tree = tree[name]
     value = _parse_yaml(text, f"the value of override '{override}'")
     tree[key] = value if sections else nested({key: value})[key]
+
+
+def _similar(name: str, known: Iterable[str]) -> str:
+    """Return a question that names the known names closest to an unknown one, or nothing if none is close."""
+    close = difflib.get_close_matches(name, known, n=2)
+    return f"did you mean {' or '.join(map(repr, close))}? " if close else ""
 
 
 def _nearest(path: str) -> str:

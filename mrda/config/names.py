@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from mrda.degradations import RoundOptions
+from mrda.options.real import RoundOptions
 
 _SECTION = "real"
 _SUFFIXES = {"first": "", "second": "2"}

@@ -10,10 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from mrda.config.base import Count, PositiveFloat, PositiveInt, Section
 from mrda.core.checks import refuse_bool
-from mrda.networks.adaptation import INNER_LR, INNER_STEPS
-from mrda.networks.den import DENOptions
-from mrda.networks.mln import MLNOptions
-from mrda.networks.rdan import TrunkOptions
+from mrda.options.networks import INNER_LR, INNER_STEPS, DENOptions, MLNOptions, TrunkOptions
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -26,12 +23,18 @@ class NetworksConfig(TrunkOptions):
     """Body convolutions of the MLN."""
     den_width: int = DENOptions.width
     """Base width of both DENs; the raw IDR has four times as many elements."""
-    mln_init: Literal["torch", "he"] = "torch"
-    """Initialisation of the MLN: torch's default, as published, which keeps it close to bicubic interpolation for some
-    thousand steps; or He's rule with a last convolution of zeros, which learns from the first step on."""
-    den_init: Literal["torch", "he"] = "torch"
-    """Initialisation of the DENs: torch's default, as published, whose eight layers attenuate the differences between
-    images so much that thousands of steps learn without any IDR; or He's rule, for shorter trainings."""
+    mln_init: Literal["he", "torch"] = "he"
+    """Initialisation of the MLN: He's rule with a last convolution of zeros, which learns from the first step on; or
+    torch's default, as published, which keeps it close to bicubic interpolation for some thousand steps."""
+    den_init: Literal["edges", "he", "torch"] = "edges"
+    """Initialisation of the DENs: He's rule with first filters that sum to zero in a DEN that reads images, which
+    learns to tell blurs apart within hundreds of steps; He's rule alone; or torch's default, as published, whose eight
+    layers attenuate the differences between images so much that thousands of steps learn without any IDR."""
+    den_norm: Literal["none", "batch"] = "none"
+    """Normalisation of the raw IDRs while teacher and student are trained: none, as published, or batch normalisation
+    without scale and shift, so that the RDAN heeds the differences between images from the first steps on. The weights
+    that are saved have it in the DEN's last layer. The training loss falls, but results on whole photos differ from
+    seed to seed."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -46,8 +49,15 @@ class AdaptationConfig(Section):
     """SGD steps on the batch, n in the paper."""
     inner_lr: Annotated[list[PositiveFloat], Field(min_length=1)] = list(INNER_LR)
     """Learning rate of each inner step; the last one serves all further steps."""
-    per: Literal["batch", "image"] = "batch"
-    """One set of adapted weights per batch, on its mean loss, or one per image, on its own loss."""
+    inner_clip: PositiveFloat | None = None
+    """Largest 2-norm of an inner step's gradient, over all weights that adapt; a larger one is scaled to it. null: no
+    limit."""
+    per: Literal["batch", "image"] = "image"
+    """One set of adapted weights per image, on its own loss, or one per batch, on its mean loss."""
+    on: Literal["self", "other"] = "self"
+    """The image whose LR and HR an image's MLN is adapted to: itself, as published, or its neighbour in the batch,
+    degraded by the same parameters. Then the features tell of the degradation, and of HR nothing that LR does not
+    show."""
     images: PositiveInt | None = None
     """Number of images to adapt to, the first of the batch, which share a degradation; features are read from all. null
     takes all. Fewer cost less, and show less of the degradation."""

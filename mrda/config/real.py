@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mrda.config.base import Count
-from mrda.degradations import RealOptions
+from mrda.options.real import RealOptions
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from mrda.config.base import Count, PositiveFloat, PositiveInt, Section, Weight
 from mrda.core.checks import NOT_BOOL
-from mrda.networks.adaptation import INNER_STEPS
+from mrda.options.networks import INNER_STEPS
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -40,7 +40,8 @@ class StageConfig(Section):
     """Adam's decay rates."""
     init_network: Path | None = None
     """Weights to start from, made by another run of the same stage; from those of another kind of network, only the
-    RDAN is used. Adam's moments start at zero, so that a few `warmup_steps` are advisable."""
+    RDAN is used, and one of fewer blocks computes the same as before. Adam's moments start at zero, so that a few
+    `warmup_steps` are advisable."""
 
 
 class BicubicConfig(StageConfig):
@@ -79,6 +80,8 @@ class MetaConfig(StageConfig):
     """SGD steps per task, n in the paper."""
     inner_lr: Annotated[list[PositiveFloat], Field(min_length=1)] = [1e-2]
     """Learning rate of each inner step, alpha in the paper; the last one is used for all further steps."""
+    inner_clip: PositiveFloat | None = None
+    """As `adaptation.inner_clip`, in meta-learning."""
     init_mln: Path | None = None
     """Weights of the bicubic MLN to start from; null: those of this run."""
 
@@ -92,9 +95,10 @@ class MetaConfig(StageConfig):
 class TeacherConfig(StageConfig):
     """Stage 2: RDAN and the teacher's DEN learn from the adapted MLN's features."""
 
-    den_input: Literal["features", "lr", "kernel"] = "features"
-    """Input of the DEN: the adapted MLN's features (MRDA_T, T2 of Table V); LR alone, without an MLN (T1, S6); or the
-    blur kernel itself, through linear layers (the oracle T3)."""
+    den_input: Literal["features", "lr_hr", "lr", "kernel"] = "features"
+    """Input of the DEN: the adapted MLN's features (MRDA_T, T2 of Table V); LR and HR together, without an MLN (the
+    teacher of KDSR); LR alone, without an MLN (T1, S6); or the blur kernel itself, through linear layers (the oracle
+    T3)."""
     visual_from: Count | None = None
     """First step with the visual loss in place of L1 (section `visual`); null: never."""
 
@@ -125,6 +129,8 @@ class StudentConfig(StageConfig):
     """Steps of the encoder-only phase between two falls of its learning rate to a tenth."""
     encoder_decay_first: PositiveInt | None = None
     """Steps before the first such fall; null: `encoder_decay_every`."""
+    rdan_lr_factor: PositiveFloat = 1.0
+    """Learning rate of the RDAN, which begins as the teacher's, as a factor of the DEN's."""
     visual_from: Count | None = None
     """First step with the visual loss in place of L1 (section `visual`), or the first one after the encoder-only phase
     if that is later; null: never."""

@@ -18,7 +18,7 @@ from mrda.config.real import RealConfig
 from mrda.config.stages import BicubicConfig, MetaConfig, StageConfig, StudentConfig, TeacherConfig
 from mrda.config.visual import VisualConfig
 from mrda.core.checks import Int, Scale
-from mrda.degradations.kernels import KERNEL_SIZE
+from mrda.options.classic import KERNEL_SIZE
 
 
 class TrainConfig(Section):
@@ -55,7 +55,7 @@ class TrainConfig(Section):
                     f"real.second.blur_kernel_size {self.real.largest_kernel}, crops were of {size}"
                 )
             return self
-        if self.degradation.kernel == "none":
+        if self.degradation.kernel == "none" or self.data.pairs:
             return self
         size, smallest = self.scale * self.data.patch_size, self.degradation.kernel_size // 2 + 1
         if size < smallest:
@@ -114,10 +114,22 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _what_adapts_shares_a_degradation(self) -> TrainConfig:
+        if self.adaptation.on == "other" and (self.data.pairs or self.degradation.type != "classic"):
+            raise ValueError(
+                "adaptation.on=other requires degradation.type=classic without data.pairs: other degradations can't be "
+                "repeated on another image"
+            )
         if self.adaptation.images is not None and self.degradation.per == "image":
             raise ValueError(
                 "adaptation.images requires degradation.per=batch: with per=image every image has its own degradation"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_can_be_normalised(self) -> TrainConfig:
+        for name in ("teacher", "student") if self.networks.den_norm == "batch" else ():
+            if self.stage(name).batch == 1:
+                raise ValueError(f"networks.den_norm=batch requires {name}.batch to be at least 2, it was 1")
         return self
 
     @model_validator(mode="after")
@@ -126,6 +138,19 @@ class TrainConfig(Section):
             raise ValueError("teacher.den_input=kernel requires blur kernels, but degradation.kernel is none")
         if self.teacher.den_input == "kernel" and self.degradation.type == "real":
             raise ValueError("teacher.den_input=kernel requires a single blur kernel, but degradation.type is real")
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_are_taken_as_they_are(self) -> TrainConfig:
+        if self.data.pairs and self.degradation.type == "real":
+            raise ValueError("data.pairs has a degradation already: set degradation.type=classic, which is not applied")
+        if self.data.pairs and self.train.adapt_sync:
+            raise ValueError(
+                "train.adapt_sync requires data.sources, because processes draw different pairs: set it to false"
+            )
+        for pairs, option in ((self.data.pairs, "data.pairs"), (self.validation.pairs, "validation.pairs")):
+            if pairs and self.teacher.den_input == "kernel":
+                raise ValueError(f"teacher.den_input=kernel requires blur kernels, which {option} does not tell")
         return self
 
     @model_validator(mode="after")
@@ -145,10 +170,11 @@ class TrainConfig(Section):
         Raises:
             ValueError: the student's teacher would have no MLN.
         """
-        if "student" in stages and self.teacher.den_input != "features" and self.student.init_teacher is None:
+        sees_hr = self.teacher.den_input in ("features", "lr_hr")
+        if "student" in stages and not sees_hr and self.student.init_teacher is None:
             raise ValueError(
-                "stage 'student' requires a teacher that reads the MLN's features: give student.init_teacher, leave "
-                f"the stage out, or set teacher.den_input=features; it was {self.teacher.den_input}"
+                "stage 'student' requires a teacher that sees HR: give student.init_teacher, leave the stage out, or "
+                f"set teacher.den_input to features or lr_hr; it was {self.teacher.den_input}"
             )
 
     @property
@@ -169,11 +195,28 @@ class TrainConfig(Section):
         encoder_steps = section.encoder_steps if isinstance(section, StudentConfig) else 0
         return max(section.visual_from, encoder_steps)
 
-    def resized(self) -> TrainConfig:
-        """Give every stage `train.steps` steps, if that is set, and scale its schedules in proportion; idempotent."""
+    def resized(self, kept: Collection[str] = ()) -> TrainConfig:
+        """Give every stage `train.steps` steps, if that is set, and scale its schedules in proportion.
+
+        In the result `train.steps` is not set: the stages have their steps themselves.
+
+        Args:
+            kept: Dotted paths of options that keep their value. A stage whose `steps` are kept keeps its schedules too.
+
+        Raises:
+            ValueError: A stage's new steps don't go with an option that keeps its value.
+        """
         if self.train.steps is None:
             return self
-        return self.model_copy(update={name: _resized(self.stage(name), self.train.steps) for name in STAGES})
+        changed: dict[str, object] = {
+            name: _resized(
+                self.stage(name),
+                self.train.steps,
+                {path.partition(".")[2] for path in kept if path.startswith(f"{name}.")},
+            )
+            for name in STAGES
+        }
+        return self.model_copy(update=changed | {"train": self.train.model_copy(update={"steps": None})})
 
     def to_yaml(self) -> str:
         """Return the whole configuration as YAML; `mrda.config.load.load_config` reads an equal one from it."""
@@ -193,12 +236,14 @@ _SCHEDULES = (
 )
 
 
-def _resized(stage: AnyStage, steps: int) -> AnyStage:
-    lengths = {name: getattr(stage, name, None) for name in _SCHEDULES}
+def _resized(stage: AnyStage, steps: int, kept: Collection[str]) -> AnyStage:
+    if "steps" in kept:
+        return stage
+    lengths = {name: getattr(stage, name, None) for name in _SCHEDULES if name not in kept}
     scaled = {
         # None and 0 keep their meaning: the default, and no encoder-only phase.
         name: max(1, round(length * steps / stage.steps))
         for name, length in lengths.items()
         if length
     }
-    return stage.model_copy(update={"steps": steps, **scaled})
+    return type(stage).model_validate(stage.model_dump() | {"steps": steps, **scaled})

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mrda.config.base import PositiveFloat, PositiveInt, Section, Weight
-from mrda.networks.discriminator import DiscriminatorOptions
+from mrda.options.networks import DiscriminatorOptions
 
 LAYER_WEIGHTS: Mapping[str, float] = MappingProxyType(
     {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0}

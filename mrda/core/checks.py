@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of tensors, numbers and options at the boundary of public functions."""
+"""Checks of tensors, numbers and options at the boundary of public functions.
+
+torch is imported where a tensor is checked, because the configuration, which has none, is checked before that.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-import torch
-from torch import Tensor
-
-from mrda_kernels.call import holds
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Scale = Literal[2, 3, 4]
 """Upscaling factor of a network."""
-SCALES: tuple[int, ...] = get_args(Scale)
+SCALES: tuple[Scale, ...] = get_args(Scale)
 
 
 class _NotBool:
@@ -41,7 +42,9 @@ Int = Annotated[int, NOT_BOOL]
 
 def check_tensor(name: str, value: object) -> None:
     """Raise TypeError unless ``value`` is a floating point tensor."""
-    if not isinstance(value, Tensor):
+    import torch
+
+    if not isinstance(value, torch.Tensor):
         if isinstance(value, torch.fx.Proxy):
             raise TypeError(
                 f"{name} is a Proxy of torch.fx.symbolic_trace, which knows no sizes to check; "
@@ -66,6 +69,8 @@ def check_image(name: str, image: Tensor, *, channels: int | None = 3, like: Ten
         TypeError: Not a tensor, not floating point, or not of the dtype of ``like``.
         ValueError: Wrong rank, channels or device, or height or width of zero.
     """
+    from mrda_kernels.call import holds
+
     check_tensor(name, image)
     shape = tuple(image.shape)
     if image.dim() != 4 or (channels is not None and image.shape[1] != channels):
@@ -89,6 +94,8 @@ def check_like(name: str, tensor: Tensor, like: Tensor) -> None:
     """Raise unless ``tensor`` is on the device and in the dtype of ``like`` (any floating dtype under autocast)."""
     if tensor.device != like.device:
         raise ValueError(f"{name} is on {tensor.device}, but must be on {like.device} as the weights are")
+    import torch
+
     if tensor.dtype != like.dtype and not torch.is_autocast_enabled(tensor.device.type):
         raise TypeError(f"{name} has dtype {tensor.dtype}, but must have {like.dtype} as the weights do")
 

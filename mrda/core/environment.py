@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import torch
 
 from mrda_kernels.backends import cpu
 
-PACKAGES = ("mrda-kernels", "torch", "accelerate", "numpy", "pillow", "triton")
+PACKAGES = ("mrda", "mrda-kernels", "torch", "accelerate", "numpy", "pillow", "triton")
 
 
 def environment(processes: int) -> dict[str, Any]:
@@ -45,9 +47,9 @@ def timing_environment(device: str) -> dict[str, Any]:
     """Describe everything that times on a device ("cpu" or "cuda") depend on besides the code, for a JSON file."""
     shared = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     if device == "cpu":
-        return shared | {"processor": _cpu_name()}
+        return shared | {"processor": _cpu_name(), "instructions": cpu.instruction_set()}
     gpu = {"cuda": torch.version.cuda, "triton": _version("triton"), "processor": torch.cuda.get_device_name()}
-    return shared | gpu
+    return shared | gpu | {"driver": _driver()}
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -58,13 +60,28 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def _cpu_name() -> str:
-    """Return the processor's name, or its architecture if the system does not give the name."""
+    """Return the processor's name, family and model, or its architecture if the system does not give them.
+
+    Virtual machines shorten the name to that of the brand, and family and model tell the generation.
+    """
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+        text = ""
+    found = dict(re.findall(r"^(model name|cpu family|model)\s*: (.+)$", text, flags=re.MULTILINE))
+    if "model name" not in found:
+        return platform.processor() or platform.machine()
+    name = found["model name"].strip()
+    return f"{name}, family {found['cpu family']} model {found['model']}" if "cpu family" in found else name
+
+
+def _driver() -> str | None:
+    """Return the version of NVIDIA's driver, if the system gives it."""
+    with suppress(OSError):
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+        if found := re.search(r"\b\d+\.\d+(\.\d+)?\b", text):
+            return found[0]
+    return None
 
 
 def _version(package: str) -> str | None:

@@ -170,6 +170,20 @@ def make_folder(path: Path, name: str) -> None:
         raise ValueError(f"the {name} {path} can't be created: {reason(error)}") from None
 
 
+@contextmanager
+def new_folder(path: Path, name: str) -> Iterator[None]:
+    """Create a folder as `make_folder` does; if the block raises, take back what was created, unless it is in use."""
+    missing = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
+    try:
+        make_folder(path, name)
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()  # which refuses folders with anything in them
+        raise
+
+
 def check_name(path: str | Path) -> None:
     """Check that a file's name is not too long for its folder, or for the one that the folder would be created in.
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress bars, by one protocol, and the log on the terminal."""
+"""Progress by one protocol, as bars on a terminal and lines elsewhere, and the log on the terminal."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar
 
@@ -12,7 +13,14 @@ import rich.progress
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from mrda.core.durations import in_words
+
 Item = TypeVar("Item")
+
+_log = logging.getLogger(__name__)
+
+LINE_EVERY = 30.0
+"""Seconds between the lines that take the place of a bar where there is no terminal."""
 
 STDERR = Console(stderr=True)
 """The terminal of bars and messages: what is printed on it while bars are shown appears above them."""
@@ -44,15 +52,20 @@ class NoProgress:
 class TerminalProgress:
     """A `Progress` of bars with the time that remains; they vanish when the last open task ends.
 
-    Shows nothing unless ``console`` is a terminal. Lines that are logged or printed meanwhile appear above the bars.
+    Lines that are logged or printed meanwhile appear above the bars. If ``console`` is no terminal, a line is logged
+    every `LINE_EVERY` seconds instead.
 
     Args:
         console: the terminal, by default that of stderr.
         in_bytes: show bytes and bytes per second instead of percent.
+        clock: gives the time in seconds, for the lines.
     """
 
-    def __init__(self, console: Console | None = None, *, in_bytes: bool = False) -> None:
+    def __init__(
+        self, console: Console | None = None, *, in_bytes: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.console = STDERR if console is None else console
+        self._clock = clock
         amount = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (TextColumn("{task.percentage:>3.0f}%"),)
         self._bars = rich.progress.Progress(
             TextColumn("{task.description}"),
@@ -62,13 +75,15 @@ class TerminalProgress:
             TextColumn("{task.fields[note]}"),
             console=self.console,
             transient=True,
-            disable=not self.console.is_terminal,
         )
         self._open = 0
 
     @contextmanager
     def task(self, description: str, total: float | None) -> Iterator[Task]:
         """See `Progress`."""
+        if not self.console.is_terminal:
+            yield _Lines(description, total, self._clock)
+            return
         if not self._open:
             self._bars.start()
         self._open += 1
@@ -105,15 +120,16 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 
 class Share:
-    """Turns the share that is done of one unit of a task, from 0 to 1, into advances of the task."""
+    """Turns the share that is done of some units of a task, from 0 to 1, into advances of the task."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, units: int = 1) -> None:
         self._task = task
+        self._units = units
         self._done = 0.0
 
     def __call__(self, share: float) -> None:
-        """Report that ``share`` of the unit is done."""
-        self._task.advance(share - self._done)
+        """Report that ``share`` of the units is done."""
+        self._task.advance(self._units * (share - self._done))
         self._done = share
 
 
@@ -129,6 +145,24 @@ class _Bar:
 
     def advance(self, amount: float = 1, *, note: str = "") -> None:
         self._bars.update(self._task, advance=amount, note=note)
+
+
+class _Lines:
+    """Logs how far a task has come, a line now and then."""
+
+    def __init__(self, description: str, total: float | None, clock: Callable[[], float]) -> None:
+        self._description, self._total, self._clock = description, total, clock
+        self._done = 0.0
+        self._start = self._told = clock()
+
+    def advance(self, amount: float = 1, *, note: str = "") -> None:
+        self._done += amount
+        now = self._clock()
+        if now < self._told + LINE_EVERY or not self._total or self._done <= 0:
+            return
+        self._told = now
+        left = (now - self._start) * (self._total / self._done - 1)
+        _log.info("%s: %.0f %% done, about %s left", self._description, 100 * self._done / self._total, in_words(left))
 
 
 class _StderrHandler(logging.Handler):

@@ -3,36 +3,23 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mrda.core.checks import (
-    Int,
     check_choice,
     check_image,
     check_number,
-    check_odd,
-    check_range,
     check_scale,
     check_tensor,
 )
-from mrda.degradations.kernels import KERNEL_SIZE, gaussian_kernels
-from mrda.degradations.options import LR_UP_FROM, CommonOptions
+from mrda.degradations.kernels import gaussian_kernels
 from mrda.degradations.quantize import quantize
-from mrda.degradations.resample import BORDERS, bicubic
-
-Kernel = Literal["isotropic", "anisotropic", "none"]
-AnisoParam = Literal["sigma", "eigen"]
-Downsample = Literal["bicubic", "sfold"]
-DOWNSAMPLES: tuple[Downsample, ...] = get_args(Downsample)
-
-SIGMA_RANGES = {2: (0.2, 2.0), 3: (0.2, 3.0), 4: (0.2, 4.0)}
-"""Range of the blur's standard deviation in training, in HR pixels, by scale."""
+from mrda.degradations.resample import bicubic
+from mrda.options.classic import BORDERS, DOWNSAMPLES, LR_UP_FROM, SIGMA_RANGES, ClassicOptions
 
 
 class Degraded(NamedTuple):
@@ -47,6 +34,9 @@ class Degraded(NamedTuple):
             was not Gaussian alone.
         hr: (B, 3, H, W) in [0, 1]: the HR image that LR was made from, or a patch of it.
         hr_sharp: The same patch of the sharpened HR that LR was made from; None if nothing was sharpened.
+        other_lr: LR of another image by the same degradation, which the MLN is adapted to; None: to the image itself.
+        other_lr_up: Its enlargement.
+        other_hr: Its HR.
     """
 
     lr: Tensor
@@ -55,6 +45,9 @@ class Degraded(NamedTuple):
     noise_level: Tensor | None
     hr: Tensor
     hr_sharp: Tensor | None = None
+    other_lr: Tensor | None = None
+    other_lr_up: Tensor | None = None
+    other_hr: Tensor | None = None
 
 
 def crop_to_multiple(hr: Tensor, scale: int) -> Tensor:
@@ -117,44 +110,6 @@ def degrade(
     return _degrade(hr, kernels, scale, levels, generator if noisy else None, downsample, border, lr_up_from)
 
 
-@dataclass(frozen=True)
-class ClassicOptions(CommonOptions):
-    """Options of the classic degradation.
-
-    Raises:
-        TypeError: ``kernel_size`` is not an int, or a range is not a pair of numbers.
-        ValueError: An option is not one of its choices, a range is not finite, reversed, or negative where it
-            may not be, or ``kernel_size`` is not odd.
-    """
-
-    kernel: Kernel = "isotropic"
-    """Family of the Gaussian blur kernels; none: no blur."""
-    kernel_size: Int = KERNEL_SIZE
-    """Side of the blur kernels in HR pixels; odd."""
-    sigma_range: tuple[float, float] | None = None
-    """Range of the kernels' standard deviations in HR pixels; null: 0.2 to 2, 3, 4 for x2, x3, x4."""
-    theta_range: tuple[float, float] = (0.0, math.pi)
-    """Range of the rotation of anisotropic kernels in radians."""
-    aniso_param: AnisoParam = "sigma"
-    """Meaning of `sigma_range` for anisotropic kernels: standard deviations (released code), or eigenvalues of the
-    covariance (the paper's wording)."""
-    noise_range: tuple[float, float] = (0.0, 0.0)
-    """Range of the noise's standard deviation, in units of 1/255."""
-    downsample: Downsample = "bicubic"
-    """Downsampling after the blur: antialiased bicubic, or the first pixel of every `scale` x `scale` cell (sfold)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("kernel", self.kernel, get_args(Kernel))
-        check_odd("kernel_size", self.kernel_size)
-        if self.sigma_range is not None:
-            check_range("sigma_range", self.sigma_range, minimum=0)
-        check_range("theta_range", self.theta_range)
-        check_choice("aniso_param", self.aniso_param, get_args(AnisoParam))
-        check_range("noise_range", self.noise_range, minimum=0)
-        check_choice("downsample", self.downsample, DOWNSAMPLES)
-
-
 class ClassicDegradation:
     """Draws the parameters of a classic degradation at random and applies it.
 
@@ -194,6 +149,19 @@ class ClassicDegradation:
         if kernels is not None:
             check_room(hr, options.kernel_size)
             kernels = kernels.to(hr)
+        return self._degrade_by(hr, kernels, levels, generator)
+
+    def with_others(self, pair: Degraded, generator: torch.Generator) -> Degraded:
+        """Return a batch with another image for each of its own: its neighbour's HR, degraded by the same parameters.
+
+        The noise is drawn anew. A batch of one image has no other than itself.
+        """
+        assert pair.noise_level is not None
+        other = self._degrade_by(pair.hr.roll(1, dims=0), pair.kernel, pair.noise_level, generator)
+        return pair._replace(other_lr=other.lr, other_lr_up=other.lr_up, other_hr=other.hr)
+
+    def _degrade_by(self, hr: Tensor, kernels: Tensor | None, levels: Tensor, generator: torch.Generator) -> Degraded:
+        options = self.options
         source = generator if options.noise_range[1] > 0 else None
         resampling = options.downsample, options.border, options.lr_up_from
         return _degrade(hr, kernels, self.scale, levels, source, *resampling)

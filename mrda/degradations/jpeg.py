@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -19,9 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mrda.core.checks import check_choice, check_image
-
-Codec = Literal["libjpeg", "simulated"]
-CODECS: tuple[Codec, ...] = get_args(Codec)
+from mrda.options.real import CODECS
 
 _SUBSAMPLING = 2  # Pillow's number for 4:2:0
 

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from mrda.core.checks import check_number, check_odd, check_tensor
-
-KERNEL_SIZE = 21
-"""Side of the blur kernels in HR pixels, in the paper's training and tests."""
+from mrda.options.classic import KERNEL_SIZE
 
 # Smallest standard deviation, used in place of 0: the weight of a neighbouring pixel, exp(-0.5/0.02^2), is 0 in
 # float64, and the rounding error of a rotated axis (1e-15 px) changes no weight.

@@ -5,17 +5,13 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from mrda.core.checks import check_choice, check_image, check_positive
 from mrda.core.linear_maps import Block, Taps, apply_blocks, blocks
-
-Border = Literal["clamp", "mirror"]
-"""Rule for the pixels outside the image, see `bicubic`."""
-BORDERS: tuple[Border, ...] = get_args(Border)
+from mrda.options.classic import BORDERS
 
 _BLOCK = 64  # outputs per product: few enough for a nearly banded matrix, enough for an efficient GEMM
 

@@ -17,7 +17,13 @@ from mrda.degradations.kernels import KERNEL_SIZE
 from mrda.training.plan import learning_rate
 
 SETTINGS = [f"classic-{kind}-x{scale}" for kind in ("iso", "aniso-noise") for scale in (2, 3, 4)]
-RELEASE = ["release/mrda-x4-iso", "release/mrda-x4-iso-leg2", "release/mrda-x4-aniso-noise", "release/evidence-x4"]
+RELEASE = [
+    "release/mrda-x4",
+    "release/mrda-x4-iso",
+    "release/mrda-x4-iso-leg2",
+    "release/mrda-x4-aniso-noise",
+    "release/evidence-x4",
+]
 ROWS = ["t1", "t2", "t3", "s1", "s2", "s3", "s4", "s5", "s6", "fixed_upscaler", "free_upscaler"]
 
 
@@ -139,10 +145,43 @@ def test_one_number_of_steps_shrinks_every_schedule_with_it() -> None:
     assert (config.bicubic.halve_every, config.bicubic.halve_first) == (208, 207)
     assert (config.student.encoder_steps, config.student.encoder_decay_every) == (200, 120)
     assert config.resized() == config
+    assert config.train.steps is None
     assert load_config("toy", ["train.steps=1", "student.encoder_steps=0"]).student == StudentConfig(
         **{**load_config("toy").student.model_dump(), "steps": 1, "encoder_steps": 0, "halve_every": 13479}
         | {"encoder_decay_every": 6470}
     )
+
+
+def test_what_is_set_wins_over_one_number_of_steps_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "short.yaml"
+    path.write_text("extends: toy\ntrain: {steps: 2}\n")
+    config = load_config(path, ["student.steps=60", "student.encoder_steps=20", "teacher.halve_every=7"])
+    assert (config.student.steps, config.student.encoder_steps, config.teacher.halve_every) == (60, 20, 7)
+    assert (config.meta.steps, config.teacher.steps) == (2, 2)
+    (tmp_path / "resolved.yaml").write_text(config.to_yaml())
+    assert load_config(tmp_path / "resolved.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.steps=5", "student.steps=6"], "train.steps replaces student.steps: set one of them"),
+        (["train.steps=5", "student={steps: 6}"], "train.steps replaces student.steps"),
+        (["real.jpeg_range=[30, 60]"], "real.first.jpeg_range has no effect unless degradation.type=real"),
+        (["degradation.theta_range=[0, 1]"], "theta_range has no effect unless degradation.kernel=anisotropic"),
+        (["degradation.type=real", "degradation.kernel=none"], "kernel has no effect unless degradation.type=classic"),
+        (["degradation.kernel=none", "degradation.sigma_range=[1, 2]"], "sigma_range has no effect unless"),
+        (["validation.every=5"], "validation.every has no effect unless validation.sources or validation.pairs names"),
+        (["visual.gan_weight=0.2"], "visual.gan_weight has no effect unless teacher.visual_from or"),
+        (["meta.lr_law=cosine", "meta.halve_every=9"], "meta.halve_every has no effect unless meta.lr_law=halving"),
+        (["meta.lr_min=1e-5"], "meta.lr_min has no effect unless meta.lr_law=cosine"),
+        (["student.encoder_steps=0", "student.encoder_lr=1e-3"], "student.encoder_lr has no effect unless"),
+        (["student.encoder_steps=5", "train.steps=4"], "encoder_steps must be at most steps, it was 5 of 4"),
+    ],
+)
+def test_what_is_set_without_effect_is_refused(overrides: list[str], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        load_config("toy", overrides)
 
 
 def test_the_demo_never_trains_on_what_it_is_judged_by() -> None:
@@ -276,7 +315,9 @@ def test_the_unknown_key_is_reported_before_other_faults() -> None:
 
 
 def test_an_unknown_configuration_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"config 'dmo' must be a file or one of .*demo.*toy"):
+    with pytest.raises(
+        ValueError, match=r"config 'dmo' is neither a file nor .*did you mean 'demo'\? `mrda train --list` shows them"
+    ):
         load_config("dmo")
 
 
@@ -304,7 +345,7 @@ def test_a_file_that_is_no_utf_8_is_named(tmp_path: Path) -> None:
 
 
 def test_a_name_that_no_file_can_have_is_an_unknown_preset() -> None:
-    with pytest.raises(ValueError, match="must be a file or one of"):
+    with pytest.raises(ValueError, match="is neither a file nor one of the package's: `mrda train"):
         load_config("x" * 300)
 
 

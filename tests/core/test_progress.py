@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
+from mrda.core.durations import in_words
 from mrda.core.progress import NoProgress, Progress, TerminalProgress, log_to_stderr, track
 
 
@@ -36,11 +37,36 @@ def test_nested_tasks_are_drawn_and_vanish() -> None:
     assert "first" in drawn
 
 
-def test_nothing_is_drawn_where_there_is_no_terminal() -> None:
-    console = Console(file=io.StringIO())
-    with TerminalProgress(console).task("photos", 2) as task:
-        task.advance()
+def test_a_line_now_and_then_where_there_is_no_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    console, times = Console(file=io.StringIO()), iter([0.0, 10.0, 30.0, 50.0, 240.0])
+    with (
+        caplog.at_level(logging.INFO, "mrda"),
+        TerminalProgress(console, clock=lambda: next(times)).task("photos", 2) as task,
+    ):
+        for _ in range(4):
+            task.advance(0.25)
     assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+    assert [record.getMessage() for record in caplog.records] == [
+        "photos: 25 % done, about 90 seconds left",
+        "photos: 50 % done, about 4 minutes left",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-1, "0 seconds"),
+        (1.2, "1 second"),
+        (99, "99 seconds"),
+        (100, "2 minutes"),
+        (5900, "98 minutes"),
+        (9000, "2.5 hours"),
+        (36000, "10 hours"),
+        (803 * 86400, "803 days"),
+    ],
+)
+def test_durations_are_said_as_people_do(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
 
 
 @pytest.mark.parametrize("progress", [NoProgress(), TerminalProgress(Console(file=io.StringIO(), force_terminal=True))])

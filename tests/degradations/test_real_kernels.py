@@ -8,7 +8,7 @@ import torch
 
 from mrda.degradations.real import RoundOptions
 from mrda.degradations.real.kernels import FINAL_DRAWS, KERNEL_DRAWS, KernelShapes, draw_final, draw_kernels
-from mrda.degradations.real.options import FAMILIES
+from mrda.options.real import FAMILIES
 
 pytest.importorskip("scipy", reason="needs scipy, which comes with scikit-image")
 

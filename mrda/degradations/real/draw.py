@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mrda.degradations.real.kernels import FINAL_DRAWS, KERNEL_DRAWS, KernelShapes, between, draw_final, draw_kernels
-from mrda.degradations.real.options import RealOptions, RoundOptions
 from mrda.degradations.real.resize import MODES
+from mrda.options.real import RealOptions, RoundOptions
 
 _HOST_DRAWS = 5
 """Random numbers of a round that the host reads."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mrda.degradations.real.options import FAMILIES, LARGEST, SMALLEST, RoundOptions
+from mrda.options.real import FAMILIES, LARGEST, SMALLEST, RoundOptions
 
 KERNEL_DRAWS = 9
 """Random numbers that a kernel takes."""

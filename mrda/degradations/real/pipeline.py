@@ -13,15 +13,15 @@ from mrda.core.checks import check_int, check_scale
 from mrda.degradations.classic import Degraded, check_batch, check_generator, check_room, crop_to_multiple
 from mrda.degradations.filters import filter_images
 from mrda.degradations.jpeg import jpeg
-from mrda.degradations.options import CommonOptions
 from mrda.degradations.quantize import quantize
 from mrda.degradations.real.draw import RealDraw, RoundDraw, draw
 from mrda.degradations.real.kernels import KernelShapes
 from mrda.degradations.real.noise import add_gaussian_noise, add_poisson_noise
-from mrda.degradations.real.options import RealOptions
 from mrda.degradations.real.resize import resize
 from mrda.degradations.resample import bicubic
 from mrda.degradations.sharpen import sharpen
+from mrda.options.classic import CommonOptions
+from mrda.options.real import RealOptions
 
 
 class Step(NamedTuple):

@@ -15,11 +15,13 @@ from mrda.core.checks import (
     check_range,
     check_weights,
 )
-from mrda.degradations.jpeg import CODECS, Codec
 
 KernelFamily = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"]
 FAMILIES: tuple[KernelFamily, ...] = get_args(KernelFamily)
 """Families of blur kernels: Gaussian, generalised Gaussian and plateau-shaped, each isotropic and anisotropic."""
+
+Codec = Literal["libjpeg", "simulated"]
+CODECS: tuple[Codec, ...] = get_args(Codec)
 
 SMALLEST = 7
 """Side of Real-ESRGAN's smallest kernels, in pixels."""
