@@ -10,14 +10,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from mrda.networks import MLN
+from mrda.networks.layers import is_for_cpu_kernels
+from mrda.options.networks import INNER_LR, INNER_STEPS
 
 Weights = dict[str, Tensor]
 """Weights by parameter name; in an adaptation per image each has a leading batch dimension."""
 
-INNER_LR = (1e-2, 5e-3, 5e-3, 5e-3, 5e-3, 1e-3)
-"""Learning rates of the inner steps in stages 2 and 3 of the released code."""
-INNER_STEPS = 5
-"""Number of inner steps, n in the paper, in all stages."""
 LOSS_SCALE = 2.0**14
 """Factor on the inner loss, by which its gradient is divided again.
 
@@ -36,6 +34,7 @@ def adapt(
     inner_lr: Sequence[float] = INNER_LR,
     steps: int = INNER_STEPS,
     freeze_upscaler: bool = True,
+    clip: float | None = None,
     per_image: bool = False,
     second_order: bool = False,
     sync: Callable[[list[Tensor]], list[Tensor]] | None = None,
@@ -53,6 +52,8 @@ def adapt(
         inner_lr: learning rate of each step; the last one serves all further steps.
         steps: number of steps; 0 returns copies.
         freeze_upscaler: leave the upscaler out.
+        clip: largest 2-norm of a step's gradient, over all weights of a set, to which a larger one is scaled; None: no
+            limit.
         per_image: adapt separate weights to each image, on its own L1 loss, instead of one set on the mean loss.
         second_order: keep the graph, so that the result is differentiable, once, with respect to the module's
             parameters through all steps (MAML's second order); otherwise the result is detached.
@@ -81,6 +82,8 @@ def adapt(
             gradients = _second_order(loss, fast) if second_order else _first_order(loss, fast)
             if sync is not None:
                 gradients = dict(zip(gradients, sync(list(gradients.values())), strict=True))
+            if clip is not None:
+                gradients = _clipped(gradients, clip, per_image)
             fast = {name: value - rate * gradients[name] for name, value in fast.items()}
         if not second_order:
             fast = {name: value.detach() for name, value in fast.items()}
@@ -97,7 +100,7 @@ def restore(mln: MLN, weights: Weights, lr: Tensor, lr_up: Tensor, *, per_image:
     def one(weights: Weights, lr: Tensor, lr_up: Tensor) -> Tensor:
         return functional_call(mln, weights, (lr[None], lr_up[None]))[0]
 
-    return vmap(one)(weights, lr, lr_up)
+    return _each(one, weights, lr, lr_up)
 
 
 def features(mln: MLN, weights: Weights, lr: Tensor, *, per_image: bool = False) -> Tensor:
@@ -105,7 +108,34 @@ def features(mln: MLN, weights: Weights, lr: Tensor, *, per_image: bool = False)
     weights = {f"mln.{name}": value for name, value in weights.items()}
     if not per_image:
         return functional_call(_Tap(mln), weights, (lr,))
-    return vmap(lambda weights, lr: functional_call(_Tap(mln), weights, (lr[None],))[0])(weights, lr)
+    return _each(lambda weights, lr: functional_call(_Tap(mln), weights, (lr[None],))[0], weights, lr)
+
+
+def _each(one: Callable[..., Tensor], weights: Weights, *images: Tensor) -> Tensor:
+    """Apply a function to the weights and the images of each image of a batch.
+
+    On a CPU one after the other unless they are small: the kernels for 3x3 convolutions are faster there than the
+    grouped convolutions that torch.func makes of many sets of weights.
+    """
+    if not is_for_cpu_kernels(images[0]) or images[0][0, 0].numel() < _FEWEST_PIXELS:
+        return vmap(one)(weights, *images)
+    sets = zip(*(value.unbind() for value in weights.values()), strict=True)
+    return torch.stack(
+        [
+            one(dict(zip(weights, values, strict=True)), *each)
+            for values, each in zip(sets, zip(*images, strict=True), strict=True)
+        ]
+    )
+
+
+def _clipped(gradients: Weights, clip: float, per_image: bool) -> Weights:
+    """Scale the gradients to a 2-norm of at most `clip`, over all weights or over those of each image."""
+    keep = 1 if per_image else 0
+    squares = [value.square().flatten(keep).sum(dim=-1) for value in gradients.values()]
+    factor = (clip / torch.stack(squares).sum(dim=0).sqrt()).clamp(max=1.0)
+    return {
+        name: value * factor.reshape(*factor.shape, *[1] * (value.dim() - keep)) for name, value in gradients.items()
+    }
 
 
 def _first_order(loss: Callable[[Weights], Tensor], fast: Weights) -> Weights:
@@ -128,6 +158,9 @@ def _second_order(loss: Callable[[Weights], Tensor], fast: Weights) -> Weights:
 def _divided_backward(value: Tensor) -> Tensor:
     """Return the same values to the bit, with gradients that are divided by the loss's scale."""
     return value.detach() + (value - value.detach()) / LOSS_SCALE
+
+
+_FEWEST_PIXELS = 1024  # of an LR image, below which the kernels for CPUs leave it to torch's convolutions
 
 
 class _Tap(nn.Module):

@@ -15,7 +15,7 @@ from torch import nn
 from mrda.core.faults import reason
 from mrda.core.files import atomic_write
 from mrda.networks.discriminator import UNetDiscriminator
-from mrda.networks.reading import read_safetensors
+from mrda.networks.reading import read_metadata, read_safetensors
 from mrda.networks.registry import ARCHITECTURES, DISCRIMINATORS, Network, build, check_network, check_tensors
 
 OWN_KEYS = ("architecture", "hyperparameters", "scale")
@@ -51,6 +51,15 @@ def save_network(network: Network | UNetDiscriminator, path: str | os.PathLike[s
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     with atomic_write(path) as file:
         file.write(save(tensors, entries))
+
+
+def further_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the metadata of a weights file besides the network's own, such as a licence; the authors' files have none.
+
+    Raises:
+        ValueError: The file can't be read.
+    """
+    return {key: value for key, value in read_metadata(path).items() if key not in OWN_KEYS}
 
 
 @overload

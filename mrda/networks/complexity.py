@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from mrda.core.checks import check_int
 from mrda.networks.den import DEN
 from mrda.networks.mln import MLN
-from mrda.networks.mrda import MRDAOracle, MRDAStudent, MRDATeacher
-from mrda.networks.rda_conv import DASRConv, RDAConv
+from mrda.networks.mrda import MRDAOracle, MRDATeacher
+from mrda.networks.rda_conv import PredictingConv, RDAConv
 from mrda.networks.rdan import RDAN
 from mrda.networks.registry import Network
+from mrda.networks.trunk import Trunk
 from mrda.networks.upscaler import PixelShuffleUpscaler
 
 LR_HEIGHT, LR_WIDTH = 180, 320  # the LR image that published costs are given for
 _LONGEST_SIDE = 2**16  # far below the sizes at which torch can no longer count a tensor's bytes
 
-# A published RDAN subtracts and adds the mean colour by fixed 1x1 convolutions of 3x3 weights and 3 biases each. Ours
+# A published trunk subtracts and adds the mean colour by fixed 1x1 convolutions of 3x3 weights and 3 biases each. Ours
 # uses a buffer, which no hook sees.
 _MEAN_SHIFT_PARAMETERS = 2 * (9 + 3)
 _MEAN_SHIFT_MACS = 9  # per pixel
@@ -33,7 +34,8 @@ class Complexity:
     """The cost of a network. A multiply-add is one multiplication and one addition; those of biases do not count."""
 
     parameters: int
-    """Numbers in the published state dict, including the 24 fixed ones of the mean shift if there is one."""
+    """Numbers in the published state dict that inference uses, with the 24 fixed ones of the mean shift if it has one;
+    statistics of BatchNorm do not count."""
     parameters_trainable: int
     """Trainable parameters."""
     mult_adds: int
@@ -66,7 +68,7 @@ def complexity(network: Network | RDAN | DEN, height: int = LR_HEIGHT, width: in
         check_int(name, side)
         if side > _LONGEST_SIDE:
             raise ValueError(f"{name} is {side}, but must be at most {_LONGEST_SIDE}")
-    if not isinstance(network, MLN | MRDATeacher | MRDAStudent | MRDAOracle | RDAN | DEN):
+    if not isinstance(network, Network | RDAN | DEN):
         raise TypeError(f"network is {type(network).__name__}, but must be a network of the method")
     with torch.device("meta"), torch.no_grad():
         copy = type(network)(**network.hyperparameters).eval()
@@ -86,7 +88,7 @@ def complexity(network: Network | RDAN | DEN, height: int = LR_HEIGHT, width: in
             executed += sum(upscaler.collapsed_mult_adds(height, width) for upscaler in upscalers) - sum(chains)
     trainable = sum(parameter.numel() for parameter in copy.parameters())
     fixed = 0
-    if any(isinstance(module, RDAN) for module in copy.modules()):
+    if any(isinstance(module, Trunk) for module in copy.modules()):
         fixed = _MEAN_SHIFT_PARAMETERS
         scale = network.hyperparameters["scale"]
         counts["static_conv"] += _MEAN_SHIFT_MACS * height * width * (1 + scale * scale)
@@ -108,7 +110,7 @@ def _counter(counts: dict[str, int]) -> Callable[[nn.Module, tuple[Any, ...], Te
             counts["static_conv"] += output.numel() * module.weight[0].numel()
         elif isinstance(module, nn.Linear):
             counts["linear"] += output.numel() * module.in_features
-        elif isinstance(module, RDAConv | DASRConv):
+        elif isinstance(module, PredictingConv):
             counts["dynamic_conv"] += output.numel() * module.kernel_size**2
             if isinstance(module, RDAConv):
                 batch, _, height, width = output.shape

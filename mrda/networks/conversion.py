@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +11,11 @@ import torch
 from torch import Tensor
 
 from mrda.core.files import atomic_write
-from mrda.networks.checkpoints import load_network, save_network
+from mrda.networks.checkpoints import further_metadata, load_network, save_network
+from mrda.networks.dasr import DASR
+from mrda.networks.kdsr import KDSRStudent
 from mrda.networks.official import load_official, read_official, to_official
-from mrda.networks.reading import read_safetensors
+from mrda.networks.reading import pickle_of, read_safetensors
 from mrda.networks.registry import Network
 
 OFFICIAL_SUFFIXES = (".pth", ".pt")
@@ -24,9 +25,9 @@ OWN_SUFFIX = ".safetensors"
 def convert_weights(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Network:
     """Convert a published .pth or .pt file into our .safetensors, or the other way round, as the suffixes say.
 
-    The result is in float32 and holds exactly the numbers of ``source``; wider ones must fit. Only weights are
-    converted: neither the rest of a training checkpoint nor further metadata of our files. The wrappers that
-    :func:`~mrda.networks.official.read_official` knows are removed.
+    The result is in float32 and holds exactly the numbers of ``source``; wider ones must fit. Further metadata of our
+    files, such as licence, data, recipe, stage and step, is kept in both directions; the rest of a training checkpoint
+    is not. The wrappers that :func:`~mrda.networks.official.read_official` knows are removed.
 
     Args:
         source: The file to read.
@@ -47,18 +48,19 @@ def convert_weights(source: str | os.PathLike[str], target: str | os.PathLike[st
         )
     if target.exists() and source.exists() and target.samefile(source):
         raise ValueError(f"{target} is the file to convert, and would be overwritten")
+    metadata = further_metadata(source)
     if from_official:
         network = load_official(source)
-        _check_exact(source, read_official(source), to_official(network))
-        save_network(network, target)
+        constants = ("G.sub_mean.", "G.add_mean.") if isinstance(network, DASR | KDSRStudent) else ()  # not loaded
+        stored = {key: tensor for key, tensor in read_official(source).items() if not key.startswith(constants)}
+        _check_exact(source, stored, to_official(network))
+        save_network(network, target, **metadata)
         return network
     network = load_network(source)
     _check_exact(source, read_safetensors(source)[0], network.state_dict())
-    state = to_official(network)
-    buffer = io.BytesIO()  # torch.save would write a file's name into the file
-    torch.save(state, buffer)
+    content = pickle_of(to_official(network), metadata)
     with atomic_write(target) as file:
-        file.write(buffer.getbuffer())
+        file.write(content)
     return network
 
 

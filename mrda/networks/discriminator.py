@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +13,8 @@ from torch import Tensor, nn
 
 from mrda.core.checks import check_image
 from mrda.networks.layers import any_tensor, conv3x3
-from mrda.networks.options import Configured, Options
+from mrda.networks.options import Configured
+from mrda.options.networks import DiscriminatorOptions
 
 _NEGATIVE_SLOPE = 0.2
 _SMALLEST = 8  # pixels: three convolutions of stride 2
@@ -69,16 +69,6 @@ class SpectralConv2d(nn.Module):
         if self.training:
             self.iterate()
         return F.conv2d(x, self.weight(), stride=self.stride, padding=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiscriminatorOptions(Options):
-    """Options of the discriminator."""
-
-    num_feat: int = 64
-    """Channels at full resolution; 2, 4 and 8 times as many at a half, a quarter and an eighth."""
-    in_channels: int = 3
-    """Channels of the images."""
 
 
 class UNetDiscriminator(Configured):

@@ -3,28 +3,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mrda.core.checks import check_image
-from mrda.networks.layers import NEGATIVE_SLOPE, any_tensor, conv3x3, initialize_he
-from mrda.networks.options import Configured, Options
+from mrda.networks.layers import NEGATIVE_SLOPE, any_tensor, conv3x3, initialize_he, run_chain
+from mrda.networks.options import Configured
 from mrda.networks.upscaler import CollapsedUpscaler, PixelShuffleUpscaler
-
-
-@dataclass(frozen=True, kw_only=True)
-class MLNOptions(Options):
-    """Options of the MLN; the defaults are the published model's."""
-
-    scale: Literal[2, 3, 4] = 4
-    """Enlargement."""
-    num_feat: int = 128
-    """Channels of the MLN, C' in the paper."""
-    num_body: int = 6
-    """Body convolutions, between the head and the tap."""
+from mrda.options.networks import MLNOptions
 
 
 class MLN(Configured):
@@ -71,7 +59,7 @@ class MLN(Configured):
             ValueError: ``lr`` has another shape or device.
         """
         check_image("lr", lr, like=any_tensor(self.head))
-        return self.body(self.head(lr))
+        return run_chain(self.body, self.head(lr))
 
     def forward(self, lr: Tensor, lr_up: Tensor) -> Tensor:
         """Return SR (B, 3, scale*H, scale*W), not clamped.

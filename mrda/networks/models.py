@@ -6,20 +6,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from mrda.core.checks import SCALES
+from mrda.networks.dasr import DASR
+from mrda.networks.kdsr import KDSRStudent
 from mrda.networks.mln import MLN
 from mrda.networks.mrda import MRDAStudent, MRDATeacher
 from mrda.networks.registry import Network
+from mrda.options import networks as options
 
-# Table IV's sizes are not printed: these alone give its 19.59 M parameters and 572.96 G mult-adds.
-_gan_student = partial(MRDAStudent, scale=4, num_feat=128, num_blocks=21, den_width=128)
-_gan_teacher = partial(MRDATeacher, scale=4, num_feat=128, num_blocks=21, den_width=128)
+_CLASSES: dict[type, Callable[..., Network]] = {
+    options.MRDAOptions: MRDAStudent,
+    options.TeacherOptions: MRDATeacher,
+    options.MLNOptions: MLN,
+    options.DASROptions: DASR,
+    options.KDSROptions: KDSRStudent,
+}
 
 MODELS: dict[str, Callable[[], Network]] = {
-    **{f"mrda-x{scale}": partial(MRDAStudent, scale=scale) for scale in SCALES},
-    **{f"mrda-teacher-x{scale}": partial(MRDATeacher, scale=scale) for scale in SCALES},
-    **{f"mln-x{scale}": partial(MLN, scale=scale) for scale in SCALES},
-    "mrda-gan-x4": _gan_student,
-    "mrda-gan-teacher-x4": _gan_teacher,
+    name: partial(_CLASSES[type(chosen)], chosen) for name, chosen in options.MODELS.items()
 }
 """Each call builds the network with random weights, on the default device."""

@@ -3,46 +3,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from mrda.core.checks import check_image, check_odd
-from mrda.networks.den import DEN, DENOptions, KernelDEN, KernelDENOptions
-from mrda.networks.mln import MLNOptions
+from mrda.core.checks import check_image
+from mrda.networks.blind import BlindNetwork
+from mrda.networks.den import DEN, KernelDEN
 from mrda.networks.options import Configured
-from mrda.networks.prepared import PreparedStudent
-from mrda.networks.rdan import RDAN, RDANOptions
-
-
-@dataclass(frozen=True, kw_only=True)
-class MRDAOptions(RDANOptions):
-    """Options of the student: those of its RDAN and of its DEN."""
-
-    den_width: int = DENOptions.width
-    """Base width of the DEN; the raw IDR has four times as many elements."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeacherOptions(MRDAOptions):
-    """Options of the teacher: its DEN reads the features of an MLN."""
-
-    mln_feat: int = MLNOptions.num_feat
-    """Channels of the MLN, C' in the paper."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OracleOptions(MRDAOptions):
-    """Options of the oracle: `den_width` is that of its linear layers, which read the blur kernel."""
-
-    blur_size: int = KernelDENOptions.blur_size
-    """Side k of the blur kernels; odd."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_odd("blur_size", self.blur_size)
+from mrda.networks.rdan import RDAN
+from mrda.options.networks import MRDAOptions, OracleOptions, RDANOptions, TeacherOptions
 
 
 class _MRDA(Configured):
@@ -62,7 +34,7 @@ class _MRDA(Configured):
 
 
 class MRDATeacher(_MRDA):
-    """MRDA_T: RDAN steered by the features of an adapted MLN, which needs HR.
+    """MRDA_T: RDAN steered by the features of an adapted MLN, which needs HR; without an MLN the teacher of KDSR.
 
     Built from :class:`TeacherOptions`, see :class:`~mrda.networks.options.Configured`; ``backend`` is that of
     :class:`~mrda.networks.rdan.RDAN`.
@@ -72,58 +44,47 @@ class MRDATeacher(_MRDA):
 
     def __init__(self, options: TeacherOptions | None = None, *, backend: str | None = None, **changes: Any) -> None:
         super().__init__(TeacherOptions.chosen(options, changes), backend)
-        self.den = DEN(in_channels=self.options.mln_feat, width=self.options.den_width)
+        self.den = DEN(in_channels=self.options.den_channels, width=self.options.den_width)
 
-    def degradation(self, mln_features: Tensor) -> Tensor:
-        """Return the raw IDR (B, 4*den_width) of the adapted MLN's features (B, mln_feat, H, W)."""
-        return self.den(mln_features)
+    def degradation(self, seen: Tensor) -> Tensor:
+        """Return the raw IDR (B, 4*den_width) of what the DEN reads (B, C, H, W)."""
+        return self.den(seen)
 
-    def forward(self, lr: Tensor, mln_features: Tensor) -> Tensor:
+    def forward(self, lr: Tensor, seen: Tensor) -> Tensor:
         """Return SR (B, 3, scale*H, scale*W), not clamped.
 
         Args:
             lr: (B, 3, H, W) in [0, 1].
-            mln_features: (B, mln_feat, H, W), from :meth:`mrda.networks.mln.MLN.features` after adaptation.
+            seen: (B, C, H, W), from :meth:`mrda.networks.mln.MLN.features` after adaptation, or from
+                :func:`lr_with_hr`.
 
         Raises:
             TypeError: An argument is not a floating point tensor of the weights' dtype.
             ValueError: An argument has another shape or device.
         """
-        return self.rdan(lr, self.degradation(mln_features))
+        return self.rdan(lr, self.degradation(seen))
 
 
-class MRDAStudent(_MRDA):
+def lr_with_hr(lr: Tensor, hr: Tensor) -> Tensor:
+    """Return (B, 3 + 3*scale^2, H, W): LR (B, 3, H, W), then the HR pixels of each LR pixel as channels.
+
+    HR pixel (scale*y + i, scale*x + j) of colour c is channel 3 + c*scale^2 + scale*i + j at (y, x).
+    """
+    return torch.cat((lr, F.pixel_unshuffle(hr, hr.shape[-1] // lr.shape[-1])), dim=1)
+
+
+class MRDAStudent(_MRDA, BlindNetwork):
     """MRDA_S, the network for inference: its DEN reads the degradation from LR alone.
 
     Built from :class:`MRDAOptions`, see :class:`~mrda.networks.options.Configured`; ``backend`` is that of
     :class:`~mrda.networks.rdan.RDAN`.
     """
 
+    rdan: RDAN
+
     def __init__(self, options: MRDAOptions | None = None, *, backend: str | None = None, **changes: Any) -> None:
         super().__init__(MRDAOptions.chosen(options, changes), backend)
-        self.den = DEN(width=self.options.den_width)
-
-    def degradation(self, lr: Tensor) -> Tensor:
-        """Return the raw IDR (B, 4*den_width) of LR (B, 3, H, W) in [0, 1]."""
-        return self.den(lr)
-
-    def prepare(self, dtype: torch.dtype | None = None) -> PreparedStudent:
-        """Return a copy for inference; see :meth:`mrda.networks.rdan.RDAN.prepare`. The DEN keeps its dtype."""
-        return PreparedStudent(self, dtype)
-
-    def forward(self, lr: Tensor, degradation: Tensor | None = None) -> Tensor:
-        """Return SR (B, 3, scale*H, scale*W), not clamped.
-
-        Args:
-            lr: (B, 3, H, W) in [0, 1].
-            degradation: Raw IDR (B, 4*den_width), e.g. of the whole image that ``lr`` is a tile of; None computes it
-                from ``lr``.
-
-        Raises:
-            TypeError: An argument is not a floating point tensor of the weights' dtype.
-            ValueError: An argument has another shape or device.
-        """
-        return self.rdan(lr, self.degradation(lr) if degradation is None else degradation)
+        self.den: DEN = DEN(width=self.options.den_width)
 
 
 class MRDAOracle(_MRDA):

@@ -7,6 +7,7 @@ in front of the keys, which multi-GPU training leaves.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -16,12 +17,17 @@ import torch
 from torch import Tensor
 
 from mrda.core.faults import reason
-from mrda.networks.kinds import kind_of_weights
+from mrda.core.weights_files import kind_of_weights
+from mrda.networks import official_family as family
+from mrda.networks.dasr import DASR
+from mrda.networks.kdsr import KDSRStudent
 from mrda.networks.mln import MLN
 from mrda.networks.mrda import MRDAOracle, MRDAStudent, MRDATeacher
-from mrda.networks.rdan import DIV2K_RGB_MEAN
 from mrda.networks.reading import read_pickle, read_safetensors
 from mrda.networks.registry import Network, NetworkClass, build, check_network, check_tensors
+from mrda.options.networks import DIV2K_RGB_MEAN
+
+_log = logging.getLogger(__name__)
 
 # Our names on the left, the published ones on the right; the first match of each line is replaced.
 _MLN_NAMES = (("upscaler.expand.", "tail.0."), ("upscaler.last.", "tail.1."))
@@ -39,38 +45,45 @@ _RDAN_NAMES = (
 _UPSCALER_STEPS = {2: (1, 4), 3: (1, 9), 4: (2, 4)}
 _DEN_PREFIX: dict[NetworkClass, str] = {MRDATeacher: "E.", MRDAStudent: "E_st."}
 _WRAPPERS = ("params_ema", "params", "state_dict")
+_ROUNDING = 2**-20  # of a mean colour in float32, relative
 _DEEPEST_WRAPPER = 4  # a limit, because a pickle can contain itself
 
 # Options that official keys and shapes do not show, with their values in the released code.
-_RELEASED = {"conv_type": "rda", "mask_input": "F", "dyn_act": "lrelu", "rgb_range": 1.0}
+_RELEASED = {"conv_type": "rda", "mask_input": "F", "dyn_act": "lrelu", "rgb_range": 1.0, "den_input": "features"}
 
 
 def load_official(source: str | os.PathLike[str] | Mapping[str, Any]) -> Network:
     """Load a published state dict, on the CPU and in float32.
 
-    The kind of network, its scale and its sizes are read from keys and shapes. Options that these do not show are
-    those of the released code: the mask is computed from F, and LeakyReLU follows the dynamic convolution.
+    The kind of network (MLN, teacher or student of MRDA, DASR, KDSR's student), its scale and its sizes are read from
+    keys and shapes. Options that these do not show are those of the released code: the mask is computed from F, and
+    LeakyReLU follows the dynamic convolution. Networks for images in [0, 255] take and give [0, 1] here.
 
     Args:
         source: A file or what it holds; see :func:`read_official`.
 
     Raises:
         ValueError: The file cannot be read or does not hold one state dict of floating point tensors, its keys are
-            not those of an MRDA network, or keys are missing, extra, or of another shape than the rest implies; such
+            not those of such a network, or keys are missing, extra, or of another shape than the rest implies; such
             keys are listed.
     """
     name = _name(source)
     state = read_official(source)
-    architecture = _recognise(name, state)
+    architecture = recognise(name, state)
     options = _infer_hyperparameters(name, state, architecture)
     try:
         network = build(architecture, options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} has the shapes of an impossible network: {reason(error)}") from error
-    check_tensors(name, state, to_official(network))
-    if not isinstance(network, MLN):
+    expected = to_official(network)
+    check_tensors(name, state, {key: tensor for key, tensor in expected.items() if tensor.is_floating_point()})
+    if isinstance(network, DASR | KDSRStudent):
+        _check_constants(name, state, expected)
+    elif not isinstance(network, MLN):
         _check_mean_shift(name, state)
-    network.load_state_dict({ours: state[theirs] for ours, theirs in _official_keys(network).items()})
+    own = network.state_dict()
+    keys = _official_keys(network).items()
+    network.load_state_dict({ours: state[theirs].reshape(own[ours].shape) for ours, theirs in keys})
     return network
 
 
@@ -81,7 +94,8 @@ def read_official(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[st
         source: A .pth or .pt file (only tensors and plain containers are read), a .safetensors file, or the content of
             such a file: the state dict, or a dictionary that has it under ``params_ema``, ``params`` (the first if
             both are there) or ``state_dict``, up to four deep; other entries are ignored. ``module.`` in front of all
-            keys is dropped.
+            keys is dropped. So is what inference with DASR does not use: ``num_batches_tracked``, ``E.encoder_k.*``,
+            ``E.queue`` and ``E.queue_ptr``; the logger names them.
 
     Raises:
         ValueError: The file cannot be read, or does not hold one state dict of floating point tensors.
@@ -94,6 +108,9 @@ def read_official(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[st
     else:
         loaded = read_pickle(source)
     state = _unwrap(name, loaded)
+    if family.is_dasr(state) and (ignored := family.ignored_keys(state)):
+        _log.info("%s: ignored, because only training uses them: %s", name, ", ".join(ignored))
+        state = {key: tensor for key, tensor in state.items() if key not in ignored}
     for key, tensor in state.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
@@ -110,16 +127,16 @@ def to_official(network: Network) -> dict[str, Tensor]:
     """
     check_network(network)
     if isinstance(network, MRDAOracle):
-        raise ValueError("the network is MRDAOracle, but official key names exist for MLN, MRDATeacher and MRDAStudent")
+        raise ValueError("the network is MRDAOracle, which has no official key names")
     options = network.hyperparameters
     for key, released in _RELEASED.items():
         if options.get(key, released) != released:
             raise ValueError(f"the network has {key}={options[key]!r}, but official weights imply {released!r}")
     own = network.state_dict()
-    state = {theirs: own[ours] for ours, theirs in _official_keys(network).items()}
+    state = {theirs: family.as_published(theirs, own[ours]) for ours, theirs in _official_keys(network).items()}
     if not isinstance(network, MLN):
-        state |= _mean_shift(network.rdan.mean.flatten())
-    return state
+        state |= _mean_shift(network.rdan.image_range * network.rdan.mean.flatten())
+    return state | family.counters(network) if isinstance(network, DASR) else state
 
 
 def unlabelled_to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -155,6 +172,8 @@ def _unwrap(name: str, loaded: Any) -> dict[str, Any]:
 
 def _official_keys(network: Network) -> dict[str, str]:
     """Map our names of the parameters of ``network`` to the published ones."""
+    if isinstance(network, DASR | KDSRStudent):
+        return {ours: family.official_key(ours, network) for ours in network.state_dict()}
     return {ours: _official_key(ours, type(network)) for ours in network.state_dict()}
 
 
@@ -180,11 +199,20 @@ def _mean_shift(mean: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _recognise(name: str, state: Mapping[str, Tensor]) -> NetworkClass:
+def recognise(name: str, state: Mapping[str, Tensor]) -> NetworkClass:
+    """Return the kind of network that has the published keys of ``state``, which messages call ``name``.
+
+    Raises:
+        ValueError: There is no such network.
+    """
     prefixes = {key.split(".")[0] for key in state}
     if "G" in prefixes:
         if "E_st" in prefixes:
-            return MRDAStudent
+            return KDSRStudent if "E_st.compress.0.weight" in state else MRDAStudent
+        if family.is_dasr(state):
+            return DASR
+        if "E.compress.0.weight" in state:
+            raise ValueError(f"{name} hold a teacher of KDSR, which reads the HR image: give its student's weights")
         if "E" in prefixes:
             return MRDATeacher
     elif {"head", "body", "tail"} <= prefixes:
@@ -192,7 +220,7 @@ def _recognise(name: str, state: Mapping[str, Tensor]) -> NetworkClass:
     found = ", ".join(sorted(prefixes)[:8]) or "none"
     raise ValueError(
         f"{name} hold another network: the keys begin with {found}, but must begin with head, body and tail (MLN), "
-        "G and E (teacher) or G and E_st (student)"
+        "G and E (teacher, DASR) or G and E_st (student, KDSR)"
     )
 
 
@@ -217,6 +245,9 @@ def _infer_hyperparameters(name: str, state: Mapping[str, Tensor], architecture:
         )
     if architecture is MLN:
         return {"scale": scale, "num_feat": num_feat, "num_body": count("body.")}
+    if architecture is DASR or architecture is KDSRStudent:
+        options = {"scale": scale, "num_feat": num_feat, **family.sizes(state, architecture)}
+        return options | ({"den_width": size("E.encoder_q.E.0.weight", 0)} if architecture is DASR else {})
     rda_conv = "G.body.0.body.0.da_conv1"
     den = "E_st." if architecture is MRDAStudent else "E."
     size("G.add_mean.bias", 0)
@@ -235,6 +266,14 @@ def _infer_hyperparameters(name: str, state: Mapping[str, Tensor], architecture:
     if architecture is MRDATeacher:
         options["mln_feat"] = size("E.E.0.weight", 1)
     return options
+
+
+def _check_constants(name: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless the fixed 1x1 convolutions are those of the published network, up to rounding."""
+    for key in ("G.sub_mean.weight", "G.sub_mean.bias", "G.add_mean.weight", "G.add_mean.bias"):
+        if not torch.allclose(state[key].double().cpu(), expected[key].double(), rtol=_ROUNDING, atol=0):
+            found, wanted = state[key].flatten().tolist(), expected[key].flatten().tolist()
+            raise ValueError(f"{name} has {found} in {key!r}, but must have {wanted}")
 
 
 def _check_mean_shift(name: str, state: Mapping[str, Tensor]) -> None:

@@ -9,9 +9,9 @@ channels_last, in which the kernels are fastest, whatever the layout of the imag
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import repeat
+from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard, cast
 
 import torch
@@ -22,16 +22,23 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from mrda.core.checks import check_image, check_like, check_tensor
-from mrda.networks.layers import NEGATIVE_SLOPE, without_autocast
-from mrda.networks.rda_conv import RDAConv, SteeredConv
-from mrda.networks.upscaler import CollapsedUpscaler
-from mrda_kernels import conv3x3, pack_conv3x3, rda_conv3x3
-from mrda_kernels.call import holds
+from mrda.networks.layers import NEGATIVE_SLOPE, FrozenBatchNorm, ResidualBlock, is_as_built, without_autocast
+from mrda.networks.rda_conv import DASRConv, KDSRConv, PredictingConv, RDAConv, SteeredConv
+from mrda.networks.upscaler import CollapsedUpscaler, PixelShuffleUpscaler
+from mrda_kernels import (
+    conv3x3,
+    conv5x5_shuffle,
+    dynamic_depthwise_conv2d,
+    pack_conv3x3,
+    pack_conv5x5,
+    rda_conv3x3,
+)
+from mrda_kernels.call import accumulation_dtype, holds
 
 if TYPE_CHECKING:
-    from mrda.networks.den import DEN
-    from mrda.networks.mrda import MRDAStudent
-    from mrda.networks.rdan import RDAB, RDAN
+    from mrda.networks.blind import BlindNetwork
+    from mrda.networks.den import Encoder
+    from mrda.networks.trunk import Trunk
 
 
 class _Frozen:
@@ -47,110 +54,191 @@ class _Frozen:
 
 
 class PreparedRDAN(_Frozen):
-    """An RDAN for inference; see :meth:`mrda.networks.rdan.RDAN.prepare`, which makes it.
+    """A trunk for inference; see :meth:`mrda.networks.trunk.Trunk.prepare`, which makes it.
 
     Attributes:
         dtype: Dtype of the features.
     """
 
-    def __init__(self, rdan: RDAN, dtype: torch.dtype | None) -> None:
+    def __init__(self, rdan: Trunk, dtype: torch.dtype | None) -> None:
         with torch.inference_mode(False), torch.no_grad(), _evaluating(rdan):
             _check_hooks(rdan)
             _recompute_weights(rdan)
-            self.compress, _ = _weights(rdan.compress, nn.Linear)
+            self.compress, self.compress_bias = _weights(rdan.compress, nn.Linear)
             self.dtype = self.compress.dtype if dtype is None else dtype
-            self.mean = rdan.mean.clone()
+            self.mean, self.image_range = rdan.mean.clone(), rdan.image_range
             self.head = _Conv3x3(rdan.head, self.dtype)
-            blocks = [block.halves() for block in cast("list[RDAB]", rdan.blocks)]
-            fused = [steered for halves in blocks for steered, _ in halves if _is_fused(steered)]
-            self.predict = _Predictor(fused) if fused else None
+            blocks = [block.halves() for group, _ in rdan.groups() for block in group]
+            predicting = [steered for halves in blocks for steered, _ in halves if _is_predicted(steered)]
+            attending = [conv for conv in predicting if isinstance(conv, DASRConv)]
+            self.predict = _Predictor(predicting) if predicting else None
+            self.predict_attention = _Attention(attending) if attending else None
             self.blocks = [[_half(*half, self.dtype) for half in halves] for halves in blocks]
+            self.group_tails: dict[int, _Conv3x3] = {}
+            last = -1
+            for group, tail in rdan.groups():
+                last += len(group)
+                if tail is not None:
+                    self.group_tails[last] = _Conv3x3(tail, self.dtype)
             self.body_tail = _Conv3x3(rdan.body_tail, self.dtype)
             for layer in (*rdan.upscaler.expand, rdan.upscaler.last):
                 _check_layer(layer, nn.PixelShuffle if isinstance(layer, nn.PixelShuffle) else nn.Conv2d)
-            self.upscaler = CollapsedUpscaler(rdan.upscaler)
+            self.upscaler = _Upscaler(rdan.upscaler, self.mean, self.image_range, self.dtype)
             if self.mean.is_cuda:  # streams of other threads must not start before it is complete
                 torch.cuda.current_stream(self.mean.device).synchronize()
 
     @torch.no_grad()
-    def __call__(self, lr: Tensor, degradation: Tensor) -> Tensor:
+    def __call__(self, lr: Tensor, degradation: Tensor, *, progress: Callable[[float], None] | None = None) -> Tensor:
         """Return SR (B, 3, scale*H, scale*W), not clamped, without recording gradients; autocast has no effect.
 
-        Arguments and errors are those of :meth:`mrda.networks.rdan.RDAN.forward`.
+        Other arguments and errors are those of :meth:`mrda.networks.rdan.RDAN.forward`.
+
+        Args:
+            lr: As there.
+            degradation: As there.
+            progress: Called after each half of a block with the share of the work that is done, below 1.
         """
         self.check(lr, degradation)
+        tell = progress or _ignore
         with without_autocast(lr.device):
-            shallow = self.head((lr - self.mean).to(self.dtype, memory_format=torch.channels_last))
-            idr = F.leaky_relu(F.linear(degradation.to(self.compress.dtype), self.compress), NEGATIVE_SLOPE)
-            kernels: Iterator[Tensor | None] = repeat(None)
-            if self.predict is not None:
-                kernels = iter(self.predict(idr, self.dtype))
-            deep = shallow
-            for first, second in self.blocks:
-                out = first(deep, idr, next(kernels), output_negative_slope=NEGATIVE_SLOPE)
-                deep = second(out, idr, next(kernels), skip=deep)
-            return self.upscaler(self.body_tail(deep, skip=shallow)) + self.mean
+            colours = lr - self.mean if self.image_range == 1 else self.image_range * (lr - self.mean)
+            shallow = self.head(colours.to(self.dtype, memory_format=torch.channels_last))
+            idr = F.linear(degradation.to(self.compress.dtype), self.compress, self.compress_bias)
+            steering = self._steering(F.leaky_relu(idr, NEGATIVE_SLOPE))
+            deep = group = shallow
+            parts, done = sum(map(len, self.blocks)) + 1, 0
+            for number, (*first, last) in enumerate(self.blocks):
+                out = deep
+                for half in first:
+                    out = half(out, *next(steering), output_negative_slope=NEGATIVE_SLOPE)
+                    done += 1
+                    tell(done / parts)
+                deep = last(out, *next(steering), skip=deep)
+                done += 1
+                tell(done / parts)
+                if number in self.group_tails:
+                    deep = group = self.group_tails[number](deep, skip=group)
+            return self.upscaler(self.body_tail(deep, skip=shallow))
+
+    def _steering(self, idr: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Yield what each half's convolution is steered by, for a compressed IDR (B, C)."""
+        if self.predict is None:
+            return repeat((idr,))
+        kernels = self.predict(idr, self.dtype)
+        if self.predict_attention is None:
+            return zip(kernels, strict=True)
+        return zip(kernels, self.predict_attention(idr, self.dtype), strict=True)
 
     def check(self, lr: Tensor, degradation: Tensor) -> None:
         """Raise what a call raises for these arguments."""
         check_inputs(lr, degradation, idr_dim=self.compress.shape[1], like=self.compress)
 
 
+def _ignore(share: float) -> None:
+    """Take a share that nobody wants to see."""
+
+
 class PreparedStudent(_Frozen):
-    """A student for inference; see :meth:`mrda.networks.mrda.MRDAStudent.prepare`, which makes it.
+    """A student for inference; see :meth:`mrda.networks.blind.BlindNetwork.prepare`, which makes it.
 
     Attributes:
         rdan: The prepared trunk.
     """
 
-    def __init__(self, student: MRDAStudent, dtype: torch.dtype | None) -> None:
+    def __init__(self, student: BlindNetwork, dtype: torch.dtype | None) -> None:
         with torch.inference_mode(False), torch.no_grad(), _evaluating(student):
             _check_hooks(student, but=student.den)
-            self._den = prepared_den(student.den)
+            self.den = prepared_den(student.den, dtype)
         self.rdan = student.rdan.prepare(dtype)
 
     @torch.no_grad()
-    def __call__(self, lr: Tensor, degradation: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, lr: Tensor, degradation: Tensor | None = None, *, progress: Callable[[float], None] | None = None
+    ) -> Tensor:
         """Return SR (B, 3, scale*H, scale*W), not clamped, without recording gradients.
 
-        Arguments and errors are those of :meth:`mrda.networks.mrda.MRDAStudent.forward`.
+        Other arguments and errors are those of :meth:`mrda.networks.blind.BlindNetwork.forward`.
+
+        Args:
+            lr: As there.
+            degradation: As there.
+            progress: As for `PreparedRDAN`.
         """
-        return self.rdan(lr, self._den(lr) if degradation is None else degradation)
+        return self.rdan(lr, self.den(lr) if degradation is None else degradation, progress=progress)
+
+    def check(self, lr: Tensor, degradation: Tensor | None = None) -> None:
+        """Raise what a call raises for these arguments."""
+        if degradation is None:
+            check_image("lr", lr, like=self.rdan.compress)
+        else:
+            self.rdan.check(lr, degradation)
 
 
-def prepared_den(den: DEN) -> DEN:
-    """Return a frozen copy of a DEN for inference. Its convolutions have packed weights if all are as they were built.
+def prepared_den(den: Encoder, dtype: torch.dtype | None = None) -> Encoder:
+    """Return a frozen copy of a DEN or another encoder for inference.
 
-    Otherwise, with hooks or replaced layers, the copy calls its layers as the DEN does.
+    Its convolutions have packed weights if all are as they were built. These compute in ``dtype``, if it is given; the
+    average and the linear layers always in the network's own. With hooks or replaced layers, the copy calls its layers
+    as the encoder does, all in the network's own dtype.
     """
     with torch.inference_mode(False), torch.no_grad(), _evaluating(den):
         _recompute_weights(den)  # those that pruning has left with a graph can't be copied
         copied = copy.deepcopy(den).requires_grad_(False).eval()
-        kinds = [nn.LeakyReLU if place % 2 else nn.Conv2d for place in range(len(den.convs))]
-        unchanged = all(
-            _is_one(layer, kind) and _is_as_built(layer) for layer, kind in zip(den.convs, kinds, strict=True)
-        )
+        layers = [layer for layer in den.convs.modules() if not list(layer.children())]
+        unchanged = all(any(_is_one(layer, kind) for kind in _ENCODERS) and is_as_built(layer) for layer in layers)
         if unchanged and not any(_has_hooks(module) for module in den.convs.modules()):
-            copied.convs = _PackedConvs(list(den.convs)[::2])  # type: ignore[assignment]
+            copied.convs = _PackedConvs(cast("Iterable[nn.Module]", den.convs), dtype)
     return copied
 
 
-class _PackedConvs(nn.Module):
-    """The convolutions of a DEN, each with its LeakyReLU."""
+_ENCODERS = (nn.Conv2d, nn.LeakyReLU, FrozenBatchNorm)
+"""Layers that an encoder has before its average."""
 
-    def __init__(self, convs: Iterable[nn.Module]) -> None:
+
+class _PackedConvs(nn.Module):
+    """The convolutions of an encoder, each with its LeakyReLU, and its residual blocks."""
+
+    def __init__(self, layers: Iterable[nn.Module], dtype: torch.dtype | None) -> None:
         super().__init__()
-        self.steps: list[_Conv3x3 | _StridedConv] = []
-        for conv in cast("Iterable[nn.Conv2d]", convs):
-            self.steps.append((_Conv3x3 if conv.stride == (1, 1) else _StridedConv)(conv, conv.weight.dtype))
-        self.register_buffer("like", conv.weight.new_empty(0), persistent=False)  # the weights' device and dtype
+        self.steps: list[_Conv3x3 | _StridedConv | _PackedBlock] = []
+        first, *others = layers
+        self.dtype: torch.dtype = cast("nn.Conv2d", first).weight.dtype if dtype is None else dtype
+        for layer, after in pairwise([first, *others, None]):
+            if isinstance(layer, ResidualBlock):
+                self.steps.append(_PackedBlock(layer, self.dtype))
+            elif isinstance(layer, nn.Conv2d):
+                conv = _normalised(layer, after) if isinstance(after, FrozenBatchNorm) else layer
+                self.steps.append((_Conv3x3 if conv.stride == (1, 1) else _StridedConv)(conv, self.dtype))
+        self.register_buffer("like", conv.weight.new_empty(0), persistent=False)  # the network's device and dtype
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features of ``x``."""
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = x.to(self.dtype, memory_format=torch.channels_last)
         for step in self.steps:
             x = step(x, output_negative_slope=NEGATIVE_SLOPE)
         return x
+
+
+class _PackedBlock:
+    """A residual block."""
+
+    def __init__(self, block: ResidualBlock, dtype: torch.dtype) -> None:
+        first, _, second = cast("Iterable[nn.Conv2d]", block.body)
+        self.first, self.second = _Conv3x3(first, dtype), _Conv3x3(second, dtype)
+
+    def __call__(self, features: Tensor, *, output_negative_slope: float) -> Tensor:
+        return self.second(self.first(features, output_negative_slope=output_negative_slope), skip=features)
+
+
+def _normalised(conv: nn.Conv2d, norm: FrozenBatchNorm) -> nn.Conv2d:
+    """Fold the BatchNorm after a convolution into a copy of it."""
+    folded, gain = copy.deepcopy(conv), norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    assert conv.bias is not None
+    folded.weight.copy_(gain[:, None, None, None] * conv.weight.double())
+    folded.bias = nn.Parameter(
+        (gain * (conv.bias.double() - norm.running_mean.double()) + norm.bias.double()).to(conv.bias.dtype)
+    )
+    return folded
 
 
 class _StridedConv:
@@ -175,10 +263,13 @@ def check_inputs(lr: Tensor, degradation: Tensor, *, idr_dim: int, like: Tensor)
 
 
 class _FusedHalf:
-    """An RDA conv, its LeakyReLU and a 3x3 convolution: half of an RDA block as one call of the operator."""
+    """An RDA conv, its LeakyReLU and a 3x3 convolution: half of an RDA block, or one of KDSR, as one call."""
 
-    def __init__(self, steered: RDAConv, conv: nn.Conv2d, dtype: torch.dtype) -> None:
-        self.mask_weight, self.mask_bias = _weights(steered.mask, nn.Conv2d, dtype)
+    def __init__(self, steered: RDAConv | KDSRConv, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+        self.mask_weight: Tensor | None = None
+        self.mask_bias: Tensor | None = None
+        if isinstance(steered, RDAConv):
+            self.mask_weight, self.mask_bias = _weights(steered.mask, nn.Conv2d, dtype)
         self.negative_slope = steered.dynamic_slope
         self.backend = steered.backend
         self.conv = _Conv3x3(conv, dtype)
@@ -186,13 +277,11 @@ class _FusedHalf:
     def __call__(
         self,
         features: Tensor,
-        idr: Tensor,
-        kernels: Tensor | None,
+        kernels: Tensor,
         *,
         skip: Tensor | None = None,
         output_negative_slope: float | None = None,
     ) -> Tensor:
-        assert kernels is not None
         return rda_conv3x3(
             features,
             kernels,
@@ -208,6 +297,20 @@ class _FusedHalf:
         )
 
 
+class _AttentionHalf:
+    """A convolution of DASR with its LeakyReLU, then a 3x3 convolution."""
+
+    def __init__(self, steered: DASRConv, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+        self.weight, self.bias = _weights(steered.project, nn.Conv2d, dtype)
+        self.negative_slope, self.backend = steered.dynamic_slope, steered.backend
+        self.conv = _Conv3x3(conv, dtype)
+
+    def __call__(self, features: Tensor, kernels: Tensor, attention: Tensor, **options: Any) -> Tensor:
+        out = dynamic_depthwise_conv2d(features, kernels, negative_slope=self.negative_slope, backend=self.backend)
+        out = F.conv2d(out, self.weight, self.bias).addcmul_(features, attention)
+        return self.conv(F.leaky_relu_(out, NEGATIVE_SLOPE), **options)
+
+
 class _Half:
     """A steered convolution of the ablations with its LeakyReLU, then a 3x3 convolution."""
 
@@ -215,7 +318,7 @@ class _Half:
         self.steered = _FrozenConv(steered, dtype)
         self.conv = _Conv3x3(conv, dtype)
 
-    def __call__(self, features: Tensor, idr: Tensor, kernels: Tensor | None, **options: Any) -> Tensor:
+    def __call__(self, features: Tensor, idr: Tensor, **options: Any) -> Tensor:
         return self.conv(self.steered(features, idr), **options)
 
 
@@ -243,14 +346,29 @@ class _Conv3x3:
         return conv3x3(features, self.weight, self.bias, **options)
 
 
-class _Predictor:
-    """Predicts the kernels of N RDA convs by two batched products, because 2 N small ones cost as many launches."""
+class _Upscaler:
+    """The upscaler as one convolution, whose weights are packed once, and the mean colour."""
 
-    def __init__(self, convs: list[RDAConv]) -> None:
-        for conv in convs:
-            _check_layer(conv.kernel[1], nn.LeakyReLU)
-        weights = ([_weights(conv.kernel[index], nn.Linear)[0] for index in (0, 2)] for conv in convs)
-        self.squeeze, self.expand = (torch.stack(layers).mT for layers in zip(*weights, strict=True))
+    def __init__(self, upscaler: PixelShuffleUpscaler, mean: Tensor, image_range: float, features: torch.dtype) -> None:
+        self.collapsed, self.mean, self.image_range = CollapsedUpscaler(upscaler), mean, image_range
+        dtype = accumulation_dtype(mean.dtype)  # of a network in half precision too
+        self.weight = pack_conv5x5(self.collapsed.weight.to(dtype) / image_range, features)
+        self.bias, self.shift = self.collapsed.bias.to(dtype) / image_range, mean.flatten().to(dtype)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        if min(features.shape[2:]) < 2:
+            return torch.add(self.mean, self.collapsed(features), alpha=1 / self.image_range)
+        if self.bias.dtype == torch.float64:
+            features = features.double()
+        image = conv5x5_shuffle(features, self.weight, self.bias, self.shift, scale=self.collapsed.scale)
+        return image.to(self.mean.dtype)
+
+
+class _Predictor:
+    """Predicts the kernels of N steered convs by two batched products: 2 N small ones cost as many launches."""
+
+    def __init__(self, convs: list[PredictingConv]) -> None:
+        self.squeeze, self.expand = _stacked([conv.kernel for conv in convs])
         self.size = convs[0].kernel_size
 
     def __call__(self, idr: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -259,13 +377,41 @@ class _Predictor:
         return kernels.reshape(*kernels.shape[:2], idr.shape[1], self.size, self.size).to(dtype).unbind()
 
 
-def _half(steered: SteeredConv, conv: nn.Conv2d, dtype: torch.dtype) -> _FusedHalf | _Half:
+class _Attention:
+    """Computes the channel attention of N convolutions of DASR by two batched products."""
+
+    def __init__(self, convs: list[DASRConv]) -> None:
+        self.squeeze, self.expand = _stacked([conv.attention for conv in convs])
+
+    def __call__(self, idr: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Return the attention (B, C, 1, 1) of each conv, in ``dtype``, for compressed IDRs (B, C)."""
+        attention = torch.sigmoid(F.leaky_relu(idr @ self.squeeze, NEGATIVE_SLOPE) @ self.expand)
+        return attention[..., None, None].to(dtype).unbind()
+
+
+def _stacked(predictors: list[nn.Sequential]) -> tuple[Tensor, Tensor]:
+    """Stack the two linear layers of predictors, which have a LeakyReLU between them: (N, in, out) each."""
+    for predictor in predictors:
+        _check_layer(predictor[1], nn.LeakyReLU)
+    weights = ([_weights(predictor[place], nn.Linear)[0] for place in (0, 2)] for predictor in predictors)
+    squeeze, expand = (torch.stack(layers).mT for layers in zip(*weights, strict=True))
+    return squeeze, expand
+
+
+def _half(steered: SteeredConv, conv: nn.Conv2d, dtype: torch.dtype) -> _FusedHalf | _AttentionHalf | _Half:
+    if isinstance(steered, DASRConv):
+        return _AttentionHalf(steered, conv, dtype)
     return _FusedHalf(steered, conv, dtype) if _is_fused(steered) else _Half(steered, conv, dtype)
 
 
-def _is_fused(conv: SteeredConv) -> TypeGuard[RDAConv]:
+def _is_fused(conv: SteeredConv) -> TypeGuard[RDAConv | KDSRConv]:
     """Return True for a convolution that the operator computes in one call."""
-    return isinstance(conv, RDAConv) and conv.mask_input == "F"
+    return isinstance(conv, KDSRConv) or (isinstance(conv, RDAConv) and conv.mask_input == "F")
+
+
+def _is_predicted(conv: SteeredConv) -> TypeGuard[PredictingConv]:
+    """Return True for a convolution whose kernels are predicted with those of all others."""
+    return isinstance(conv, DASRConv) or _is_fused(conv)
 
 
 # ---- reading the weights of layers ---------------------------------------------------------------------------------
@@ -292,7 +438,7 @@ def _check_layer(layer: nn.Module, kind: type[nn.Module]) -> None:
             f"a layer is a {type(layer).__module__}.{type(layer).__name__}, but prepare() can only read the weights of "
             f"a {kind.__name__}: merge adapters into the network first, or call the network itself"
         )
-    if not _is_as_built(layer):
+    if not is_as_built(layer):
         raise ValueError(
             f"a layer is {layer}, but prepare() can only read layers with the settings that the network gave them: "
             "call the network itself"
@@ -302,14 +448,6 @@ def _check_layer(layer: nn.Module, kind: type[nn.Module]) -> None:
 def _is_one(layer: nn.Module, kind: type[nn.Module]) -> bool:
     """Return True if a call of ``layer`` does what one of ``kind`` does, but for its hooks."""
     return type(layer).forward is kind.forward and "forward" not in vars(layer)
-
-
-def _is_as_built(layer: nn.Module) -> bool:
-    """Return False for a convolution or an activation whose settings somebody has changed."""
-    if isinstance(layer, nn.Conv2d):
-        same = tuple(size // 2 for size in layer.kernel_size)
-        return (layer.padding_mode, layer.padding, layer.dilation, layer.groups) == ("zeros", same, (1, 1), 1)
-    return not isinstance(layer, nn.LeakyReLU) or layer.negative_slope == NEGATIVE_SLOPE
 
 
 def _has_hooks(module: nn.Module) -> bool:

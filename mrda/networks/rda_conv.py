@@ -7,57 +7,20 @@ argument of the call, because the operator fuses it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrda.core.checks import check_choice, check_int
-from mrda.networks.layers import NEGATIVE_SLOPE, is_untouched, without_autocast
-from mrda.networks.options import Options
-from mrda_kernels import dynamic_depthwise_conv2d, rda_conv2d
+from mrda.core.checks import check_int
+from mrda.networks.layers import NEGATIVE_SLOPE, is_for_cpu_kernels, is_untouched, without_autocast
+from mrda.options.networks import ConvOptions
+from mrda_kernels import dynamic_depthwise_conv2d, rda_conv2d, rda_conv3x3
 from mrda_kernels.call import holds
 from mrda_kernels.dispatch import check_name
 
 ATTENTION_REDUCTION = 8  # the width of the channel attention's middle is C // 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConvOptions(Options):
-    """Options of the steered convolutions; the defaults are the published model's."""
-
-    kernel_size: Literal[1, 3, 5, 7] = 3
-    """Side of the dynamic depthwise kernels."""
-    mask_channels: int | str = 1
-    """Channels of the modulation mask: 1 as published, or C as Eq. 9 reads: as many as the features have."""
-    mask_input: Literal["F", "F1"] = "F"
-    """Input of the mask: F, that of the RDA conv (Eq. 9), or F1, the output of the dynamic convolution."""
-    dyn_act: Literal["lrelu", "none"] = "lrelu"
-    """Activation on the output of the dynamic convolution; `none` is Eq. 8 as printed."""
-    conv_type: Literal["rda", "dasr_da", "static"] = "rda"
-    """The steered convolution: the RDA conv, DASR's DA conv (row S4 of Table V), or a static conv with the DA conv's
-    channel attention (S5)."""
-    static_groups: Literal["C", "dense"] = "C"
-    """Groups of the static conv of `conv_type: static`: C, depthwise, or dense."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        foreign = () if self.conv_type == "rda" else ("mask_channels", "mask_input")
-        for name in (*foreign, *(() if self.conv_type == "static" else ("static_groups",))):
-            value, default = getattr(self, name), getattr(ConvOptions, name)
-            if value != default:
-                raise ValueError(f"{name} is {value!r}, but must be {default!r} where conv_type is {self.conv_type!r}")
-
-    def mask_channels_of(self, num_feat: int) -> int:
-        """Return the number of mask channels for features of ``num_feat`` channels.
-
-        Raises:
-            ValueError: ``mask_channels`` is none of 1, ``num_feat`` and "C".
-        """
-        check_choice("mask_channels", self.mask_channels, (1, num_feat, "C"))
-        return num_feat if self.mask_channels == "C" else int(self.mask_channels)
 
 
 class SteeredConv(nn.Module):
@@ -149,7 +112,7 @@ class RDAConv(PredictingConv):
         """
         _check_idr(idr, features, self.num_feat)
         kernels = self.predict_kernels(idr).to(features.dtype)
-        if self.mask_input == "F" and masks is None and is_untouched(self.mask, nn.Conv2d):
+        if masks is None and self._is_one_call():
             return rda_conv2d(
                 features,
                 kernels,
@@ -159,13 +122,59 @@ class RDAConv(PredictingConv):
                 output_negative_slope=output_negative_slope,
                 backend=self.backend,
             )
-        convolved = dynamic_depthwise_conv2d(features, kernels, backend=self.backend)
-        convolved = F.leaky_relu(convolved, self.dynamic_slope)
+        convolved = dynamic_depthwise_conv2d(features, kernels, negative_slope=self.dynamic_slope, backend=self.backend)
         mask = torch.sigmoid(self.mask(features if self.mask_input == "F" else convolved))
         if masks is not None:
             masks.append(mask)
         out = convolved * mask + features
         return out if output_negative_slope is None else F.leaky_relu(out, output_negative_slope)
+
+    def _is_one_call(self) -> bool:
+        return self.mask_input == "F" and is_untouched(self.mask, nn.Conv2d)
+
+    def joins(self, conv: nn.Conv2d, features: Tensor) -> bool:
+        """Return True if a call of :meth:`with_conv` computes on features as this layer and ``conv`` do.
+
+        That is so in channels_last, on a GPU in half precision, on a CPU in float32, which have kernels that keep what
+        gradients need. Layers with hooks are called themselves.
+        """
+        has_kernel = features.element_size() == 2 if features.is_cuda else is_for_cpu_kernels(features)
+        if not has_kernel or not features.is_contiguous(memory_format=torch.channels_last):
+            return False
+        return is_untouched(self, RDAConv) and is_untouched(conv, nn.Conv2d) and self._is_one_call()
+
+    def with_conv(
+        self,
+        features: Tensor,
+        idr: Tensor,
+        conv: nn.Conv2d,
+        *,
+        skip: Tensor | None = None,
+        output_negative_slope: float | None = None,
+    ) -> Tensor:
+        """Return the block's LeakyReLU of :meth:`forward`, after ``conv``, a 3x3 convolution: half a block in one call.
+
+        Args:
+            features: F (B, C, H, W).
+            idr: Compressed IDR (B, C).
+            conv: The convolution.
+            skip: What is added to its result, (B, C, H, W); None for nothing.
+            output_negative_slope: Slope of a LeakyReLU on all that; None for none.
+        """
+        _check_idr(idr, features, self.num_feat)
+        return rda_conv3x3(
+            features,
+            self.predict_kernels(idr).to(features.dtype),
+            self.mask.weight,
+            self.mask.bias,
+            conv.weight,
+            conv.bias,
+            skip=skip,
+            negative_slope=self.dynamic_slope,
+            inner_negative_slope=NEGATIVE_SLOPE,
+            output_negative_slope=output_negative_slope,
+            backend=self.backend,
+        )
 
 
 class _ChannelAttentionConv(SteeredConv):
@@ -182,11 +191,11 @@ class _ChannelAttentionConv(SteeredConv):
         )
 
     def convolve(self, features: Tensor, idr: Tensor) -> Tensor:
-        """Apply the spatial convolution, (B, C, H, W) to the same shape."""
+        """Apply the spatial convolution and its activation, (B, C, H, W) to the same shape."""
         raise NotImplementedError
 
     def forward(self, features: Tensor, idr: Tensor, *, output_negative_slope: float | None = None) -> Tensor:
-        """Return the modulated features (B, C, H, W).
+        """Return the modulated features (B, C, H, W): the output of ``project``, changed in place.
 
         Args:
             features: F (B, C, H, W).
@@ -197,9 +206,9 @@ class _ChannelAttentionConv(SteeredConv):
             ValueError: ``idr`` has another shape.
         """
         _check_idr(idr, features, self.num_feat)
-        convolved = F.leaky_relu(self.convolve(features, idr), self.dynamic_slope)
-        out = self.project(convolved) + features * self.attention(idr.to(features.dtype))[:, :, None, None]
-        return out if output_negative_slope is None else F.leaky_relu(out, output_negative_slope)
+        attention = self.attention(idr.to(features.dtype))[:, :, None, None]
+        out = self.project(self.convolve(features, idr)).addcmul_(features, attention)
+        return out if output_negative_slope is None else F.leaky_relu(out, output_negative_slope, inplace=True)
 
 
 class DASRConv(_ChannelAttentionConv, PredictingConv):
@@ -221,7 +230,7 @@ class DASRConv(_ChannelAttentionConv, PredictingConv):
     def convolve(self, features: Tensor, idr: Tensor) -> Tensor:
         """Convolve each channel of each sample with the kernel predicted from its IDR."""
         kernels = self.predict_kernels(idr).to(features.dtype)
-        return dynamic_depthwise_conv2d(features, kernels, backend=self.backend)
+        return dynamic_depthwise_conv2d(features, kernels, negative_slope=self.dynamic_slope, backend=self.backend)
 
 
 class StaticConv(_ChannelAttentionConv):
@@ -243,7 +252,34 @@ class StaticConv(_ChannelAttentionConv):
 
     def convolve(self, features: Tensor, idr: Tensor) -> Tensor:
         """Convolve with the learned kernels; the IDR is not used."""
-        return self.conv(features)
+        return F.leaky_relu(self.conv(features), self.dynamic_slope)
+
+
+class KDSRConv(PredictingConv):
+    """The dynamic convolution of KDSR: ``LReLU(dyn(F; d))`` and nothing else.
+
+    The 3x3 depthwise kernels are predicted as in :class:`RDAConv`.
+
+    Args:
+        num_feat: Channels C of the feature map and length of the compressed IDR.
+        backend: Backend of the operator; None lets it choose.
+    """
+
+    def __init__(self, num_feat: int, *, backend: str | None = None) -> None:
+        nn.Module.__init__(self)
+        self.num_feat, self.kernel_size, self.dynamic_slope = num_feat, 3, NEGATIVE_SLOPE
+        self.backend = check_name(backend)
+        self.kernel = self._predictor()
+
+    def forward(self, features: Tensor, idr: Tensor) -> Tensor:
+        """Return the convolved features (B, C, H, W) of features (B, C, H, W) and compressed IDR (B, C).
+
+        Raises:
+            ValueError: ``idr`` has another shape.
+        """
+        _check_idr(idr, features, self.num_feat)
+        kernels = self.predict_kernels(idr).to(features.dtype)
+        return dynamic_depthwise_conv2d(features, kernels, negative_slope=self.dynamic_slope, backend=self.backend)
 
 
 def build_conv(num_feat: int, options: ConvOptions, *, backend: str | None = None) -> SteeredConv:

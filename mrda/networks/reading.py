@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import struct
 import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mrda.core.faults import reason
-from mrda.networks.kinds import kind_of_weights
+from mrda.core.weights_files import kind_of_weights
 
 # Errors that torch.load's parsers raise for a file that is not a checkpoint, or is truncated.
 UNREADABLE = (
@@ -28,7 +31,8 @@ UNREADABLE = (
     ValueError,
 )
 
-
+_METADATA = "mrda"
+"""Key of our metadata in that of a pickled state dict."""
 _OBJECTS = (
     "it holds Python objects besides tensors, which are not read, because reading them could run code: save its state "
     "dict alone"
@@ -57,6 +61,21 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
         raise ValueError(f"weights {os.fspath(path)} cannot be read: {why}") from error
 
 
+def pickle_of(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return the bytes of a .pth file that holds a state dict, and metadata where torch keeps its own.
+
+    That is the state dict's attribute ``_metadata``: `load_state_dict` and other readers see the tensors alone. Without
+    metadata it is a plain dictionary, as the published files are.
+    """
+    whole: dict[str, Tensor] = dict(state)
+    if metadata:
+        whole = OrderedDict(state)
+        whole._metadata = OrderedDict({"": {_METADATA: dict(metadata)}})  # type: ignore[attr-defined]
+    buffer = io.BytesIO()  # torch.save would write a file's name into the file
+    torch.save(whole, buffer)
+    return buffer.getvalue()
+
+
 def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors, on the CPU, and the metadata of a safetensors file.
 
@@ -65,22 +84,34 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], d
     """
     from safetensors.torch import load_file
 
-    metadata = read_metadata(path)
+    metadata = _safetensors_metadata(path)
     return load_file(path), metadata
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Return the metadata of a safetensors file, e.g. of :func:`~mrda.networks.checkpoints.save_network`.
+    """Return the metadata of a weights file, e.g. of :func:`~mrda.networks.checkpoints.save_network`.
+
+    A .pth or .pt file has some if :func:`~mrda.networks.conversion.convert_weights` wrote it.
 
     Raises:
-        ValueError: The file cannot be read or is not a safetensors file.
+        ValueError: The file cannot be read or is not a weights file.
     """
+    if kind_of_weights(path) == "safetensors":
+        return _safetensors_metadata(path)
+    found = getattr(read_pickle(path), "_metadata", None)
+    for key in ("", _METADATA):
+        found = found.get(key) if isinstance(found, dict) else None
+    entries = found.items() if isinstance(found, dict) else ()
+    return {key: value for key, value in entries if isinstance(key, str) and isinstance(value, str)}
+
+
+def _safetensors_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
     kind_of_weights(path)
     try:
         with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
+            return dict(sorted((file.metadata() or {}).items()))
     except (OSError, SafetensorError) as error:
         why = reason(error) if isinstance(error, OSError) else "it is not a safetensors file, or damaged"
         raise ValueError(f"weights {os.fspath(path)} cannot be read: {why}") from error

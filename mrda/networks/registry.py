@@ -9,18 +9,23 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from mrda.networks.blind import BlindNetwork
+from mrda.networks.dasr import DASR
 from mrda.networks.discriminator import UNetDiscriminator
+from mrda.networks.kdsr import KDSRStudent
 from mrda.networks.mln import MLN
 from mrda.networks.mrda import MRDAOracle, MRDAStudent, MRDATeacher
 
-Network = MLN | MRDATeacher | MRDAStudent | MRDAOracle
-NetworkClass = type[MLN] | type[MRDATeacher] | type[MRDAStudent] | type[MRDAOracle]
+Network = MLN | MRDATeacher | MRDAOracle | BlindNetwork
+NetworkClass = type[Network]
 
 ARCHITECTURES: dict[str, NetworkClass] = {
     "MLN": MLN,
     "MRDATeacher": MRDATeacher,
     "MRDAStudent": MRDAStudent,
     "MRDAOracle": MRDAOracle,
+    "DASR": DASR,
+    "KDSRStudent": KDSRStudent,
 }
 """The networks by their names in files."""
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from mrda.core.faults import reason
+from mrda.core.weights_files import kind_of_weights
+from mrda.networks.blind import BlindNetwork
 from mrda.networks.checkpoints import load_network
-from mrda.networks.kinds import kind_of_weights
-from mrda.networks.official import load_official, unlabelled_to_official
-from mrda.networks.reading import read_safetensors
+from mrda.networks.official import load_official, read_official, recognise, unlabelled_to_official
+from mrda.networks.reading import read_metadata, read_safetensors
 from mrda.networks.registry import ARCHITECTURES, Network, NetworkClass, build
 
 CONFIG_FILE = "config.json"
@@ -51,6 +52,16 @@ def load_any(path: str | os.PathLike[str]) -> Network:
             "save_pretrained does"
         )
     return load_official(path)
+
+
+def holds_blind_network(path: str | os.PathLike[str]) -> bool:
+    """Return True if a file has the keys of a network that :func:`load_any` loads and that makes SR of LR alone."""
+    try:
+        if kind_of_weights(path) == "safetensors" and (label := read_metadata(path).get("architecture")) is not None:
+            return label in ARCHITECTURES and issubclass(ARCHITECTURES[label], BlindNetwork)
+        return issubclass(recognise(f"weights {os.fspath(path)}", read_official(path)), BlindNetwork)
+    except ValueError:
+        return False
 
 
 def _configured(name: str, tensors: Mapping[str, Tensor], config: Path) -> Network:

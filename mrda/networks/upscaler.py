@@ -9,6 +9,7 @@ zeros: first, inner and last rows and columns have a kernel and a bias each.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,12 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mrda.core.checks import check_scale
-from mrda.networks.layers import conv3x3, without_autocast
+from mrda.networks.layers import conv3x3, convolve, is_for_cpu_kernels, is_untouched, without_autocast
+from mrda_kernels.conv5x5_shuffle import REACH, SIZE
+from mrda_kernels.conv5x5_shuffle import convolve as convolve5x5
 
-_Padding = tuple[int, int]
-_SIZE = 5  # of the collapsed kernels: the chain's output depends on LR pixels up to two away
-REACH = _SIZE // 2
-"""Radius of the receptive field in LR pixels, at any scale."""
+__all__ = ["REACH", "Collapsed", "CollapsedUpscaler", "PixelShuffleUpscaler"]  # REACH: in LR pixels, at any scale
 
 
 class PixelShuffleUpscaler(nn.Module):
@@ -43,12 +43,43 @@ class PixelShuffleUpscaler(nn.Module):
         self.scale = scale
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the image of ``features``."""
-        return self.last(self.expand(features))
+        """Return the image of ``features``.
+
+        On a CPU in float32 the last step and the last convolution are collapsed in each call, if there are so many
+        pixels that this pays. Then training takes a third of the time.
+        """
+        if not self._pays_to_collapse(features):
+            return self.last(self.expand(features))
+        *convs, last = self._convs()
+        for conv in convs[:-1]:
+            features = F.pixel_shuffle(convolve(conv, features), self.step)
+        return F.pixel_shuffle(_collapse([convs[-1], last], self.step)(features), self.step)
+
+    def _pays_to_collapse(self, features: Tensor) -> bool:
+        batch, channels, height, width = features.shape
+        if not is_for_cpu_kernels(features) or min(height, width) < 2:
+            return False
+        if channels < _FEWEST_CHANNELS or batch * height * width < _FEWEST_PIXELS:
+            return False
+        if not is_untouched(self.expand, nn.Sequential):
+            return False
+        shuffles = (layer for layer in self.expand if isinstance(layer, nn.PixelShuffle))
+        others = (layer for layer in (*self.expand, self.last) if not isinstance(layer, nn.PixelShuffle))
+        return all(is_untouched(layer, nn.PixelShuffle) for layer in shuffles) and all(
+            is_untouched(layer, nn.Conv2d) for layer in others
+        )
+
+    @property
+    def step(self) -> int:
+        """The enlargement of each pixel shuffle."""
+        return 3 if self.scale == 3 else 2
+
+    def _convs(self) -> list[nn.Conv2d]:
+        return [layer for layer in (*self.expand, self.last) if isinstance(layer, nn.Conv2d)]
 
     def collapsed_mult_adds(self, height: int, width: int) -> int:
         """Return the multiply-adds of :class:`CollapsedUpscaler` for one image of LR size, borders included."""
-        outputs, per_pixel = 3 * self.scale**2, self.last.in_channels * _SIZE**2
+        outputs, per_pixel = 3 * self.scale**2, self.last.in_channels * SIZE**2
         rows, columns = height + 2, width + 2  # a row and a column of every kind are computed once more
         return rows * columns * outputs * per_pixel
 
@@ -61,34 +92,7 @@ class PixelShuffleUpscaler(nn.Module):
         Returns:
             Kernels and biases in the dtype of the weights.
         """
-        own = self.last.weight.dtype
-        convs = [layer for layer in self.expand if isinstance(layer, nn.Conv2d)]
-        weights = [conv.weight.to(dtype or own) for conv in [*convs, self.last]]
-        biases = [conv.bias.to(dtype or own) for conv in [*convs, self.last] if conv.bias is not None]
-        step = 3 if self.scale == 3 else 2
-        outputs = 3 * self.scale**2
-
-        # Three LR rows and columns have all kinds. The chain's adjoint, applied to each single output pixel of them,
-        # gives the weights with which that pixel sees the features around it; the chain applied to zeros, the bias.
-        pixels = torch.eye(outputs * 9, dtype=weights[0].dtype, device=weights[0].device)
-        seen = pixels.reshape(9 * outputs, outputs, 3, 3)
-        image = F.conv_transpose2d(F.pixel_shuffle(seen, self.scale), weights[-1], padding=1)
-        for weight in weights[-2:0:-1]:
-            image = F.conv_transpose2d(F.pixel_unshuffle(image, step), weight, padding=1)
-        wide = F.conv_transpose2d(F.pixel_unshuffle(image, step), weights[0])  # 5x5: features beyond the border too
-        # For the pixel in row i, column j of the three, the 5x5 features around it start at i-2 and j-2 of those
-        # around the middle pixel; it does not depend on the others.
-        wide = wide.reshape(outputs, 3, 3, *wide.shape[1:])
-        weight = torch.stack(
-            [_around(wide[:, row, column], row - 1, column - 1) for row in range(3) for column in range(3)]
-        )
-        zeros = torch.zeros(1, weights[0].shape[1], 3, 3, dtype=weights[0].dtype, device=weights[0].device)
-        for conv, bias in zip(weights[:-1], biases[:-1], strict=True):
-            zeros = F.pixel_shuffle(F.conv2d(zeros, conv, bias, padding=1), step)
-        bias = F.pixel_unshuffle(F.conv2d(zeros, weights[-1], biases[-1], padding=1), self.scale)[0]
-        # Each kernel in channels_last, as the features are.
-        weight = weight.to(own).permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
-        return Collapsed(weight, bias.flatten(1).T.to(own))
+        return _collapse(self._convs(), self.step, dtype)
 
 
 class CollapsedUpscaler(PixelShuffleUpscaler):
@@ -134,41 +138,45 @@ class Collapsed(NamedTuple):
 
     def __call__(self, features: Tensor) -> Tensor:
         """Return (B, 3 scale^2, H, W), before the pixel shuffle, of features (B, C, H, W); H and W at least 2."""
-        kinds = list(zip(self.weight.unbind(), self.bias.unbind(), strict=True))
-        first, inner, last = (
-            _row(kinds[3 * row : 3 * row + 3], features[:, :, cut], padding)
-            for row, (cut, padding) in enumerate(_parts(features.shape[2]))
-        )
-        return torch.cat([first, inner[:, :, 1:-1], last], dim=2)
-
-
-def _row(kinds: list[tuple[Tensor, Tensor]], rows: Tensor, padding: _Padding) -> Tensor:
-    first, inner, last = (
-        _convolve(rows[..., cut], weight, bias, (*sides, *padding))
-        for (weight, bias), (cut, sides) in zip(kinds, _parts(rows.shape[3]), strict=True)
-    )
-    return torch.cat([first, inner[..., 1:-1], last], dim=3)
-
-
-def _convolve(part: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
-    if padding == (REACH,) * 4:  # the whole map: padded by the convolution, without a copy
-        return F.conv2d(part, weight, bias, padding=REACH)
-    return F.conv2d(F.pad(part, padding), weight, bias)
-
-
-def _parts(length: int) -> list[tuple[slice, _Padding]]:
-    """Return what the first, all, and the last rows (or columns) of so many depend on: a slice, and its padding."""
-    seen = min(REACH + 1, length)
-    missing = REACH + 1 - seen
-    return [
-        (slice(seen), (REACH, missing)),
-        (slice(None), (REACH, REACH)),
-        (slice(length - seen, None), (missing, REACH)),
-    ]
+        return convolve5x5(features, self.weight, self.bias)
 
 
 def _around(kernel: Tensor, down: int, right: int) -> Tensor:
     """Shift kernels (N, C, 5, 5) on the features around the middle to those ``down`` and ``right`` of it."""
     kernel = F.pad(kernel, (max(0, -right), max(0, right), max(0, -down), max(0, down)))
     top, left = max(0, down), max(0, right)
-    return kernel[..., top : top + _SIZE, left : left + _SIZE]
+    return kernel[..., top : top + SIZE, left : left + SIZE]
+
+
+def _collapse(chain: Sequence[nn.Conv2d], step: int, dtype: torch.dtype | None = None) -> Collapsed:
+    """Collapse convolutions and pixel shuffles by ``step`` between them; see ``collapsed`` for the rest."""
+    own, scale = chain[-1].weight.dtype, step ** (len(chain) - 1)
+    weights = [conv.weight.to(dtype or own) for conv in chain]
+    biases = [None if conv.bias is None else conv.bias.to(dtype or own) for conv in chain]
+    outputs = 3 * scale**2
+
+    # Three LR rows and columns have all kinds. The chain's adjoint, applied to each single output pixel of them, gives
+    # the weights with which that pixel sees the features around it; the chain applied to zeros, the bias.
+    pixels = torch.eye(outputs * 9, dtype=weights[0].dtype, device=weights[0].device)
+    seen = pixels.reshape(9 * outputs, outputs, 3, 3)
+    image = F.conv_transpose2d(F.pixel_shuffle(seen, scale), weights[-1], padding=1)
+    for weight in weights[-2:0:-1]:
+        image = F.conv_transpose2d(F.pixel_unshuffle(image, step), weight, padding=1)
+    wide = F.conv_transpose2d(F.pixel_unshuffle(image, step), weights[0])  # 5x5: features beyond the border too
+    # For the pixel in row i, column j of the three, the 5x5 features around it start at i-2 and j-2 of those around the
+    # middle pixel; it does not depend on the others.
+    wide = wide.reshape(outputs, 3, 3, *wide.shape[1:])
+    weight = torch.stack(
+        [_around(wide[:, row, column], row - 1, column - 1) for row in range(3) for column in range(3)]
+    )
+    zeros = torch.zeros(1, weights[0].shape[1], 3, 3, dtype=weights[0].dtype, device=weights[0].device)
+    for conv, bias in zip(weights[:-1], biases[:-1], strict=True):
+        zeros = F.pixel_shuffle(F.conv2d(zeros, conv, bias, padding=1), step)
+    bias = F.pixel_unshuffle(F.conv2d(zeros, weights[-1], biases[-1], padding=1), scale)[0]
+    # Each kernel in channels_last, as the features are.
+    weight = weight.to(own).permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    return Collapsed(weight, bias.flatten(1).T.to(own))
+
+
+_FEWEST_PIXELS = 2048  # of all features of a batch, below which composing the kernels takes longer than it saves
+_FEWEST_CHANNELS = 32

@@ -41,6 +41,25 @@ def test_adaptation_is_sgd_on_a_copy(mln, batch, freeze_upscaler, gradients_are_
     assert all(parameter.grad is None for parameter in mln.parameters())
 
 
+@pytest.mark.parametrize("per_image", [True, False])
+def test_a_step_is_no_longer_than_its_clipped_gradient(mln, batch, per_image):
+    def moved(clip):
+        weights = []
+        rows = len(batch[0]) if per_image else 1
+
+        def watch(_, fast):
+            weights.append(torch.cat([value.reshape(rows, -1) for value in fast.values()], dim=1))
+
+        adaptation.adapt(mln, *batch, inner_lr=[0.5], steps=2, clip=clip, per_image=per_image, watch=watch)
+        return (weights[1] - weights[0]).norm(dim=1), (weights[1] - weights[0])
+
+    free, step = moved(None)
+    limit = float(free.max()) / 0.5 * 0.6
+    clipped, other = moved(limit)
+    torch.testing.assert_close(clipped, free.clamp(max=0.5 * limit))
+    torch.testing.assert_close(other / clipped[:, None], step / free[:, None])
+
+
 def test_no_steps_give_the_networks_own_weights(mln, batch):
     fast = adaptation.adapt(mln, *batch, steps=0, freeze_upscaler=False)
     assert fast.keys() == mln.state_dict().keys()

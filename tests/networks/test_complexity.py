@@ -3,11 +3,13 @@ import torch
 from torch import nn
 
 from mrda.networks import (
+    DASR,
     DEN,
     MLN,
     MODELS,
     RDAN,
     Complexity,
+    KDSRStudent,
     MRDAOracle,
     MRDAStudent,
     MRDATeacher,
@@ -66,10 +68,11 @@ def test_the_static_convolutions_of_the_gan_are_what_table_iv_counts():
 
 
 def test_the_models_are_all_there_and_of_their_scale():
-    every = {f"{kind}-x{scale}" for kind in ("mrda", "mrda-teacher", "mln") for scale in (2, 3, 4)}
+    sisters = {"dasr": DASR, "kdsr-m": KDSRStudent, "kdsr-l": KDSRStudent}
+    every = {f"{kind}-x{scale}" for kind in ("mrda", "mrda-teacher", "mln", *sisters) for scale in (2, 3, 4)}
     assert set(MODELS) == every | {"mrda-gan-x4", "mrda-gan-teacher-x4"}
     students, teachers = ("mrda", "mrda-gan"), ("mrda-teacher", "mrda-gan-teacher")
-    classes = {**dict.fromkeys(students, MRDAStudent), **dict.fromkeys(teachers, MRDATeacher), "mln": MLN}
+    classes = {**dict.fromkeys(students, MRDAStudent), **dict.fromkeys(teachers, MRDATeacher), "mln": MLN, **sisters}
     for name, build in MODELS.items():
         kind, _, scale = name.rpartition("-x")
         network = on_meta(build)

@@ -1,11 +1,21 @@
 import os
+from collections import OrderedDict
 
 import official_transcription as official
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mrda.networks import MLN, MRDAOracle, MRDAStudent, convert_weights, load_network, read_metadata, save_network
+from mrda.networks import (
+    MLN,
+    MRDAOracle,
+    MRDAStudent,
+    convert_weights,
+    load_network,
+    read_metadata,
+    save_network,
+    to_official,
+)
 
 SMALL = {"feat": 8, "blocks": 2, "width": 4, "mln_feat": 6}
 TINY = {"scale": 2, "num_feat": 4, "num_blocks": 1, "den_width": 2}
@@ -40,14 +50,42 @@ def test_from_official_and_back(tmp_path, kind, suffix):
 )
 def test_from_ours_and_back(tmp_path, network):
     start, theirs, back = tmp_path / "start.safetensors", tmp_path / "theirs.pth", tmp_path / "back.safetensors"
-    save_network(network, start, stage="student")
+    said = {"license": "CC0", "stage": "student", "step": "7", "recipe": '{"scale": 2}', "data": "photos"}
+    save_network(network, start, **said)
     convert_weights(start, theirs)
     convert_weights(theirs, back)
     same_bits(load_file(back), load_file(start))
     loaded = load_network(back)
     assert type(loaded) is type(network)
     assert loaded.hyperparameters == network.hyperparameters
-    assert set(read_metadata(back)) == {"architecture", "hyperparameters", "scale"}
+    assert read_metadata(theirs) == said
+    assert {key: value for key, value in read_metadata(back).items() if key in said} == said
+
+
+def test_the_published_reader_sees_the_tensors_alone(tmp_path):
+    network = MLN(scale=2, num_feat=4)
+    save_network(network, tmp_path / "ours.safetensors", license="CC0")
+    convert_weights(tmp_path / "ours.safetensors", tmp_path / "theirs.pth")
+    released = torch.load(tmp_path / "theirs.pth", weights_only=True)
+    assert released.keys() == to_official(network).keys()
+    holder = torch.nn.Module()
+    for key, tensor in released.items():
+        parent = holder
+        for part in key.split(".")[:-1]:
+            if not hasattr(parent, part):
+                parent.add_module(part, torch.nn.Module())
+            parent = getattr(parent, part)
+        parent.register_buffer(key.split(".")[-1], torch.zeros_like(tensor))
+    assert not any(holder.load_state_dict(released, strict=True))
+    same_bits(holder.state_dict(), released)
+
+
+@pytest.mark.parametrize("kept", [[1], {"": 3}, {"": {"mrda": [2]}}, {"": {"mrda": {"step": 1, "stage": "student"}}}])
+def test_metadata_of_other_shapes_is_ignored(tmp_path, kept):
+    state = OrderedDict(to_official(MLN(scale=2, num_feat=2)))
+    state._metadata = kept
+    torch.save(state, tmp_path / "theirs.pth")
+    assert read_metadata(tmp_path / "theirs.pth") in ({}, {"stage": "student"})
 
 
 def test_the_same_weights_give_the_same_file_whatever_its_name(tmp_path):
@@ -122,7 +160,7 @@ def test_weights_that_are_not_finite_are_converted_as_they_are(tmp_path):
     [
         (MRDAStudent(**TINY, dyn_act="none"), "dyn_act='none', but official weights imply 'lrelu'"),
         (MRDAStudent(**TINY, conv_type="static"), "conv_type='static', but official weights imply 'rda'"),
-        (MRDAOracle(**TINY), "the network is MRDAOracle, but official key names exist for"),
+        (MRDAOracle(**TINY), "the network is MRDAOracle, which has no official key names"),
     ],
 )
 def test_what_the_published_format_cannot_express_is_refused(tmp_path, network, match):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mrda.networks import DEN, MRDAOracle, MRDAStudent, MRDATeacher
+from mrda.networks import DEN, MRDAOracle, MRDAStudent, MRDATeacher, lr_with_hr
 
 TINY = {"scale": 2, "num_feat": 4, "num_blocks": 1, "den_width": 2}
 MEAN_SHIFT = 24  # fixed values that the published totals count
@@ -45,6 +45,17 @@ def test_teacher_forward_is_rdan_of_the_features_idr():
     idr = teacher.degradation(features)
     assert idr.shape == (2, 8)
     assert torch.equal(teacher(lr, features), teacher.rdan(lr, idr))
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_a_teacher_may_read_lr_with_hr(scale):
+    teacher = MRDATeacher(**TINY | {"scale": scale}, den_input="lr_hr")
+    lr, hr = torch.rand(2, 3, 5, 6), torch.rand(2, 3, 5 * scale, 6 * scale)
+    seen = lr_with_hr(lr, hr)
+    assert torch.equal(seen[:, :3], lr)
+    for colour, i, j in ((0, 0, 0), (1, 0, 1), (2, 1, 0)):
+        assert torch.equal(seen[:, 3 + colour * scale**2 + scale * i + j], hr[:, colour, i::scale, j::scale])
+    assert teacher(lr, seen).shape == hr.shape
 
 
 def test_the_student_can_start_from_the_teachers_rdan():

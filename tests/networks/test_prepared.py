@@ -100,11 +100,23 @@ def test_it_can_be_copied_and_pickled(again):
     assert torch.equal(again(prepared)(*inputs), prepared(*inputs))
 
 
+def test_a_student_in_half_precision_keeps_the_average_and_the_linear_layers_of_its_den():
+    torch.manual_seed(0)
+    student, lr = MRDAStudent(scale=2, num_feat=4, num_blocks=1, den_width=16), torch.rand(2, 3, 40, 40)
+    den = student.prepare(torch.bfloat16).den
+    assert {step.bias.dtype for step in den.convs.steps} == {torch.bfloat16}
+    idr, exact = den(lr), student.den.double()(lr.double())
+    assert idr.dtype == torch.float32
+    assert not torch.equal(idr, idr.bfloat16().float())
+    # Six convolutions round to 8 bits, of values that the average makes up for.
+    assert (idr - exact).norm() < 2**-7 * exact.norm()
+
+
 def test_a_prepared_student_reads_the_degradation_or_is_told_it():
     student, lr = MRDAStudent(scale=2, num_feat=4, num_blocks=1, den_width=2), torch.rand(2, 3, 5, 6)
     prepared = student.prepare()
     torch.testing.assert_close(prepared(lr), student(lr).detach(), rtol=1e-5, atol=1e-5)
-    assert torch.equal(prepared(lr), prepared(lr, student.degradation(lr)))
+    torch.testing.assert_close(prepared(lr), prepared(lr, student.degradation(lr)), rtol=1e-5, atol=1e-5)
     assert torch.equal(prepared(lr, torch.ones(2, 8)), student.rdan.prepare()(lr, torch.ones(2, 8)))
     assert not prepared(lr).requires_grad
 

@@ -118,9 +118,9 @@ def test_the_backend_reaches_dasrs_convolutions(monkeypatch):
     calls = []
     operator = rda_conv_module.dynamic_depthwise_conv2d
 
-    def spy(*args, backend):
+    def spy(*args, backend, **options):
         calls.append(backend)
-        return operator(*args, backend=None)
+        return operator(*args, backend=None, **options)
 
     monkeypatch.setattr(rda_conv_module, "dynamic_depthwise_conv2d", spy)
     rdan = RDAN(**TINY, conv_type="dasr_da", backend="reference")
@@ -240,3 +240,39 @@ def test_an_unknown_backend_is_refused_when_it_is_set():
 def test_bad_input(lr, idr, error, match):
     with pytest.raises(error, match=match):
         RDAN(**TINY)(lr, idr)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_halves_in_one_call_are_the_same_block(monkeypatch, grad):
+    """Stand-in for a GPU in half precision: the operators that such a call is composed of."""
+    torch.manual_seed(0)
+    block = RDAB(4).double().requires_grad_(grad)
+    features, idr = torch.randn(2, 4, 5, 6, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
+    calls = []
+
+    def outputs():
+        output = block(features, idr)
+        return [output, *(torch.autograd.grad(output.square().sum(), block.parameters()) if grad else ())]
+
+    expected = outputs()
+    with_conv = RDAConv.with_conv
+    monkeypatch.setattr(RDAConv, "joins", lambda *_: True)
+    monkeypatch.setattr(RDAConv, "with_conv", lambda *a, **o: calls.append(o) or with_conv(*a, **o))
+    for actual, wanted in zip(outputs(), expected, strict=True):
+        torch.testing.assert_close(actual, wanted)
+    assert [sorted(options) for options in calls] == [["output_negative_slope"], ["skip"]]
+
+
+class _OnAGpu(torch.Tensor):
+    is_cuda = True
+
+
+def test_which_halves_are_one_call():
+    block, features = RDAB(4), torch.randn(1, 4, 5, 6).bfloat16().contiguous(memory_format=torch.channels_last)
+    on_gpu = features.as_subclass(_OnAGpu)
+    assert block.rda_conv1.joins(block.conv1, on_gpu)
+    for others in (features, on_gpu.float(), on_gpu.contiguous(memory_format=torch.contiguous_format)):
+        assert not block.rda_conv1.joins(block.conv1, others)
+    block.conv1.register_forward_hook(lambda *_: None)
+    assert not block.rda_conv1.joins(block.conv1, on_gpu)
+    assert not RDAConv(4, mask_input="F1").joins(block.conv2, on_gpu)
