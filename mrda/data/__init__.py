@@ -1,6 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
 """HR training patches, from photos in memory or from caches on disk; and downloads of photo sets."""
-
-from mrda.data.patches import PatchSampler, load_patches
-
-__all__ = ["PatchSampler", "load_patches"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,27 @@ from mrda.photo.images import Source, find_images, read_rgb, read_size, to_eight
 
 # Files with the memory limit of a Linux container, for both versions of control groups.
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+class Turn(NamedTuple):
+    """An augmentation: flips of the columns and the rows, then a transposition."""
+
+    columns: bool
+    rows: bool
+    transposed: bool
+
+    @classmethod
+    def drawn(cls, draw: Callable[[int], int], *, hflip: bool, rotate: bool) -> Turn:
+        """Draw each that is wanted with probability 1/2; ``draw`` gives a number below its argument."""
+        return cls(hflip and draw(2) > 0, rotate and draw(2) > 0, rotate and draw(2) > 0)
+
+    def __call__(self, patch: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Turn a patch (C, H, W)."""
+        if self.columns:
+            patch = patch[:, :, ::-1]
+        if self.rows:
+            patch = patch[:, ::-1]
+        return patch.transpose(0, 2, 1) if self.transposed else patch
 
 
 class PatchSampler:
@@ -74,7 +96,7 @@ class PatchSampler:
         # Photo number n is in memory below the first of these, in the first cache below the second, and so on.
         self._ends = list(accumulate([len(self._images), *(len(cache) for cache in self._caches)]))
         if not self._ends[-1]:
-            raise ValueError("data.sources is empty, but must name at least one photo or folder of photos")
+            raise ValueError("data.sources is empty: name a folder of photos, as in --set 'data.sources=[HR]'")
         self._pixel_ends: list[int] | None = None
         if draw == "pixels":
             pixels = [image.shape[0] * image.shape[1] for image in self._images]
@@ -118,13 +140,7 @@ class PatchSampler:
             image = np.pad(image, (*missing, (0, 0)), mode="reflect")
         top, left = draw(image.shape[0] - size + 1), draw(image.shape[1] - size + 1)
         patch = image[top : top + size, left : left + size].transpose(2, 0, 1)
-        if self.hflip and draw(2):
-            patch = patch[:, :, ::-1]
-        if self.rotate and draw(2):
-            patch = patch[:, ::-1]
-        if self.rotate and draw(2):
-            patch = patch.transpose(0, 2, 1)
-        return patch
+        return Turn.drawn(draw, hflip=self.hflip, rotate=self.rotate)(patch)
 
 
 def load_patches(
@@ -148,7 +164,8 @@ def load_patches(
         cache.check_tiles(config.crop_size or 0)
     photos = [source for source in config.sources if not is_cache(source)]
     sources = find_images(photos, recursive=config.recursive)
-    _check_memory(sources, memory_budget() if memory is None else memory)
+    advice = "make a cache of them with `mrda data prepare` and name it in data.sources instead"
+    check_memory(sources, memory_budget() if memory is None else memory, option="data.sources", advice=advice)
     read = track(sources, len(sources), "reading photos", progress or NoProgress())
     images = (read_rgb(source) for source in read)
     # Photos smaller than the crops are padded by reflection, which needs two pixels.
@@ -167,13 +184,24 @@ def memory_budget() -> int:
     return min(limits, default=2**63) // (3 * processes)
 
 
-def _check_memory(sources: list[Source], budget: int) -> None:
+def check_memory(sources: Sequence[Source], budget: int, *, option: str, advice: str) -> None:
+    """Check that decoded photos fit into so many bytes.
+
+    Args:
+        sources: the photos.
+        budget: the bytes.
+        option: the option that names them, for the message.
+        advice: the way out, for the message.
+
+    Raises:
+        ValueError: they do not fit.
+    """
     needed = 0
     for source in sources:
         width, height = read_size(source)
         needed += 3 * width * height
     if needed > budget:
         raise ValueError(
-            f"the {len(sources)} photos of data.sources take {needed / 1e9:.1f} GB of memory, but may take at most "
-            f"{budget / 1e9:.1f} GB: make a cache of them with `mrda data prepare` and name it in data.sources instead"
+            f"the {len(sources)} photos of {option} take {needed / 1e9:.1f} GB of memory, but may take at most "
+            f"{budget / 1e9:.1f} GB: {advice}"
         )

@@ -8,9 +8,8 @@ from PIL import Image
 from recorder import Recorder
 
 from mrda.config import DataConfig
-from mrda.data import PatchSampler, load_patches
 from mrda.data.cache import PatchCache
-from mrda.data.patches import memory_budget
+from mrda.data.patches import PatchSampler, load_patches, memory_budget
 from mrda.data.prepare import prepare
 from mrda.photo.images import read_rgb, to_eight_bits
 
@@ -126,7 +125,7 @@ def test_a_photo_smaller_than_the_patch_is_named() -> None:
 
 
 def test_sources_must_not_be_empty() -> None:
-    with pytest.raises(ValueError, match=r"data\.sources is empty, but must name at least one photo"):
+    with pytest.raises(ValueError, match=r"data\.sources is empty: name a folder of photos"):
         load_patches(DataConfig(sources=[]), scale=4)
 
 
