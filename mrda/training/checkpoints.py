@@ -127,7 +127,10 @@ def provenance(stage: str, recipe: Recipe) -> dict[str, str]:
     """Metadata of weight files that says how they were made; photos are named without their folders."""
     return {
         "stage": stage,
-        "data": ", ".join(Path(source).name for source in recipe["data.sources"]),
+        "data": ", ".join(
+            [Path(source).name for source in recipe["data.sources"]]
+            + [f"pairs {Path(pair['lr']).name} and {Path(pair['hr']).name}" for pair in recipe["data.pairs"]]
+        ),
         "recipe": json.dumps(recipe),
         "config_hash": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest(),
         "torch_version": str(torch.__version__),

@@ -9,20 +9,26 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mrda.config import AdaptationConfig, StageName, TrainConfig
+from mrda.data.pairs import unpack
 from mrda.degradations import ClassicDegradation, Degraded, RealDegradation
 from mrda.degradations.pool import ShufflePool
-from mrda.networks import MLN, RDAN, MRDAOracle, MRDAStudent, MRDATeacher, Network, adaptation, load_network
-from mrda.networks.mln import MLNOptions
-from mrda.networks.rdan import TrunkOptions
+from mrda.degradations.quantize import quantize
+from mrda.degradations.resample import bicubic
+from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, Network, adaptation, load_network
+from mrda.networks.trunk import Trunk
+from mrda.options.networks import MLNOptions, TrunkOptions
 
 Degradation = Callable[[Tensor, torch.Generator], Degraded]
-"""HR (B, 3, H, W) in [0, 1] and a random generator -> a degraded batch."""
+"""HR (B, 3, H, W) in [0, 1], or patches of pairs, and a random generator -> a degraded batch."""
 
 Mean = Callable[[Sequence[Tensor]], list[Tensor]]
 """Means of tensors over all processes."""
+
+IDR_NORM_MOMENTUM = 0.05
+"""Share of a batch in the running statistics of the raw IDRs: batches are small."""
 
 AnyNetwork = TypeVar("AnyNetwork", MLN, MRDATeacher)
 AnyMRDA = TypeVar("AnyMRDA", MRDATeacher, MRDAStudent)
@@ -58,12 +64,19 @@ def build_teacher(config: TrainConfig) -> MRDATeacher | MRDAStudent | MRDAOracle
         return build_student(config)
     if config.teacher.den_input == "kernel":
         return MRDAOracle(blur_size=config.degradation.kernel_size, **mrda_options(config))
-    return _initialize_den(MRDATeacher(mln_feat=config.networks.mln_feat, **mrda_options(config)), config)
+    return _initialize_den(MRDATeacher(**_teacher_options(config)), config)
 
 
 def build_student(config: TrainConfig) -> MRDAStudent:
     """An untrained student."""
     return _initialize_den(MRDAStudent(**mrda_options(config)), config)
+
+
+def build_idr_norm(config: TrainConfig) -> nn.BatchNorm1d | None:
+    """The normalisation of raw IDRs by `networks.den_norm`; None if there is none."""
+    if config.networks.den_norm == "none":
+        return None
+    return nn.BatchNorm1d(4 * config.networks.den_width, affine=False, momentum=IDR_NORM_MOMENTUM)
 
 
 def load_mln(config: TrainConfig, path: Path) -> MLN:
@@ -81,7 +94,7 @@ def load_teacher(config: TrainConfig, path: Path) -> MRDATeacher:
     Raises:
         ValueError: the file is unreadable, or holds another architecture or other sizes than ``config``.
     """
-    return _load(path, MRDATeacher, {**mrda_options(config), "mln_feat": config.networks.mln_feat})
+    return _load(path, MRDATeacher, _teacher_options(config))
 
 
 LOADERS: Mapping[str, Callable[[TrainConfig, Path], Network]] = {"mln": load_mln, "teacher": load_teacher}
@@ -91,12 +104,15 @@ LOADERS: Mapping[str, Callable[[TrainConfig, Path], Network]] = {"mln": load_mln
 def load_initial_weights(network: Network, path: Path) -> None:
     """Load the weights of a file into ``network``; from a network of another class, only those of its RDAN.
 
+    An RDAN of fewer blocks is a start too: its blocks are spread among those of ``network``, and the others begin as
+    the identity, so that both compute the same.
+
     Raises:
         ValueError: the file is unreadable, its sizes differ from those of ``network``, or the two share no part.
     """
     saved = load_network(path)
-    target: Network | RDAN = network
-    source: Network | RDAN = saved
+    target: Network | Trunk = network
+    source: Network | Trunk = saved
     if type(saved) is not type(network):
         if isinstance(saved, MLN) or isinstance(network, MLN):
             raise ValueError(
@@ -104,8 +120,32 @@ def load_initial_weights(network: Network, path: Path) -> None:
                 "choose weights of the same kind"
             )
         target, source = network.rdan, saved.rdan
-    _check_options(path, source.hyperparameters, target.hyperparameters)
-    target.load_state_dict(source.state_dict())
+    few, many = (each.hyperparameters.get("num_blocks", 0) for each in (source, target))
+    wanted = target.hyperparameters | ({"num_blocks": few} if few < many else {})
+    _check_options(path, source.hyperparameters, wanted)
+    weights = source.state_dict()
+    target.load_state_dict(_deepened(weights, target.state_dict(), few, many) if few < many else weights)
+
+
+def _deepened(saved: Mapping[str, Tensor], fresh: Mapping[str, Tensor], few: int, many: int) -> dict[str, Tensor]:
+    """Return ``fresh`` weights of many blocks that compute what ``saved`` ones of few blocks do."""
+    places = {number * many // few: number for number in range(few)}
+    found = {}
+    for key, value in fresh.items():
+        before, blocks, rest = key.rpartition("blocks.")
+        number, _, name = rest.partition(".")
+        if not blocks:
+            found[key] = saved[key]
+        elif int(number) in places:
+            found[key] = saved[f"{before}blocks.{places[int(number)]}.{name}"]
+        else:  # its last convolution is at zero, so that the skip around the block is all
+            found[key] = torch.zeros_like(value) if name.startswith("conv2.") else value
+    return found
+
+
+def _teacher_options(config: TrainConfig) -> dict[str, Any]:
+    den_input = "lr_hr" if config.teacher.den_input == "lr_hr" else "features"
+    return {**mrda_options(config), "mln_feat": config.networks.mln_feat, "den_input": den_input}
 
 
 def upscaler_is_frozen(config: TrainConfig, stage: StageName) -> bool:
@@ -115,8 +155,9 @@ def upscaler_is_frozen(config: TrainConfig, stage: StageName) -> bool:
 
 
 def _initialize_den(network: AnyMRDA, config: TrainConfig) -> AnyMRDA:
-    if config.networks.den_init == "he":
-        network.den.initialize_he()
+    if config.networks.den_init != "torch":
+        reads_images = isinstance(network, MRDAStudent) or network.options.den_input == "lr_hr"
+        network.den.initialize_he(edges=config.networks.den_init == "edges" and reads_images)
     return network
 
 
@@ -162,8 +203,27 @@ class PooledDegradation:
         self.pool.load_state_dict(state)
 
 
+class PairedPatches:
+    """Stand-in for a degradation where `data.pairs` has LR already.
+
+    Args:
+        scale: the factor between LR and HR.
+        border: border of the enlargement of LR, see `mrda.degradations.bicubic`.
+    """
+
+    def __init__(self, scale: int, border: str) -> None:
+        self.scale, self.border = scale, border
+
+    def __call__(self, patches: Tensor, generator: torch.Generator) -> Degraded:
+        """Return the LR and HR of patches of `mrda.data.pairs.PairSampler`, in [0, 1]; nothing is random."""
+        lr, hr = unpack(patches, self.scale)
+        return Degraded(lr, quantize(bicubic(lr, self.scale, self.border)), None, None, hr)
+
+
 def build_degradation(config: TrainConfig) -> Degradation:
-    """The degradation of the training, by `degradation.type`."""
+    """The degradation of the training, by `degradation.type`, or what takes its place for `data.pairs`."""
+    if config.data.pairs:
+        return PairedPatches(config.scale, config.degradation.border)
     if config.degradation.type == "classic":
         return ClassicDegradation(config.scale, config.degradation)
     degradation = build_real_degradation(config, config.data.patch_size)
@@ -182,7 +242,9 @@ def build_real_degradation(config: TrainConfig, patch_size: int | None) -> RealD
 
 
 def degradation_keys(config: TrainConfig) -> tuple[str, ...]:
-    """Config sections that the degradation depends on."""
+    """Config sections, or options, that the degradation depends on."""
+    if config.data.pairs:
+        return "degradation.border", "degradation.per"
     return ("degradation",) if config.degradation.type == "classic" else ("degradation", "real")
 
 
@@ -212,22 +274,24 @@ class Adapter:
         """The MLN as it is adapted; made by the first step, when its weights are loaded and on their device."""
         return self.mln.to_adapt(self.freeze_upscaler)
 
-    def features(self, lr: Tensor, lr_up: Tensor, hr: Tensor, sync: Mean | None = None) -> Tensor:
-        """D'_T (B, C', H, W) in float32, detached: the features of the MLN adapted to this batch.
+    def features(self, batch: Degraded, sync: Mean | None = None) -> Tensor:
+        """D'_T (B, C', H, W) in float32, detached: the features of LR in the MLN adapted to this batch.
 
         Args:
-            lr: LR (B, 3, H, W) in [0, 1].
-            lr_up: LR enlarged to the size of HR.
-            hr: HR (B, 3, sH, sW) in [0, 1].
+            batch: LR and HR; the MLN is adapted to them, or to its other images if it has such.
             sync: averages the inner gradients over processes; None adapts to this batch alone.
         """
         per_image, some = self.options.per == "image", slice(self.options.images)
+        lr, lr_up, hr = batch.other_lr, batch.other_lr_up, batch.other_hr
+        if lr is None or lr_up is None or hr is None:
+            lr, lr_up, hr = batch.lr, batch.lr_up, batch.hr
         weights = adaptation.adapt(
             self.mln_to_adapt,
             lr[some],
             lr_up[some],
             hr[some],
             inner_lr=self.options.inner_lr,
+            clip=self.options.inner_clip,
             steps=self.options.inner_steps,
             freeze_upscaler=self.freeze_upscaler,
             per_image=per_image,
@@ -236,7 +300,7 @@ class Adapter:
         if not self.options.reset_mln:
             self._adapted.append(weights)
         with torch.no_grad():
-            return adaptation.features(self.mln, weights, lr, per_image=per_image).float()
+            return adaptation.features(self.mln, weights, batch.lr, per_image=per_image).float()
 
     def after_step(self, mean: Mean) -> None:
         """Move a drifting MLN to the mean of the step's adapted weights.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log of a stage (JSON lines and TensorBoard), and the progress of a run."""
+"""The log of a stage (JSON lines and a tracker such as TensorBoard), and the progress of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from torch.utils.tensorboard import SummaryWriter
+from accelerate.tracking import GeneralTracker
 
 from mrda.config import StageName, TrainConfig
 from mrda.core.faults import is_storage_fault
@@ -24,6 +24,7 @@ from mrda.core.files import write_text
 from mrda.core.progress import Progress, Task
 from mrda.training.checkpoints import RunRefusedError
 from mrda.training.plan import cost
+from mrda.training.trackers import TENSORBOARD, log_pictures, start_tracker
 from mrda.training.validation import ValidationResult
 
 LOG = "log.jsonl"
@@ -41,10 +42,11 @@ def check_log(folder: Path) -> None:
 
 
 class ScalarLog:
-    """Scalars of one stage, averaged between records: ``log.jsonl`` and TensorBoard events in ``folder``.
+    """Scalars of one stage, averaged between records: ``log.jsonl`` in ``folder``, and a tracker.
 
     Args:
         folder: the stage's folder; made if missing.
+        tracker: name of the tracker, see `mrda.training.trackers`; TensorBoard's events are in ``folder`` too.
         start: number of finished steps; later records of an interrupted run are deleted.
         writes: False computes the means, but writes nothing, for all processes except one.
 
@@ -52,9 +54,9 @@ class ScalarLog:
         RunRefusedError: see `check_log`.
     """
 
-    def __init__(self, folder: Path, start: int, *, writes: bool = True) -> None:
+    def __init__(self, folder: Path, start: int, *, tracker: str = TENSORBOARD, writes: bool = True) -> None:
         self.path = folder / LOG
-        self.writer: SummaryWriter | None = None
+        self.tracker: GeneralTracker | None = None
         self.sums: dict[str, float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
         if not writes:
@@ -63,7 +65,7 @@ class ScalarLog:
         write_text(self.path, "".join(line for step, line in _records(self.path) if step <= start))
         self._hook, threading.excepthook = threading.excepthook, self._in_thread
         try:
-            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+            self.tracker = start_tracker(tracker, folder, start)
         except BaseException:
             threading.excepthook = self._hook
             raise
@@ -80,9 +82,8 @@ class ScalarLog:
         self.sums.clear()
         self.counts.clear()
         self._write(step, scalars)
-        if self.writer is not None:
-            for name, value in scalars.items():
-                self.writer.add_scalar(name, value, step)
+        if self.tracker is not None:
+            self.tracker.log(scalars, step=step)
         return scalars
 
     def skipped(self, step: int, fault: str) -> None:
@@ -90,22 +91,21 @@ class ScalarLog:
         self._write(step, {"skipped": fault})
 
     def validated(self, step: int, found: ValidationResult) -> None:
-        """Write a validation's results; its pictures go to TensorBoard."""
+        """Write a validation's results; its pictures go to the tracker, if it takes any."""
         curve = None if found.curve is None else [_finite(round(value, 4)) for value in found.curve]
         values = {"psnr_y": found.psnr_y, "ssim_y": found.ssim_y, "psnr_y_bicubic": found.psnr_y_bicubic}
         finite = {name: _finite(value) for name, value in values.items()}
         self._write(step, {"validation": finite | ({} if curve is None else {"adaptation_curve": curve})})
-        if self.writer is None:
+        if self.tracker is None:
             return
-        for name, value in values.items():
-            self.writer.add_scalar(f"validation/{name}", value, step)
-        for name, picture in found.pictures.items():
-            self.writer.add_image(f"validation/{name}", picture, step)
+        scalars = {f"validation/{name}": value for name, value in values.items()}
         for number, value in enumerate(found.curve or ()):
-            self.writer.add_scalar(f"adaptation/psnr_y_after_{number:02d}_steps", value, step)
+            scalars[f"adaptation/psnr_y_after_{number:02d}_steps"] = value
+        self.tracker.log(scalars, step=step)
+        log_pictures(self.tracker, {f"validation/{name}": picture for name, picture in found.pictures.items()}, step)
 
     def _write(self, step: int, content: Mapping[str, Any]) -> None:
-        if self.writer is not None:
+        if self.tracker is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **content}) + "\n")
 
@@ -115,10 +115,10 @@ class ScalarLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.writer is None:
+        if self.tracker is None:
             return
         try:
-            self.writer.close()
+            self.tracker.finish()
         except OSError:
             if kind is None:  # otherwise this is the same again
                 raise
@@ -126,7 +126,7 @@ class ScalarLog:
             threading.excepthook = self._hook
 
     def _in_thread(self, thread: threading.ExceptHookArgs) -> None:
-        """Print no traceback for TensorBoard's thread when the disk is full: the next call of the writer raises it."""
+        """Print no traceback for TensorBoard's thread when the disk is full: the tracker's next call raises it."""
         if not (isinstance(thread.exc_value, OSError) and is_storage_fault(thread.exc_value)):
             self._hook(thread)
 

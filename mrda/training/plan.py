@@ -16,6 +16,7 @@ from mrda.networks import DEN, MLN, MRDAOracle, MRDAStudent, MRDATeacher
 from mrda.networks.discriminator import UNetDiscriminator
 from mrda.networks.vgg import VGG
 from mrda.training.components import build_student, build_teacher, mln_options, upscaler_is_frozen
+from mrda.training.stages import STAGES
 
 _FLOAT = 4  # bytes
 
@@ -70,22 +71,38 @@ def cost(config: TrainConfig, stage: StageName, steps: int) -> float:
     networks = config.networks
     # A pixel-shuffle upsampler works on up to scale^2 times the pixels; 20 is x4's 4 + 16.
     mln = networks.mln_feat**2 * (networks.mln_body + 20)
-    rdan = networks.num_feat**2 * (2 * networks.num_blocks + 21)
-    den = 4 * networks.den_width**2  # its later layers are wider, on fewer pixels
+    rdan, den = _rdan_cost(config), _den_cost(config)
     adapted, all_images = config.adaptation.images, config.stage(stage).batch
     adaptation = config.adaptation.inner_steps * mln * min(1.0, (adapted or all_images) / all_images)
-    teacher_adapts = config.teacher.den_input == "features"
     per_image = {
         "bicubic": mln,
         "meta": config.meta.maml_order * config.meta.tasks * (config.meta.inner_steps + 1) * mln / 2,
-        "teacher": teacher_adapts * adaptation + den + rdan,
-        "student": adaptation + 2 * den + rdan,
+        "teacher": _adapts(config, "teacher") * adaptation + den + rdan,
+        "student": _adapts(config, "student") * adaptation + 2 * den + rdan,
     }
     encoder_steps = min(steps, config.student.encoder_steps) if stage == "student" else 0
     first = config.visual_step(stage)
     visual_steps = 0 if first is None else max(0, steps - first)
     visual = visual_steps * _visual_cost(config)
     return config.stage(stage).batch * (steps * per_image[stage] - encoder_steps * rdan + visual)
+
+
+def network_cost(config: TrainConfig) -> float:
+    """Relative cost per image of a step of the student alone."""
+    return _rdan_cost(config) + _den_cost(config)
+
+
+def _rdan_cost(config: TrainConfig) -> float:
+    return config.networks.num_feat**2 * (2 * config.networks.num_blocks + 21)
+
+
+def _den_cost(config: TrainConfig) -> float:
+    return 4 * config.networks.den_width**2  # its later layers are wider, on fewer pixels
+
+
+def _adapts(config: TrainConfig, stage: StageName) -> bool:
+    """True if the stage of a teacher or student adapts an MLN."""
+    return "mln" in STAGES[stage].inputs(config)
 
 
 def _visual_cost(config: TrainConfig) -> float:
@@ -142,7 +159,6 @@ def plan_stage(config: TrainConfig, name: StageName, *, done: int, micro_batches
         adapted = sum(parameter.numel() for parameter in mln.adaptable_parameters(frozen_upscaler).values())
         if name in ("bicubic", "meta"):
             return _plan_mln(config, name, mln, lr, adapted, done, micro_batches)
-        den_input = config.teacher.den_input if name == "teacher" else "features"
         network: MRDATeacher | MRDAStudent | MRDAOracle = build_teacher(config)
         frozen = 0
         if name == "student":
@@ -157,7 +173,7 @@ def plan_stage(config: TrainConfig, name: StageName, *, done: int, micro_batches
         den_images = lr if den.in_channels == 3 else lr.new_empty(len(lr), den.in_channels, *lr.shape[2:])
         activations += _activations(lambda: den(den_images))
     adapted_weights = 0
-    if den_input == "features":
+    if _adapts(config, name):
         frozen += _count(mln)
         copies = section.batch if config.adaptation.per == "image" else 1
         adapted_weights = 3 * copies * adapted * _FLOAT  # the weights before and after a step, and the gradient

@@ -14,9 +14,10 @@ from accelerate import Accelerator
 from mrda.config import StageName, TrainConfig
 from mrda.core.environment import environment
 from mrda.core.faults import reason
-from mrda.core.files import make_folder, remove_leftovers, write_text
+from mrda.core.files import new_folder, remove_leftovers, write_text
 from mrda.core.progress import NoProgress, Progress, TerminalProgress
-from mrda.data import load_patches
+from mrda.data.pairs import load_pairs
+from mrda.data.patches import load_patches
 from mrda.networks import save_network
 from mrda.training.checkpoints import (
     Checkpoints,
@@ -36,6 +37,7 @@ from mrda.training.losses import check_image_loss
 from mrda.training.plan import StagePlan, plan_stage
 from mrda.training.processes import Processes, deferred_interrupt
 from mrda.training.stages import STAGES
+from mrda.training.trackers import check_tracker
 from mrda.training.trainer import Trainer
 from mrda.training.validation import Validation
 
@@ -65,7 +67,7 @@ class Run:
 
     ``run_dir`` gets ``config.yaml``, ``environment.json`` and a folder for each stage: ``weights.safetensors``,
     ``best.safetensors`` (the best by validation, if there is any), ``recipe.json``, ``checkpoints/``, ``log.jsonl``
-    and ``tensorboard/``. Several processes must see the same ``run_dir``.
+    and, of the tracker TensorBoard, ``tensorboard/``. Several processes must see the same ``run_dir``.
 
     Args:
         config: see `mrda.config.load.load_config`.
@@ -96,6 +98,7 @@ class Run:
         with refusals():
             self.stages = in_order(config.train.stages if stages is None else stages)
             config.check_stages(self.stages)
+            check_tracker(config.train.tracker)
             self.processes = Processes(Accelerator(mixed_precision="no"), config.train.micro_batches)
             # The results depend on the number of micro-batches, so that the recipe must have it.
             engine = config.train.model_copy(update={"micro_batches": self.processes.micro_batches})
@@ -103,13 +106,14 @@ class Run:
             check_processes(config, self.stages, self.processes.count)
             self.inputs = {name: self._input_paths(name) for name in self.stages}
             self._check_inputs()
-            make_folder(self.folder, "run directory")
             shows_bars = progress and self.processes.is_main
             self.bars: Progress = TerminalProgress() if shows_bars else NoProgress()
-            self.patches = load_patches(config.data, config.scale, self.bars)
-            self.validation = Validation(config) if config.validation.sources else None
-            for name in self.stages:
-                self._check_stage_folder(name)
+            load = load_pairs if config.data.pairs else load_patches
+            with new_folder(self.folder, "run directory"):  # before the photos, which can take minutes to read
+                self.patches = load(config.data, config.scale, self.bars)
+                self.validation = Validation(config) if config.validation.is_on else None
+                for name in self.stages:
+                    self._check_stage_folder(name)
 
     @property
     def is_main(self) -> bool:
@@ -152,7 +156,7 @@ class Run:
         shows_bars = isinstance(self.bars, TerminalProgress) and self.bars.console.is_terminal
         lines = self.is_main and not shows_bars
         with (
-            RunProgress(self.bars, self.config, self.stages, lines=lines) as progress,
+            RunProgress(NoProgress() if lines else self.bars, self.config, self.stages, lines=lines) as progress,
             deferred_interrupt() as stop_requested,
         ):
             for name in self.stages:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,9 +16,10 @@ from torch import Tensor, nn
 
 from mrda.config import StageName, TrainConfig
 from mrda.core.randomness import seeded_weights
-from mrda.degradations import Degraded
+from mrda.data.pairs import unpack
+from mrda.degradations import ClassicDegradation, Degraded
 from mrda.degradations.classic import degrade
-from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, Network, adaptation
+from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, Network, adaptation, lr_with_hr
 from mrda.networks.layers import freeze, to_channels_last
 from mrda.training.components import (
     Adapter,
@@ -24,6 +27,7 @@ from mrda.training.components import (
     Mean,
     PooledDegradation,
     build_degradation,
+    build_idr_norm,
     build_mln,
     build_student,
     build_teacher,
@@ -54,17 +58,22 @@ class Stage(ABC):
     """True if every task has HR patches of its own."""
     loss_weight: float = 1.0
     """Factor of each task's loss."""
+    one_pair: bool = False
+    """True if all patches of a batch come from one of the pairs of `data.pairs`, and so share its degradation."""
     degradation: Degradation | None = None
     """Makes LR from HR; None if the degradation is deterministic."""
     adapter: Adapter | None = None
     """The MLN that is adapted to every batch, in the stages that use one."""
     image_loss: ImageLoss | None = None
     """The loss on SR, in the stages whose network makes the final image; it may bring a discriminator."""
+    idr_norm: nn.BatchNorm1d | None = None
+    """Normalises the raw IDRs of the network that is trained (`networks.den_norm`)."""
     sync: Mean | None = None
     """Averages inner gradients over processes (`train.adapt_sync`); set by the trainer."""
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
         self.config = config
+        self.one_pair = config.degradation.per == "batch"
 
     @classmethod
     @abstractmethod
@@ -87,9 +96,16 @@ class Stage(ABC):
         return config.hr_size
 
     def degrade(self, hr: Tensor, generator: torch.Generator) -> Degraded:
-        """Degrade a batch of HR patches (B, 3, H, W) in [0, 1]; all randomness comes from ``generator``."""
+        """Degrade a batch of HR patches (B, 3, H, W) in [0, 1]; all randomness comes from ``generator``.
+
+        With `data.pairs` the batch is one of `mrda.data.pairs.PairSampler`, and is taken as it is.
+        """
         assert self.degradation is not None
-        return self.degradation(hr, generator)
+        batch = self.degradation(hr, generator)
+        if self.adapter is None or self.adapter.options.on == "self":
+            return batch
+        assert isinstance(self.degradation, ClassicDegradation)
+        return self.degradation.with_others(batch, generator)
 
     @abstractmethod
     def loss(self, step: int, batch: Degraded) -> Terms:
@@ -116,13 +132,38 @@ class Stage(ABC):
         """Parameters of the network that the optimizer moves."""
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
 
+    def shares_of_rate(self) -> list[tuple[list[nn.Parameter], float]]:
+        """The same parameters in groups, each with its factor of the learning rate."""
+        return [(self.trainable(), 1.0)]
+
     @property
     def discriminator(self) -> nn.Module | None:
         """The discriminator, which is trained beside the network; None without one."""
         return None if self.image_loss is None else self.image_loss.discriminator
 
+    def seen_by_teacher(self, batch: Degraded) -> Tensor:
+        """Return the input (B, C, H, W) of an `MRDATeacher`'s DEN: the MLN's adapted features, or LR and HR."""
+        if self.adapter is None:
+            return lr_with_hr(batch.lr, batch.hr)
+        return self.adapter.features(batch, self.sync)
+
+    def normalized(self, idr: Tensor) -> Tensor:
+        """Return the raw IDRs (B, D) of a batch, normalised if `networks.den_norm` says so."""
+        return idr if self.idr_norm is None else self.idr_norm(idr.float()).to(idr.dtype)
+
+    def finished(self, network: Network, idr_norm: nn.BatchNorm1d | None) -> Network:
+        """Return the network to validate and to save: ``network``, or a copy with ``idr_norm`` in its DEN."""
+        if idr_norm is None:
+            return network
+        assert isinstance(network, MRDATeacher | MRDAStudent)
+        network = copy.deepcopy(network)
+        network.den = network.den.normalized(idr_norm)
+        return network
+
     def to(self, device: torch.device, *, channels_last: bool = True) -> None:
         """Move all networks to ``device``."""
+        if self.idr_norm is not None:
+            self.idr_norm.to(device)
         networks = () if self.image_loss is None else self.image_loss.networks()
         for network in (self.network, *self.frozen, *networks):
             network.to(device)
@@ -138,6 +179,11 @@ class Stage(ABC):
         """Update what moves without the optimizer; ``mean`` averages tensors over processes."""
         if self.adapter is not None:
             self.adapter.after_step(mean)
+        if self.idr_norm is not None:
+            statistics = dict(self.idr_norm.named_buffers())
+            del statistics["num_batches_tracked"]
+            for own, value in zip(statistics.values(), mean(list(statistics.values())), strict=True):
+                own.copy_(value)
         if self.image_loss is not None:
             self.image_loss.after_step()
 
@@ -150,6 +196,7 @@ class Stage(ABC):
         """State that goes from step to step besides the network and the optimizer."""
         return {
             "mln": {} if self.adapter is None else self.adapter.state_dict(),
+            "idr_norm": {} if self.idr_norm is None else self.idr_norm.state_dict(),
             "discriminator": {} if self.discriminator is None else self.discriminator.state_dict(),
             "pool": self.degradation.state_dict() if isinstance(self.degradation, PooledDegradation) else {},
         }
@@ -158,6 +205,8 @@ class Stage(ABC):
         """Restore `extra_state`."""
         if self.adapter is not None:
             self.adapter.load_state_dict(state["mln"])
+        if self.idr_norm is not None:
+            self.idr_norm.load_state_dict(state["idr_norm"])
         if self.discriminator is not None:
             self.discriminator.load_state_dict(state["discriminator"])
         if isinstance(self.degradation, PooledDegradation):
@@ -165,7 +214,7 @@ class Stage(ABC):
 
 
 class BicubicStage(Stage):
-    """Stage 1a: L1 training of the MLN on bicubic pairs, or (`bicubic.blur`) on the training degradations."""
+    """Stage 1a: L1 training of the MLN on bicubic LR, made of HR alone, or (`bicubic.blur`) on that of later stages."""
 
     name = "bicubic"
 
@@ -197,6 +246,8 @@ class BicubicStage(Stage):
         if self.degradation is not None:
             return super().degrade(hr, generator)
         options = self.config.degradation
+        if self.config.data.pairs:
+            hr = unpack(hr, self.config.scale)[1]
         return degrade(hr, None, self.config.scale, border=options.border, lr_up_from=options.lr_up_from)
 
     def loss(self, step: int, batch: Degraded) -> Terms:
@@ -223,8 +274,12 @@ class MetaStage(Stage):
         self.network: MLN = load_mln(config, inputs["mln"])
         self.section = config.meta
         self.tasks = config.meta.tasks
-        self.hr_per_task = not config.meta.same_hr_across_tasks
+        # Tasks on the same patches of a pair would all be the same.
+        self.hr_per_task = bool(config.data.pairs) or not config.meta.same_hr_across_tasks
+        self.one_pair = True
         self.loss_weight = 1.0 if config.meta.outer_aggregate == "sum" else 1 / config.meta.tasks
+        if config.degradation.type == "classic":  # a task is one degradation
+            config = config.model_copy(update={"degradation": replace(config.degradation, per="batch")})
         self.degradation = build_degradation(config)
         self.freeze_upscaler = upscaler_is_frozen(config, self.name)
         self.network.requires_grad_(False)
@@ -263,6 +318,7 @@ class MetaStage(Stage):
             lr_up,
             hr,
             inner_lr=self.section.inner_lr,
+            clip=self.section.inner_clip,
             steps=self.section.inner_steps,
             freeze_upscaler=self.freeze_upscaler,
             second_order=second_order,
@@ -282,7 +338,8 @@ class MetaStage(Stage):
 class TeacherStage(Stage):
     """Stage 2 (Algorithm 2): RDAN and its DEN learn from the features of an MLN that is adapted to each batch.
 
-    With `teacher.den_input` the DEN sees LR or the blur kernel instead of these features: rows T1 and T3 of Table V.
+    With `teacher.den_input` the DEN sees LR and HR instead of these features (KDSR), LR alone or the blur kernel (rows
+    T1 and T3 of Table V).
     """
 
     name = "teacher"
@@ -296,6 +353,8 @@ class TeacherStage(Stage):
             self.adapter = Adapter(mln, config.adaptation, freeze_upscaler=upscaler_is_frozen(config, self.name))
         with seeded_weights(config.seed, self.name, "weights"):
             self.network = self.build(config)
+        if not isinstance(self.network, MRDAOracle):
+            self.idr_norm = build_idr_norm(config)
         self.degradation = build_degradation(config)
         self.image_loss = ImageLoss(config, self.name)
 
@@ -316,15 +375,16 @@ class TeacherStage(Stage):
 
     def loss(self, step: int, batch: Degraded) -> Terms:
         """The image loss of SR: L1, from `visual_from` on the visual loss."""
-        if isinstance(self.network, MRDAStudent):
-            sr = self.network(batch.lr)
-        elif isinstance(self.network, MRDAOracle):
+        network = self.network
+        if isinstance(network, MRDAOracle):
             assert batch.kernel is not None
-            sr = self.network(batch.lr, batch.kernel)
+            idr = network.degradation(batch.kernel).expand(len(batch.lr), -1)
+        elif isinstance(network, MRDAStudent):
+            idr = self.normalized(network.degradation(batch.lr))
         else:
-            assert self.adapter is not None
-            sr = self.network(batch.lr, self.adapter.features(batch.lr, batch.lr_up, batch.hr, self.sync))
-        return self.image_loss(step, sr, batch)
+            assert isinstance(network, MRDATeacher)
+            idr = self.normalized(network.degradation(self.seen_by_teacher(batch)))
+        return self.image_loss(step, network.rdan(batch.lr, idr), batch)
 
 
 class StudentStage(Stage):
@@ -339,14 +399,16 @@ class StudentStage(Stage):
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Path]) -> None:
         super().__init__(config, inputs)
-        self.mln = freeze(load_mln(config, inputs["mln"]))
         self.teacher = freeze(load_teacher(config, inputs["teacher"]))
-        self.frozen = (self.mln, self.teacher)
-        frozen_upscaler = upscaler_is_frozen(config, self.name)
-        self.adapter: Adapter = Adapter(self.mln, config.adaptation, freeze_upscaler=frozen_upscaler)
+        self.frozen = (self.teacher,)
+        if "mln" in inputs:
+            mln = freeze(load_mln(config, inputs["mln"]))
+            self.frozen = (mln, self.teacher)
+            self.adapter = Adapter(mln, config.adaptation, freeze_upscaler=upscaler_is_frozen(config, self.name))
         with seeded_weights(config.seed, self.name, "weights"):
             self.network: MRDAStudent = self.build(config)
         self.network.rdan.load_state_dict(self.teacher.rdan.state_dict())
+        self.idr_norm = build_idr_norm(config)
         self.degradation = build_degradation(config)
         self.image_loss = ImageLoss(config, self.name)
 
@@ -357,13 +419,23 @@ class StudentStage(Stage):
 
     @classmethod
     def inputs(cls, config: TrainConfig) -> Mapping[str, StageName]:
-        """The meta-learned MLN and the teacher."""
-        return {"mln": "meta", "teacher": "teacher"}
+        """The teacher and, if it reads features, the meta-learned MLN."""
+        teacher: Mapping[str, StageName] = {"teacher": "teacher"}
+        return teacher if config.teacher.den_input == "lr_hr" else {"mln": "meta", **teacher}
 
     @classmethod
     def depends_on(cls, config: TrainConfig) -> tuple[str, ...]:
         """See `Stage`."""
         return _mrda_keys(cls.name, config)
+
+    def shares_of_rate(self) -> list[tuple[list[nn.Parameter], float]]:
+        """See `Stage`; the RDAN, which has been trained already, may have a smaller rate."""
+        factor = self.config.student.rdan_lr_factor
+        if factor == 1:
+            return super().shares_of_rate()
+        rdan = {id(parameter) for parameter in self.network.rdan.parameters()}
+        parts = [[p for p in self.trainable() if (id(p) in rdan) == of_rdan] for of_rdan in (False, True)]
+        return [(parts[0], 1.0), (parts[1], factor)]
 
     def graph_key(self, step: int) -> Hashable:
         """See `Stage`; the encoder-only phase is a computation of its own."""
@@ -373,9 +445,8 @@ class StudentStage(Stage):
         """Distillation of the raw IDR, and after the encoder-only phase the image loss of SR too (Eq. 7)."""
         section = self.config.student
         with torch.no_grad():
-            features = self.adapter.features(batch.lr, batch.lr_up, batch.hr, self.sync)
-            target = self.teacher.degradation(features).float()
-        degradation = self.network.degradation(batch.lr).float()
+            target = self.teacher.degradation(self.seen_by_teacher(batch)).float()
+        degradation = self.normalized(self.network.degradation(batch.lr)).float()
         kl = kl_divergence(degradation, target, temperature=section.kl_temperature, reduction=section.kl_reduction)
         absolute = absolute_difference(degradation, target)
         distillation = section.lambda_kl * kl + section.lambda_abs * absolute

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mrda.config import TrainConfig
 from mrda.core.randomness import generator
-from mrda.data import PatchSampler
+from mrda.data.pairs import PairSampler
+from mrda.data.patches import PatchSampler
 from mrda.data.prefetch import Prefetcher
 from mrda.degradations import Degraded
 from mrda.networks import Network, save_network
@@ -103,7 +104,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.options.mixed_precision == "fp16")
         self.average: AveragedModel | None = None
         if self.options.ema_decay is not None:
-            self.average = AveragedModel(stage.network, multi_avg_fn=get_ema_multi_avg_fn(self.options.ema_decay))
+            moving_average = get_ema_multi_avg_fn(self.options.ema_decay)
+            self.average = AveragedModel(self._averaged, multi_avg_fn=moving_average, use_buffers=True)
         if self.options.compile:
             stage.compile()
         graphed = self.device.type == "cuda" and self.options.cuda_graphs and not self.options.compile
@@ -111,11 +113,13 @@ class Trainer:
         if graphed and stage.capturable:
             self.backward = GraphedBackward(self.forward_backward, stage, self.device)
 
-    def train(self, patches: PatchSampler, folder: Path, metadata: Mapping[str, str], progress: RunProgress) -> Network:
+    def train(
+        self, patches: PatchSampler | PairSampler, folder: Path, metadata: Mapping[str, str], progress: RunProgress
+    ) -> Network:
         """Train to the last step, from the newest whole checkpoint if there is one.
 
         Args:
-            patches: source of HR patches.
+            patches: source of HR patches, or of patches of pairs.
             folder: the stage's folder, for its log, its checkpoints and its best weights.
             metadata: goes into the file of the best weights.
             progress: shows the progress of the run.
@@ -134,7 +138,7 @@ class Trainer:
         self.resume(checkpoints)
         self._remove_stale_best(folder)
         with (
-            ScalarLog(folder, self.step, writes=self.processes.is_main) as log,
+            ScalarLog(folder, self.step, tracker=options.tracker, writes=self.processes.is_main) as log,
             progress.stage(self.stage.name, self.step) as stage_progress,
             self._prefetch(patches) as prefetched,
         ):
@@ -172,7 +176,8 @@ class Trainer:
         A loss or gradient that is not finite, in any process, makes all processes skip the step.
 
         Args:
-            batches: HR patches (B, 3, H, W) uint8 of this process's micro-batches, in the order of `patch_keys`.
+            batches: HR patches (B, 3, H, W) uint8, or patches of pairs, of this process's micro-batches, in the order
+                of `patch_keys`.
         """
         stage, processes = self.stage, self.processes
         self.set_learning_rate(learning_rate(self.section, self.step))
@@ -200,7 +205,7 @@ class Trainer:
                 clip_grads_with_norm_(stage.trainable(), self.options.gradient_clip, norms["gradient_norm"])
             self.scaler.step(self.optimizer)
             if self.average is not None:
-                self.average.update_parameters(stage.network)
+                self.average.update_parameters(self._averaged)
             stage.after_step(processes.mean)
             self.skipped_in_row = 0
         else:
@@ -233,13 +238,25 @@ class Trainer:
         network = self.final_network()
         found = self.validation.measure(self.stage, network, self.processes)
         log.validated(self.step, found)
-        if self.is_best(found.psnr_y) and self.processes.is_main:
+        is_best = self.is_best(found.psnr_y)
+        if self.processes.is_main:
+            logger.info(
+                "%s %d/%d  validation: PSNR-Y %.2f dB, bicubic %.2f dB%s",
+                self.stage.name,
+                self.step,
+                self.section.steps,
+                found.psnr_y,
+                found.psnr_y_bicubic,
+                ", the best so far" if is_best else f", the best was {self.best:.2f} dB" if self.best else "",
+            )
+        if is_best and self.processes.is_main:
             save_network(
                 network,
                 folder / "best.safetensors",
                 step=str(self.step),
                 psnr_y=f"{found.psnr_y:.4f}",
                 ssim_y=f"{found.ssim_y:.5f}",
+                psnr_y_bicubic=f"{found.psnr_y_bicubic:.4f}",
                 **metadata,
             )
 
@@ -252,7 +269,14 @@ class Trainer:
 
     def final_network(self) -> Network:
         """The network to validate and to save: the trained one, or its average with `train.ema_decay`."""
-        return self.stage.network if self.average is None else cast(Network, self.average.module)
+        network, *norm = self._averaged if self.average is None else cast(nn.ModuleList, self.average.module)
+        return self.stage.finished(cast(Network, network), cast(nn.BatchNorm1d, norm[0]) if norm else None)
+
+    @property
+    def _averaged(self) -> nn.ModuleList:
+        """All that `train.ema_decay` averages: the network and the statistics of its IDRs."""
+        norm = self.stage.idr_norm
+        return nn.ModuleList([self.stage.network] if norm is None else [self.stage.network, norm])
 
     # Checkpoints
 
@@ -315,14 +339,16 @@ class Trainer:
                 else:
                     yield step, micro_batch, None
 
-    def sample(self, patches: PatchSampler, key: PatchKey) -> Tensor:
-        """Draw a batch of HR patches (B, 3, H, W) uint8, which depends on its key and the seed alone."""
+    def sample(self, patches: PatchSampler | PairSampler, key: PatchKey) -> Tensor:
+        """Draw a batch of HR patches (B, 3, H, W) uint8, or of pairs, which depends on its key and the seed alone."""
         step, micro_batch, task = key
         labels = [self.stage.name, step, micro_batch, "patches", *([] if task is None else [task])]
         random = generator(self.config.seed, *labels)
+        if isinstance(patches, PairSampler):
+            return patches.sample(self.section.batch, random, together=self.stage.one_pair)
         return patches.sample(self.section.batch, random, self.stage.hr_size(self.config))
 
-    def _prefetch(self, patches: PatchSampler) -> Prefetcher[PatchKey]:
+    def _prefetch(self, patches: PatchSampler | PairSampler) -> Prefetcher[PatchKey]:
         keys = self.patch_keys(range(self.step, self.section.steps))
         pin = self.device.type == "cuda"
         return Prefetcher(partial(self.sample, patches), keys, depth=self.options.prefetch, pin_memory=pin)
@@ -357,7 +383,7 @@ class Trainer:
 
 
 def build_optimizer(stage: Stage, config: TrainConfig, *, fused: bool | None = None) -> torch.optim.Adam:
-    """Adam for the stage's network, with a parameter group of its own for the discriminator.
+    """Adam for the stage's network, with parameter groups for other rates and for the discriminator.
 
     Args:
         stage: the stage, with its networks on their device.
@@ -365,7 +391,7 @@ def build_optimizer(stage: Stage, config: TrainConfig, *, fused: bool | None = N
         fused: as for :class:`torch.optim.Adam`.
     """
     section = config.stage(stage.name)
-    groups: list[dict[str, Any]] = [{"params": stage.trainable(), "share": 1.0}]
+    groups: list[dict[str, Any]] = [{"params": part, "share": share} for part, share in stage.shares_of_rate()]
     if stage.discriminator is not None:
         share = discriminator_share(config, stage.name)
         groups.append({"params": list(stage.discriminator.parameters()), "share": share})

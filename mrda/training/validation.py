@@ -15,13 +15,15 @@ from torch import Tensor
 
 from mrda.config import TrainConfig
 from mrda.config.names import fingerprint_tree
+from mrda.data.pairs import find_all_pairs
 from mrda.degradations.classic import crop_to_multiple
 from mrda.degradations.resample import bicubic
 from mrda.evaluation.methods import mln_method, mln_steps, oracle_method, student_method, teacher_method
 from mrda.evaluation.metrics import psnr_y, ssim_y
+from mrda.evaluation.paired import read_pair
 from mrda.evaluation.protocols import conditions
 from mrda.evaluation.samples import Condition, Method, Sample, make_sample
-from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, Network
+from mrda.networks import MLN, BlindNetwork, MRDAOracle, MRDATeacher, Network
 from mrda.photo.images import find_images, read_rgb, source_name, to_tensor
 from mrda.training.components import build_real_degradation
 from mrda.training.processes import Processes
@@ -29,6 +31,10 @@ from mrda.training.stages import BicubicStage, MetaStage, Stage
 
 CURVE_STEPS = 5
 """Adaptation steps in the curve of an MLN."""
+
+
+PAIR = Condition("pair", None)
+"""Stands for the degradation of each of `validation.pairs`, which is unknown."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +74,9 @@ class Validation:
         section, self.scale, self.seed = config.validation, config.scale, config.seed
         self.resampling = config.degradation.resampling
         self.pictures = section.pictures
-        self.conditions = evenly(protocol_conditions(config), section.conditions)
+        self.conditions = [PAIR] if section.pairs else evenly(protocol_conditions(config), section.conditions)
         self.photos: list[tuple[str, Tensor]] = []
+        self.pairs: list[Sample] = []
         smallest = 2 * self.scale + 11  # the border of the metrics and the window of SSIM
         if config.degradation.type == "real":
             smallest = max(smallest, config.real.largest_kernel // 2 + 1)
@@ -78,6 +85,12 @@ class Validation:
             raise ValueError(
                 f"validation.crop must be at least {least} px at scale {self.scale}, it was {section.crop}"
             )
+        for pair in find_all_pairs(section.pairs, self.scale)[: section.images]:
+            sample = centre_pair(read_pair(pair, self.scale, config.degradation.border), section.crop, self.scale)
+            if min(sample.hr.shape[2:]) < smallest:
+                raise ValueError(f"validation photo {pair.hr} must be at least {smallest} px high and wide")
+            self.pairs.append(sample)
+            self.photos.append((pair.name, sample.hr))
         for source in find_images(section.sources, recursive=True)[: section.images]:
             hr = crop_to_multiple(centre(to_tensor(read_rgb(source)), section.crop), self.scale)
             if min(hr.shape[2:]) < smallest:
@@ -97,7 +110,7 @@ class Validation:
             if number % processes.count != processes.accelerator.process_index:
                 continue
             for place, condition in enumerate(wanted):
-                sample = self._sample(name, hr, condition)
+                sample = self.pairs[number] if condition is PAIR else self._sample(name, hr, condition)
                 sr, enlarged = method(sample).cpu(), bicubic(sample.lr, self.scale)
                 rows.append((number, place, *self._scores(sr, sample.hr), self._scores(enlarged, sample.hr)[0]))
                 if place == 0 and number < self.pictures:
@@ -126,6 +139,8 @@ class Validation:
         for name, hr in self.photos:
             digest.update(f"{name} {tuple(hr.shape)}".encode())
             digest.update(hr.contiguous().numpy().tobytes())
+        for sample in self.pairs:
+            digest.update(sample.lr.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def _sample(self, name: str, hr: Tensor, condition: Condition) -> Sample:
@@ -141,25 +156,31 @@ def method_of(stage: Stage, network: Network) -> Method:
 
     The MLN of stage 1b and that of a teacher are adapted to the photo and its HR.
     """
-    if isinstance(network, MRDAStudent):
+    if isinstance(network, BlindNetwork):
         return student_method(network)
     if isinstance(network, MRDAOracle):
         return oracle_method(network)
     if isinstance(network, MRDATeacher):
-        assert stage.adapter is not None
+        if stage.adapter is None:
+            return teacher_method(network, None)
         options = stage.adapter.options
         return teacher_method(
             network,
             stage.adapter.mln,
             steps=options.inner_steps,
             inner_lr=options.inner_lr,
+            clip=options.inner_clip,
             freeze_upscaler=stage.adapter.freeze_upscaler,
         )
     if not isinstance(stage, MetaStage):
         return mln_method(network, steps=0)
     section = stage.section
     return mln_method(
-        network, steps=section.inner_steps, inner_lr=section.inner_lr, freeze_upscaler=stage.freeze_upscaler
+        network,
+        steps=section.inner_steps,
+        inner_lr=section.inner_lr,
+        clip=section.inner_clip,
+        freeze_upscaler=stage.freeze_upscaler,
     )
 
 
@@ -168,8 +189,14 @@ def curve_of(stage: Stage, network: Network) -> Callable[[Sample], list[Tensor]]
     if not isinstance(stage, MetaStage):
         return None
     assert isinstance(network, MLN)
-    inner_lr = stage.section.inner_lr
-    return mln_steps(network, steps=CURVE_STEPS, inner_lr=inner_lr, freeze_upscaler=stage.freeze_upscaler)
+    section = stage.section
+    return mln_steps(
+        network,
+        steps=CURVE_STEPS,
+        inner_lr=section.inner_lr,
+        clip=section.inner_clip,
+        freeze_upscaler=stage.freeze_upscaler,
+    )
 
 
 def protocol_conditions(config: TrainConfig) -> list[Condition]:
@@ -204,6 +231,17 @@ def centre(image: Tensor, size: int | None) -> Tensor:
         return image
     top, left = (max(0, (length - size) // 2) for length in image.shape[2:])
     return image[..., top : top + size, left : left + size]
+
+
+def centre_pair(sample: Sample, size: int | None, scale: int) -> Sample:
+    """The centre of a pair, ``size`` HR pixels or less, cut at LR's pixels; all of it for None."""
+    if size is None:
+        return sample
+    lr = centre(sample.lr, size // scale)
+    top, left = (max(0, (whole - length) // 2) for whole, length in zip(sample.lr.shape[2:], lr.shape[2:], strict=True))
+    rows = slice(scale * top, scale * (top + lr.shape[2]))
+    columns = slice(scale * left, scale * (left + lr.shape[3]))
+    return sample._replace(lr=lr, lr_up=sample.lr_up[..., rows, columns], hr=sample.hr[..., rows, columns])
 
 
 def _side_by_side(*images: Tensor) -> np.ndarray:

@@ -66,7 +66,8 @@ def test_two_processes_equal_one_with_two_micro_batches(
     train(load_config(config, [*options, "train.micro_batches=2"]), tmp_path / "one", progress=False)
     settings = [word for option in options for word in ("--set", option)]
     said = torchrun("-m", "mrda", "train", "--config", config, "--run-dir", str(tmp_path / "two"), *settings)
-    assert [line.split(":")[0] for line in said.splitlines()] == list(STAGES)  # one process speaks for both
+    told = [line.split(":")[0] for line in said.splitlines()]
+    assert [name for name in told if name in STAGES] == list(STAGES)  # one process speaks for both
     for name in STAGES:
         one, two = (tmp_path / run / name for run in ("one", "two"))
         # An Adam step is the learning rate times a quotient of gradients, which differ by the rounding of a sum; a

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from mrda.config import StageName, TrainConfig
 from mrda.degradations import Degraded
+from mrda.networks import MRDAStudent, save_network
 from mrda.training import STAGES, RunRefusedError, train
 from mrda.training.checkpoints import Checkpoints
+from mrda.training.components import load_initial_weights
 from mrda.training.processes import Processes, deferred_interrupt
 from mrda.training.stages import BicubicStage, Stage, TeacherStage
 from mrda.training.trainer import Trainer
@@ -294,6 +296,36 @@ def test_of_another_kind_of_network_the_rdan_alone_is_taken(
     assert not torch.equal(made["den.mlp.0.weight"], student["den.mlp.0.weight"])
 
 
+def test_of_fewer_blocks_the_rdan_computes_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    few, many = (MRDAStudent(scale=2, num_feat=4, num_blocks=blocks, den_width=2) for blocks in (2, 5))
+    save_network(few, tmp_path / "few.safetensors")
+    load_initial_weights(many, tmp_path / "few.safetensors")
+    lr = torch.rand(1, 3, 7, 6)
+    torch.testing.assert_close(many(lr), few(lr), rtol=1e-5, atol=1e-6)
+    gradients = torch.autograd.grad(many(lr).square().sum(), [block.conv2.weight for block in many.rdan.blocks])
+    assert all(gradient.any() for gradient in gradients)
+    save_network(many, tmp_path / "many.safetensors")
+    with pytest.raises(ValueError, match="were made with num_blocks=5, but the configuration has 2"):
+        load_initial_weights(few, tmp_path / "many.safetensors")
+
+
+def test_the_rdan_of_a_student_may_have_a_rate_of_its_own(
+    toy: TrainConfig, finished: Path, tmp_path: Path, changed: Changed
+) -> None:
+    teacher = load_file(finished / "teacher" / "weights.safetensors")
+    start = {
+        key: str(finished / stage / "weights.safetensors")
+        for key, stage in (("init_mln", "meta"), ("init_teacher", "teacher"))
+    }
+    config = changed(toy, student=start | {"steps": 2, "encoder_steps": 0, "rdan_lr_factor": 1e-30})
+    made = load_file(train(config, tmp_path, stages=["student"], progress=False)["student"])
+    assert all(torch.equal(teacher[key], tensor) for key, tensor in made.items() if key.startswith("rdan."))
+    config = changed(toy, student=start | {"steps": 2, "encoder_steps": 0, "lr": 1e-30})
+    still = load_file(train(config, tmp_path / "still", stages=["student"], progress=False)["student"])
+    assert any(not torch.equal(still[key], tensor) for key, tensor in made.items() if key.startswith("den."))
+
+
 def test_weights_of_another_kind_are_no_start_for_a_stage(
     toy: TrainConfig, finished: Path, tmp_path: Path, changed: Changed
 ) -> None:
@@ -432,9 +464,10 @@ def test_a_value_error_in_the_training_is_not_the_users(
 
 def test_a_run_directory_that_is_a_file_is_refused(toy: TrainConfig, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for run_dir in (tmp_path / "file", tmp_path / "file" / "deep", tmp_path / ("x" * 300)):
+    for run_dir in (tmp_path / "file", tmp_path / "file" / "deep", tmp_path / "new" / ("x" * 300)):
         with pytest.raises(RunRefusedError, match=r"the run directory .* can't be created"):
             train(toy, run_dir, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_ctrl_c_after_the_look_waits_for_the_next_step(

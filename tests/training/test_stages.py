@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from mrda.config import StageName, TrainConfig
 from mrda.core.randomness import derive_seed, generator
-from mrda.data import PatchSampler, load_patches
-from mrda.degradations import Degraded
-from mrda.networks import MLN, MRDAOracle, MRDAStudent, adaptation, load_network
+from mrda.data.patches import PatchSampler, load_patches
+from mrda.degradations import Degraded, degrade
+from mrda.networks import MLN, MRDAOracle, MRDAStudent, adaptation, load_network, lr_with_hr
 from mrda.training import STAGES, train
 from mrda.training.components import Adapter, build_degradation
 from mrda.training.losses import reconstruction
@@ -63,7 +63,7 @@ def test_adapted_features_are_those_of_the_adapted_copy(toy: TrainConfig) -> Non
     pair = build_degradation(toy)(hr, generator(1))
     adapter = Adapter(mln, toy.adaptation, freeze_upscaler=True)
     vars(adapter)["mln_to_adapt"] = mln  # with the upscaler as one convolution the order of its sums would differ
-    features = adapter.features(pair.lr, pair.lr_up, hr)
+    features = adapter.features(pair)
     adapted = copy.deepcopy(mln)
     adapted.load_state_dict(
         sgd_by_hand(mln, pair.lr, pair.lr_up, hr, toy.adaptation.inner_lr[:2], freeze_upscaler=True)
@@ -78,12 +78,44 @@ def test_the_mln_may_adapt_to_some_images_of_the_batch(toy: TrainConfig) -> None
     options = toy.adaptation.model_copy(update={"images": 2})
     adapter = Adapter(mln, options, freeze_upscaler=True)
     vars(adapter)["mln_to_adapt"] = mln  # with the upscaler as one convolution the order of its sums would differ
-    features = adapter.features(pair.lr, pair.lr_up, hr)
+    features = adapter.features(pair)
     adapted = copy.deepcopy(mln)
     two = (pair.lr[:2], pair.lr_up[:2], hr[:2])
     adapted.load_state_dict(sgd_by_hand(mln, *two, options.inner_lr[:2], freeze_upscaler=True))
     assert len(features) == len(hr) > 2
     torch.testing.assert_close(features, adapted.features(pair.lr).detach(), rtol=0, atol=0)
+
+
+def test_the_mln_may_adapt_to_another_image_of_the_same_degradation(
+    toy: TrainConfig, weights: dict[StageName, Path], changed: Changed
+) -> None:
+    config = changed(
+        toy, adaptation={"on": "other", "per": "image"}, degradation={"per": "image", "noise_range": [0, 0]}
+    )
+    stage, hr = build("teacher", config, weights), patches(toy)
+    batch, alone = stage.degrade(hr, generator(1)), build("teacher", toy, weights).degrade(hr, generator(1))
+    assert alone.other_hr is None
+    assert batch.kernel is not None
+    again = degrade(hr.roll(1, 0), batch.kernel, config.scale, **config.degradation.resampling)
+    assert batch.other_lr is not None
+    assert batch.other_lr_up is not None
+    assert batch.other_hr is not None
+    torch.testing.assert_close(batch.other_lr, again.lr)
+    torch.testing.assert_close(batch.other_lr_up, again.lr_up)
+    assert torch.equal(batch.other_hr, hr.roll(1, 0))
+    seen = stage.seen_by_teacher(batch)
+    assert stage.adapter is not None
+    fast = adaptation.adapt(
+        stage.adapter.mln_to_adapt,
+        batch.other_lr,
+        batch.other_lr_up,
+        batch.other_hr,
+        inner_lr=config.adaptation.inner_lr,
+        steps=config.adaptation.inner_steps,
+        per_image=True,
+    )
+    torch.testing.assert_close(seen, adaptation.features(stage.adapter.mln, fast, batch.lr, per_image=True).detach())
+    assert not torch.equal(seen, stage.seen_by_teacher(batch._replace(other_lr=None)))
 
 
 # Stage 1b
@@ -206,14 +238,27 @@ def test_the_student_moves_its_den_first_and_then_everything(
     assert toy.student.encoder_steps == 2
     stage = build("student", toy, weights)
     assert isinstance(stage, StudentStage)
-    student, teacher, mln = parameters(stage.network), parameters(stage.teacher), parameters(stage.mln)
+    assert stage.adapter is not None
+    student, teacher, mln = (parameters(part) for part in (stage.network, stage.teacher, stage.adapter.mln))
     scalars = step(stage, toy, number)
     assert moved(student, stage.network) == {name for name in student if name.startswith(parts)}
-    assert moved(teacher, stage.teacher) == moved(mln, stage.mln) == set()
+    assert moved(teacher, stage.teacher) == moved(mln, stage.adapter.mln) == set()
     total = toy.student.lambda_kl * scalars["kl"] + toy.student.lambda_abs * scalars["abs"]
     # One float32 sum of at most three terms of the total's size.
     assert scalars["loss"] == pytest.approx(total + scalars.get("l1", 0.0), rel=4 * torch.finfo().eps)
     assert ("l1" in scalars) == ("rdan." in parts)
+
+
+def test_a_teacher_of_lr_and_hr_distils_without_mln(toy: TrainConfig, tmp_path: Path, changed: Changed) -> None:
+    config = changed(toy, teacher={"den_input": "lr_hr"}, train={"stages": ["teacher", "student"]})
+    made = train(config, tmp_path, progress=False)
+    student = build("student", config, made)
+    assert isinstance(student, StudentStage)
+    assert student.adapter is None
+    batch = student.degrade(patches(config), generator(1))
+    terms = student.loss(0, batch)
+    target = student.teacher.degradation(lr_with_hr(batch.lr, batch.hr))
+    assert terms["abs"] == (student.network.degradation(batch.lr) - target).abs().mean()
 
 
 @pytest.mark.parametrize(("den_input", "network"), [("lr", MRDAStudent), ("kernel", MRDAOracle)])
@@ -578,6 +623,59 @@ def test_dens_start_as_the_configuration_says(stage: type[Stage], toy: TrainConf
         fan_in = 9 * toy.networks.mln_feat
     assert float(weight(toy).detach().abs().max()) <= fan_in**-0.5
     assert float(weight(he).detach().abs().max()) > 1.5 * fan_in**-0.5
+    # An image's first filters see no even colour; the MLN's features are read as they are.
+    sums = weight(changed(toy, networks={"den_init": "edges"})).detach().sum(dim=(2, 3)).abs().max()
+    assert (float(sums) < 1e-6) == (stage is StudentStage)
+
+
+@pytest.mark.parametrize("name", ["teacher", "student"])
+def test_the_saved_den_normalizes_as_the_training_did(
+    name: StageName, toy: TrainConfig, weights: dict[StageName, Path], changed: Changed
+) -> None:
+    config = changed(toy, networks={"den_norm": "batch"})
+    stage = build(name, config, weights)
+    before = float(stage.idr_norm.running_mean.abs().max())
+    for number in range(3):
+        batch = stage.degrade(patches(config), generator(number))
+        stage.loss(99, batch)
+    seen = batch.lr if name == "student" else stage.seen_by_teacher(batch)
+    idr = stage.network.degradation(seen).detach()
+    in_training = stage.normalized(idr)
+    torch.testing.assert_close(in_training.mean(dim=0), torch.zeros(len(idr[0])), rtol=0, atol=1e-5)
+    assert float(stage.idr_norm.running_mean.abs().max()) > before == 0
+
+    finished = stage.finished(stage.network, stage.idr_norm)
+    expected = (idr - stage.idr_norm.running_mean) / (stage.idr_norm.running_var + stage.idr_norm.eps).sqrt()
+    torch.testing.assert_close(finished.degradation(seen).detach(), expected, rtol=1e-4, atol=1e-5)
+    assert finished.state_dict().keys() == stage.network.state_dict().keys()
+    assert torch.equal(stage.network.degradation(seen), idr)
+
+
+def test_processes_share_the_statistics_of_the_idrs(
+    toy: TrainConfig, weights: dict[StageName, Path], changed: Changed
+) -> None:
+    stage = build("teacher", changed(toy, networks={"den_norm": "batch"}), weights)
+    stage.after_step(lambda tensors: [tensor + 2 for tensor in tensors])
+    assert stage.idr_norm.running_mean.eq(2).all()
+    assert stage.idr_norm.running_var.eq(3).all()
+
+
+def test_the_average_of_the_weights_has_the_average_of_the_statistics(
+    toy: TrainConfig, weights: dict[StageName, Path], changed: Changed
+) -> None:
+    config = changed(toy, networks={"den_norm": "batch"}, train={"ema_decay": 0.75})
+    stage = build("teacher", config, weights)
+    trainer = Trainer(stage, config, Processes(Accelerator(mixed_precision="no"), 1))
+    means = []
+    for number in range(2):
+        hr = (255 * patches(config)).to(torch.uint8)
+        trainer.train_step(iter([hr.roll(number, dims=3)]))
+        means.append(stage.idr_norm.running_mean.clone())
+    _, norm = trainer.average.module
+    torch.testing.assert_close(norm.running_mean, 0.75 * means[0] + 0.25 * means[1])
+    other = Trainer(build("teacher", config, weights), config, trainer.processes)
+    other.load_state_dict(trainer.state_dict())
+    assert torch.equal(other.stage.idr_norm.running_mean, means[1])
 
 
 def test_the_mln_starts_as_the_configuration_says(toy: TrainConfig, changed: Changed) -> None:
