@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
+from mrda.core.checks import check_choice
 from mrda.degradations.resample import bicubic
-from mrda.evaluation.samples import Method, Sample
-from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, adaptation
+from mrda.evaluation.samples import Condition, Method, Sample, make_sample
+from mrda.networks import MLN, BlindNetwork, MRDAOracle, MRDATeacher, adaptation, lr_with_hr
+from mrda.options.evaluation import IDRS
 
 
 class AdaptOptions(TypedDict, total=False):
@@ -19,6 +21,7 @@ class AdaptOptions(TypedDict, total=False):
 
     steps: int
     inner_lr: Sequence[float]
+    clip: float | None
     freeze_upscaler: bool
 
 
@@ -32,8 +35,8 @@ def blind_method(upscale: Callable[[Tensor], Tensor]) -> Method:
     return lambda sample: upscale(sample.lr)
 
 
-def student_method(network: MRDAStudent) -> Method:
-    """MRDA_S, which reads the degradation from LR."""
+def student_method(network: BlindNetwork) -> Method:
+    """MRDA_S or a sister of it, which reads the degradation from LR."""
     prepared = network.prepare()
 
     def upscale(sample: Sample) -> Tensor:
@@ -43,17 +46,85 @@ def student_method(network: MRDAStudent) -> Method:
     return upscale
 
 
-def teacher_method(network: MRDATeacher, mln: MLN, **options: Unpack[AdaptOptions]) -> Method:
-    """MRDA_T, for which the MLN is adapted to each sample and its HR (Algorithm 2)."""
-    rdan, adapting = network.rdan.prepare(), _AdaptingMLN(mln, options)
+IDR_LABEL = ", IDR "
+"""Separates a method's name from the IDR that it is given in place of the photo's own."""
 
+
+def replaced_idr_method(
+    network: BlindNetwork, idr: str, conditions: Sequence[Condition], scale: int, **options: Any
+) -> Method:
+    """MRDA_S or a sister of it, told another degradation than the photo's: if that costs nothing, the IDR has no use.
+
+    Args:
+        network: the network.
+        idr: "mean", the mean of the photo's IDRs under all conditions; or "other", that of the photo under the
+            condition half of the list further on.
+        conditions: the degradations that are measured; at least 2.
+        scale: the factor between LR and HR.
+        **options: those of `mrda.evaluation.samples.make_sample`, as in the measurements.
+
+    Raises:
+        ValueError: there is one condition only, or no such `idr`.
+    """
+    check_choice("idr", idr, IDRS[1:])
+    names = [condition.name for condition in conditions]
+    if len(names) < 2:
+        raise ValueError(f"the {idr} IDR requires conditions to choose from, but the protocol has one only")
+    prepared = network.prepare()
+    last: tuple[Tensor, Tensor] | None = None  # a photo, and its IDRs under all conditions (N, D)
+
+    @torch.no_grad()
     def upscale(sample: Sample) -> Tensor:
-        sample = adapting.moved(sample)
-        weights = adapting.adapt(sample)
-        with torch.no_grad():
-            return rdan(sample.lr, network.degradation(adaptation.features(adapting.mln, weights, sample.lr)))
+        nonlocal last
+        if last is None or last[0] is not sample.hr:
+            samples = (make_sample(sample.hr, each, scale, image=sample.image, **options) for each in conditions)
+            last = sample.hr, torch.cat([prepared.den(_like(each.lr, network)) for each in samples])
+        idrs = last[1]
+        other = (names.index(sample.condition) + len(names) // 2) % len(names)
+        chosen = idrs.mean(dim=0, keepdim=True) if idr == "mean" else idrs[other, None]
+        return prepared(_like(sample.lr, network), chosen)
 
     return upscale
+
+
+def teacher_method(network: MRDATeacher, mln: MLN | None, **options: Unpack[AdaptOptions]) -> Method:
+    """MRDA_T, which reads the degradation as `teacher_representation` does."""
+    rdan, represent = network.rdan.prepare(), teacher_representation(network, mln, **options)
+
+    def upscale(sample: Sample) -> Tensor:
+        idr = represent(sample)
+        with torch.no_grad():
+            return rdan(_like(sample.lr, network), idr)
+
+    return upscale
+
+
+def teacher_representation(
+    network: MRDATeacher, mln: MLN | None, **options: Unpack[AdaptOptions]
+) -> Callable[[Sample], Tensor]:
+    """The teacher's raw IDR (1, 4*den_width) of a sample.
+
+    The MLN is adapted to each sample and its HR (Algorithm 2); None if the teacher reads LR and HR themselves.
+    """
+    if network.options.den_input == "lr_hr":
+
+        def read(sample: Sample) -> Tensor:
+            return lr_with_hr(_like(sample.lr, network), _like(sample.hr, network))
+
+    else:
+        assert mln is not None
+        adapting = _AdaptingMLN(mln, options)
+
+        def read(sample: Sample) -> Tensor:
+            sample = adapting.moved(sample)
+            weights = adapting.adapt(sample)
+            return adaptation.features(adapting.mln, weights, sample.lr)
+
+    def represent(sample: Sample) -> Tensor:
+        with torch.no_grad():
+            return network.degradation(read(sample))
+
+    return represent
 
 
 def oracle_method(network: MRDAOracle) -> Method:

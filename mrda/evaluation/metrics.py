@@ -20,9 +20,6 @@ _MATLAB = (65.481, 128.553, 24.966)
 _PSNR_LUMA = {"released": (_RELEASED, 256), "matlab": (_MATLAB, 255)}
 _SSIM_LUMA = {"released": (_RELEASED, 255), "matlab": (_MATLAB, 255)}
 
-VARIANTS = tuple(_PSNR_LUMA)
-"""Luma weights of the metrics."""
-
 
 def psnr_y(sr: Tensor, hr: Tensor, border: int, variant: str = "released") -> Tensor:
     """Return the peak signal-to-noise ratio of luma, in dB, for each image of a batch.

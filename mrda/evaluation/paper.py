@@ -112,6 +112,8 @@ class PaperRow(NamedTuple):
     """Standard deviation in units of 1/255; None in tables without noise."""
     by_kernel: tuple[float, ...] = ()
     """PSNR of each kernel, where printed; `psnr_y` is then their mean, which is not printed."""
+    source: str = "paper"
+    """The paper that prints the row: "paper" for MRDA's."""
 
 
 @cache
@@ -132,6 +134,8 @@ SETS = {
     "realsrset": "RealSRSet",
     "ntire2020t1": "NTIRE2020-T1",
     "ntire2020track1": "NTIRE2020-T1",
+    "div2krk": "DIV2KRK",
+    "div2krkpublic": "DIV2KRK",
 }
 """Names of the paper's data sets by folder name, in lower case with letters and digits only."""
 

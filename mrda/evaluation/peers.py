@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other people's SR networks, loaded by Spandrel, to be measured beside ours."""
+"""Other people's SR networks to be measured beside ours: those that this package has, and those of Spandrel."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from torch import Tensor
 
 from mrda.core.checks import SCALES
 from mrda.core.faults import reason
+from mrda.evaluation.methods import blind_method
 from mrda.evaluation.samples import Method, Sample
 from mrda.networks.reading import UNREADABLE
-from mrda.upscale.upscaler import is_out_of_memory
+from mrda.networks.unlabelled import holds_blind_network
+from mrda.upscale.upscaler import Upscaler, is_out_of_memory, load_student
 
 # Exceptions that Spandrel and its readers raise for damaged files, besides Spandrel's own.
 _UNREADABLE = (*UNREADABLE, AssertionError)
@@ -33,19 +35,22 @@ class Peer(NamedTuple):
 
 
 def load_peer(path: str | Path, *, device: torch.device | str = "cpu") -> Peer:
-    """Load an SR network that Spandrel knows.
+    """Load DASR, KDSR's student or another student, or an SR network that Spandrel knows.
 
     Args:
         path: a weights file: .pth, .pt, .ckpt or .safetensors.
         device: device to compute on.
 
     Raises:
-        ValueError: there is no such file, Spandrel is not installed or can't load it, or it holds no network that
-            enlarges RGB photos by 2, 3 or 4.
+        ValueError: there is no such file, its tensors do not fit its network, Spandrel is not installed or can't load
+            it, or it holds no network that enlarges RGB photos by 2, 3 or 4.
     """
     path = Path(path)
     if not os.path.isfile(path):
         raise ValueError(f"there is no weights file {path}")
+    if holds_blind_network(path):
+        upscaler = Upscaler(load_student(path), device=device, dtype=torch.float32)
+        return Peer(path.stem, upscaler.scale, blind_method(upscaler))
     spandrel = _spandrel()
     try:
         network = spandrel.ModelLoader(device=device).load_from_file(path)
@@ -111,7 +116,7 @@ def _spandrel() -> ModuleType:
     except (ImportError, OSError, RuntimeError) as error:  # the latter two of a torchvision built for another torch
         raise ValueError(
             f"peers need the package spandrel, which can't be imported ({reason(error)}): "
-            "pip install 'mrda-kernels[peers]', and torchvision, which spandrel requires"
+            "pip install './mrda[peers]', and torchvision, which spandrel requires"
         ) from error
 
 

@@ -11,6 +11,7 @@ from mrda.degradations.kernels import anisotropic_gaussian, isotropic_gaussian
 from mrda.evaluation.methods import bicubic_method
 from mrda.evaluation.metrics import psnr_y, ssim_y
 from mrda.evaluation.samples import Condition, Method, Sample, make_sample
+from mrda.options.evaluation import PROTOCOLS
 from mrda.photo.images import Source, read_rgb, to_tensor
 from mrda.photo.names import distinct_names
 
@@ -30,10 +31,22 @@ NINE_KERNELS = {
 """Anisotropic blurs: standard deviations l1 and l2 in HR pixels, angle in degrees. Those of Table III are inferred from
 its thumbnails, not published."""
 
-NOISE_LEVELS = {"mrda9": (0.0, 10.0, 20.0), "dasr9": (0.0, 5.0, 10.0)}
+WIDE_SIGMAS = (0.2, 1.15, 2.1, 3.05, 4.0)
+"""The blurs of `wide`, at any scale: standard deviations in HR pixels, evenly spaced over the training range of x4."""
+
+NOISE_LEVELS = {"mrda9": (0.0, 10.0, 20.0), "dasr9": (0.0, 5.0, 10.0), "wide": (0.0, 12.5, 25.0)}
 """Standard deviations of the noise, in units of 1/255."""
 
-PROTOCOLS = ("gaussian8", "mrda9", "dasr9", "bicubic")
+BLURS = {
+    **{protocol: tuple(f"k{number}" for number in range(1, 10)) for protocol in NINE_KERNELS},
+    "wide": tuple(f"sigma={sigma:g}" for sigma in WIDE_SIGMAS),
+}
+"""Names of the blurs of the protocols with noise levels."""
+
+DASR_ISO = "dasr-iso"
+DASR_ISO_SIGMAS = {2: (0.0, 0.6, 1.2, 1.8), 3: (0.0, 0.8, 1.6, 2.4), 4: (0.0, 1.2, 2.4, 3.6)}
+"""The blurs of DASR's Table 2 by scale: standard deviations in HR pixels; 0 is downsampling alone."""
+
 BICUBIC = "bicubic"
 
 
@@ -48,8 +61,8 @@ class Record(NamedTuple):
 
 
 def isotropic_conditions(sigmas: Iterable[float]) -> list[Condition]:
-    """Isotropic Gaussian blurs of the given widths (standard deviations in HR pixels)."""
-    return [Condition(f"sigma={sigma:.4g}", isotropic_gaussian(sigma)) for sigma in sigmas]
+    """Isotropic Gaussian blurs of the given widths (standard deviations in HR pixels); a width of 0 is no blur."""
+    return [Condition(f"sigma={sigma:.4g}", isotropic_gaussian(sigma) if sigma else None) for sigma in sigmas]
 
 
 def anisotropic_condition(name: str, kernel: tuple[float, float, float], noise_level: float) -> Condition:
@@ -58,9 +71,9 @@ def anisotropic_condition(name: str, kernel: tuple[float, float, float], noise_l
     return Condition(name, anisotropic_gaussian(l1, l2, math.radians(degrees)), noise_level)
 
 
-def nine_name(kernel: int, noise_level: float) -> str:
-    """The condition of a kernel, 1 to 9, at a noise level in units of 1/255."""
-    return f"k{kernel} noise={noise_level:g}"
+def noisy_name(blur: str, noise_level: float) -> str:
+    """The condition of a blur by its name in `BLURS`, at a noise level in units of 1/255."""
+    return f"{blur} noise={noise_level:g}"
 
 
 def conditions(protocol: str, scale: int, *, noise_levels: Collection[float] | None = None) -> list[Condition]:
@@ -68,10 +81,11 @@ def conditions(protocol: str, scale: int, *, noise_levels: Collection[float] | N
 
     Args:
         protocol: `gaussian8`, eight isotropic blurs evenly spaced (Section IV-B; the test set of IKC); `mrda9`, the
-            nine anisotropic blurs of Table III at three noise levels; `dasr9`, those of DASR at its own; or `bicubic`,
-            downsampling alone.
-        scale: 2, 3 or 4. The nine kernels are those of x4 at any scale.
-        noise_levels: the noise levels of `mrda9` or `dasr9` to keep; None keeps all.
+            nine anisotropic blurs of Table III at three noise levels; `dasr9`, those of DASR at its own; `dasr-iso`,
+            the four isotropic blurs of DASR's Table 2; `wide`, five isotropic blurs from 0.2 to 4.0 at three noise
+            levels from 0 to 25; or `bicubic`, downsampling alone.
+        scale: 2, 3 or 4. The blurs of `mrda9`, `dasr9` and `wide` are those of x4 at any scale.
+        noise_levels: the noise levels of `mrda9`, `dasr9` or `wide` to keep; None keeps all.
 
     Raises:
         TypeError: the scale is not an int.
@@ -93,10 +107,18 @@ def conditions(protocol: str, scale: int, *, noise_levels: Collection[float] | N
     if protocol == "gaussian8":
         narrowest, widest = GAUSSIAN8_RANGE[scale]
         return isotropic_conditions(narrowest + i * (widest - narrowest) / 7 for i in range(8))
+    if protocol == DASR_ISO:
+        return isotropic_conditions(DASR_ISO_SIGMAS[scale])
+    if protocol == "wide":
+        return [
+            Condition(noisy_name(blur, level), isotropic_gaussian(sigma), level)
+            for level in levels
+            for blur, sigma in zip(BLURS[protocol], WIDE_SIGMAS, strict=True)
+        ]
     return [
-        anisotropic_condition(nine_name(number, level), kernel, level)
+        anisotropic_condition(noisy_name(blur, level), kernel, level)
         for level in levels
-        for number, kernel in enumerate(NINE_KERNELS[protocol], start=1)
+        for blur, kernel in zip(BLURS[protocol], NINE_KERNELS[protocol], strict=True)
     ]
 
 

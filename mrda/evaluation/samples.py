@@ -38,6 +38,10 @@ class Sample(NamedTuple):
     """(k, k), or None for no blur."""
     noise_level: float
     """Standard deviation of the noise, in units of 1/255."""
+    image: str = ""
+    """The photograph's name, where it was degraded here."""
+    condition: str = ""
+    """The condition's name, likewise."""
 
 
 Method = Callable[[Sample], Tensor]
@@ -75,7 +79,7 @@ def make_sample(
     """
     if condition.degradation is not None:
         pair = condition.degradation(hr, generator(seed, "evaluation", image, condition.name, device=hr.device))
-        return Sample(pair.lr, pair.lr_up, pair.hr, None, 0.0)
+        return Sample(pair.lr, pair.lr_up, pair.hr, None, 0.0, image, condition.name)
     noise = generator(seed, "evaluation", image, condition.name) if condition.noise_level else None
     pair = degrade(
         hr,
@@ -87,4 +91,4 @@ def make_sample(
         border=border,
         lr_up_from=lr_up_from,
     )
-    return Sample(pair.lr, pair.lr_up, hr, condition.kernel, condition.noise_level)
+    return Sample(pair.lr, pair.lr_up, hr, condition.kernel, condition.noise_level, image, condition.name)

@@ -18,9 +18,6 @@ from mrda.evaluation.samples import Method, Sample
 from mrda.photo.images import Source, read_rgb, to_array, to_tensor, write_image
 from mrda.photo.names import distinct_names
 
-UNPAIRED = "unpaired"
-"""The protocol's name."""
-
 
 class UnpairedRecord(NamedTuple):
     """One upscaled photograph."""

@@ -9,11 +9,13 @@ from mrda.evaluation.methods import (
     blind_method,
     mln_method,
     oracle_method,
+    replaced_idr_method,
     student_method,
     teacher_method,
 )
+from mrda.evaluation.protocols import conditions
 from mrda.evaluation.samples import Condition, make_sample
-from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, adaptation
+from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, adaptation, lr_with_hr
 
 SIZES = {"scale": 2, "num_feat": 8, "num_blocks": 1, "den_width": 4}
 
@@ -27,6 +29,29 @@ def seed():
 def sample():
     hr = torch.rand(1, 3, 24, 32, generator=torch.Generator().manual_seed(0))
     return make_sample(hr, Condition("blur", isotropic_gaussian(1.2)), 2, image="a")
+
+
+def test_a_replaced_idr_is_that_of_the_same_photo_under_other_conditions():
+    network, hr = sensitive(MRDAStudent(**SIZES)), torch.rand(1, 3, 24, 32)
+    degradations = conditions("wide", 2)
+    samples = [make_sample(hr, condition, 2, image="a", seed=3) for condition in degradations]
+    idrs = torch.cat([network.degradation(sample.lr) for sample in samples]).detach()
+    mean, other = (replaced_idr_method(network, idr, degradations, 2, seed=3) for idr in ("mean", "other"))
+    own = student_method(network)
+    for place in (0, 9):
+        sample = samples[place]
+        for method, idr in ((own, idrs[place]), (mean, idrs.mean(dim=0)), (other, idrs[(place + 7) % 15])):
+            expected = network.prepare()(sample.lr, idr[None])
+            torch.testing.assert_close(method(sample), expected, rtol=0, atol=1e-5)
+        assert (mean(sample) - own(sample)).abs().max() > 1e-3
+        assert (other(sample) - own(sample)).abs().max() > 1e-3
+    another = make_sample(torch.rand(1, 3, 24, 32), degradations[0], 2, image="a", seed=3)
+    assert (mean(another) - mean(samples[0])).abs().max() > 1e-3
+
+
+def test_a_replaced_idr_needs_conditions_to_choose_from():
+    with pytest.raises(ValueError, match="the mean IDR requires conditions to choose from, but the protocol has one"):
+        replaced_idr_method(MRDAStudent(**SIZES), "mean", conditions("bicubic", 2), 2)
 
 
 @pytest.fixture
@@ -116,6 +141,12 @@ def test_the_teacher_reads_the_adapted_mlns_features(sample, mln, freeze_upscale
     torch.testing.assert_close(method(sample), expected, rtol=0, atol=1e-9)
     for other in (restored(2, freeze_upscaler), restored(3, not freeze_upscaler), network(lr, mln.features(lr))):
         assert (expected - other).abs().max() > 1e-7
+
+
+def test_a_teacher_may_read_lr_and_hr_themselves(sample):
+    network = sensitive(MRDATeacher(den_input="lr_hr", **SIZES))
+    expected = network(sample.lr, lr_with_hr(sample.lr, sample.hr))
+    torch.testing.assert_close(teacher_method(network, None)(sample), expected)
 
 
 def test_the_defaults_are_those_of_the_adaptation(sample, mln):

@@ -7,7 +7,17 @@ from mrda.degradations.kernels import isotropic_gaussian
 from mrda.evaluation.methods import mln_method, oracle_method, student_method, teacher_method
 from mrda.evaluation.methods_loading import load_method, recorded_adaptation
 from mrda.evaluation.samples import Condition, make_sample
-from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, adaptation, save_network, to_official
+from mrda.networks import (
+    DASR,
+    MLN,
+    KDSRStudent,
+    MRDAOracle,
+    MRDAStudent,
+    MRDATeacher,
+    save_network,
+    to_official,
+)
+from mrda.options.networks import INNER_LR, INNER_STEPS
 from mrda.upscale import upscaler as inference
 from mrda.upscale.weights import save_pretrained
 
@@ -20,7 +30,7 @@ RECIPE = {
     "freeze_upscaler": "none",
     "scale": 2,
 }
-DEFAULTS = (adaptation.INNER_STEPS, adaptation.INNER_LR, True)
+DEFAULTS = (INNER_STEPS, INNER_LR, True, None)
 
 
 @pytest.fixture
@@ -48,6 +58,14 @@ def test_a_student(store, sample):
     network = MRDAStudent(**SIZES)
     loaded = load_method(store(network))
     assert (loaded.name, loaded.scale, loaded.blur_size, loaded.needs_hr) == ("mrda_s", 2, None, False)
+    close(loaded.method(sample), student_method(network)(sample).clamp(0, 1))
+
+
+@pytest.mark.parametrize(("kind", "name"), [(DASR, "dasr"), (KDSRStudent, "kdsr_s")])
+def test_sisters(kind, name, store, sample):
+    network = kind(scale=2, num_feat=8, num_blocks=1)
+    loaded = load_method(store(network))
+    assert (loaded.name, loaded.scale, loaded.blur_size, loaded.needs_hr) == (name, 2, None, False)
     close(loaded.method(sample), student_method(network)(sample).clamp(0, 1))
 
 
@@ -81,7 +99,7 @@ def test_an_mln_with_the_recorded_settings_but_for_the_steps_that_are_asked_for(
 def test_an_mln_in_a_folder_is_adapted_as_its_file_says(tmp_path):
     network = MLN(scale=2, num_feat=6, num_body=2)
     save_pretrained(network, tmp_path, recipe=json.dumps(RECIPE))
-    assert recorded_adaptation(tmp_path, network) == (3, (0.04,), False)
+    assert recorded_adaptation(tmp_path, network) == (3, (0.04,), False, None)
 
 
 def test_a_teacher_with_its_mln(store, sample):
@@ -100,12 +118,23 @@ def test_a_teacher_with_its_mln(store, sample):
     assert (unadapted - loaded.method(sample)).abs().max() > 1e-3
 
 
+def test_a_teacher_of_lr_and_hr_has_no_mln(store, sample):
+    network = MRDATeacher(den_input="lr_hr", **SIZES)
+    path = store(network)
+    loaded = load_method(path)
+    assert loaded.needs_hr
+    close(loaded.method(sample), teacher_method(network, None)(sample))
+    with pytest.raises(ValueError, match="reads LR and HR"):
+        load_method(path, steps=2)
+
+
 @pytest.mark.parametrize(
     ("recipe", "expected"),
     [
-        (RECIPE, (2, (0.05, 0.02), False)),
-        ({**RECIPE, "freeze_upscaler": "student_only"}, (2, (0.05, 0.02), False)),
-        ({**RECIPE, "freeze_upscaler": "all"}, (2, (0.05, 0.02), True)),
+        (RECIPE, (2, (0.05, 0.02), False, None)),
+        ({**RECIPE, "freeze_upscaler": "student_only"}, (2, (0.05, 0.02), False, None)),
+        ({**RECIPE, "freeze_upscaler": "all"}, (2, (0.05, 0.02), True, None)),
+        ({**RECIPE, "adaptation.inner_clip": 0.5}, (2, (0.05, 0.02), False, 0.5)),
         ({"adaptation.inner_steps": 0}, (0, *DEFAULTS[1:])),
         ({"bicubic.steps": 7}, DEFAULTS),
     ],
@@ -117,7 +146,7 @@ def test_what_is_recorded_of_a_teacher(store, recipe, expected):
 
 def test_an_mln_has_settings_of_its_own(store):
     network = MLN(scale=2, num_feat=6)
-    assert recorded_adaptation(store(network, recipe=json.dumps(RECIPE)), network) == (3, (0.04,), False)
+    assert recorded_adaptation(store(network, recipe=json.dumps(RECIPE)), network) == (3, (0.04,), False, None)
 
 
 def test_files_without_a_recipe_have_the_defaults(store, tmp_path):
@@ -139,6 +168,7 @@ def test_files_without_a_recipe_have_the_defaults(store, tmp_path):
         ('{"meta.inner_lr": 0.01}', "meta.inner_lr = 0.01"),
         ('{"meta.inner_lr": [0.01, 0]}', "meta.inner_lr = [0.01, 0]"),
         ('{"meta.inner_lr": [NaN]}', "meta.inner_lr = [nan]"),
+        ('{"meta.inner_clip": 0}', "meta.inner_clip = 0"),
         ('{"freeze_upscaler": true}', "freeze_upscaler = True"),
         ('{"freeze_upscaler": ["all"]}', "freeze_upscaler = ['all']"),
     ],

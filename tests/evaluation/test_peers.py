@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from mrda.evaluation.peers import load_peer, load_peers
 from mrda.evaluation.samples import Condition, make_sample
+from mrda.networks import DASR, KDSRStudent, save_network, to_official
 
 
 @pytest.fixture
@@ -34,6 +35,26 @@ def test_a_peer_upscales_lr(spandrel, store, sample):
     assert (peer.name, peer.scale) == ("SwinIR", 2)
     expected = (F.interpolate(sample.lr, scale_factor=2) + 0.25).clamp(0, 1)
     assert torch.equal(peer.method(sample._replace(hr=None, lr_up=None)), expected)
+
+
+@pytest.mark.parametrize("network", [DASR, KDSRStudent])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_sisters_need_no_spandrel(network, suffix, tmp_path, sample, monkeypatch):
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    sizes = {"scale": 2, "num_feat": 8, "num_blocks": 1}
+    sister = network(**sizes)
+    state = {key: tensor for key, tensor in to_official(sister).items() if tensor.is_floating_point()}
+    path = tmp_path / f"sister{suffix}"
+    torch.save(state, path) if suffix == ".pt" else save_network(sister, path)
+    peer = load_peer(path)
+    assert (peer.name, peer.scale) == ("sister", 2)
+    expected = sister.eval()(sample.lr).detach().clamp(0, 1)
+    torch.testing.assert_close(peer.method(sample), expected, rtol=1e-4, atol=1e-5)
+    if suffix == ".pt":
+        state.pop("G.head.0.bias")
+        torch.save(state, path)
+        with pytest.raises(ValueError, match=r"sister\.pt must have exactly the network's keys; missing: G\.head"):
+            load_peer(path)
 
 
 def test_what_a_peer_does_to_its_input_stays_with_it(spandrel, store, sample):
@@ -90,7 +111,7 @@ def test_files_that_spandrel_cannot_load_are_refused(spandrel, tmp_path):
 
 def test_without_spandrel_the_package_is_named(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "spandrel", None)
-    with pytest.raises(ValueError, match=r"pip install 'mrda-kernels\[peers\]'") as caught:
+    with pytest.raises(ValueError, match=r"pip install './mrda\[peers\]'") as caught:
         load_peer(store())
     assert "torchvision" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -107,7 +107,7 @@ def test_wrong_peers_are_refused_in_one_sentence(tmp_path, folder, weights, peer
     result = run(*data, "--peers", peers[0])
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
-    assert "pip install 'mrda-kernels[peers]'" in result.stderr
+    assert "pip install './mrda[peers]'" in result.stderr
 
 
 def test_a_photo_that_a_peer_cannot_take_is_reported(tmp_path, folder):

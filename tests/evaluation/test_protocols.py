@@ -103,6 +103,26 @@ def test_noise_levels_are_restricted_in_the_protocols_order():
             conditions(protocol, 4, noise_levels=[0])
 
 
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_dasr_iso_has_dasrs_four_widths_without_noise(scale):
+    widths = {2: (0, 0.6, 1.2, 1.8), 3: (0, 0.8, 1.6, 2.4), 4: (0, 1.2, 2.4, 3.6)}[scale]
+    found = conditions("dasr-iso", scale)
+    assert [condition.name for condition in found] == [f"sigma={width:g}" for width in widths]
+    assert found[0].kernel is None  # downsampling alone
+    for condition, width in zip(found[1:], widths[1:], strict=True):
+        assert torch.equal(condition.kernel, isotropic_gaussian(width))
+    assert {condition.noise_level for condition in found} == {0.0}
+
+
+def test_wide_spans_blurs_and_noise_at_any_scale():
+    found = conditions("wide", 2)
+    assert len({condition.name for condition in found}) == len(found) == 15
+    assert [condition.noise_level for condition in found[::5]] == [0, 12.5, 25]
+    assert torch.equal(found[0].kernel, isotropic_gaussian(0.2))
+    assert torch.equal(found[-1].kernel, isotropic_gaussian(4.0))
+    assert len(conditions("wide", 4, noise_levels=[25])) == 5
+
+
 def test_bicubic_has_one_condition_without_blur():
     (condition,) = conditions("bicubic", 3)
     assert condition == Condition("bicubic", None)

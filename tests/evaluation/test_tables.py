@@ -6,7 +6,7 @@ import pytest
 
 from mrda.evaluation.paired import RealRecord
 from mrda.evaluation.paper import paper, paper_rows
-from mrda.evaluation.protocols import Record
+from mrda.evaluation.protocols import Record, conditions
 from mrda.evaluation.tables import summarise, write_json, write_scores
 from mrda.evaluation.tables_markdown import markdown
 
@@ -72,6 +72,11 @@ def test_the_papers_rows_follow_those_measured():
     assert rows_of(table, "| Set5 |")[2:] == [
         f"| Set5 | {row.method} (paper) | {row.psnr_y:.2f} | {row.ssim_y:.4f} |"
         for row in paper_rows("Set5", "gaussian8", 4)
+    ] + [
+        "| Set5 | DANv2 (KDSR's paper) | 32.00 | 0.8885 |",
+        "| Set5 | DCLS (KDSR's paper) | 32.12 | 0.8890 |",
+        "| Set5 | KDSR_S-M (KDSR's paper) | 32.02 | 0.8892 |",
+        "| Set5 | KDSR_S-L (KDSR's paper) | 32.11 | 0.8933 |",
     ]
     assert "| Set5 | MRDA_S (paper) | 31.98 | 0.8872 |" in table
     assert rows_of(table, "| own |") == ["| own | bicubic | 20.00 | 0.5000 |"]
@@ -104,7 +109,7 @@ def test_table_iii_stands_beside_its_noise_level():
     found = rows_of(by_noise, "| Set14 |")
     assert found[0] == "| Set14 | bicubic | 10 | 25.10 | 0.5100 |"
     assert found[1] == "| Set14 | DnCNN+RCAN (paper) | 10 | 23.86 | - |"
-    assert len(found) == 6
+    assert len(found) == 8
     assert rows_of(by_kernel, "| Set14 | MRDA_S (paper)") == [
         "| Set14 | MRDA_S (paper) | 10 | 25.66 | 25.81 | 25.90 | 25.92 | 25.86 | 25.80 | 25.68 | 25.41 | 24.56 |"
     ]
@@ -113,9 +118,39 @@ def test_table_iii_stands_beside_its_noise_level():
 
 def test_the_levels_of_dasr9_are_its_own():
     table = markdown({"Set14": summarise(nine([0, 5, 10]))}, "dasr9", 4)
-    assert [row.split("|")[3].strip() for row in rows_of(table, "| Set14 |")] == ["0", "5", "10", "all", "0", "5", "10"]
+    by_noise, by_kernel = table.split("\nPSNR-Y (dB) of each kernel:\n")
+    assert [row.split("|")[3].strip() for row in rows_of(by_noise, "| Set14 | bicubic")] == ["0", "5", "10", "all"]
+    assert [row.split("|")[3].strip() for row in rows_of(by_kernel, "| Set14 | bicubic")] == ["0", "5", "10"]
+    assert rows_of(by_kernel, "| Set14 | CDFormer (CDFormer's paper) | 10 ") == [
+        "| Set14 | CDFormer (CDFormer's paper) | 10 "
+        "| 27.00 | 26.92 | 25.98 | 25.80 | 25.80 | 25.70 | 25.55 | 25.22 | 24.83 |"
+    ]
     assert "(paper)" not in table
     assert "inferred" not in table
+
+
+def test_dasr_iso_has_a_column_for_each_width():
+    widths = [f"sigma={sigma:g}" for sigma in (0, 1.2, 2.4, 3.6)]
+    records = [Record("a", width, "bicubic", 20 + place, 0.5) for place, width in enumerate(widths)]
+    table = markdown({"Set5": summarise(records)}, "dasr-iso", 4)
+    assert rows_of(table, "| Data set |") == ["| Data set | Method | sigma=0 | sigma=1.2 | sigma=2.4 | sigma=3.6 |"]
+    assert rows_of(table, "| Set5 |")[0] == "| Set5 | bicubic | 20.00 | 21.00 | 22.00 | 23.00 |"
+    assert "| Set5 | DASR (DASR's paper) | 31.99 | 31.92 | 31.75 | 30.59 |" in table
+
+
+def test_the_wide_protocol_has_its_own_blurs():
+    records = [Record("a", condition.name, "bicubic", 20.0, 0.5) for condition in conditions("wide", 4)]
+    by_noise, by_blur = markdown({"Set5": summarise(records)}, "wide", 4).split("\nPSNR-Y (dB) of each kernel:\n")
+    assert len(rows_of(by_noise, "| Set5 | bicubic | 12.5 | 20.00 |")) == 1
+    assert "| Noise | sigma=0.2 | sigma=1.15 | sigma=2.1 | sigma=3.05 | sigma=4 |" in by_blur
+
+
+def test_what_another_idr_costs_is_said():
+    names = {"mrda_s": 30.0, "mrda_s, IDR mean": 29.5, "mrda_s, IDR other": 28.0}
+    records = [Record("a", "bicubic", name, psnr, 0.5) for name, psnr in names.items()]
+    table = markdown({"own": summarise(records)}, "bicubic", 4)
+    assert "own: with the mean IDR in place of each photo's own, mrda_s loses 0.50 dB.\n" in table
+    assert "own: with the other IDR in place of each photo's own, mrda_s loses 2.00 dB.\n" in table
 
 
 def test_the_kernels_table_is_whole_or_not_there():
