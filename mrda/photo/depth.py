@@ -7,7 +7,7 @@ import numpy as np
 
 from mrda.photo.source import ImageArray
 
-EXTRA = "`pip install 'mrda-kernels[formats]'`"
+EXTRA = "`pip install './mrda[formats]'`"
 
 
 def full_range(levels: ImageArray, bits: int) -> ImageArray:

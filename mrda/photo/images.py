@@ -1,22 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads and writes images; all other modules use these functions to do so."""
+"""Reads and writes images; all other modules use these functions to do so.
+
+torch is imported where a tensor is made, because files are looked for before that.
+"""
+
+from __future__ import annotations
 
 import io
 import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
 from mrda.core.files import atomic_write
 from mrda.photo.kinds import left_out, no_image
 from mrda.photo.reading import read_photo, read_size
 from mrda.photo.source import SKIMAGE_PREFIX, SUFFIXES, ImageArray, ImageError, Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "SKIMAGE_PREFIX",
@@ -75,7 +82,7 @@ def read_rgb(source: Source) -> ImageArray:
     return np.ascontiguousarray(array[..., :3])
 
 
-def to_tensor(array: ImageArray) -> torch.Tensor:
+def to_tensor(array: ImageArray) -> Tensor:
     """Turn an image array into a network's input.
 
     Args:
@@ -90,11 +97,13 @@ def to_tensor(array: ImageArray) -> torch.Tensor:
     """
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise ValueError(f"array has shape {array.shape}, but must be (H, W) or (H, W, C) and not empty")
+    import torch
+
     values = np.atleast_3d(array).astype(np.float32) / np.float32(_white(array.dtype))
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)[None]))
 
 
-def to_array(tensor: torch.Tensor, dtype: npt.DTypeLike = np.uint8) -> ImageArray:
+def to_array(tensor: Tensor, dtype: npt.DTypeLike = np.uint8) -> ImageArray:
     """Turn one image in [0, 1] into an array; values are clipped, and rounded half to even for integers.
 
     Args:
@@ -112,6 +121,8 @@ def to_array(tensor: torch.Tensor, dtype: npt.DTypeLike = np.uint8) -> ImageArra
         tensor = tensor[0]
     if tensor.ndim != 3:
         raise ValueError(f"tensor has shape {tuple(tensor.shape)}, but must be (1, C, H, W) or (C, H, W)")
+    import torch
+
     dtype = np.dtype(dtype)
     levels = tensor.detach().to("cpu", torch.float32).clamp(0, 1) * _white(dtype)
     if np.issubdtype(dtype, np.integer):

@@ -18,7 +18,7 @@ _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", 
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 HEIC = f"it is a HEIC photo, which needs an extra: {EXTRA}"
 _SAVE = "open it in a picture editor and save it as PNG or TIFF"
-_MEDIA = "it is a video, and only photos are upscaled: extract its frames, for instance with ffmpeg"
+_MEDIA = "it is a video: `mrda frames` upscales one, between two ffmpeg"
 _KINDS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\0\0\0\x0cJXL \r\n\x87\n", "it is a JPEG XL, which is not read: `djxl photo.jxl photo.png` converts it"),
     (0, b"\xff\x0a", "it is a JPEG XL, which is not read: `djxl photo.jxl photo.png` converts it"),

@@ -15,6 +15,11 @@ _LOBES = 3
 _ROWS, _COLUMNS = 64, 16  # rows per band of the larger of both images, columns per product
 
 
+def resampled(image: ImageArray, target: tuple[int, int]) -> ImageArray:
+    """Return a whole image (H, W) or (H, W, C), uint8 or uint16, resampled to a height and width by `resample`."""
+    return np.concatenate(list(resample([image], image.shape[:2], target)))
+
+
 def resample(bands: Iterable[ImageArray], size: tuple[int, int], target: tuple[int, int]) -> Iterator[ImageArray]:
     """Resample an image by the Lanczos kernel with three lobes, widened for downsampling, as Pillow does.
 

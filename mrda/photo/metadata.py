@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from statistics import fmean
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,6 +20,7 @@ _EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/\0"
 _GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1\0"
 _LARGEST = 2**28  # bytes of a block in a TIFF
 _NOTHING = np.empty(0)
+_LUMA_STEP = 57.625  # mean of the standard's table of luma, which is that of quality 50
 
 
 def of_image(image: Image.Image, file: BinaryIO, frames: int) -> Photo:
@@ -63,7 +65,16 @@ def of_image(image: Image.Image, file: BinaryIO, frames: int) -> Photo:
         colour=colour,
         text=text,
         notices=(*notices, *_notices(frames, lost)),
+        jpeg_quality=jpeg_quality(image) if isinstance(image, JpegImagePlugin.JpegImageFile) else None,
     )
+
+
+def jpeg_quality(image: JpegImagePlugin.JpegImageFile) -> int | None:
+    """Return the quality whose table of luma is as coarse on average; None without tables, as in lossless JPEG."""
+    if not image.quantization:
+        return None
+    percent = 100 * fmean(image.quantization[min(image.quantization)]) / _LUMA_STEP
+    return min(100, max(1, round(100 - percent / 2 if percent <= 100 else 5000 / percent)))
 
 
 def of_tiff(stored: tiff.TIFF, file: BinaryIO) -> tuple[Photo, int]:

@@ -23,6 +23,8 @@ class Photo:
         colour: name and content of a PNG's chunks on the colour space: cICP, gAMA, cHRM, sRGB.
         text: name and content of a PNG's text chunks.
         lossless: True if the file is a lossless WebP.
+        jpeg_quality: the quality, 1 to 100 as libjpeg counts, that a JPEG's quantisation tables stand for; None if it
+            is no JPEG.
         notices: things that could not be kept, in a few words each.
     """
 
@@ -36,4 +38,5 @@ class Photo:
     colour: tuple[tuple[bytes, bytes], ...] = ()
     text: tuple[tuple[bytes, bytes], ...] = ()
     lossless: bool = False
+    jpeg_quality: int | None = None
     notices: tuple[str, ...] = ()

@@ -39,7 +39,7 @@ def locate(source: Source) -> Path:
     # Found without importing scikit-image, which is slow.
     package = importlib.util.find_spec("skimage")
     if package is None or not package.submodule_search_locations:
-        raise ImageError(f"cannot read {source}: scikit-image is not installed (pip install 'mrda-kernels[demo]')")
+        raise ImageError(f"cannot read {source}: scikit-image is not installed (pip install './mrda[demo]')")
     folder = Path(package.submodule_search_locations[0]) / "data"
     matches = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
     if name not in matches:

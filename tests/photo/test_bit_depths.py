@@ -345,7 +345,7 @@ def test_without_imagecodecs_what_is_lost_is_said(tmp_path, monkeypatch):
     for name, bits in (("a.png", 16), ("a.avif", 10), ("a.jp2", 16)):
         photo = read_photo(tmp_path / name)
         assert photo.pixels.dtype == np.uint8
-        said = f"{bits}-bit colours were reduced to 8 bits: `pip install 'mrda-kernels[formats]'` keeps them"
+        said = f"{bits}-bit colours were reduced to 8 bits: `pip install './mrda[formats]'` keeps them"
         assert photo.notices == (said,)
 
 
@@ -409,7 +409,7 @@ def test_a_heic_whose_names_are_no_text_does_not_end_the_process(tmp_path):
 def test_a_heic_without_the_extra_says_which(tmp_path, monkeypatch):
     (tmp_path / "a.heic").write_bytes(EIGHT_BITS)
     monkeypatch.setitem(sys.modules, "pi_heif", None)
-    with pytest.raises(ImageError, match=r"HEIC photo, which needs an extra: `pip install 'mrda-kernels\[formats\]'`"):
+    with pytest.raises(ImageError, match=r"HEIC photo, which needs an extra: `pip install './mrda\[formats\]'`"):
         read_photo(tmp_path / "a.heic")
 
 

@@ -92,10 +92,7 @@ def test_a_folder_tells_how_many_photos_are_not_read(tmp_path, caplog):
 def test_the_extra_is_named_where_it_would_read_more(tmp_path, monkeypatch):
     monkeypatch.setattr("mrda.photo.kinds.SUFFIXES", SUFFIXES - {".heic", ".heif", ".hif"})
     told = kinds.left_out([tmp_path / "a.HEIC"])
-    assert (
-        told
-        == "left out 1 photo of a kind that is not read (1 .heic); `pip install 'mrda-kernels[formats]'` reads HEIC"
-    )
+    assert told == "left out 1 photo of a kind that is not read (1 .heic); `pip install './mrda[formats]'` reads HEIC"
     assert kinds.left_out([tmp_path / "a.jpg"]) is None
     monkeypatch.setattr("mrda.photo.kinds.SUFFIXES", SUFFIXES | {".heic"})
     assert kinds.left_out([tmp_path / "a.HEIC"]) is None

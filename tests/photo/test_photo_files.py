@@ -120,7 +120,7 @@ def test_without_imagecodecs_deep_colour_is_8_bits_and_said(tmp_path, monkeypatc
     monkeypatch.setitem(__import__("sys").modules, "imagecodecs", None)
     photo = read_photo(tmp_path / "deep.png")
     assert photo.pixels.dtype == np.uint8
-    assert photo.notices == ("16-bit colours were reduced to 8 bits: `pip install 'mrda-kernels[formats]'` keeps them",)
+    assert photo.notices == ("16-bit colours were reduced to 8 bits: `pip install './mrda[formats]'` keeps them",)
 
 
 @pytest.mark.parametrize(
