@@ -3,35 +3,36 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
 
 from mrda.core.faults import is_full, reason
 from mrda.core.files import TEMPORARY, check_writable, temporary_key
 from mrda.core.progress import NoProgress, Progress, Share
 from mrda.photo.files import FORMATS, MAX_PIXELS, Photo, check_size, read_photo, write_photo
 from mrda.photo.images import ImageArray, ImageError
-from mrda.photo.lanczos import resample
-from mrda.upscale.jobs import Job
+from mrda.photo.lanczos import resampled
+from mrda.upscale.auto import AutoUpscaler
+from mrda.upscale.choice import Choice, choose
+from mrda.upscale.jobs import Job, is_done
+from mrda.upscale.manifest import Manifest
 from mrda.upscale.upscaler import Upscaler, is_out_of_memory
 
 HELD_PIXELS = 64_000_000
 """Pixels of the largest result that is held in memory, to be written while the next photo is computed; larger ones are
 written band by band."""
+TOGETHER_PIXELS = 2**20
+"""LR pixels of the photos that share a forward pass, at most: more of them do not make it faster."""
 _ABANDONED = 24 * 60 * 60  # seconds
 
 
@@ -44,12 +45,65 @@ class Result:
         state: done, skipped because it was done before, or failed.
         reason: reason of a failure, in a sentence.
         notices: things that could not be kept, in a few words each.
+        choice: how it was enlarged and why, if it was done by an `AutoUpscaler`.
     """
 
     job: Job
     state: Literal["done", "skipped", "failed"]
     reason: str | None = None
     notices: tuple[str, ...] = ()
+    choice: Choice | None = None
+
+
+class Files:
+    """Reads photos and writes results: as files of this machine."""
+
+    def read(self, job: Job, max_pixels: int) -> Photo:
+        """Read a job's photo; raises as `mrda.photo.reading.read_photo`, or OSError."""
+        return read_photo(job.source, max_pixels)
+
+    def write(
+        self,
+        job: Job,
+        bands: Iterable[ImageArray],
+        height: int,
+        photo: Photo,
+        *,
+        quality: int,
+        lossless: bool | None,
+    ) -> tuple[str, ...]:
+        """Write a job's result, completely or not at all; see `mrda.photo.files.write_photo`.
+
+        Raises:
+            ValueError: the folder is a symlink that leads out of the output folder, or the format can't hold the image.
+            OSError: the folder can't be made or the file can't be written.
+        """
+        folder = job.target.parent
+        if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(job.output)):
+            raise ValueError(f"{folder} is a symlink that leads out of the output folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        return write_photo(job.target, bands, height, photo, format=job.format, quality=quality, lossless=lossless)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A photo that has been read and is to be computed."""
+
+    job: Job
+    photo: Photo
+    size: tuple[int, int]  # height and width of the result
+    choice: Choice | None
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """The photos of one kind can share a forward pass."""
+        return self.photo.pixels.shape, None if self.choice is None else self.choice.weights
+
+    @property
+    def most(self) -> int:
+        """Number of photos of its size that may share a forward pass; those that are only resampled have none."""
+        height, width = self.photo.pixels.shape[:2]
+        return 1 if self.choice is not None and self.choice.weights is None else TOGETHER_PIXELS // (height * width)
 
 
 class _Disk:
@@ -60,7 +114,7 @@ class _Disk:
 
     def fault(self, job: Job) -> str | None:
         """Return the reason why a result can't be written, if the disk was full and still is."""
-        if not self.full:
+        if not self.full or job.store is not None:
             return None
         try:
             job.target.parent.mkdir(parents=True, exist_ok=True)
@@ -72,78 +126,6 @@ class _Disk:
         return None
 
 
-class Manifest:
-    """Record of finished jobs, one JSON line each, from which an interrupted run continues.
-
-    A job counts as finished only with the same weights and scale. Several processes may share the file: each line is
-    appended by one write.
-
-    Args:
-        path: the file; created when the first job is finished.
-        upscaler: the upscaler of this run.
-        scale: enlargement of the results; None is the upscaler's own scale.
-
-    Raises:
-        ValueError: the file is not a manifest or can't be read.
-    """
-
-    def __init__(self, path: Path, upscaler: Upscaler, scale: float | None = None) -> None:
-        self.path = path
-        self.failed = False
-        """True if a finished job could not be recorded."""
-        self._how = {"weights": _digest(upscaler.network), "scale": upscaler.scale if scale is None else scale}
-        self._done: dict[str, dict[str, Any]] = {}  # by target; the last line counts
-        text = _content(path)
-        for line in text.splitlines():
-            try:
-                entry = json.loads(line)
-                self._done[os.fspath(entry["target"])] = {key: entry[key] for key in ("source", "target", *self._how)}
-            except (ValueError, TypeError, KeyError):
-                continue  # a killed process may have left half a line
-        if "\n" in text and not self._done:
-            raise ValueError(f"{path} is not a manifest of `mrda upscale`: name another file")
-        self._cut = bool(text) and not text.endswith("\n")
-        self._writing = threading.Lock()
-
-    @property
-    def targets(self) -> Collection[str]:
-        """Real paths of all results, with any weights and scale."""
-        folders = {folder: os.path.realpath(folder) for folder in map(os.path.dirname, self._done)}
-        return {os.path.join(folders[os.path.dirname(target)], os.path.basename(target)) for target in self._done}
-
-    def has(self, job: Job) -> bool:
-        """Check that a job is finished and its result still exists."""
-        entry = self._entry(job)
-        return self._done.get(entry["target"]) == entry and os.path.isfile(job.target)
-
-    def add(self, job: Job) -> str | None:
-        """Record a finished job; the first time that this fails, return the reason."""
-        line = json.dumps(self._entry(job)) + "\n"
-        with self._writing:
-            try:
-                _append(self.path, ("\n" * self._cut + line).encode())
-                self._cut = False
-            except OSError as error:
-                self._cut = True
-                if not self.failed:
-                    self.failed = True
-                    return f"{self.path} can't be written, so finished photos are not recorded: {reason(error)}"
-        return None
-
-    def _entry(self, job: Job) -> dict[str, Any]:
-        return {"source": str(Path(job.source).absolute()), "target": str(job.target.absolute()), **self._how}
-
-
-def is_done(job: Job, skip_existing: bool, manifest: Manifest | None) -> bool:
-    """Check whether `upscale_photos` would skip a job.
-
-    An existing result counts only beside those of all photos that it could be mistaken for: it may be another one's,
-    from a run before that one had to share its name.
-    """
-    exists = skip_existing and all(map(os.path.isfile, job.beside or (job.target,)))
-    return exists or (manifest is not None and manifest.has(job))
-
-
 def sweep(jobs: Iterable[Job]) -> None:
     """Remove temporary files that killed processes have left in the folders of the results.
 
@@ -152,6 +134,8 @@ def sweep(jobs: Iterable[Job]) -> None:
     """
     keys: dict[Path, set[str]] = {}
     for job in jobs:
+        if job.store is not None:
+            continue
         keys.setdefault(job.target.parent, set()).add(temporary_key(job.target.name))
     for folder, own in keys.items():
         for path in folder.glob(".mrda-*"):
@@ -164,7 +148,7 @@ def sweep(jobs: Iterable[Job]) -> None:
 
 
 def upscale_photos(
-    upscaler: Upscaler,
+    upscaler: Upscaler | AutoUpscaler,
     jobs: Sequence[Job],
     *,
     scale: float | None = None,
@@ -175,6 +159,8 @@ def upscale_photos(
     skip_existing: bool = False,
     manifest: Manifest | None = None,
     progress: Progress | None = None,
+    together: int = 1,
+    files: Files | None = None,
 ) -> Iterator[Result]:
     """Upscale photos into files, each of which is written completely or not at all.
 
@@ -192,12 +178,19 @@ def upscale_photos(
         skip_existing: skip photos whose result exists.
         manifest: skip photos that are in it, and record those that are finished.
         progress: receives photos, tile by tile as fractions.
+        together: number of photos that share a forward pass, at most; those that follow one another, have one size and
+            `TOGETHER_PIXELS` in all do. The first is computed when the last is read.
+        files: reads photos and writes results; None does so as files of this machine.
 
     Yields:
         The outcome of each job, in their order.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C, after the outcomes of the photos that were computed before; a photo that was being
+            computed is given up.
     """
     shown = (progress or NoProgress()).task("upscaling", len(jobs))
-    disk = _Disk()
+    disk, files = _Disk(), files or Files()
     with ThreadPoolExecutor(workers) as pool, shown as task:
         ahead: deque[tuple[Job, Future[Photo] | None]] = deque()
         behind: deque[Future[Result]] = deque()
@@ -206,35 +199,59 @@ def upscale_photos(
         def read_ahead() -> None:
             for job in waiting:
                 skip = job.fault is not None or is_done(job, skip_existing, manifest)
-                ahead.append((job, None if skip else pool.submit(read_photo, job.source, max_pixels)))
+                ahead.append((job, None if skip else pool.submit(files.read, job, max_pixels)))
                 return
 
-        for _ in range(workers):
+        def finished(most: int) -> Iterator[Result]:
+            while len(behind) > most:
+                result = behind[0].result()
+                behind.popleft()
+                yield result
+
+        def prepared() -> Iterator[_Ready | Result]:
+            while ahead:
+                job, reading = ahead.popleft()
+                read_ahead()
+                yield _prepared(upscaler, job, reading, scale, disk)
+
+        for _ in range(max(workers, together)):
             read_ahead()
-        while ahead:
-            job, reading = ahead.popleft()
-            read_ahead()
-            write = partial(_written, job=job, quality=quality, lossless=lossless, manifest=manifest, disk=disk)
-            share = Share(task)
-            behind.append(_done(_upscaled(upscaler, job, reading, pool, scale, write, share, disk)))
-            share(1)
-            while len(behind) > workers:
-                yield behind.popleft().result()
-        while behind:
-            yield behind.popleft().result()
+        write = partial(_written, files=files, quality=quality, lossless=lossless, manifest=manifest, disk=disk)
+        try:
+            for group in _alike(prepared(), together):
+                share = Share(task, 1 if isinstance(group, Result) else len(group))
+                outcomes = [group] if isinstance(group, Result) else _computed(upscaler, group, pool, write, share)
+                behind.extend(map(_done, outcomes))
+                share(1)
+                yield from finished(workers)
+            yield from finished(0)
+        except KeyboardInterrupt:
+            yield from finished(0)
+            raise
 
 
-def _upscaled(
-    upscaler: Upscaler,
-    job: Job,
-    reading: Future[Photo] | None,
-    pool: ThreadPoolExecutor,
-    scale: float | None,
-    write: Callable[[Iterable[ImageArray], int, Photo], Result],
-    share: Share,
-    disk: _Disk,
-) -> Result | Future[Result]:
-    """Compute a photo's result, and write it here or in another thread."""
+def _alike(prepared: Iterable[_Ready | Result], most: int) -> Iterator[list[_Ready] | Result]:
+    """Yield photos of one kind that follow one another as groups, and the outcomes of those that are not computed."""
+    group: list[_Ready] = []
+    for ready in prepared:
+        if group and (isinstance(ready, Result) or ready.kind != group[0].kind):
+            yield group
+            group = []
+        if isinstance(ready, Result):
+            yield ready
+            continue
+        group.append(ready)
+        if len(group) >= min(most, ready.most):
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _prepared(
+    upscaler: Upscaler | AutoUpscaler, job: Job, reading: Future[Photo] | None, scale: float | None, disk: _Disk
+) -> _Ready | Result:
+    """Return a photo that has been read, with what is decided before it is computed, or its outcome."""
     if job.fault is not None:
         return Result(job, "failed", job.fault)
     if reading is None:
@@ -252,90 +269,81 @@ def _upscaled(
     try:
         check_size(job.format, height, width)
     except ValueError as error:
-        return Result(job, "failed", f"cannot write {job.target}: {error}")
+        return Result(job, "failed", f"cannot write {job.address}: {error}")
     if (fault := disk.fault(job)) is not None:
         return Result(job, "failed", fault)
     try:
-        bands = upscaler.bands(photo.pixels, share)
-        if factor != upscaler.scale:
-            own_height, own_width = (upscaler.scale * side for side in photo.pixels.shape[:2])
-            bands = resample(bands, (own_height, own_width), (height, width))
+        choice = choose(photo) if isinstance(upscaler, AutoUpscaler) else None
+    except MemoryError:
+        return Result(job, "failed", _no_memory(job))
+    return _Ready(job, photo, (height, width), choice)
+
+
+def _computed(
+    upscaler: Upscaler | AutoUpscaler,
+    group: Sequence[_Ready],
+    pool: ThreadPoolExecutor,
+    write: Callable[..., Result],
+    share: Share,
+) -> list[Result | Future[Result]]:
+    """Compute the results of photos of one kind, and write them here or in other threads."""
+    first = group[0]
+    height, width = first.size
+    try:
+        if len(group) > 1:
+            results = _together(upscaler, group)
+            return [pool.submit(write, ready, [sr], height) for ready, sr in zip(group, results, strict=True)]
+        if first.choice is not None and isinstance(upscaler, AutoUpscaler):
+            bands = upscaler.bands(first.photo, first.choice, height, width, share)
+        else:
+            assert isinstance(upscaler, Upscaler)
+            bands = upscaler.bands_of_size(first.photo.pixels, height, width, share)
         if height * width > HELD_PIXELS:
-            return write(bands, height, photo)
+            return [write(first, bands, height)]
         held = [np.concatenate(list(bands))]
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return Result(job, "failed", _no_memory(job))
-    return pool.submit(write, held, height, photo)
+        return [Result(ready.job, "failed", _no_memory(ready.job)) for ready in group]
+    return [pool.submit(write, first, held, height)]
+
+
+def _together(upscaler: Upscaler | AutoUpscaler, group: Sequence[_Ready]) -> list[ImageArray]:
+    """Compute the results of photos of one kind in one forward pass."""
+    if isinstance(upscaler, AutoUpscaler):
+        choice = group[0].choice
+        assert choice is not None
+        assert choice.weights is not None
+        upscaler = upscaler.upscaler(choice.weights)
+    results = upscaler.together([ready.photo.pixels for ready in group])
+    own, size = results[0].shape[:2], group[0].size
+    return results if own == size else [resampled(sr, size) for sr in results]
 
 
 def _written(
+    ready: _Ready,
     bands: Iterable[ImageArray],
     height: int,
-    photo: Photo,
     *,
-    job: Job,
+    files: Files,
     quality: int,
     lossless: bool | None,
     manifest: Manifest | None,
     disk: _Disk,
 ) -> Result:
-    folder = job.target.parent
-    if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(job.output)):
-        return Result(
-            job, "failed", f"cannot write {job.target}: {folder} is a symlink that leads out of the output folder"
-        )
+    job, photo = ready.job, ready.photo
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        notices = write_photo(job.target, bands, height, photo, format=job.format, quality=quality, lossless=lossless)
+        notices = files.write(job, bands, height, photo, quality=quality, lossless=lossless)
     except OSError as error:
         disk.full = disk.full or is_full(error)
-        return Result(job, "failed", f"cannot write {job.target}: {reason(error)}")
+        return Result(job, "failed", f"cannot write {job.address}: {reason(error)}")
     except ValueError as error:
-        return Result(job, "failed", f"cannot write {job.target}: {error}")
+        return Result(job, "failed", f"cannot write {job.address}: {error}")
     except MemoryError:
         return Result(job, "failed", _no_memory(job))
     if manifest is not None and (fault := manifest.add(job)) is not None:
         notices = (*notices, fault)
-    return Result(job, "done", notices=(*photo.notices, *notices))
-
-
-def _append(path: Path, line: bytes) -> None:
-    """Append a line by one write, which other processes' lines can't divide; half a line is removed again."""
-    with open(path, "ab", buffering=0) as file:
-        before = os.fstat(file.fileno()).st_size
-        written = file.write(line)
-        if written < len(line):  # the disk is full, which the next write says
-            try:
-                file.write(line[written:])
-            except OSError:
-                if os.fstat(file.fileno()).st_size == before + written:
-                    file.truncate(before)
-                raise
-
-
-def _content(path: Path) -> str:
-    """Read a manifest's text; it is empty if there is no such file."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f"{path} can't be a manifest, because it is not a regular file: name another one")
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a manifest of `mrda upscale`: name another file") from None
-    except OSError as error:
-        raise ValueError(f"the manifest {path} can't be read: {reason(error)}") from None
-
-
-def _digest(network: torch.nn.Module) -> str:
-    """Return a hash of a network's weights."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return Result(job, "done", notices=(*photo.notices, *notices), choice=ready.choice)
 
 
 def _done(result: Result | Future[Result]) -> Future[Result]:

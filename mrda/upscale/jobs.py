@@ -8,16 +8,21 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 from mrda.core.files import check_name
 from mrda.photo.files import FORMATS
-from mrda.photo.images import SKIMAGE_PREFIX, SUFFIXES, ImageError, Source, source_name
-from mrda.photo.kinds import UNREAD, left_out, no_image
+from mrda.photo.images import SKIMAGE_PREFIX, ImageError, Source, source_name
+from mrda.photo.kinds import left_out
 from mrda.photo.names import folded, suffix_of
+from mrda.upscale.finding import Found, find_photos, has_no_path, some
+from mrda.upscale.stores import is_stored, without_query
+
+if TYPE_CHECKING:
+    from mrda.upscale.manifest import Manifest
 
 _log = logging.getLogger(__name__)
 
@@ -30,8 +35,6 @@ _FORMATS = {
     ".tif": "tiff",
     ".tiff": "tiff",
 }
-_MAGIC = re.compile(r"[*?[]")
-_LISTED = 3  # paths that a message lists
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,12 @@ class Job:
 
     Attributes:
         source: the photo.
-        output: the output folder.
+        output: the output folder, by default the photo's own; the empty path if it is in an object store.
         name: the file to write, relative to the output folder.
         format: its format, a key of `mrda.photo.files.FORMATS`.
         fault: the reason if it is known to fail, such as a folder that can't be read.
         beside: the files of all photos whose results would share a name; () if no other has this one's.
+        store: URI of the output folder if it is in an object store.
     """
 
     source: Source
@@ -53,30 +57,22 @@ class Job:
     format: str
     fault: str | None = None
     beside: tuple[Path, ...] = ()
+    store: str | None = None
 
     @property
     def target(self) -> Path:
-        """The file to write."""
+        """The file to write; in an object store, its name there."""
         return self.output / self.name
 
-
-class _Found(NamedTuple):
-    """A photo, its folder relative to the output folder, and the given folder that it was found in, if any."""
-
-    source: Source
-    inside: Path
-    base: Path | None
-    fault: str | None = None
-
     @property
-    def stem(self) -> str:
-        """Name of its result, without the suffix that all results get."""
-        return source_name(self.source)
+    def address(self) -> str:
+        """The file to write, as messages and reports name it."""
+        return str(self.target) if self.store is None else f"{self.store}/{self.name.as_posix()}"
 
 
 def plan(
     photos: Sequence[Source],
-    output: Path,
+    output: Path | str | None,
     *,
     suffix: str,
     ext: str = "auto",
@@ -95,8 +91,10 @@ def plan(
     file system gets a fault.
 
     Args:
-        photos: files, folders (the tree below one is kept in ``output``) and patterns such as ``holiday/*.jpg``.
-        output: the folder to write to.
+        photos: files, folders (the tree below one is kept in ``output``) and patterns such as ``holiday/*.jpg``; URIs
+            of photos and folders in object stores.
+        output: the folder to write to, a path or the URI of one in an object store; None writes each result beside its
+            photo.
         suffix: added to the name after an underscore: ``out`` turns ``photo.png`` into ``photo_out.png``; "" adds
             nothing.
         ext: a key of `mrda.photo.files.FORMATS`, or "auto": the photo's own format, or PNG if it is not one of them.
@@ -108,23 +106,22 @@ def plan(
         ValueError: a photo would be written over a photo or outside of the output folder, a folder is not writable, or
             the names of all results would be too long.
     """
-    photos_found: list[_Found] = []
+    photos_found: list[Found] = []
     named: set[str] = set()
     inputs: set[str] = set()
     by_name: dict[str, Source] = {}
     links: list[Path] = []
     unread: list[Path] = []
-    results, ours = Path(os.path.realpath(output)), result_names(suffix)
-    for found in (found for photo in photos for found in _find(photo, recursive, links, unread)):
+    results, ours = None if output is None else Path(_real(output)), result_names(suffix)
+    for found in (found for photo in photos for found in find_photos(photo, recursive, links, unread)):
         source, base = found.source, found.base
-        skimage = str(source).startswith(SKIMAGE_PREFIX)
-        real = str(source) if skimage else os.path.realpath(source)
+        real = _real(source)
         # Two symlinks to one photo are two photos; one photo named twice, or through two folders, is one.
-        name = str(source) if skimage else os.path.join(*_place(source))
+        name = os.path.join(*_place(source))
         if name in named:
             continue
-        if base is not None and results in Path(real).parents:
-            if Path(os.path.realpath(base)) in results.parents or real in earlier:
+        if base is not None and (results is None or results in Path(real).parents):
+            if (results is not None and Path(_real(base)) in results.parents) or real in earlier:
                 continue
             if ours.fullmatch(source_name(source)):
                 by_name[real] = source
@@ -137,11 +134,11 @@ def plan(
     jobs = _distinct(photos_found, output, suffix, ext)
     files = {_file(found.source) for found in photos_found} - {None}
     for job in jobs:
-        real = os.path.realpath(job.target)
+        real = _real(job.address)
         by_name.pop(real, None)
-        if real in inputs or _file(job.target) in files:
+        if real in inputs or (job.store is None and _file(job.target) in files):
             raise ValueError(
-                f"{job.target} is one of the photos to upscale and would be overwritten: choose another -o"
+                f"{job.address} is one of the photos to upscale and would be overwritten: choose another -o"
             )
     too_long = [job for job in jobs if job.fault is not None and _is_too_long(job.target)]
     if len(too_long) == len(jobs):
@@ -151,18 +148,16 @@ def plan(
         if guessed := [source for real, source in by_name.items() if real not in inputs]:
             _log.warning(
                 "skipped, because their names look like results of an earlier run (name a file to upscale it): %s",
-                _some(guessed),
+                some(guessed),
             )
         if told := left_out(set(unread)):
             _log.warning(told)
         if links:
-            _log.warning(
-                "skipped, because they are symlinks to folders (name a folder to include it): %s", _some(links)
-            )
+            _log.warning("skipped, because they are symlinks to folders (name a folder to include it): %s", some(links))
         if renamed := [job for job in jobs if job.beside and job.target != job.beside[0]]:
             _log.warning(
                 "the photo's suffix is kept in the result's name, because another result has the plain one: %s",
-                _some([f"{job.source} -> {job.target}" for job in renamed]),
+                some([f"{job.source} -> {job.address}" for job in renamed]),
             )
     return jobs
 
@@ -182,6 +177,16 @@ def mine(jobs: Sequence[Job]) -> list[Job]:
     return [job for job in jobs if zlib.crc32(os.fsencode(job.name.as_posix())) % int(count) == int(rank)]
 
 
+def is_done(job: Job, skip_existing: bool, manifest: Manifest | None) -> bool:
+    """Check whether `mrda.upscale.batch.upscale_photos` would skip a job.
+
+    An existing result counts only beside those of all photos that it could be mistaken for: it may be another one's,
+    from a run before that one had to share its name.
+    """
+    exists = skip_existing and all(map(os.path.isfile, job.beside or (job.target,)))
+    return exists or (manifest is not None and manifest.has(job))
+
+
 def result_names(suffix: str) -> re.Pattern[str]:
     """Return a pattern of the names of results, without extension: ending in ``suffix`` or, as by default, a scale."""
     scale = r"x\d+(\.\d+)?"
@@ -190,7 +195,7 @@ def result_names(suffix: str) -> re.Pattern[str]:
 
 def _check_writable(jobs: Iterable[Job]) -> None:
     """Raise ValueError if a folder, or the folder that it would be created in, is not writable."""
-    for folder in sorted({job.target.parent for job in jobs if job.fault is None}):
+    for folder in sorted({job.target.parent for job in jobs if job.fault is None and job.store is None}):
         present = next((place for place in (folder, *folder.parents) if os.path.isdir(place)), folder)
         if not os.access(present, os.W_OK | os.X_OK):
             if os.access(present, os.X_OK) and os.statvfs(present).f_flag & os.ST_RDONLY:
@@ -200,7 +205,7 @@ def _check_writable(jobs: Iterable[Job]) -> None:
             )
 
 
-def _distinct(photos: Sequence[_Found], output: Path, suffix: str, ext: str) -> list[Job]:
+def _distinct(photos: Sequence[Found], output: Path | str | None, suffix: str, ext: str) -> list[Job]:
     """Name the result of each photo, no two alike, in the order of the photos.
 
     Names are alike that a file system may take for one: those that differ in case or Unicode normalisation alone. Of
@@ -209,10 +214,10 @@ def _distinct(photos: Sequence[_Found], output: Path, suffix: str, ext: str) -> 
     photos alone, not on the order in which they are given.
     """
     jobs = [_job(found, output, suffix, ext) for found in photos]
-    alike: dict[str, list[int]] = {}
+    alike: dict[tuple[str, str], list[int]] = {}
     for number, job in enumerate(jobs):
         if job.fault is None:
-            alike.setdefault(folded(os.fspath(job.name)), []).append(number)
+            alike.setdefault(_folded(job), []).append(number)
     taken = set(alike)
     for group in alike.values():
         if len(group) == 1:
@@ -225,30 +230,43 @@ def _distinct(photos: Sequence[_Found], output: Path, suffix: str, ext: str) -> 
             stem = "_".join(filter(None, (found.stem, suffix_of(found.source).removeprefix("."))))
             for further in itertools.count(1):
                 jobs[number] = _job(found, output, suffix, ext, stem if further == 1 else f"{stem}_{further}")
-                if folded(os.fspath(jobs[number].name)) not in taken:
+                if _folded(jobs[number]) not in taken:
                     break
-            taken.add(folded(os.fspath(jobs[number].name)))
+            taken.add(_folded(jobs[number]))
         beside = tuple(jobs[number].target for number in group)
         for number in group:
             jobs[number] = replace(jobs[number], beside=beside)
     return [_with_short_name(job) for job in jobs]
 
 
-def _job(found: _Found, output: Path, suffix: str, ext: str, stem: str | None = None) -> Job:
+def _folded(job: Job) -> tuple[str, str]:
+    return job.store or os.path.realpath(job.output), folded(os.fspath(job.name))
+
+
+def _job(found: Found, output: Path | str | None, suffix: str, ext: str, stem: str | None = None) -> Job:
     source, inside, fault = found.source, found.inside, found.fault
+    store = None
+    if output is None:
+        is_file = not str(source).startswith(SKIMAGE_PREFIX)
+        output, inside = Path(source).parent if is_file else Path(), Path()
+    elif is_stored(output):
+        store, output = without_query(str(output)), Path()
+    output = Path(output)
     if fault is not None:
-        return Job(source, output, inside / Path(source).name, "png", fault)
+        return Job(source, output, inside / Path(source).name, "png", fault, store=store)
     name = found.stem if stem is None else stem
     if Path(name).name != name:
         raise ValueError(f"{source} would be written outside of the output folder")
     kind = _FORMATS.get(suffix_of(source).lower(), "png") if ext == "auto" else ext
-    return Job(source, output, inside / f"{name}{'_' * bool(suffix)}{suffix}{FORMATS[kind]}", kind)
+    return Job(source, output, inside / f"{name}{'_' * bool(suffix)}{suffix}{FORMATS[kind]}", kind, store=store)
 
 
 def _with_short_name(job: Job) -> Job:
     """Add a fault to a job whose result's name is too long."""
-    if job.fault is not None or not os.path.lexists(job.source) or not _is_too_long(job.target):
-        return job  # a photo that is missing is told when it is read
+    if job.store is not None or job.fault is not None or not os.path.lexists(job.source):
+        return job  # a store tells its own limits, and a photo that is missing is told when it is read
+    if not _is_too_long(job.target):
+        return job
     length = len(os.fsencode(job.name.name))
     return replace(
         job,
@@ -279,74 +297,14 @@ def _file(path: Source) -> tuple[int, ...] | None:
 
 def _place(source: Source) -> tuple[str, str]:
     """Return the real folder of a photo, and its name there, which may be that of a symlink."""
+    if has_no_path(source):
+        return os.path.split(str(source))
     folder, name = os.path.split(os.path.abspath(source))
     return os.path.realpath(folder), name
 
 
-def _find(photo: Source, recursive: bool, links: list[Path], unread: list[Path]) -> Iterator[_Found]:
-    """Yield the photos of a file, folder or pattern.
-
-    Symlinks to folders are appended to ``links``, photos of kinds that are not read to ``unread``.
-    """
-    text = str(photo)
-    if text.startswith(SKIMAGE_PREFIX) or os.path.exists(photo) or not _MAGIC.search(text):
-        if not os.path.isdir(photo):
-            yield _Found(photo, Path(), None)
-            return
-        inside = _inside(Path(photo), recursive, links, unread)
-        if not inside:
-            raise ImageError(no_image(photo, unread))
-        yield from inside
-        return
-    base, matches = _matches(text)
-    for match in matches:
-        if match.is_dir():
-            yield from (found._replace(base=base) for found in _inside(match, recursive, links, unread))
-        else:
-            yield _Found(match, Path(), base)
-
-
-def _matches(pattern: str) -> tuple[Path, list[Path]]:
-    """Return the folder that a pattern begins with, and its matches, sorted; ``**`` follows no symlinks."""
-    parts = Path(pattern).parts
-    # A folder that exists is literal, whatever brackets its name has.
-    first = next(
-        number
-        for number, part in enumerate(parts)
-        if _MAGIC.search(part) and not os.path.isdir(Path(*parts[: number + 1]))
-    )
-    base, rest = Path(*parts[:first]), parts[first:]
-    hidden = any(part.startswith(".") for part in rest)
-    matches = sorted(
-        match
-        for match in base.glob(os.path.join(*rest))
-        if hidden or not any(part.startswith(".") for part in match.relative_to(base).parts)
-    )
-    if not matches:
-        raise ImageError(f"nothing matches the pattern {pattern}")
-    return base, matches
-
-
-def _inside(folder: Path, recursive: bool, links: list[Path], unread: list[Path]) -> list[_Found]:
-    found: list[_Found] = []
-    faults: list[OSError] = []
-    for where, folders, names in os.walk(folder, onerror=faults.append):
-        here, inside = Path(where), Path(where).relative_to(folder)
-        if recursive:
-            links += (here / name for name in folders if (here / name).is_symlink())
-        else:
-            folders.clear()
-        images = [here / name for name in names if not name.startswith(".")]
-        found += (_Found(image, inside, folder) for image in images if image.suffix.lower() in SUFFIXES)
-        unread += (image for image in images if image.suffix.lower() in UNREAD)
-    found.sort(key=lambda image: Path(image.source))
-    for error in faults:
-        place = Path(error.filename)
-        fault = f"cannot read the folder {place}: {error.strerror}"
-        found.append(_Found(place, place.relative_to(folder).parent, folder, fault))
-    return found
-
-
-def _some(paths: Sequence[Source]) -> str:
-    rest = len(paths) - _LISTED
-    return ", ".join(map(str, paths[:_LISTED])) + (f" and {rest} more" if rest > 0 else "")
+def _real(source: Source) -> str:
+    """Return the real path of a file or folder; what is no file of this machine has none but its name."""
+    if is_stored(source):
+        return without_query(str(source))
+    return str(source) if has_no_path(source) else os.path.realpath(source)

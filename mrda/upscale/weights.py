@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrda.core.faults import reason
 from mrda.core.files import write_text
+from mrda.core.weights_files import safetensors_metadata
+from mrda.upscale.choice import AUTO
 
 if TYPE_CHECKING:
     from mrda.networks import Network
@@ -26,12 +30,36 @@ WEIGHTS_FILE = "model.safetensors"
 """File in folders and Hub repositories, named as by `huggingface_hub.PyTorchModelHubMixin`."""
 _CONNECTING = 2.0  # seconds
 
-BUNDLED: dict[str, str] = {
-    "mrda-x4-iso": "b96a994c7b2a8175b423fdacef004b4bdb2701516d9f5de47afbf172c7ace948",
-    "mrda-x4-aniso-noise": "9ebdd3fbc439d433c91c40e8c34264c1de8cdbc7afad5d780875846367f09f7c",
-}
-"""Weights that come with the package, the default first: name to SHA-256 of `weights_data/NAME.safetensors`."""
+_log = logging.getLogger(__name__)
+
 BUNDLED_FOLDER = Path(__file__).parents[1] / "weights_data"
+REGISTRY = "registry.json"
+"""File of `BUNDLED_FOLDER` with all that is said of the weights besides their own metadata; `read_registry` has it."""
+
+
+def read_registry(folder: Path = BUNDLED_FOLDER) -> dict[str, dict[str, Any]]:
+    """Read the registry of the package's weights.
+
+    Returns:
+        `weights`: name -> `sha256` of `NAME.safetensors`, and `scores` (protocol -> data set -> PSNR-Y in dB, SSIM-Y),
+        the default first; `superseded`: a former name -> the name of the weights that took its place; `partners`: the
+        weights at strength 0 -> those at strength 1, see `mrda.upscale.strength`.
+    """
+    registry: dict[str, dict[str, Any]] = json.loads((folder / REGISTRY).read_text(encoding="utf-8"))
+    return registry
+
+
+_registry = read_registry()
+BUNDLED: dict[str, str] = {name: entry["sha256"] for name, entry in _registry["weights"].items()}
+"""Weights that come with the package, the default first: name to SHA-256 of `weights_data/NAME.safetensors`."""
+SUPERSEDED: dict[str, str] = _registry["superseded"]
+"""Former names of weights of the package, by which those that took their place are still found."""
+PARTNERS: dict[str, str] = _registry["partners"]
+"""Pairs of the package's weights that others lie between: those at strength 0 to those at strength 1."""
+SCORES: dict[str, dict[str, dict[str, list[float]]]] = {
+    name: entry.get("scores", {}) for name, entry in _registry["weights"].items()
+}
+"""Measured scores of the package's weights: protocol -> data set -> PSNR-Y in dB, SSIM-Y."""
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".onnx")
 
@@ -41,13 +69,18 @@ def default_weights() -> str:
     return next(iter(BUNDLED))
 
 
+def current_name(name: str) -> str:
+    """Return the name of the weights that a name stands for, which differs from it if they were superseded."""
+    return name if name in BUNDLED else SUPERSEDED.get(name, name)
+
+
 def find_weights(name: str | os.PathLike[str]) -> Path:
     """Find the file of some weights.
 
     Args:
         name: The first of these that exists: a file; a folder with `model.safetensors`, as `save_pretrained` writes
-            it; a name of `BUNDLED`; "user/repository" on the Hugging Face Hub, whose `model.safetensors` is downloaded
-            once and kept in the Hub's cache.
+            it; a name of `BUNDLED` or `SUPERSEDED`; "user/repository" on the Hugging Face Hub, whose
+            `model.safetensors` is downloaded once and kept in the Hub's cache.
 
     Raises:
         ValueError: There are no such weights, they can't be downloaded, or weights of the package are damaged.
@@ -57,28 +90,30 @@ def find_weights(name: str | os.PathLike[str]) -> Path:
         return path
     if os.path.isfile(path / WEIGHTS_FILE):
         return path / WEIGHTS_FILE
-    if str(name) in BUNDLED:
-        return _bundled(str(name))
+    if (current := current_name(str(name))) in BUNDLED:
+        if current != str(name):
+            _tell_superseded(str(name), current)
+        return _bundled(current)
     if _may_be_repository(path):
         return _downloaded(path.as_posix())
+    if str(name) == AUTO:
+        raise ValueError(
+            f"{AUTO} is a choice by the photo, for mrda upscale and mrda app: name weights here, such as "
+            f"{default_weights()}"
+        )
     if os.path.isdir(path):
         raise ValueError(f"the folder {path} holds no {WEIGHTS_FILE}: name the weights file itself")
     raise ValueError(f"there is no weights file {path}; the package's own weights are {', '.join(BUNDLED)}")
 
 
-def further_metadata(path: Path) -> dict[str, str]:
-    """Read the metadata of a weights file besides the network's own, such as a licence; the authors' files have none.
+def bundled_scale(name: str | os.PathLike[str]) -> int | None:
+    """Return the scale of weights of the package, without importing torch; None for all others.
 
     Raises:
-        ValueError: The file can't be read.
+        ValueError: as for `find_weights`.
     """
-    from mrda.networks.checkpoints import OWN_KEYS
-    from mrda.networks.kinds import kind_of_weights
-    from mrda.networks.reading import read_metadata
-
-    if kind_of_weights(path) == "pickle":
-        return {}
-    return {key: value for key, value in read_metadata(path).items() if key not in OWN_KEYS}
+    path = find_weights(name)
+    return int(safetensors_metadata(path)["scale"]) if path.parent == BUNDLED_FOLDER else None
 
 
 def save_pretrained(network: Network, folder: str | os.PathLike[str], **metadata: str) -> None:
@@ -103,6 +138,11 @@ def save_pretrained(network: Network, folder: str | os.PathLike[str], **metadata
     folder.mkdir(parents=True, exist_ok=True)
     save_network(network, folder / WEIGHTS_FILE, **metadata)
     write_text(folder / CONFIG_FILE, json.dumps(network.hyperparameters, indent=2) + "\n")
+
+
+@cache  # a command looks for its weights several times
+def _tell_superseded(name: str, current: str) -> None:
+    _log.warning("the weights %s are superseded by %s, which are used instead: name those from now on", name, current)
 
 
 def _bundled(name: str) -> Path:

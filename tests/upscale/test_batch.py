@@ -9,8 +9,9 @@ from PIL import Image
 
 from mrda.networks import MRDAStudent
 from mrda.photo.lanczos import resample
-from mrda.upscale.batch import Manifest, upscale_photos
+from mrda.upscale.batch import upscale_photos
 from mrda.upscale.jobs import plan
+from mrda.upscale.manifest import Manifest
 from mrda.upscale.upscaler import Upscaler
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -42,6 +43,33 @@ def test_results_come_in_order_whatever_fails(folder, tmp_path, upscaler):
     assert "it is not an image of a known format" in results[1].reason
     with Image.open(folder / "a.png") as image, Image.open(tmp_path / "out" / "a_x.png") as sr:
         np.testing.assert_array_equal(np.asarray(sr), upscaler(np.asarray(image)))
+
+
+def test_photos_of_one_size_share_a_forward_pass(tmp_path, upscaler, monkeypatch):
+    (tmp_path / "in").mkdir()
+    sides = [(9, 7)] * 5 + [(7, 9)] + [(9, 7)] * 2
+    for number, (height, width) in enumerate(sides):
+        pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{number}.png")
+    (tmp_path / "in" / "3.png").write_bytes(b"no photo")
+    batches = []
+    together = upscaler.together
+    monkeypatch.setattr(upscaler, "together", lambda images: batches.append(len(images)) or together(images))
+    jobs = plan([tmp_path / "in"], tmp_path / "out", suffix="x")
+    results = list(upscale_photos(upscaler, jobs, together=2))
+    assert [result.job for result in results] == jobs
+    assert [result.state for result in results] == ["done"] * 3 + ["failed"] + ["done"] * 4
+    assert batches == [2, 2]  # 0 and 1, 6 and 7
+    for job in jobs[:3] + jobs[4:]:
+        with Image.open(job.source) as image, Image.open(job.target) as sr:
+            difference = np.abs(np.asarray(sr).astype(int) - upscaler(np.asarray(image)))
+            assert difference.max() <= 1
+            assert (difference > 0).mean() < 0.01
+    monkeypatch.setattr("mrda.upscale.batch.TOGETHER_PIXELS", 2 * 63 - 1)
+    assert len(list(upscale_photos(upscaler, jobs, together=2))) == 8
+    assert batches == [2, 2]  # two are too large by now
+    halves = list(upscale_photos(upscaler, jobs[:2], together=2, scale=1.5))
+    assert [result.state for result in halves] == ["done", "done"]
 
 
 def test_large_results_are_written_as_they_come(folder, tmp_path, upscaler, monkeypatch):
@@ -157,6 +185,7 @@ from PIL import Image
 from mrda.upscale.upscaler import Upscaler
 from mrda.networks import MRDAStudent
 from mrda.upscale.jobs import plan
+from mrda.upscale.manifest import Manifest
 from mrda.upscale.batch import upscale_photos
 
 Image.MAX_IMAGE_PIXELS = None

@@ -5,8 +5,7 @@ import pytest
 from PIL import Image
 
 from mrda.photo.images import ImageError
-from mrda.upscale.batch import is_done
-from mrda.upscale.jobs import mine, plan
+from mrda.upscale.jobs import is_done, mine, plan
 
 
 @pytest.fixture

@@ -388,9 +388,9 @@ def test_bands_are_the_rows_of_the_image(rgb):
 
 
 def spy(call, sizes):
-    def noted(trunk, lr, degradation):
+    def noted(trunk, lr, degradation, **options):
         sizes.append(tuple(lr.shape[2:]))
-        return call(trunk, lr, degradation)
+        return call(trunk, lr, degradation, **options)
 
     return noted
 
@@ -401,17 +401,17 @@ def test_out_of_memory_halves_the_tiles_and_is_told_once(monkeypatch):
     whole = Upscaler(network, tile=None)(image)
     call = PreparedRDAN.__call__
 
-    def short(trunk, lr, degradation):
+    def short(trunk, lr, degradation, **options):
         if lr.shape[2] * lr.shape[3] > 45 * 45:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return call(trunk, lr, degradation)
+        return call(trunk, lr, degradation, **options)
 
     monkeypatch.setattr(PreparedRDAN, "__call__", short)
     upscaler = Upscaler(network, tile=None, notify=said.append)
     torch.testing.assert_close(upscaler(image), whole, rtol=0, atol=1e-12)
     assert said == ["memory ran out: continuing with tiles of 35 px"]
 
-    monkeypatch.setattr(PreparedRDAN, "__call__", lambda *_: torch.empty(2**60, dtype=torch.uint8))
+    monkeypatch.setattr(PreparedRDAN, "__call__", lambda *_, **__: torch.empty(2**60, dtype=torch.uint8))
     with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
         upscaler(image)
 
@@ -422,7 +422,7 @@ def test_out_of_memory_halves_the_strips_that_the_degradation_is_read_in(monkeyp
     image = torch.rand(1, 3, 70, 10, dtype=torch.float64)
     whole = Upscaler(network, tile=None)(image)
     upscaler = Upscaler(network, tile=None, notify=said.append)
-    convs = upscaler._den.convs
+    convs = upscaler._prepared.den.convs
     forward = convs.forward
 
     def short(x):
@@ -444,7 +444,7 @@ def test_progress_ends_at_one():
     shares = []
     Upscaler(tiny_student(), tile=8)(np.zeros((20, 20, 3), np.uint8), progress=shares.append)
     assert shares == sorted(shares)
-    assert len(shares) == 9
+    assert len(shares) == 9 * (2 * TINY["num_blocks"] + 1)  # after each half of a block, and after each tile
     assert shares[-1] == 1
 
 
@@ -479,6 +479,47 @@ def test_values_that_are_not_finite_in_half_precision_are_done_again_in_float32(
     assert torch.equal(upscaler(image), exact)
     upscaler(image)
     assert said == ["torch.float16 gave values that are not finite: computing these parts in float32"]
+
+
+def test_a_degradation_that_is_not_finite_in_half_precision_is_read_again_in_float32():
+    network, said = tiny_student(), []
+    network.den.convs[0].weight.data *= 1e6
+    network.den.convs[2].weight.data *= 1e-6
+    image = torch.rand(1, 3, 9, 9)
+    upscaler = Upscaler(network, dtype=torch.float16, notify=said.append)
+    assert not upscaler._prepared.den(image).isfinite().all()
+    assert (upscaler(image) - Upscaler(network, dtype=torch.float32)(image)).abs().max() < 0.01
+    assert said == ["torch.float16 gave values that are not finite: computing these parts in float32"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_where_a_graph_pays_an_image_of_one_tile_is_a_single_call(monkeypatch, dtype):
+    network, image = tiny_student(), torch.rand(1, 4, 9, 9)
+    expected = Upscaler(network, dtype=dtype)(image)
+    monkeypatch.setattr("mrda.upscale.upscaler.pays_a_graph", lambda shape, device: shape == (1, 4, 9, 9))
+    upscaler = Upscaler(network, dtype=dtype)
+    calls = []
+    run = upscaler._run
+    monkeypatch.setattr(upscaler, "_run", lambda *inputs, **options: calls.append(inputs) or run(*inputs, **options))
+    assert torch.equal(upscaler(image), expected)
+    assert [len(inputs) for inputs in calls] == [1]
+
+
+def test_memory_that_runs_out_in_a_single_call_leads_to_tiles(monkeypatch):
+    network, said, image = double(2), [], torch.rand(1, 3, 40, 40, dtype=torch.float64)
+    whole = Upscaler(network, tile=None)(image)
+    monkeypatch.setattr("mrda.upscale.upscaler.pays_a_graph", lambda *_: True)
+    upscaler = Upscaler(network, tile=None, notify=said.append)
+    run = upscaler._run
+
+    def short(*inputs, **options):
+        if len(inputs) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(*inputs, **options)
+
+    monkeypatch.setattr(upscaler, "_run", short)
+    torch.testing.assert_close(upscaler(image), whole, rtol=0, atol=1e-12)
+    assert said == ["memory ran out: continuing with tiles of 20 px"]
 
 
 # Transparency
@@ -516,3 +557,29 @@ def test_hidden_colours_never_reach_the_result():
 def test_wrong_options_are_refused(options, error, match):
     with pytest.raises(error, match=match):
         Upscaler(tiny_student(), **options)
+
+
+@pytest.mark.parametrize("channels", [None, 2, 3, 4])
+def test_images_of_one_size_are_upscaled_together_as_alone(upscaler, channels, monkeypatch):
+    shape = (7, 10) if channels is None else (7, 10, channels)
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, shape, dtype=np.uint8) for _ in range(5)]
+    images[1] = images[1].astype(np.uint16) * 257
+    batches = []
+    bands = upscaler._bands
+    monkeypatch.setattr(upscaler, "_bands", lambda lr, *rest: batches.append(len(lr)) or bands(lr, *rest))
+    expected = [upscaler(image) for image in images]
+    batches.clear()
+    monkeypatch.setattr(upscaler, "_memory", lambda: 2 * 70 * upscaler._bytes_per_pixel())
+    for sr, alone in zip(upscaler.together(images), expected, strict=True):
+        assert sr.dtype == alone.dtype
+        assert sr.shape == alone.shape
+        white = np.iinfo(alone.dtype).max
+        assert np.abs(sr.astype(int) - alone).max() <= white // 255
+    assert batches == [2, 2, 1]
+    upscaler.tile = 4
+    batches.clear()
+    upscaler.together(images)
+    assert batches == [5]
+    with pytest.raises(ValueError, match="images have several shapes"):
+        upscaler.together([images[0], images[0][1:]])

@@ -7,6 +7,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from commands import replaced
 from huggingface_hub import PyTorchModelHubMixin, errors
 from PIL import Image
 from safetensors.torch import load_file
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 import mrda.upscale.weights
 from mrda.cli import app
 from mrda.networks import MRDAStudent, MRDATeacher, load_network, read_metadata, save_network
+from mrda.upscale.choice import PURPOSES, Purpose
 from mrda.upscale.upscaler import Upscaler, load_weights
 from mrda.upscale.weights import find_weights, save_pretrained
 
@@ -209,7 +211,8 @@ def test_the_hub_is_not_imported_before_it_is_needed():
 def test_the_command_takes_the_default(bundled, tmp_path):
     Image.new("RGB", (8, 6)).save(tmp_path / "photo.png")
     arguments = ["upscale", str(tmp_path / "photo.png"), "-o", str(tmp_path / "out")]
-    result = CliRunner().invoke(app, arguments)
+    with replaced(PURPOSES, {"small-x2": Purpose("Small photo", "small photos", noise=1.0, jpeg_quality=90)}):
+        result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.stderr
     with Image.open(tmp_path / "out" / "photo_x2.png") as image:
         assert image.size == (16, 12)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mrda.networks import RDAN
-from mrda.upscale.trunk import GRAPHS, TrunkRunner
+from mrda.upscale.runner import GRAPHS, GraphRunner
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 HALF = [torch.bfloat16, torch.float16]
@@ -34,7 +34,7 @@ def random_inputs(device="cpu", size=(2, 3, 9, 11), seed=0):
 @pytest.mark.parametrize("device", DEVICES)
 def test_float32_is_the_trunk_as_it_is(device):
     rdan, inputs = random_rdan(device), random_inputs(device)
-    runner = TrunkRunner(rdan.prepare(torch.float32))
+    runner = GraphRunner(rdan.prepare(torch.float32))
     for _ in range(4):
         sr = runner(*inputs)
         torch.testing.assert_close(sr, rdan(*inputs), rtol=1e-5, atol=1e-5)
@@ -50,7 +50,7 @@ def test_half_precision_is_as_near_as_autocast(device, dtype, conv_type):
         exact = copy.deepcopy(rdan).double()(*(tensor.double() for tensor in inputs))
         with torch.autocast(device, dtype):
             autocast = rdan(*inputs)
-    sr = TrunkRunner(rdan.prepare(dtype))(*inputs)
+    sr = GraphRunner(rdan.prepare(dtype))(*inputs)
     assert sr.dtype == torch.float32
     error, of_autocast = ((result.double() - exact).square().mean() for result in (sr, autocast))
     assert 0 < error <= 2 * of_autocast
@@ -61,7 +61,7 @@ def test_images_of_a_single_row_or_column_are_run_in_half_precision_too(dtype):
     rdan = random_rdan()
     for size in ((1, 3, 1, 5), (1, 3, 5, 1), (1, 3, 1, 1)):
         inputs = random_inputs(size=size)
-        sr = TrunkRunner(rdan.prepare(dtype))(*inputs)
+        sr = GraphRunner(rdan.prepare(dtype))(*inputs)
         torch.testing.assert_close(sr, rdan(*inputs).detach(), rtol=0, atol=0.02)
 
 
@@ -72,7 +72,7 @@ def test_no_map_of_features_is_converted_or_copied(dtype):
         pytest.skip("this processor has no bfloat16 convolutions, so torch converts their inputs itself")
     rdan, inputs = random_rdan(), random_inputs(size=(2, 3, 24, 20))
     inputs = inputs[0].contiguous(memory_format=torch.channels_last), inputs[1]
-    runner = TrunkRunner(rdan.prepare(dtype))
+    runner = GraphRunner(rdan.prepare(dtype))
     runner(*inputs)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
         runner(*inputs)
@@ -87,23 +87,23 @@ def test_no_map_of_features_is_converted_or_copied(dtype):
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda runner: pickle.loads(pickle.dumps(runner))])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_it_can_be_copied_and_pickled_after_a_call(dtype, again):
-    runner, inputs = TrunkRunner(random_rdan().prepare(dtype)), random_inputs()
+    runner, inputs = GraphRunner(random_rdan().prepare(dtype)), random_inputs()
     expected = runner(*inputs)
-    size = len(pickle.dumps(TrunkRunner(random_rdan().prepare(dtype))))
+    size = len(pickle.dumps(GraphRunner(random_rdan().prepare(dtype))))
     assert len(pickle.dumps(runner)) == size  # what was kept for later calls stays out
     assert torch.equal(again(runner)(*inputs), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_autocast_around_it_has_no_say(dtype):
-    runner, inputs = TrunkRunner(random_rdan().prepare(dtype)), random_inputs()
+    runner, inputs = GraphRunner(random_rdan().prepare(dtype)), random_inputs()
     expected = runner(*inputs)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(runner(*inputs), expected)
 
 
 def test_wrong_arguments_are_refused_as_by_the_trunk():
-    runner, (lr, degradation) = TrunkRunner(random_rdan().prepare(torch.bfloat16)), random_inputs()
+    runner, (lr, degradation) = GraphRunner(random_rdan().prepare(torch.bfloat16)), random_inputs()
     runner(lr, degradation)
     for wrong, error in (((lr, degradation[:1]), ValueError), ((lr.double(), degradation), TypeError)):
         with pytest.raises(error):
@@ -113,7 +113,7 @@ def test_wrong_arguments_are_refused_as_by_the_trunk():
 @pytest.mark.gpu
 def test_a_size_that_comes_again_is_a_graph_and_new_inputs_are_seen():
     rdan = random_rdan("cuda")
-    runner = TrunkRunner(rdan.prepare(torch.float32))
+    runner = GraphRunner(rdan.prepare(torch.float32))
     for seed in range(4):
         inputs = random_inputs("cuda", seed=seed)
         torch.testing.assert_close(runner(*inputs), rdan(*inputs).detach(), rtol=1e-5, atol=1e-5)
@@ -129,7 +129,7 @@ def test_a_size_that_comes_again_is_a_graph_and_new_inputs_are_seen():
 @pytest.mark.parametrize("device", DEVICES)
 def test_threads_do_not_mix_up_their_images(device):
     rdan = random_rdan(device)
-    runner = TrunkRunner(rdan.prepare(torch.float32))
+    runner = GraphRunner(rdan.prepare(torch.float32))
     wrong = []
 
     def work(seed):
