@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from mrda.export import Ends
 from mrda_kernels import reference
 from mrda_kernels.call import RdaCall
 
@@ -21,9 +22,9 @@ METADATA = "mrda.json"
 
 
 def write(
-    program: ExportedProgram, file: BinaryIO, inputs: tuple[str, ...], output: str, metadata: Mapping[str, str]
+    program: ExportedProgram, file: BinaryIO, ends: Ends, metadata: Mapping[str, str], dtype: torch.dtype, fixed: bool
 ) -> None:
-    """Write a graph; the names are ignored, because it takes its inputs by position."""
+    """Write a graph in float32; the names are ignored, because it takes its inputs by position."""
     if any(node.target in _PLAIN for node in program.graph.nodes):
         program = program.run_decompositions(_PLAIN)
     buffer = io.BytesIO()  # torch.export.save would write a file's name into the file
@@ -37,8 +38,8 @@ def load(path: Path) -> Callable[..., Tensor]:
 
 
 def _forward(*inputs: Any) -> Tensor:
-    """Compute either operator: a call's arguments, all of them or the first two, and the backend."""
-    return reference.forward(RdaCall(*inputs[:-1]))
+    """Compute either operator: a call's arguments and the backend."""
+    return reference.forward(RdaCall.of(inputs[:-1]))
 
 
 _PLAIN = {

@@ -10,9 +10,11 @@ import pytest
 import torch
 from graphs import exactly, onnx_graphs, student
 
-from mrda.export import ExportError, export_student, onnx_format
+from mrda.export import ExportError, export_student, files, onnx_format
 from mrda.export.torch_format import METADATA
-from mrda.networks import MRDATeacher
+from mrda.networks import DASR, KDSRStudent, MRDATeacher
+
+SAID = {"license": "CC0", "recipe": "{}", "step": "7", "scale": "9"}
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +25,14 @@ def network():
 @pytest.fixture(scope="module")
 def onnx_folder(tmp_path_factory, network):
     folder = tmp_path_factory.mktemp("onnx")
-    export_student(network, folder)
+    export_student(network, folder, metadata=SAID)
     return folder
 
 
 @pytest.fixture(scope="module")
 def torch_folder(tmp_path_factory, network):
     folder = tmp_path_factory.mktemp("torch")
-    export_student(network, folder, "torch-export")
+    export_student(network, folder, "torch-export", metadata=SAID)
     return folder
 
 
@@ -51,6 +53,17 @@ def test_onnx_computes_what_the_network_does_at_any_size(network, onnx_folder):
         assert sr.dtype == np.float32
         assert sr.shape == expected.shape
         assert abs(sr - expected).max() <= budget, lr.shape
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "format", "size"),
+    [(DASR, "onnx", None), (KDSRStudent, "onnx", (9, 7)), (DASR, "torch-export", (9, 7)), (KDSRStudent, "onnx", None)],
+)
+def test_sisters_are_exported_as_they_compute(kind, format, size, tmp_path):
+    torch.manual_seed(0)
+    network = kind(scale=2, num_feat=8, num_blocks=2)
+    assert 0 < export_student(network, tmp_path, format, size=size) < 1e-4  # which compares
 
 
 @pytest.mark.slow
@@ -117,6 +130,70 @@ def test_tiles_share_the_degradation(network, onnx_folder):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("format", "size"), [("onnx", (20, 24)), ("onnx", None), ("torch-export", None)], ids=str)
+def test_a_den_in_two_graphs_reads_an_image_in_tiles(network, tmp_path, format, size):
+    export_student(network, tmp_path, format, size=size, split_den=True)
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["features", "head", "rdan"]
+    load = onnx_format.load if format == "onnx" else lambda path: torch.export.load(path).module()
+    features, head, _ = (load(path) for path in files(tmp_path, format, split_den=True))
+    lr = torch.rand(1, 3, 20, 47, generator=torch.Generator().manual_seed(0))
+    start, reach, stride = 20, network.den.reach, network.den.stride
+    with torch.no_grad():
+        left = features(lr[..., : start + reach].contiguous())[..., : start // stride]
+        right = features(lr[..., start - reach :].contiguous())[..., reach // stride :]
+        found = head(torch.cat([left, right], dim=3).mean(dim=(2, 3)))
+        expected = network.double().den(lr.double())
+    network.float()
+    layers = 8
+    assert abs(found - expected).max() <= 8 * layers * torch.finfo(torch.float32).eps * abs(expected).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(20, 33), None], ids=str)
+def test_onnx_in_half_precision_is_half_as_large_and_close(network, tmp_path, size):
+    for name, dtype in (("whole", torch.float32), ("half", torch.float16)):
+        (tmp_path / name).mkdir()
+        error = export_student(network, tmp_path / name, size=size, dtype=dtype)
+    assert 1e-5 < error < 0.5 / 255
+    for graph in ("den", "rdan"):
+        model = onnx.load(tmp_path / "half" / f"{graph}.onnx")
+        onnx.checker.check_model(model, full_check=True)
+        assert {tensor.data_type for tensor in model.graph.initializer} == {onnx.TensorProto.FLOAT16}
+        ends = [*model.graph.input, *model.graph.output]
+        assert {end.type.tensor_type.elem_type for end in ends} == {onnx.TensorProto.FLOAT}
+        assert {entry.key for entry in model.metadata_props} >= {"scale", "reach"}
+    halved = sum(tensor.ByteSize() for tensor in model.graph.initializer)
+    whole = sum(tensor.ByteSize() for tensor in onnx.load(tmp_path / "whole" / "rdan.onnx").graph.initializer)
+    assert halved < 0.6 * whole
+
+
+def test_a_graph_of_a_fixed_size_that_computes_shapes_is_not_written(tmp_path, network, monkeypatch):
+    monkeypatch.setattr(onnx_format, "SHAPE_NODES", onnx_format.SHAPE_NODES | {"ReduceMean"})  # of the den
+    with pytest.raises(ExportError, match="the graph of a fixed size has the nodes ReduceMean: nothing is written"):
+        export_student(network, tmp_path, size=(4, 5))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_ncnn_takes_graphs_of_a_fixed_size(tmp_path, network):
+    ncnn, pnnx = pytest.importorskip("ncnn"), pytest.importorskip("pnnx")
+    export_student(network, tmp_path, size=(20, 33))
+    lr = np.random.default_rng(3).random((3, 20, 33), np.float32)
+    arrays = [lr]
+    for graph in ("den", "rdan"):
+        subprocess.run([pnnx.EXEC_PATH, f"{graph}.onnx", "fp16=0"], cwd=tmp_path, capture_output=True, check=True)
+        net = ncnn.Net()
+        net.load_param(str(tmp_path / f"{graph}.ncnn.param"))
+        net.load_model(str(tmp_path / f"{graph}.ncnn.bin"))
+        extractor = net.create_extractor()
+        for number, array in enumerate(arrays):
+            extractor.input(f"in{number}", ncnn.Mat(array))
+        arrays.append(extractor.extract("out0")[1].numpy())
+    expected, _ = exactly(network, lr[None])
+    assert abs(arrays[2] - expected[0]).max() <= 1 / 255
+
+
+@pytest.mark.slow
 def test_onnx_files_say_what_they_hold(onnx_folder):
     session = onnxruntime.InferenceSession(onnx_folder / "rdan.onnx")
     assert [(entry.name, entry.shape) for entry in session.get_inputs()] == [
@@ -131,6 +208,7 @@ def test_onnx_files_say_what_they_hold(onnx_folder):
     assert metadata["scale"] == "4"
     assert metadata["reach"] == "12"
     assert json.loads(metadata["hyperparameters"])["num_blocks"] == 2
+    assert SAID.items() - metadata.items() == {("scale", "9")}  # the network's own entries come first
 
 
 @pytest.mark.slow
@@ -153,10 +231,10 @@ def test_torch_export_files_need_torch_alone(torch_folder):
         "extra = {'" + METADATA + "': ''}\n"
         "den, rdan = (torch.export.load(f'{name}.pt2', extra_files=extra).module() for name in ('den', 'rdan'))\n"
         "lr = torch.rand(2, 3, 9, 7)\n"
-        "print(tuple(rdan(lr, den(lr)).shape), json.loads(extra['" + METADATA + "'])['reach'])\n"
+        "print(tuple(rdan(lr, den(lr)).shape), *map(json.loads(extra['" + METADATA + "']).get, ('reach', 'license')))\n"
     )
     run = subprocess.run([sys.executable, "-c", script], cwd=torch_folder, capture_output=True, text=True, check=False)
-    assert run.stdout == "(2, 3, 36, 28) 12\n", run.stderr
+    assert run.stdout == "(2, 3, 36, 28) 12 CC0\n", run.stderr
     for path in torch_folder.iterdir():
         assert str(sys.prefix).encode() not in path.read_bytes()
 
@@ -203,7 +281,7 @@ def test_the_network_stays_as_it_is(tmp_path):
 )
 def test_graphs_that_differ_are_not_written(tmp_path, network, monkeypatch, spoil, words):
     graphs = {"den": network.den, "rdan": lambda lr, degradation: spoil(network.rdan(lr, degradation))}
-    monkeypatch.setattr(onnx_format, "write", lambda program, file, *names: file.write(names[-1]["graph"].encode()))
+    monkeypatch.setattr(onnx_format, "write", lambda program, file, _, facts, *__: file.write(facts["graph"].encode()))
     monkeypatch.setattr(onnx_format, "load", lambda path: graphs[path.read_text()])
     with pytest.raises(ExportError, match=words):
         export_student(network, tmp_path)
@@ -215,10 +293,17 @@ def test_what_is_refused(tmp_path, network, monkeypatch):
         export_student(MRDATeacher(num_feat=4, num_blocks=1, den_width=2, mln_feat=2), tmp_path)
     with pytest.raises(ValueError, match="format is 'tflite', but must be one of onnx, torch-export"):
         export_student(network, tmp_path, "tflite")
-    for size, words in (((0, 4), "height of size is 0, but must be at least 1"), ((4, 2.0), "width of size is 2.0")):
+    for size, words in (
+        ((0, 4), "height of size is 0, but must be at least 1"),
+        ((4, 2.0), "width of size is 2.0"),
+        ((2048, 2049), "size is 2048x2049, but must have 1 to 4,194,304 pixels: cut larger images into tiles"),
+    ):
         with pytest.raises((TypeError, ValueError), match=words):
             export_student(network, tmp_path, size=size)
+    for format, dtype in (("onnx", torch.bfloat16), ("torch-export", torch.float16)):
+        with pytest.raises(ValueError, match=r"but must be float32, or float16 with the format onnx"):
+            export_student(network, tmp_path, format, dtype=dtype)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ModuleNotFoundError, match=r"needs onnxruntime: pip install 'mrda-kernels\[export\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"needs onnxruntime: pip install './mrda\[export\]'"):
         export_student(network, tmp_path)
     assert not list(tmp_path.iterdir())

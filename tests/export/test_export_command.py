@@ -1,5 +1,6 @@
 import sys
 
+import onnxruntime
 import pytest
 from graphs import onnx_graphs, student
 from typer.testing import CliRunner
@@ -42,6 +43,18 @@ def test_torch_export(tmp_path, weights):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["den.pt2", "rdan.pt2"]
 
 
+@pytest.mark.slow
+def test_a_fixed_size_in_half_precision_with_the_den_in_two_graphs(tmp_path, weights):
+    result = run("-w", weights, "-o", tmp_path / "out", "--size", "20x24", "--dtype", "fp16", "--split-den")
+    assert result.exit_code == 0, result.stderr
+    names = ["features.onnx", "head.onnx", "rdan.onnx"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    features, head, rdan = (str(tmp_path / "out" / name) for name in names)
+    assert result.stdout.startswith(f"{features}, {head} and {rdan}: x4, SR differs from PyTorch's by at most ")
+    session = onnxruntime.InferenceSession(rdan)
+    assert session.get_inputs()[0].shape == [1, 3, 20, 24]
+
+
 def refused(result, *words):
     assert result.exit_code == 2
     assert result.stderr.startswith("mrda: ")
@@ -56,6 +69,12 @@ def test_refusals(tmp_path, weights, monkeypatch):
     refused(run("-w", tmp_path / "mln.safetensors", "-o", out), "MLN", "needs an MRDAStudent")
     refused(run("-w", tmp_path / "none.safetensors", "-o", out), "none.safetensors")
     refused(run("-w", weights, "-o", weights / "out"), f"{weights / 'out'} can't be written to")
+    for size in ("192", "192x", "-1x5", "1.5x2", "320 x 180"):
+        words = f"--size is {size}, but must be HEIGHTxWIDTH in pixels, such as 192x256"
+        refused(run("-w", weights, "-o", out, "--size", size), words)
+    for size in ("0x5", "5000x5000"):
+        refused(run("-w", weights, "-o", out, "--size", size), f"--size is {size}, but must have 1 to 4,194,304 pixels")
+    refused(run("-w", weights, "-o", out, "--format", "torch-export", "--dtype", "fp16"), "is for --format onnx")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    refused(run("-w", weights, "-o", out), "pip install 'mrda-kernels[export]'")
+    refused(run("-w", weights, "-o", out), "pip install './mrda[export]'")
     assert not out.exists()
