@@ -5,27 +5,29 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mrda.config import StageName, TrainConfig
+from mrda.config.load import descriptions
 from mrda.core.files import write_text
 from mrda.core.packages import require_package
 from mrda.degradations.classic import crop_to_multiple
-from mrda.degradations.kernels import KERNEL_SIZE
 from mrda.evaluation.methods import mln_steps, oracle_method, student_method, teacher_method
 from mrda.evaluation.paper import paper
 from mrda.evaluation.protocols import Record, conditions, evaluate, isotropic_conditions, measure
 from mrda.evaluation.samples import Condition, Method, make_sample
 from mrda.evaluation.tables import summarise
 from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, load_network
+from mrda.options.classic import KERNEL_SIZE
 from mrda.paper.ablation_rows import FIRST, ROWS, TABLE_5, TABLE_6, Study
 from mrda.paper.figures.tsne import load_representation, representations
 from mrda.photo.images import SKIMAGE_PREFIX, Source, read_rgb, source_name, to_tensor
@@ -36,6 +38,8 @@ _log = logging.getLogger(__name__)
 
 TABLE_6_SIGMAS = (0.0, 1.2, 2.4, 3.6)
 SILHOUETTE_SIGMAS = (0.8, 1.6, 2.4, 3.2)
+TOLERANCE = 0.01
+"""Difference in dB that no photo shows."""
 
 
 @dataclass(frozen=True)
@@ -45,26 +49,41 @@ class Row:
     Args:
         name: name of its configuration, without ``ablation/``.
         steps: optimizer steps in which its RDAN moved, over all stages.
-        psnr_y: mean over photos and conditions, in dB.
+        psnr_y: mean over photos and conditions, in dB, for each seed.
         psnr_y_paper: the paper's number for its own training and photos (Table VI: the mean of its numbers).
-        by_condition: means over photos.
+        by_condition: means over photos and seeds.
     """
 
     name: str
     steps: int
-    psnr_y: float
+    psnr_y: list[float]
     psnr_y_paper: float
     by_condition: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Ordering:
-    """An ordering in the paper's numbers, and `held`: whether it holds in this study."""
+    """An ordering in the paper's numbers, and what this study says of it.
+
+    Args:
+        statement: the ordering, left above right.
+        left: means over seeds.
+        right: the same.
+        doubt: difference up to which nothing is decided: the tolerance, or twice the standard error of the mean
+            difference over the seeds if that is larger.
+    """
 
     statement: str
-    held: bool
     left: float
     right: float
+    doubt: float
+
+    @property
+    def verdict(self) -> str:
+        """``held``, ``not held``, or ``undecided`` if the difference is within the doubt."""
+        if abs(self.left - self.right) <= self.doubt:
+            return "undecided"
+        return "held" if self.left > self.right else "not held"
 
 
 @dataclass(frozen=True)
@@ -75,18 +94,20 @@ class Report:
         config: the configuration that the rows extend, and the changes to it.
         budget: steps per stage.
         data: names of the photos.
+        seeds: the seeds that every row was trained with.
         rows: rows of Table V, then those of Table VI.
-        curves: PSNR-Y of the bicubic-trained and the meta-learned MLN after 0, 1, ... steps of adaptation.
-        silhouettes: silhouette scores of raw IDRs by sigma; empty with less than two photos.
+        curves: PSNR-Y of the bicubic-trained and the meta-learned MLN after 0, 1, ... steps of adaptation, by seed.
+        silhouettes: silhouette scores of raw IDRs by sigma, for each seed; empty with less than two photos.
         orderings: the paper's orderings, checked here.
     """
 
     config: str
     budget: int
     data: list[str]
+    seeds: list[int]
     rows: list[Row]
-    curves: dict[str, list[float]]
-    silhouettes: dict[str, float]
+    curves: dict[str, list[list[float]]]
+    silhouettes: dict[str, list[float]]
     orderings: list[Ordering]
 
 
@@ -98,6 +119,8 @@ def ablate(
     *,
     overrides: Sequence[str] = (),
     preset: str = "recommended",
+    seeds: int = 1,
+    tolerance: float = TOLERANCE,
     progress: bool = True,
 ) -> Report:
     """Train every row of Tables V and VI and measure it; writes ``ablation.json`` and ``ablation.md`` into ``run_dir``.
@@ -114,6 +137,9 @@ def ablate(
         data: photos to measure on, never trained on.
         overrides: overrides of the base, as for `mrda.config.load.load_config`; a row's own options take precedence.
         preset: below the base, as for `mrda.config.load.load_config`.
+        seeds: how often everything is trained, with the configuration's seed and the numbers after it; the folders
+            ``seed-N`` in ``run_dir`` hold all but the first.
+        tolerance: difference up to which an ordering is undecided, in dB (or in units of the silhouette score).
         progress: show progress on the terminal.
 
     Raises:
@@ -125,51 +151,74 @@ def ablate(
     require_package("sklearn", name="scikit-learn", user="the ablation study", extra="figures")
     photos = list(data)
     with refusals():
-        study = Study(base, budget, Path(run_dir), overrides, preset, progress)
-        _check(study.configs["t3"], photos)
-    trained = _train_rows(study)
-    _log.info("ablation: measuring")
-    rows = _measure(study, trained, photos)
-    curves = {"bicubic": _curve(study, "bicubic", photos), "meta": _curve(study, "meta", photos)}
-    scale = study.configs["s3"].scale
-    told_apart = ("t1", "s3") if len(photos) > 1 else ()
-    silhouettes = {name: _silhouette(scale, trained[name], photos) for name in told_apart}
+        first = Study(base, budget, Path(run_dir), overrides, preset, progress)
+        _check(first.configs["t3"], photos)
+        start = first.configs["s3"].seed
+        studies = [first] + [
+            Study(base, budget, Path(run_dir) / f"seed-{seed}", [*overrides, f"seed={seed}"], preset, progress)
+            for seed in range(start + 1, start + seeds)
+        ]
+    measured = [_measure_study(study, photos) for study in studies]
+    rows = [
+        Row(
+            same[0].name,
+            same[0].steps,
+            [value for row in same for value in row.psnr_y],
+            same[0].psnr_y_paper,
+            {name: fmean(row.by_condition[name] for row in same) for name in same[0].by_condition},
+        )
+        for same in zip(*(found.rows for found in measured), strict=True)
+    ]
+    curves = {name: [found.curves[name] for found in measured] for name in measured[0].curves}
+    silhouettes = {name: [found.silhouettes[name] for found in measured] for name in measured[0].silhouettes}
     report = Report(
         config=", ".join([str(base), *([] if preset == "recommended" else [f"preset {preset}"]), *overrides]),
         budget=budget,
         data=[source_name(photo) for photo in photos],
+        seeds=[study.configs["s3"].seed for study in studies],
         rows=rows,
         curves=curves,
         silhouettes=silhouettes,
-        orderings=orderings({row.name: row for row in rows}, curves, silhouettes),
+        orderings=orderings({row.name: row.psnr_y for row in rows}, curves, silhouettes, tolerance),
     )
-    _write(report, study.run_dir)
+    _write(report, first.run_dir)
     return report
 
 
 def orderings(
-    rows: Mapping[str, Row], curves: Mapping[str, Sequence[float]], silhouettes: Mapping[str, float]
+    rows: Mapping[str, Sequence[float]],
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    silhouettes: Mapping[str, Sequence[float]],
+    tolerance: float = TOLERANCE,
 ) -> list[Ordering]:
-    """Check the orderings of the paper's numbers."""
+    """Check the orderings of the paper's numbers.
 
-    def above(left: str, right: str) -> Ordering:
-        one, other = rows[left].psnr_y, rows[right].psnr_y
-        return Ordering(f"{left.upper()} > {right.upper()}", one > other, one, other)
+    Args:
+        rows: PSNR-Y of each row, for each seed.
+        curves: as in `Report`.
+        silhouettes: as in `Report`.
+        tolerance: as for `ablate`.
+    """
 
-    found = [above(*pair) for pair in (("t2", "t1"), ("s3", "s1"), ("s3", "s2"), ("s1", "s6"), ("s2", "s6"))]
-    best_of_worst = min(row.psnr_y for name, row in rows.items() if name[0] == "s" and name != "s5")
-    found.append(
-        Ordering("S5 is the worst student", rows["s5"].psnr_y < best_of_worst, rows["s5"].psnr_y, best_of_worst)
-    )
-    meta, bicubic = (
-        (values[-1] - values[0]) / max(1, len(values) - 1) for values in (curves["meta"], curves["bicubic"])
-    )
-    found.append(Ordering("meta MLN gains more dB per step than bicubic MLN", meta > bicubic, meta, bicubic))
-    fixed, free = rows["fixed_upscaler"].psnr_y, rows["free_upscaler"].psnr_y
-    found.append(Ordering("fixed upscaler > free upscaler (Table VI)", fixed > free, fixed, free))
+    def above(statement: str, left: Sequence[float], right: Sequence[float]) -> Ordering:
+        differences = [one - other for one, other in zip(left, right, strict=True)]
+        error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+        return Ordering(statement, fmean(left), fmean(right), max(tolerance, 2 * error))
+
+    pairs = (("t2", "t1"), ("s3", "s1"), ("s3", "s2"), ("s1", "s6"), ("s2", "s6"))
+    found = [above(f"{left.upper()} > {right.upper()}", rows[left], rows[right]) for left, right in pairs]
+    others = [values for name, values in rows.items() if name[0] == "s" and name != "s5"]
+    worst = [min(values) for values in zip(*others, strict=True)]
+    found.append(above("the worst other student > S5", worst, rows["s5"]))
+    gains = {
+        name: [(values[-1] - values[0]) / max(1, len(values) - 1) for values in curves[name]]
+        for name in ("meta", "bicubic")
+    }
+    found.append(above("meta MLN gains more dB per step than bicubic MLN", gains["meta"], gains["bicubic"]))
+    upscalers = rows["fixed_upscaler"], rows["free_upscaler"]
+    found.append(above("fixed upscaler > free upscaler (Table VI)", *upscalers))
     if silhouettes:
-        s3, t1 = silhouettes["s3"], silhouettes["t1"]
-        found.append(Ordering("silhouette of IDRs: S3 > T1", s3 > t1, s3, t1))
+        found.append(above("silhouette of IDRs: S3 > T1", silhouettes["s3"], silhouettes["t1"]))
     return found
 
 
@@ -184,29 +233,39 @@ def printed(row: str) -> list[float]:
 def markdown(report: Report) -> str:
     """The report as Markdown."""
     photos = f"{len(report.data)} photo{'s' if len(report.data) != 1 else ''} ({', '.join(report.data)})"
+    spread = " +- is the standard deviation over the seeds." if len(report.seeds) > 1 else ""
     lines = [
-        f"Configuration {report.config}, {report.budget} steps per stage, PSNR-Y in dB on {photos}. "
-        "The paper's column is its own training on Urban100.",
+        f"Configuration {report.config}, {report.budget} steps per stage, "
+        f"seed{'s' if len(report.seeds) > 1 else ''} {', '.join(map(str, report.seeds))}, PSNR-Y in dB on {photos}."
+        f"{spread} The paper's column is its own training on Urban100.",
         "",
-        "| Row | steps of RDAN | PSNR-Y | paper |",
-        "|---|---:|---:|---:|",
+        "| Row | what it is | steps of RDAN | PSNR-Y | paper |",
+        "|---|---|---:|---:|---:|",
     ]
     for row in report.rows:
-        lines.append(f"| {row.name} | {row.steps} | {row.psnr_y:.3f} | {row.psnr_y_paper:.2f} |")
+        about = descriptions()[f"ablation/{row.name}"]
+        lines.append(f"| {row.name} | {about} | {row.steps} | {_spread(row.psnr_y)} | {row.psnr_y_paper:.2f} |")
     lines += ["", "| Table VI, sigma | " + " | ".join(f"{sigma:g}" for sigma in TABLE_6_SIGMAS) + " |"]
     lines.append("|---|" + "---:|" * len(TABLE_6_SIGMAS))
     for row in report.rows:
         if row.name in TABLE_6:
             for label, values in ((row.name, row.by_condition.values()), ("paper", printed(row.name))):
                 lines.append(f"| {label} | {' | '.join(f'{value:.2f}' for value in values)} |")
-    lines += ["", f"| MLN after steps | {' | '.join(str(n) for n in range(len(report.curves['meta'])))} |"]
-    lines.append(f"|---|{'---:|' * len(report.curves['meta'])}")
-    lines += [f"| {name} | {' | '.join(f'{v:.3f}' for v in values)} |" for name, values in report.curves.items()]
-    lines += ["", "| The paper's ordering | here | left | right |", "|---|---|---:|---:|"]
+    curves = {name: [fmean(values) for values in zip(*found, strict=True)] for name, found in report.curves.items()}
+    lines += ["", f"| MLN after steps | {' | '.join(str(n) for n in range(len(curves['meta'])))} |"]
+    lines.append(f"|---|{'---:|' * len(curves['meta'])}")
+    lines += [f"| {name} | {' | '.join(f'{v:.3f}' for v in values)} |" for name, values in curves.items()]
+    lines += ["", "| The paper's ordering | here | left | right | undecided up to |", "|---|---|---:|---:|---:|"]
     for ordering in report.orderings:
-        held = "held" if ordering.held else "**not held**"
-        lines.append(f"| {ordering.statement} | {held} | {ordering.left:.4f} | {ordering.right:.4f} |")
+        verdict = ordering.verdict if ordering.verdict == "held" else f"**{ordering.verdict}**"
+        numbers = f"{ordering.left:.4f} | {ordering.right:.4f} | {ordering.doubt:.4f}"
+        lines.append(f"| {ordering.statement} | {verdict} | {numbers} |")
     return "\n".join(lines) + "\n"
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Return the mean, with the standard deviation if there are several values."""
+    return f"{fmean(values):.3f}" + (f" +- {stdev(values):.3f}" if len(values) > 1 else "")
 
 
 def _check(oracle: TrainConfig, photos: Sequence[Source]) -> None:
@@ -247,6 +306,27 @@ def _train_rows(study: Study) -> dict[str, Path]:
     return weights
 
 
+class _Measured(NamedTuple):
+    """Results of one seed; see `Report`."""
+
+    rows: list[Row]
+    curves: dict[str, list[float]]
+    silhouettes: dict[str, float]
+
+
+def _measure_study(study: Study, photos: Sequence[Source]) -> _Measured:
+    """Train the rows of one seed, and measure them."""
+    trained = _train_rows(study)
+    _log.info("ablation: measuring")
+    scale = study.configs["s3"].scale
+    told_apart = ("t1", "s3") if len(photos) > 1 else ()
+    return _Measured(
+        _measure(study, trained, photos),
+        {"bicubic": _curve(study, "bicubic", photos), "meta": _curve(study, "meta", photos)},
+        {name: _silhouette(scale, trained[name], photos) for name in told_apart},
+    )
+
+
 def _measure(study: Study, trained: Mapping[str, Path], photos: Sequence[Source]) -> list[Row]:
     """Measure all rows; those of one table together, so that they see the same samples."""
     config = study.configs["s3"]
@@ -258,7 +338,7 @@ def _measure(study: Study, trained: Mapping[str, Path], photos: Sequence[Source]
     for names, wanted in tables.items():
         methods = {name: _method(study, name, trained[name]) for name in names}
         for name, found in _psnr(config, methods, photos, wanted).items():
-            rows.append(Row(name, study.steps(name), fmean(found.values()), fmean(printed(name)), found))
+            rows.append(Row(name, study.steps(name), [fmean(found.values())], fmean(printed(name)), found))
     return rows
 
 
@@ -271,6 +351,7 @@ def _method(study: Study, name: str, weights: Path) -> Method:
             _load_mln(study.weights(name, "meta")),
             steps=config.adaptation.inner_steps,
             inner_lr=config.adaptation.inner_lr,
+            clip=config.adaptation.inner_clip,
             freeze_upscaler=upscaler_is_frozen(config, "teacher"),
         )
     if isinstance(network, MRDAOracle):
@@ -300,6 +381,7 @@ def _curve(study: Study, stage: StageName, photos: Sequence[Source]) -> list[flo
         _load_mln(study.weights(FIRST, stage)),
         steps=config.meta.inner_steps,
         inner_lr=config.meta.inner_lr,
+        clip=config.meta.inner_clip,
         freeze_upscaler=upscaler_is_frozen(config, "meta"),
     )
     records: list[Record] = []
@@ -346,6 +428,9 @@ def _silhouette(scale: int, weights: Path, photos: Sequence[Source]) -> float:
 
 
 def _write(report: Report, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = asdict(report)
+    for entry, ordering in zip(content["orderings"], report.orderings, strict=True):
+        entry["verdict"] = ordering.verdict
     write_text(folder / "ablation.json", json.dumps(content, indent=2) + "\n")
     write_text(folder / "ablation.md", markdown(report))

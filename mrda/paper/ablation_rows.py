@@ -41,14 +41,21 @@ class Study:
         progress: show progress on the terminal.
 
     Raises:
-        ValueError: a row's configuration or network is refused, two rows would be the same, or a stage is
-            configured to start from existing weights.
+        ValueError: an override sets steps or stages, a row's configuration or network is refused, two rows would be the
+            same, or a stage is configured to start from existing weights.
     """
 
     def __init__(
         self, base: str | Path, budget: int, run_dir: Path, overrides: Sequence[str], preset: str, progress: bool
     ) -> None:
         self.budget, self.run_dir, self.progress = budget, run_dir, progress
+        own = {"train.steps": "the budget", "train.stages": "each row"} | {
+            f"{name}.steps": "the budget" for name in STAGES
+        }
+        for change in overrides:
+            option = change.partition("=")[0].strip()
+            if option in own:
+                raise ValueError(f"{option} of a study is set by {own[option]}: leave it out")
         self.configs = {row: _row_config(row, budget, base, overrides, preset) for row in ROWS if row != "s6"}
         self.configs["s6"] = _row_config("s6", self.steps("s6"), base, overrides, preset)
         for row, config in self.configs.items():

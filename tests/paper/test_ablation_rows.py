@@ -90,7 +90,7 @@ def test_students_of_one_network_share_the_teacher(study: MakeStudy, runs: list[
 
 def test_a_row_s_own_settings_hold_against_the_user_s(study: MakeStudy) -> None:
     changes = ("student.lambda_kl=0.5", "student.lambda_abs=0.3", "freeze_upscaler=student_only", "meta.tasks=3")
-    configs = study(*changes, "networks.conv_type=rda", "train.stages=[bicubic]", "train.steps=9").configs
+    configs = study(*changes, "networks.conv_type=rda").configs
     weights = {row: (configs[row].student.lambda_kl, configs[row].student.lambda_abs) for row in ("s1", "s2", "s3")}
     assert weights == {"s1": (0, 0.3), "s2": (0.5, 0), "s3": (0.5, 0.3)}
     assert [configs[row].networks.conv_type for row in ("s3", "s4", "s5")] == ["rda", "dasr_da", "static"]
@@ -99,7 +99,13 @@ def test_a_row_s_own_settings_hold_against_the_user_s(study: MakeStudy) -> None:
     assert {configs[row].meta.tasks for row in ROWS} == {3}
     assert configs["s4"].train.stages == list(STAGES)
     # S3's RDAN moves in both steps of the teacher and in one of the student's two.
-    assert {row: configs[row].train.steps for row in ROWS} == {row: 3 if row == "s6" else 2 for row in ROWS}
+    assert {row: configs[row].teacher.steps for row in ROWS} == {row: 3 if row == "s6" else 2 for row in ROWS}
+
+
+@pytest.mark.parametrize("change", ["train.steps=9", "teacher.steps=9", "train.stages=[bicubic]"])
+def test_what_the_study_sets_itself_is_refused(study: MakeStudy, change: str) -> None:
+    with pytest.raises(ValueError, match=rf"{change.partition('=')[0]} of a study is set by .*: leave it out"):
+        study(change)
 
 
 def test_a_row_s_own_settings_hold_against_the_preset(study: MakeStudy) -> None:
@@ -122,7 +128,7 @@ def test_the_base_may_extend_what_the_rows_extend(study: MakeStudy, tmp_path: Pa
         ("student.lambda_kl=0", "rows s1 and s3 of the study would be the same"),
         ("student.lambda_abs=0", "rows s2 and s3 of the study would be the same"),
         ("networks.conv_type=dasr_da", "rows s3 and s4 of the study would be the same"),
-        ("teacher.den_input=lr", "stage 'student' requires a teacher that reads the MLN's features"),
+        ("teacher.den_input=lr", "stage 'student' requires a teacher that sees HR"),
         ("degradation.kernel=none", "teacher.den_input=kernel requires blur kernels"),
         ("networks.mask_channels=C", "mask_channels is 'C', but must be 1 where conv_type is 'dasr_da'"),
         ("meta.init_mln=mln.safetensors", "meta.init_mln is mln.safetensors, but a study trains every stage itself"),

@@ -97,5 +97,5 @@ def test_missing_matplotlib_names_the_extra(tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ModuleNotFoundError, match=r"mrda-kernels\[demo\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"./mrda\[demo\]"):
         save_comparison([comparison()], tmp_path / "a.png")

@@ -111,9 +111,11 @@ def test_compare_with_peers(tmp_path, folder, weights, monkeypatch):
     monkeypatch.setattr("mrda.evaluation.peers.load_peers", load_peers)
     out = tmp_path / "f.png"
     options = ("--kernel", "2,0.5,30", "--noise", 5, "--crop", "3,2,16")
-    result = run(
-        "figures", "compare", "-w", weights, "--peers", "p.pth", "--peers", "q.pth", folder, *options, "-o", out
-    )
+    peers = [tmp_path / name for name in ("p.pth", "q.pth")]
+    for path in peers:
+        torch.save({}, path)
+    asked = [word for path in peers for word in ("--peers", path)]
+    result = run("figures", "compare", "-w", weights, *asked, folder, *options, "-o", out)
     assert result.exit_code == 0, result.stderr
     assert is_picture(out)
     condition = Condition("l1=2 l2=0.5 theta=30", anisotropic_gaussian(2.0, 0.5, np.pi / 6), 5.0)
@@ -184,7 +186,7 @@ def test_missing_matplotlib_is_said_before_the_work(tmp_path, folder, weights, m
     result = run("figures", "compare", "-w", weights, folder, "-o", tmp_path / "f.png")
     assert result.exit_code == 2
     assert one_sentence(result.stderr)
-    assert "mrda-kernels[figures]" in result.stderr
+    assert "mrda[figures]" in result.stderr
 
 
 def test_wrong_usage_is_refused(tmp_path, folder, weights, networks):

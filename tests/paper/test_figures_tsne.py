@@ -141,7 +141,7 @@ def test_the_picture_has_its_points_beside_it(tmp_path):
 
 def test_a_missing_scikit_learn_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ModuleNotFoundError, match=r"mrda-kernels\[figures\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"./mrda\[figures\]"):
         require_sklearn()
 
 

@@ -22,15 +22,19 @@ def photos(tmp_path):
 
 def test_what_each_way_loses_is_measured(tmp_path, photos, capsys):
     torch.manual_seed(0)
-    save_network(MRDAStudent(**TINY), tmp_path / "student.safetensors")
+    students = [tmp_path / f"student{number}.safetensors" for number in range(2)]
+    for path in students:
+        save_network(MRDAStudent(**TINY), path)
     file = tmp_path / "out.json"
-    precision.main(["--weights", str(tmp_path / "student.safetensors"), "--data", str(photos), "--json", str(file)])
-    result = json.loads(file.read_text())["photos"]
+    precision.main(["--weights", *map(str, students), "--data", str(photos), "--json", str(file)])
+    results = json.loads(file.read_text())
+    assert results["student0"]["photos"]["psnr_y"] != results["student1"]["photos"]["psnr_y"]
+    result = results["student1"]["photos"]
     assert set(result["loss"]) == {"bfloat16 features", "float16 features", "float16 file"}
     for way, loss in result["loss"].items():
         assert loss == pytest.approx(result["psnr_y"]["nothing"] - result["psnr_y"][way], abs=1e-12)
         assert 0 < abs(loss) < 0.1  # each is another computation, and no other network
-    assert "| photos | bfloat16 features |" in capsys.readouterr().out
+    assert "| student1 | photos | bfloat16 features |" in capsys.readouterr().out
 
 
 def test_other_weights_are_one_sentence(tmp_path, photos, capsys):

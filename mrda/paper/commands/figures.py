@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrda.cli.app import Command, add_group
-from mrda.cli.common import check_output_file, refuse
+from mrda.cli.common import check_output_file, chosen_weights, refuse, refusing
 
 if TYPE_CHECKING:
     from mrda.photo.images import Source
@@ -80,11 +80,12 @@ def working(remarks: Iterable[str]) -> Iterator[None]:
     raise typer.Exit(1)
 
 
-def check_picture(output: Path) -> None:
-    """Refuse a picture that can't be drawn or written, before its data are computed."""
+def check_files(output: Path, photos: Iterable[str | Path], weights: Iterable[Path]) -> "list[Source]":
+    """Return the photos; refuse missing ones, weights that are none, and a picture that can't be drawn or written."""
     if output.suffix.lower() != ".png":
         refuse(f"-o must be a .png file, not {output}")
     from mrda.paper.figures.canvas import csv_beside, require_matplotlib
+    from mrda.photo.images import find_images
 
     check_output_file("-o", output)
     check_output_file("the CSV beside -o,", csv_beside(output))
@@ -92,6 +93,11 @@ def check_picture(output: Path) -> None:
         require_matplotlib()
     except ModuleNotFoundError as error:
         refuse(str(error))
+    with refusing():
+        sources = find_images(photos)
+    for path in weights:
+        chosen_weights(path)
+    return sources
 
 
 def check_photos(sources: "Sequence[Source]", smallest: int, max_size: int, grid: int = 1) -> list[str]:

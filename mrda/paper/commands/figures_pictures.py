@@ -62,25 +62,24 @@ def adaptation(
         refuse("--sweep and --sweep-mln go together: teachers read the features of an MLN")
     if steps < 0:
         refuse(f"--steps is {steps}, but must be at least 0")
-    shared.check_picture(output)
+    with refusing():
+        check_folder(data)
+        named, teachers = shared.named_paths("--mln", mln), _numbered("--sweep", sweep)
+        trained = _numbered("--students", students)
+        rates = None if inner_lr is None else _rates(inner_lr)
+    files = [*named.values(), *teachers.values(), *trained.values(), *([] if sweep_mln is None else [sweep_mln])]
+    sources = shared.check_files(output, [data], files)
     from mrda.evaluation.protocols import conditions
     from mrda.paper.figures.adaptation import BASELINE, adaptation_scores, load_curves, load_sweep, save_adaptation
     from mrda.paper.figures.photos import smallest_side
-    from mrda.photo.images import find_images
     from mrda.upscale.upscaler import default_device
 
     with refusing():
-        check_folder(data)
-        sources = find_images([data])
-        rates = None if inner_lr is None else _rates(inner_lr)
         device = default_device()
-        named = shared.named_paths("--mln", mln)
         if BASELINE in named:
             raise ValueError(f"--mln {BASELINE!r} is the name of the dashed line, but must be another")
         curves = load_curves(named, steps=steps, inner_lr=rates, device=device)
-        swept = load_sweep(
-            _numbered("--sweep", sweep), _numbered("--students", students), sweep_mln, inner_lr=rates, device=device
-        )
+        swept = load_sweep(teachers, trained, sweep_mln, inner_lr=rates, device=device)
         scale = shared.one_scale(
             [*(curve.network.scale for curve in curves.values()), *(p.scale for p in swept.values())]
         )
@@ -121,18 +120,15 @@ def modulation(
     """Draw LR, SR and the mean of all masks; the CSV has the map's correlation with texture."""
     if weights is None:
         refuse(NO_WEIGHTS)
-    shared.check_picture(output)
+    sources = shared.check_files(output, photos, [weights])
     from mrda.evaluation.protocols import isotropic_conditions
     from mrda.evaluation.samples import make_sample
-    from mrda.paper.figures.modulation import check_has_masks, modulate, save_modulation
+    from mrda.paper.figures.modulation import modulate, save_modulation, with_masks
     from mrda.paper.figures.photos import read_centre, smallest_side
-    from mrda.photo.images import find_images
     from mrda.upscale.upscaler import Upscaler
 
     with refusing():
-        sources = find_images(photos)
-        network = Upscaler.from_pretrained(weights).network
-        check_has_masks(network)
+        network = with_masks(Upscaler.from_pretrained(weights).network)
         scale = network.scale
         degraded = [] if sigma is None else isotropic_conditions([sigma])
         smallest = smallest_side(degraded, scale) if degraded else 1
@@ -191,15 +187,13 @@ def compare(
         refuse(NO_WEIGHTS)
     if sigma is not None and kernel is not None:
         refuse("--sigma and --kernel are two blurs, but there can only be one")
-    shared.check_picture(output)
+    sources = shared.check_files(output, photos, [weights, *(peers or ())])
     from mrda.evaluation.methods import blind_method
     from mrda.paper.figures.details import BICUBIC, OURS, compare_methods, save_details
     from mrda.paper.figures.photos import read_centre, smallest_side
-    from mrda.photo.images import find_images
     from mrda.upscale.upscaler import Upscaler, default_device
 
     with refusing():
-        sources = find_images(photos)
         condition = _condition(sigma, kernel, noise)
         square = None if crop is None else _square(crop)
         upscaler = Upscaler.from_pretrained(weights)

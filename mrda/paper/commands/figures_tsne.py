@@ -13,6 +13,7 @@ from mrda.paper.commands import figures as shared
 if TYPE_CHECKING:
     from mrda.evaluation.samples import Condition
     from mrda.paper.figures.tsne import Representation
+    from mrda.photo.images import Source
 
 Networks = Annotated[
     list[str] | None,
@@ -48,13 +49,13 @@ def tsne(
     max_size: shared.MaxSize = 1024,
 ) -> None:
     """Draw the raw IDRs of all photos under each blur, by t-SNE; a panel for each network."""
-    shared.check_picture(output)
+    photos = _photos(data, output, weights, dasr, limit)
     from mrda.evaluation.protocols import isotropic_conditions
 
     with refusing():
         widths = _different("--sigmas", sigmas)
         rows = {"blur": isotropic_conditions(widths)}
-    _draw(rows, data, output, weights, mln, dasr, limit, seed, max_size)
+    _draw(rows, data, photos, output, weights, mln, dasr, seed, max_size)
 
 
 @shared.figures.command(
@@ -79,7 +80,7 @@ def kernels(
     max_size: shared.MaxSize = 1024,
 ) -> None:
     """Draw raw IDRs under the different kernels of Table III at one noise, and under noises at one kernel."""
-    shared.check_picture(output)
+    photos = _photos(data, output, weights, dasr, limit)
     from mrda.evaluation.protocols import NINE_KERNELS, anisotropic_condition
 
     with refusing():
@@ -93,7 +94,7 @@ def kernels(
                 anisotropic_condition(f"noise {level:g}", different[1], level) for level in numbers
             ],
         }
-    _draw(rows, data, output, weights, mln, dasr, limit, seed, max_size)
+    _draw(rows, data, photos, output, weights, mln, dasr, seed, max_size)
 
 
 def _different(option: str, value: str) -> list[float]:
@@ -109,20 +110,34 @@ def _kernel_name(kernel: tuple[float, float, float]) -> str:
     return f"{l1:g}, {l2:g}, {degrees:g}\N{DEGREE SIGN}"
 
 
+def _photos(
+    data: Path,
+    output: Path,
+    weights: Sequence[str] | None,
+    dasr: Path | None,
+    limit: int | None,
+) -> "list[Source]":
+    """Find the photos; refuse options that name no files, before torch is imported."""
+    if not weights and dasr is None:
+        refuse("there is nothing to draw: give --weights NAME=FILE or --dasr FILE")
+    with refusing():
+        check_folder(data)
+        files = list(shared.named_paths("--weights", weights).values())
+    return shared.check_files(output, [data], files)[:limit]
+
+
 def _draw(
     rows: "dict[str, list[Condition]]",
     data: Path,
+    photos: "Sequence[Source]",
     output: Path,
     weights: Sequence[str] | None,
     mln: Path | None,
     dasr: Path | None,
-    limit: int | None,
     seed: int,
     max_size: int,
 ) -> None:
     """Represent all photos under the degradations of each row, and draw a panel for each network."""
-    if not weights and dasr is None:
-        refuse("there is nothing to draw: give --weights NAME=FILE or --dasr FILE")
     from mrda.paper.figures.photos import smallest_side
     from mrda.paper.figures.tsne import (
         PERPLEXITY,
@@ -132,15 +147,12 @@ def _draw(
         require_sklearn,
         save_tsne,
     )
-    from mrda.photo.images import find_images
 
     try:
         require_sklearn()
     except ModuleNotFoundError as error:
         refuse(str(error))
     with refusing():
-        check_folder(data)
-        photos = find_images([data])[:limit]
         networks = _load(weights, mln, dasr)
         scale = shared.one_scale(network.scale for network in networks.values() if network.scale is not None) or 4
         if len(photos) < 2:

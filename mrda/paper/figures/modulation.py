@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from mrda.core.files import write_csv
 from mrda.degradations.resample import bicubic
 from mrda.evaluation.metrics import psnr_y
-from mrda.networks import MRDAStudent
+from mrda.networks import BlindNetwork, MRDAStudent
 from mrda.paper.figures.canvas import Cell, csv_beside, new_figure, plain, save_figure, shorten
 from mrda.photo.images import to_array
 
@@ -90,15 +90,18 @@ def local_texture(lr: torch.Tensor, window: int = TEXTURE_WINDOW) -> torch.Tenso
     return (square - mean.square()).clamp(min=0).sqrt()
 
 
-def check_has_masks(network: MRDAStudent) -> None:
-    """Refuse a network without masks.
+def with_masks(network: BlindNetwork) -> MRDAStudent:
+    """Return a network whose convolutions have masks.
 
     Raises:
-        ValueError: its convolutions are those of an ablation, without masks.
+        ValueError: it is a sister of MRDA's student, or its convolutions are those of an ablation.
     """
+    if not isinstance(network, MRDAStudent):
+        raise ValueError(f"the network is {type(network).__name__}, but only an MRDAStudent has masks to draw a map of")
     conv_type = network.rdan.hyperparameters["conv_type"]
     if conv_type != "rda":
         raise ValueError(f"the network has conv_type {conv_type!r}, but only 'rda' has masks to draw a map of")
+    return network
 
 
 @torch.no_grad()
@@ -124,7 +127,7 @@ def modulate(
     Raises:
         ValueError: the network has no masks, or makes NaN or infinite values.
     """
-    check_has_masks(network)
+    with_masks(network)
     inputs = lr.to(next(network.parameters()))
     idr = network.degradation(inputs)
     sr = network(inputs, idr).to(lr)

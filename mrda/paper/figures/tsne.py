@@ -15,9 +15,10 @@ from torch import Tensor
 
 from mrda.core.files import write_csv
 from mrda.core.packages import require_package
+from mrda.evaluation.methods import teacher_representation
 from mrda.evaluation.methods_loading import recorded_adaptation
 from mrda.evaluation.samples import Condition, Sample, make_sample
-from mrda.networks import MLN, MRDAStudent, MRDATeacher, adaptation
+from mrda.networks import MLN, MRDAStudent, MRDATeacher
 from mrda.networks.layers import freeze
 from mrda.paper.figures.canvas import COLOURS, MARKERS, Cell, csv_beside, new_figure, plain, save_figure
 from mrda.paper.figures.photos import LARGEST_SIDE, read_centre
@@ -102,20 +103,17 @@ def load_representation(
     if not isinstance(network, MRDATeacher):
         kind = type(network).__name__
         raise ValueError(f"{weights} holds an {kind}, but must hold an MRDAStudent or an MRDATeacher")
-    if mln is None:
-        raise ValueError(f"{weights} holds an MRDATeacher, whose MLN must be given too")
-    adapted = load_weights(mln)
-    if not isinstance(adapted, MLN) or adapted.num_feat != network.den.in_channels or adapted.scale != network.scale:
-        raise ValueError(f"{mln} must hold an MLN of scale {network.scale} and {network.den.in_channels} features")
-    teacher, mln_network = freeze(network).to(device), freeze(adapted).to(device)
-    options = recorded_adaptation(weights, network)._asdict()
-
-    def represent(sample: Sample) -> Tensor:
-        lr, lr_up, hr = (image.to(device) for image in (sample.lr, sample.lr_up, sample.hr))
-        fast = adaptation.adapt(mln_network, lr, lr_up, hr, **options)
-        return teacher.degradation(adaptation.features(mln_network, fast, lr))[0].cpu()
-
-    return Representation(teacher.scale, represent, adapts=True)
+    adapted: MLN | None = None
+    if network.options.den_input == "features":
+        if mln is None:
+            raise ValueError(f"{weights} holds an MRDATeacher, whose MLN must be given too")
+        found, wanted = load_weights(mln), (network.scale, network.den.in_channels)
+        if not isinstance(found, MLN) or (found.scale, found.num_feat) != wanted:
+            raise ValueError(f"{mln} must hold an MLN of scale {network.scale} and {network.den.in_channels} features")
+        adapted = freeze(found).to(device)
+    teacher = freeze(network).to(device)
+    represent = teacher_representation(teacher, adapted, **recorded_adaptation(weights, network)._asdict())
+    return Representation(teacher.scale, lambda sample: represent(sample)[0].cpu(), adapts=adapted is not None)
 
 
 def representations(

@@ -27,8 +27,9 @@ from torch import Tensor
 
 from mrda.core.environment import timing_environment
 from mrda.core.randomness import generator
-from mrda.degradations import CommonOptions, RealDegradation, quantize
+from mrda.degradations import RealDegradation, quantize
 from mrda.degradations.real.draw import RealDraw, RoundDraw
+from mrda.options.classic import CommonOptions
 from mrda.paper.studies import command
 
 SCALE = 4

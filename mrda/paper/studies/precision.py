@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loss of PSNR-Y by half precision: of the features at inference, and of the weights in their file.
 
-    python -m mrda.paper.studies.precision --weights WEIGHTS --data Set5 --update docs/performance.md
+    python -m mrda.paper.studies.precision --weights mrda-x4-iso mrda-x4-aniso-noise --data Set5 \
+        --json benchmarks/results/precision.json --update docs/performance.md
 
 Gaussian8 as in `mrda evaluate`. Every variant upscales the same LR; those of dtypes keep the weights in float32.
 """
@@ -30,32 +31,36 @@ EXACT = "nothing"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure every variant on every folder."""
     parser = command.parser(__doc__)
-    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="a student's weights, in float32")
+    parser.add_argument("--weights", nargs="+", type=Path, required=True, metavar="FILE", help="students' weights")
     parser.add_argument("--data", nargs="+", type=Path, required=True, metavar="DIR", help="folders of HR photos")
     options = parser.parse_args(arguments)
     command.run(parser, options, SECTION, lambda: study(options.weights, options.data), document)
 
 
-def study(weights: Path, folders: Sequence[Path]) -> dict[str, Any]:
-    """Measure all folders, by name.
+def study(weights: Sequence[Path], folders: Sequence[Path]) -> dict[str, Any]:
+    """Measure all folders with all weights: results by the names of the weights, then of the folders.
 
     Raises:
-        ValueError: the weights are not a student's.
+        ValueError: weights are not a student's.
     """
-    student = load_weights(weights)
-    if not isinstance(student, MRDAStudent):
-        raise ValueError(f"--weights is {weights}, but must hold an MRDAStudent")
-    return {folder.name: measure(student, folder) for folder in folders}
+    students = {}
+    for path in weights:
+        student = load_weights(path)
+        if not isinstance(student, MRDAStudent):
+            raise ValueError(f"--weights is {path}, but must hold an MRDAStudent")
+        students[path.name.removesuffix(".safetensors")] = student
+    return {name: {folder.name: measure(s, folder) for folder in folders} for name, s in students.items()}
 
 
 def document(results: Mapping[str, Any]) -> str:
     """The scores and losses as Markdown, ending in a newline."""
     rows = [
-        (name, variant, f"{psnr:.4f}", "" if variant == EXACT else f"{result['loss'][variant]:+.4f}")
-        for name, result in results.items()
+        (weights, name, variant, f"{psnr:.4f}", "" if variant == EXACT else f"{result['loss'][variant]:+.4f}")
+        for weights, of_folders in results.items()
+        for name, result in of_folders.items()
         for variant, psnr in result["psnr_y"].items()
     ]
-    return table(("Data set", "in half precision", "PSNR-Y (dB)", "lost (dB)"), rows, left=2)
+    return table(("Weights", "Data set", "in half precision", "PSNR-Y (dB)", "lost (dB)"), rows, left=3)
 
 
 def variants(student: MRDAStudent) -> dict[str, Method]:

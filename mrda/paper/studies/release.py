@@ -1,39 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of released weights: the one that the package ships, its learning curve, and tables of its scores.
 
-    python -m mrda.paper.studies.release pack runs/iso/student/weights.safetensors --name mrda-x4-iso
+    python -m mrda.paper.studies.release pack runs/clean --name mrda-x4 --license CC-BY-4.0 --description 'For ...'
+    python -m mrda.paper.studies.release card mrda-x4 --scores gaussian8=scores.json mrda9=noisy.json
+    python -m mrda.paper.studies.release photographers ATTRIBUTION.tsv
     python -m mrda.paper.studies.release curve '1, teacher:64:log.jsonl' '1, student:64:log.jsonl' --name mrda-x4-iso
     python -m mrda.paper.studies.release table docs/weights/mrda-x4-iso.json --update docs/weights/mrda-x4-iso.md
     python -m mrda.paper.studies.release table mrda9.json --protocol mrda9 --section weights-mrda9 --update card.md
     python -m mrda.paper.studies.release compare T1=t1.json T2=t2.json --update page.md
 
-`pack` writes mrda/weights_data/NAME.safetensors in float16 and prints its SHA-256 for
-`mrda.upscale.weights.BUNDLED`; `curve` writes docs/weights/NAME.jsonl, the legs' logs one after the other, and the
-picture NAME.png; `table` and `compare` read the files of `mrda evaluate --json`.
+`pack` writes mrda/weights_data/NAME.safetensors in float16, its entry in registry.json and the folder's LICENSE; `card`
+writes docs/weights/NAME.md, or its sections, the scores, and NAME.model.json for OpenModelDB; `photographers` writes
+docs/weights/photographers.md, which names the authors of the training photos; `curve` writes docs/weights/NAME.jsonl,
+the legs' logs one after the other, and the picture NAME.png; `table` and `compare` read the files of
+`mrda evaluate --json`.
 """
 
 import argparse
-import hashlib
+import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from mrda.core.files import atomic_write, write_text
 from mrda.core.markdown import Page, table
-from mrda.evaluation.paper import paper_rows
 from mrda.evaluation.tables_markdown import by_noise, markdown
-from mrda.networks import load_network, read_metadata, save_network
 from mrda.paper.figures.canvas import new_figure
-from mrda.upscale.weights import BUNDLED_FOLDER
+from mrda.paper.studies import photographers, shipping
+from mrda.paper.studies.shipping import DOCS, document, printed
 
-DOCS = Path(__file__).resolve().parents[3] / "docs" / "weights"
 SECTION = "weights"
-LICENSE = "CC-BY-NC-4.0"
-KEPT = ("stage", "step", "data", "recipe", "config_hash", "torch_version")
-"""Metadata of a run's weights that the released file keeps."""
-PAPER = ("MRDA_S", "DASR", "RCAN")
+SAID = ("license", "description", "attribution", "author", "date", "tags", "data", "training", "ancestor", "url")
+"""Options of `pack` that go into the metadata."""
 WINDOW = 9  # records that the curve is smoothed over
 
 
@@ -41,8 +41,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Make the files of released weights."""
     command = argparse.ArgumentParser(description=main.__doc__, allow_abbrev=False)
     parts = command.add_subparsers(dest="part", required=True)
-    packing = parts.add_parser("pack", help="the file that the package ships")
-    packing.add_argument("weights", type=Path, help="a trained student")
+    packing = parts.add_parser("pack", help="the file that the package ships, and its entry in the registry")
+    packing.add_argument("weights", type=Path, help="a finished run's folder, or a file of a student's weights")
+    said = packing.add_argument_group("metadata of the file")
+    said.add_argument("--license", required=True, choices=shipping.LICENCES, help="licence of the weights")
+    said.add_argument("--description", required=True, help="one sentence: the photos that they are for")
+    said.add_argument("--attribution", default=shipping.ATTRIBUTION, help="the name to give (default: %(default)s)")
+    said.add_argument("--author", default=shipping.AUTHOR, help="(default: %(default)s)")
+    said.add_argument("--date", default=datetime.date.today().isoformat(), help="(default: today)")
+    said.add_argument("--tags", default="photo", help="OpenModelDB's tags, divided by ', ' (default: %(default)s)")
+    said.add_argument("--data", help="the training photos (default: as the run says)")
+    said.add_argument("--training", help="how long, on which machine, in a few words")
+    said.add_argument("--ancestor", help="the weights that training began with (default: as the run says)")
+    said.add_argument("--url", help="address of the file")
+    packing.add_argument("--partner-of", metavar="NAME", help="weights of the package that these are the strength 1 of")
+    packing.add_argument("--replaces", metavar="NAME", help="weights of the package whose name leads to these")
+    carding = parts.add_parser("card", help="the page on shipped weights, their scores, and OpenModelDB's record")
+    carding.add_argument("name", help="name of the weights")
+    carding.add_argument(
+        "--scores", nargs="+", default=[], metavar="PROTOCOL=FILE", help="each written by `mrda evaluate --json`"
+    )
+    naming = parts.add_parser("photographers", help="the page that names the authors of the training photos")
+    naming.add_argument("list", type=Path, help="ATTRIBUTION.tsv of the photos")
     curving = parts.add_parser("curve", help="the log and its picture")
     curving.add_argument("legs", nargs="+", metavar="LEG:BATCH:LOG", help="log.jsonl files in order")
     for part in (packing, curving):
@@ -59,7 +79,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = command.parse_args(arguments)
     try:
         if options.part == "pack":
-            pack(options.weights, options.name)
+            shipping.pack(
+                options.weights,
+                options.name,
+                {key: value for key, value in vars(options).items() if key in SAID and value is not None},
+                partner_of=options.partner_of,
+                replaces=options.replaces,
+            )
+        elif options.part == "card":
+            shipping.write_card(options.name, {p: Path(file) for p, file in _assigned(options.scores)})
+        elif options.part == "photographers":
+            write_text(DOCS / "photographers.md", photographers.page(options.list, shipping.PHOTOGRAPHED))
         elif options.part == "curve":
             curve([leg.split(":", maxsplit=2) for leg in options.legs], options.name)
         else:
@@ -74,23 +104,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _content(options: argparse.Namespace) -> str:
     if options.part == "compare":
-        return comparison({name: Path(path) for name, path in (run.split("=", 1) for run in options.runs)})
+        return comparison({name: Path(path) for name, path in _assigned(options.runs)})
     scores = datasets(options.scores)
     if options.protocol == "gaussian8":
         return document(scores)
     return (by_noise if options.short else markdown)(scores, options.protocol)
 
 
-def pack(weights: Path, name: str) -> None:
-    """Write the weights in float16 with their metadata, without the paths of the machine that they come from."""
-    target = BUNDLED_FOLDER / f"{name}.safetensors"
-    target.parent.mkdir(exist_ok=True)
-    said = {key: value for key, value in read_metadata(weights).items() if key in KEPT}
-    recipe = json.loads(said["recipe"])
-    recipe["data.sources"] = [Path(source).name for source in recipe["data.sources"]]
-    said["recipe"] = json.dumps(recipe)
-    save_network(load_network(weights).half(), target, license=LICENSE, **said)
-    print(f'"{name}": "{hashlib.sha256(target.read_bytes()).hexdigest()}",')
+def _assigned(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield names and values of words such as NAME=VALUE; raises ValueError for others."""
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"{word} must be NAME=FILE")
+        yield name, value
 
 
 def curve(legs: Sequence[Sequence[str]], name: str) -> None:
@@ -122,30 +149,16 @@ def curve(legs: Sequence[Sequence[str]], name: str) -> None:
         figure.savefig(file, format="png", dpi=120, facecolor="white", metadata={"Software": None})
 
 
-def document(scores: Mapping[str, Any]) -> str:
-    """Scores of each set, ours and bicubic's measured, the paper's printed, as Markdown; a row for each method."""
-    rows = []
-    for name, methods in scores.items():
-        rows += [[name, method, f"{s['psnr_y']:.2f}", f"{s['ssim_y']:.4f}"] for method, s in methods.items()]
-        rows += [[name, f"{row.method} (paper)", f"{row.psnr_y:.2f}", f"{row.ssim_y:.4f}"] for row in _printed(name)]
-    return table(["Data set", "Method", "PSNR-Y (dB)", "SSIM-Y"], rows, left=2)
-
-
 def overview(scores: Mapping[str, Any]) -> str:
     """The scores of `document` in a row for each set: PSNR-Y in dB / SSIM-Y."""
     columns: dict[str, dict[str, str]] = {}
     for name, methods in scores.items():
         cells = {method: f"{s['psnr_y']:.2f} / {s['ssim_y']:.4f}" for method, s in methods.items()}
-        cells |= {f"{row.method} (paper)": f"{row.psnr_y:.2f} / {row.ssim_y:.4f}" for row in _printed(name)}
+        cells |= {f"{row.method} (paper)": f"{row.psnr_y:.2f} / {row.ssim_y:.4f}" for row in printed(name)}
         columns[name] = cells
     methods = dict.fromkeys(method for cells in columns.values() for method in cells)
     rows = [[name, *(cells.get(method, "-") for method in methods)] for name, cells in columns.items()]
     return table(["PSNR-Y (dB) / SSIM-Y", *methods], rows, left=1)
-
-
-def _printed(name: str) -> list[Any]:
-    """The paper's rows for a data set."""
-    return [row for row in paper_rows(name, "gaussian8", 4) if row.method in PAPER]
 
 
 def comparison(runs: Mapping[str, Path]) -> str:

@@ -1,0 +1,475 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The study of the distillation: which of its choices let the student learn what the teacher knows.
+
+Every row is trained from the same MLN, in equal numbers of optimizer steps, for each seed, and measured on the same
+photos. Rows that are finished are kept, so that an interrupted study resumes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mrda.config import StageName, TrainConfig
+from mrda.config.load import load_config
+from mrda.core.files import write_text
+from mrda.core.markdown import table
+from mrda.core.packages import require_package
+from mrda.core.randomness import generator, seeded_weights
+from mrda.data.patches import load_patches
+from mrda.degradations.classic import crop_to_multiple
+from mrda.evaluation.methods import AdaptOptions, student_method, teacher_method, teacher_representation
+from mrda.evaluation.metrics import psnr_y
+from mrda.evaluation.protocols import isotropic_conditions
+from mrda.evaluation.samples import Method, Sample, make_sample
+from mrda.networks import MLN, MRDAStudent, MRDATeacher, load_network
+from mrda.networks.layers import freeze, to_channels_last
+from mrda.paper.figures.canvas import COLOURS, new_figure, require_matplotlib, save_figure
+from mrda.photo.images import Source, read_rgb, source_name, to_tensor
+from mrda.training import STAGES, train
+from mrda.training.checkpoints import refusals
+from mrda.training.components import build_degradation, build_student, upscaler_is_frozen
+from mrda.training.stages import StudentStage
+
+_log = logging.getLogger(__name__)
+
+SEEDS = (1, 2)
+GAUSSIAN = (1.8, 2.4, 3.2)
+"""Blurs that PSNR-Y is measured under: the ends of Gaussian8 and one between."""
+WIDE = (0.2, 1.2, 2.4, 4.0)
+"""Blurs of the wide protocol: the range of the training."""
+SILHOUETTE = (0.8, 1.6, 2.4, 3.2)
+"""Blurs that representations are grouped by."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the study.
+
+    Args:
+        title: what it is, for the table.
+        stage: the stage whose network is measured.
+        options: assignments to the base's options.
+        teacher: for a student, the row of its teacher.
+        encoder: for a student, the share of its steps that the encoder-only phase takes; None for the base's.
+    """
+
+    title: str
+    stage: StageName
+    options: tuple[str, ...] = ()
+    teacher: str | None = None
+    encoder: float | None = None
+
+
+_KL = ("student.lambda_abs=0", "student.lambda_kl=1")
+ROWS: Mapping[str, Row] = {
+    "t1": Row("T1: DEN reads LR, half the steps", "teacher", ("teacher.den_input=lr",)),
+    "s6": Row("S6: DEN reads LR, no teacher", "teacher", ("teacher.den_input=lr",)),
+    "t2": Row("T2: teacher with MLN", "teacher"),
+    "s3": Row("S3: its student, by the L1 distance", "student", (), "t2"),
+    "kdsr_t": Row("teacher of LR and HR, no MLN (KDSR)", "teacher", ("teacher.den_input=lr_hr",)),
+    "kdsr_s": Row(
+        "its student, released loss",
+        "student",
+        ("teacher.den_input=lr_hr", "student.lambda_kl=1", "student.lambda_abs=0.1"),
+        "kdsr_t",
+    ),
+    "no_distillation": Row("S3 without distillation", "student", ("student.lambda_kl=0", "student.lambda_abs=0"), "t2"),
+    "released_loss": Row(
+        "S3, released loss: KL and 0.1 L1", "student", ("student.lambda_kl=1", "student.lambda_abs=0.1"), "t2"
+    ),
+    "s6_norm": Row("S6, normalised IDRs", "teacher", ("teacher.den_input=lr", "networks.den_norm=batch")),
+    "t2_norm": Row("T2, normalised IDRs", "teacher", ("networks.den_norm=batch",)),
+    "s3_norm": Row("S3, normalised IDRs", "student", ("networks.den_norm=batch",), "t2_norm"),
+    "he": Row("S3, DEN by He's rule", "student", ("networks.den_init=he",), "t2"),
+    "t2_other": Row("T2, MLN adapted to another patch", "teacher", ("adaptation.on=other",)),
+    "s3_other": Row("S3, MLN adapted to another patch", "student", ("adaptation.on=other",), "t2_other"),
+    "t2_norm_other": Row(
+        "T2, another patch, normalised IDRs", "teacher", ("adaptation.on=other", "networks.den_norm=batch")
+    ),
+    "s3_norm_other": Row(
+        "S3, another patch, normalised IDRs",
+        "student",
+        ("adaptation.on=other", "networks.den_norm=batch"),
+        "t2_norm_other",
+    ),
+    "kl": Row("S3, KL alone", "student", _KL, "t2"),
+    "kl_16": Row("S3, KL alone, 1/16", "student", ("student.lambda_abs=0", "student.lambda_kl=0.0625"), "t2"),
+    "kl_256": Row("S3, KL alone, 1/256", "student", ("student.lambda_abs=0", "student.lambda_kl=0.00390625"), "t2"),
+    "kl_soft": Row("S3, KL alone, temperature 1", "student", (*_KL, "student.kl_temperature=1"), "t2"),
+    "encoder_12": Row("S3, encoder-only phase of 12 %", "student", (), "t2", 0.12),
+    "encoder_50": Row("S3, encoder-only phase of 50 %", "student", (), "t2", 0.5),
+    "rdan_3": Row("S3, a third of the rate for RDAN", "student", ("student.rdan_lr_factor=0.3333",), "t2"),
+    "rdan_10": Row("S3, a tenth of the rate for RDAN", "student", ("student.rdan_lr_factor=0.1",), "t2"),
+    "unclipped": Row("S3, gradients not clipped", "student", ("train.gradient_clip=null",), "t2"),
+}
+"""The rows by name, in the order of the table."""
+
+PROBES = {
+    f"{init}, a blur per {per}": (f"networks.den_init={init}", f"degradation.per={per}")
+    for init in ("torch", "he", "edges")
+    for per in ("batch", "image")
+}
+"""Trainings of a DEN to read the blur itself from LR, by name."""
+PROBE_STEPS = 400
+PROBE_EVERY = 50
+
+
+class Study:
+    """The rows' configurations, and their training and measurement in one folder.
+
+    Args:
+        base: name or path of the configuration that the rows change.
+        run_dir: folder of the study.
+        data: photos to measure on, by the name of their set; never trained on.
+        seeds: seeds that every row is trained with.
+        overrides: overrides of the base, as for `mrda.config.load.load_config`; a row's own options take precedence.
+        progress: show progress on the terminal.
+
+    Raises:
+        ValueError: a configuration is refused.
+    """
+
+    def __init__(
+        self,
+        base: str | Path,
+        run_dir: Path,
+        data: Mapping[str, Sequence[Source]],
+        *,
+        seeds: Sequence[int] = SEEDS,
+        overrides: Sequence[str] = (),
+        progress: bool = True,
+    ) -> None:
+        self.base, self.run_dir, self.data, self.seeds = base, run_dir, data, tuple(seeds)
+        self.overrides, self.progress = tuple(overrides), progress
+        for row in ROWS:
+            config = self.config(row, self.seeds[0])
+            config.check_stages([ROWS[row].stage])
+
+    def config(self, row: str, seed: int) -> TrainConfig:
+        """The configuration of a row; S6 takes as many steps as teacher and student together."""
+        options = ("seed=" + str(seed), *ROWS[row].options)
+        config = load_config(self.base, [*self.overrides, *options])
+        if row in ("s6", "s6_norm"):
+            steps = config.teacher.steps + config.student.steps
+            kept = [text for text in self.overrides if not text.startswith(("train.steps=", "teacher.steps="))]
+            config = load_config(self.base, [*kept, *options, f"teacher.steps={steps}"])
+        if (share := ROWS[row].encoder) is not None:
+            encoder_steps = f"student.encoder_steps={round(share * config.student.steps)}"
+            config = load_config(self.base, [*self.overrides, *options, encoder_steps])
+        return config
+
+    def results(self) -> dict[str, Any]:
+        """Train and measure whatever is not there yet; return all results, fit for JSON."""
+        probes = {name: self._kept(f"probe {name}", self._probe, name) for name in PROBES}
+        rows = {row: [self._kept(f"{row} {seed}", self._measured, row, seed) for seed in self.seeds] for row in ROWS}
+        return {
+            "config": ", ".join([str(self.base), *self.overrides]),
+            "seeds": list(self.seeds),
+            "photos": {name: len(photos) for name, photos in self.data.items()},
+            "probes": probes,
+            "rows": rows,
+        }
+
+    def weights(self, row: str, seed: int) -> Path:
+        """Train a row, and what it starts from, unless that is done; return its weights."""
+        config, stage = self.config(row, seed), ROWS[row].stage
+        given = self._inputs(row, seed)
+        return train(_starting_from(config, stage, given), self._folder(row, seed), stages=[stage], progress=False)[
+            stage
+        ]
+
+    def _inputs(self, row: str, seed: int) -> dict[str, Path]:
+        config, teacher = self.config(row, seed), ROWS[row].teacher
+        given = {}
+        if "mln" in STAGES[ROWS[row].stage].inputs(config):
+            mln = self.config("t2", seed)
+            given["mln"] = train(mln, self._folder("mln", seed), stages=["bicubic", "meta"], progress=False)["meta"]
+        if teacher is not None:
+            given["teacher"] = self.weights(teacher, seed)
+        return given
+
+    def _folder(self, row: str, seed: int) -> Path:
+        return self.run_dir / f"seed-{seed}" / row
+
+    def _kept(self, name: str, make: Any, *arguments: Any) -> Any:
+        """Return a finished result from its file, or make it and write the file."""
+        path = self.run_dir / "results" / f"{name}.json"
+        if not path.is_file():
+            _log.info("distillation: %s", name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(make(*arguments), indent=1))
+        return json.loads(path.read_text("utf-8"))
+
+    # Measurement
+
+    def _measured(self, row: str, seed: int) -> dict[str, Any]:
+        config, weights = self.config(row, seed), self.weights(row, seed)
+        network = to_channels_last(freeze(load_network(weights)))
+        found: dict[str, Any] = {"seed": seed, "steps": config.stage(ROWS[row].stage).steps}
+        if isinstance(network, MRDATeacher):
+            return found | self._measured_teacher(config, network, self._inputs(row, seed).get("mln"))
+        assert isinstance(network, MRDAStudent)
+        method = student_method(network)
+        found["psnr_y"] = self._psnr(config, method, GAUSSIAN)
+        mean = torch.cat([network.degradation(sample.lr) for _, _, sample in self._samples(config, WIDE)]).mean(
+            dim=0, keepdim=True
+        )
+        own = self._psnr(config, method, WIDE)
+        same = self._psnr(config, lambda sample: network(sample.lr, mean), WIDE)
+        found["cost_of_the_mean_idr"] = {name: own[name] - same[name] for name in own}
+        found |= self._told_apart(config, lambda sample: network.degradation(sample.lr))
+        if ROWS[row].stage == "student":
+            found |= self._distilled(config, row, seed, weights)
+        return found
+
+    def _measured_teacher(self, config: TrainConfig, network: MRDATeacher, path: Path | None) -> dict[str, Any]:
+        mln: MLN | None = None
+        options: AdaptOptions = {}
+        if path is not None:
+            loaded = load_network(path, expect=MLN)
+            assert isinstance(loaded, MLN)
+            mln = to_channels_last(freeze(loaded))
+            options = {
+                "steps": config.adaptation.inner_steps,
+                "inner_lr": config.adaptation.inner_lr,
+                "clip": config.adaptation.inner_clip,
+                "freeze_upscaler": upscaler_is_frozen(config, "teacher"),
+            }
+        found: dict[str, Any] = {"psnr_y": self._psnr(config, teacher_method(network, mln, **options), GAUSSIAN)}
+        return found | self._told_apart(config, teacher_representation(network, mln, **options))
+
+    def _samples(self, config: TrainConfig, blurs: Sequence[float]) -> Iterable[tuple[str, float, Sample]]:
+        for name, photos in self.data.items():
+            for photo in photos:
+                hr = crop_to_multiple(to_tensor(read_rgb(photo)), config.scale)
+                for blur, condition in zip(blurs, isotropic_conditions(blurs), strict=True):
+                    sample = make_sample(
+                        hr,
+                        condition,
+                        config.scale,
+                        image=source_name(photo),
+                        seed=config.seed,
+                        **config.degradation.resampling,
+                    )
+                    yield name, blur, sample
+
+    def _psnr(self, config: TrainConfig, method: Method, blurs: Sequence[float]) -> dict[str, float]:
+        """Mean PSNR-Y over photos and blurs, by set."""
+        found: dict[str, list[float]] = {name: [] for name in self.data}
+        with torch.no_grad():
+            for name, _, sample in self._samples(config, blurs):
+                found[name].append(float(psnr_y(method(sample).float(), sample.hr, config.scale)))
+        return {name: fmean(values) for name, values in found.items()}
+
+    def _told_apart(self, config: TrainConfig, represent: Any) -> dict[str, Any]:
+        """Silhouette of the raw IDRs by blur, and their first principal component by blur."""
+        from sklearn.metrics import silhouette_score
+
+        blurs, vectors = [], []
+        with torch.no_grad():
+            for _, blur, sample in self._samples(config, SILHOUETTE):
+                blurs.append(blur)
+                vectors.append(represent(sample)[0].float())
+        idrs = torch.stack(vectors)
+        centred = idrs - idrs.mean(dim=0)
+        component = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[0]
+        component = component / component.std()
+        # Its sign is arbitrary: more is more blur.
+        if component @ (torch.tensor(blurs) - fmean(blurs)) < 0:
+            component = -component
+        return {
+            "silhouette": float(silhouette_score(idrs.numpy(), [str(blur) for blur in blurs])),
+            "component": [[blur, round(float(value), 4)] for blur, value in zip(blurs, component, strict=True)],
+        }
+
+    def _distilled(self, config: TrainConfig, row: str, seed: int, weights: Path) -> dict[str, Any]:
+        """R2 of the teacher's IDR on fresh patches, and gradient norms of the loss's terms, first and last."""
+        inputs = self._inputs(row, seed)
+        first, last = (StudentStage(config, inputs) for _ in range(2))
+        last.network.load_state_dict(load_network(weights).state_dict())
+        patches = load_patches(config.data, config.scale)
+        batches = []
+        for number in range(16):
+            hr = patches.sample(config.student.batch, generator(seed, "distillation", number)).float() / 255
+            batches.append(last.degrade(hr, generator(seed, "distillation", number, "degradation")))
+        with torch.no_grad():
+            known = torch.cat([last.teacher.degradation(last.seen_by_teacher(batch)) for batch in batches])
+            read = torch.cat([last.network.degradation(batch.lr) for batch in batches])
+        norms = {}
+        for when, stage in (("first", first), ("last", last)):
+            terms = stage.loss(config.student.steps, batches[0])
+            norms[when] = {
+                f"{term} at {part}": _norm(terms[term], list(getattr(stage.network, part).parameters()))
+                for term in ("kl", "abs", "l1")
+                for part in ("den", "rdan")
+            }
+        return {"r2": float(1 - (read - known).square().mean() / known.var(dim=0).mean()), "gradient_norms": norms}
+
+    def _probe(self, name: str) -> list[list[float]]:
+        """Train a DEN on the blur itself; R2 on fresh patches after 0, 50, ... steps."""
+        config = load_config(self.base, [*self.overrides, *PROBES[name]])
+        fresh = load_config(self.base, [*self.overrides, "degradation.per=image"])
+        return blur_probe(config, fresh, steps=PROBE_STEPS, every=PROBE_EVERY)
+
+
+def blur_probe(
+    config: TrainConfig, fresh: TrainConfig, *, steps: int = PROBE_STEPS, every: int = PROBE_EVERY
+) -> list[list[float]]:
+    """Train the student's DEN, with a linear layer, to read the blur's standard deviation from LR.
+
+    Args:
+        config: the training.
+        fresh: the degradation of the patches that R2 is measured on.
+        steps: Adam steps.
+        every: steps between two measurements.
+
+    Returns:
+        Pairs of steps and R2.
+    """
+    patches = load_patches(config.data, config.scale)
+
+    def batches(settings: TrainConfig, label: str, count: int) -> Iterable[tuple[Tensor, Tensor]]:
+        degradation = build_degradation(settings)
+        for number in range(count):
+            hr = patches.sample(config.student.batch, generator(config.seed, label, number)).float() / 255
+            batch = degradation(hr, generator(config.seed, label, number, "degradation"))
+            assert batch.kernel is not None
+            offsets = torch.arange(batch.kernel.shape[-1]) - batch.kernel.shape[-1] // 2
+            sigma = (batch.kernel * offsets.square()).sum(dim=(1, 2)).sqrt()
+            yield batch.lr, sigma.expand(len(batch.lr))
+
+    held = list(batches(fresh, "probe, held", 24))
+    with seeded_weights(config.seed, "probe", "weights"):
+        den = build_student(config).den
+        head = nn.Linear(4 * config.networks.den_width, 1)
+    reader = nn.Sequential(den, head)
+    rate = config.student.encoder_lr
+    optimizer = torch.optim.Adam(reader.parameters(), rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    found = []
+
+    def r2() -> float:
+        with torch.no_grad():
+            read = torch.cat([reader(lr)[:, 0] for lr, _ in held])
+        true = torch.cat([sigma for _, sigma in held])
+        return float(1 - (read - true).square().mean() / true.var())
+
+    for step, (lr, sigma) in enumerate(batches(config, "probe", steps)):
+        optimizer.zero_grad()
+        (reader(lr)[:, 0] - sigma).square().mean().backward()
+        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % every == 0:
+            found.append([step + 1, round(r2(), 4)])
+    return found
+
+
+def _starting_from(config: TrainConfig, stage: StageName, inputs: Mapping[str, Path]) -> TrainConfig:
+    section = config.stage(stage).model_copy(update={f"init_{name}": path for name, path in inputs.items()})
+    return config.model_copy(update={stage: section})
+
+
+def _norm(term: Tensor, parameters: Sequence[Tensor]) -> float:
+    gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+    return float(
+        torch.stack([gradient.norm() for gradient in gradients if gradient is not None] or [torch.zeros(())]).norm()
+    )
+
+
+# Report
+
+
+def ablate(
+    base: str | Path,
+    run_dir: str | Path,
+    data: Mapping[str, Sequence[Source]],
+    *,
+    seeds: Sequence[int] = SEEDS,
+    overrides: Sequence[str] = (),
+) -> str:
+    """Train and measure all rows; writes ``distillation.json``, ``.md`` and two pictures into ``run_dir``.
+
+    Args:
+        base: name or path of the configuration that the rows change.
+        run_dir: folder of the study; made if missing.
+        data: photos to measure on, by the name of their set; never trained on.
+        seeds: seeds that every row is trained with.
+        overrides: overrides of the base; a row's own options take precedence.
+
+    Returns:
+        The table, as Markdown.
+
+    Raises:
+        RunRefusedError: (a ValueError) what `load_config` and `train` refuse.
+        ModuleNotFoundError: scikit-learn or matplotlib is missing; the message names the extra that brings it.
+        FloatingPointError: a training diverged.
+    """
+    require_package("sklearn", name="scikit-learn", user="the ablation study", extra="figures")
+    require_matplotlib()
+    folder = Path(run_dir)
+    with refusals():
+        study = Study(base, folder, data, seeds=seeds, overrides=overrides)
+    results = study.results()
+    write_text(folder / "distillation.json", json.dumps(results, indent=1) + "\n")
+    write_text(folder / "distillation.md", markdown(results))
+    draw(results, folder)
+    return markdown(results)
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The table of the rows: means over seeds, and in brackets the seeds' own values where they decide."""
+    sets = list(results["photos"])
+    header = (
+        "Row",
+        "steps",
+        *(f"PSNR-Y {name}" for name in sets),
+        "silhouette",
+        "cost of the mean IDR",
+        "R2 of the IDR",
+    )
+    lines = []
+    for row, found in results["rows"].items():
+        cells = [ROWS[row].title, str(found[0]["steps"])]
+        for name in sets:
+            values = [one["psnr_y"][name] for one in found]
+            cells.append(f"{fmean(values):.2f} ({', '.join(f'{value:.2f}' for value in values)})")
+        cells.append(f"{fmean(one['silhouette'] for one in found):.2f}")
+        costs = [one.get("cost_of_the_mean_idr") for one in found]
+        cells.append(
+            "" if costs[0] is None else " / ".join(f"{fmean(cost[name] for cost in costs):.2f}" for name in sets)
+        )
+        cells.append("" if "r2" not in found[0] else f"{fmean(one['r2'] for one in found):.2f}")
+        lines.append(cells)
+    return table(header, lines, left=1)
+
+
+def draw(results: Mapping[str, Any], folder: Path) -> None:
+    """Draw what a DEN reads of the blur while it learns, and the networks' IDRs by blur."""
+    figure = new_figure(6, 3.5)
+    axes = figure.subplots()
+    for number, (name, points) in enumerate(results["probes"].items()):
+        colour, style = COLOURS[number // 2], ("--", "-")[number % 2]
+        axes.plot(*zip(*points, strict=True), color=colour, linestyle=style, label=name)
+    axes.set(xlabel="steps", ylabel="R2 of the blur, fresh patches", ylim=(-0.3, 1))
+    axes.legend(frameon=False, fontsize=8)
+    axes.grid(alpha=0.3)
+    save_figure(figure, folder / "blur-probe.png")
+
+    shown = [row for row in ("t2", "s3", "t2_other", "s3_other", "kdsr_s", "s6") if row in results["rows"]]
+    figure = new_figure(2.4 * len(shown), 2.8)
+    for axes, row in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown, strict=True):
+        points = results["rows"][row][0]["component"]
+        axes.plot(*zip(*points, strict=True), "o", color=COLOURS[0], markersize=3, alpha=0.5)
+        axes.set(title=row.replace("_", " "), xlabel="blur (px)")
+        axes.grid(alpha=0.3)
+    save_figure(figure, folder / "idr-by-blur.png")

@@ -1,0 +1,102 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrda.paper.distillation import PROBES, ROWS, Study, ablate, blur_probe, draw, markdown
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study("toy", tmp_path / "run", {"Mine": []}, seeds=(1, 2), overrides=["student.lambda_abs=0.3"])
+
+
+def result(**changes: object) -> dict[str, object]:
+    measured = {
+        "steps": 4,
+        "psnr_y": {"Mine": 20.0},
+        "silhouette": 0.5,
+        "component": [[0.8, -1.0], [3.2, 1.0]],
+    }
+    return measured | changes
+
+
+def results() -> dict[str, object]:
+    rows = {row: [result(), result(psnr_y={"Mine": 21.0})] for row in ROWS}
+    costs = ({"Mine": 0.25}, {"Mine": 0.75})
+    rows["s3"] = [one | {"cost_of_the_mean_idr": cost, "r2": 0.4} for one, cost in zip(rows["s3"], costs, strict=True)]
+    return {"photos": {"Mine": 1}, "rows": rows, "probes": {name: [[50, 0.1], [100, 0.2]] for name in PROBES}}
+
+
+def test_rows_change_the_base_and_s6_takes_the_steps_of_teacher_and_student(study: Study) -> None:
+    configs = {row: study.config(row, 2) for row in ROWS}
+    assert {config.seed for config in configs.values()} == {2}
+    assert configs["s6"].teacher.steps == configs["t2"].teacher.steps + configs["s3"].student.steps
+    assert configs["s3"].student.lambda_abs == 0.3
+    assert configs["no_distillation"].student.lambda_abs == configs["no_distillation"].student.lambda_kl == 0
+    assert {row for row, config in configs.items() if config.teacher.den_input == "lr"} == {"t1", "s6", "s6_norm"}
+
+
+def test_a_finished_row_is_kept(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, int]] = []
+    monkeypatch.setattr(study, "_measured", lambda row, seed: made.append((row, seed)) or result())
+    monkeypatch.setattr(study, "_probe", lambda name: [[50, 0.5]])
+    first = study.results()
+    assert made == [(row, seed) for row in ROWS for seed in (1, 2)]
+    (study.run_dir / "results" / "t2 2.json").unlink()
+    assert study.results() == first
+    assert made[2 * len(ROWS) :] == [("t2", 2)]
+
+
+def test_the_table_has_means_and_the_seeds_own_scores() -> None:
+    table = markdown(results())
+    (line,) = (line for line in table.splitlines() if line.startswith(f"| {ROWS['s3'].title} |"))
+    assert [cell.strip() for cell in line.split("|")[2:-1]] == ["4", "20.50 (20.00, 21.00)", "0.50", "0.50", "0.40"]
+    (line,) = (line for line in table.splitlines() if line.startswith(f"| {ROWS['t2'].title} |"))
+    assert [cell.strip() for cell in line.split("|")[-3:-1]] == ["", ""]
+
+
+def test_pictures_are_written(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    draw(results(), tmp_path)
+    for name in ("blur-probe.png", "idr-by-blur.png"):
+        assert np.asarray(Image.open(tmp_path / name).convert("L")).std() > 5
+
+
+def test_a_den_is_probed_for_the_blur(study: Study) -> None:
+    pytest.importorskip("skimage")
+    config = study.config("s3", 1)
+    found = blur_probe(config, config, steps=2, every=1)
+    assert [steps for steps, _ in found] == [1, 2]
+    assert all(r2 <= 1 for _, r2 in found)
+
+
+@pytest.mark.slow
+def test_the_study_trains_measures_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("skimage")
+    pytest.importorskip("matplotlib")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    photos = []
+    for number in range(2):
+        photos.append(tmp_path / f"{number}.png")
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(photos[-1])
+    run = tmp_path / "run"
+    monkeypatch.setattr("mrda.paper.distillation.ROWS", {row: ROWS[row] for row in ("t1", "s6", "t2", "s3")})
+    monkeypatch.setattr("mrda.paper.distillation.PROBES", dict(list(PROBES.items())[:2]))
+    monkeypatch.setattr("mrda.paper.distillation.PROBE_STEPS", 1)
+    monkeypatch.setattr("mrda.paper.distillation.PROBE_EVERY", 1)
+    table = ablate("toy", run, {"Mine": photos}, seeds=(1,), overrides=["train.steps=2"])
+    report = json.loads((run / "distillation.json").read_text())
+    assert (run / "distillation.md").read_text() == table
+    assert set(report["rows"]) == {"t1", "s6", "t2", "s3"}
+    (s3,) = report["rows"]["s3"]
+    assert set(s3["gradient_norms"]["last"]) == {
+        f"{term} at {part}" for term in ("kl", "abs", "l1") for part in ("den", "rdan")
+    }
+    assert s3["gradient_norms"]["last"]["kl at rdan"] == 0
+    assert s3["gradient_norms"]["last"]["l1 at rdan"] > 0
+    assert report["rows"]["t2"][0]["steps"] == 2
+    assert report["rows"]["s6"][0]["steps"] == 4
