@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,19 @@ def start(*arguments, env=os.environ, **options):
         env={**env, "PYTHONPATH": path},
         **{"stdout": subprocess.PIPE, **options},
     )
+
+
+@contextmanager
+def replaced(mapping, content):
+    """Another content of a mapping, whose order counts, while the context is open."""
+    before = dict(mapping)
+    mapping.clear()
+    mapping.update(content)
+    try:
+        yield
+    finally:
+        mapping.clear()
+        mapping.update(before)
 
 
 def one_sentence(text):

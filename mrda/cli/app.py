@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The root of the command line, where the commands register, and their log on stderr."""
 
+import importlib.metadata
 import logging
 import os
-from typing import Any
+from contextvars import ContextVar
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -32,11 +34,24 @@ def _no_type(ctx: Any) -> None:
     """Return no type, in place of an argument's."""
 
 
+_running: ContextVar["TyperCommand | None"] = ContextVar("running", default=None)
+
+
+def option_of(argument: str) -> str | None:
+    """Return the option by which the running command takes an argument, such as --overlap; None if there is none."""
+    command = _running.get()
+    for param in [] if command is None else command.params:
+        if param.name == argument:
+            return next((option for option in param.opts if option.startswith("--")), None)
+    return None
+
+
 class Command(_PlainParameters, TyperCommand):
     """A command of `mrda`, which ends with a sentence, not a traceback, if the disk is full or fails."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
+        _running.set(self)
         try:
             return super().invoke(ctx)
         except OSError as error:
@@ -75,7 +90,18 @@ def add_group(name: str, *, help: str, short_help: str | None = None) -> Command
     return commands
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mrda {importlib.metadata.version('mrda-kernels')}")
+        raise typer.Exit
+
+
 @app.callback()
-def show_log() -> None:
+def show_log(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
     """Show what the packages log, whatever the command."""
     log_to_stderr()

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
+from mrda.cli.app import option_of
 from mrda.core.faults import reason
 from mrda.core.progress import Task, TerminalProgress
 
@@ -31,6 +32,15 @@ Weights = Annotated[
 ]
 
 
+Strength = Annotated[
+    float | None,
+    typer.Option(
+        "--strength",
+        help="Place between weights and their partner: 0 for clean photos, 1 for degraded ones (default: the weights "
+        "themselves).",
+        metavar="0..1",
+    ),
+]
 OutputFolder = Annotated[Path, typer.Option("-o", "--output", help="Output folder; created if missing.", metavar="DIR")]
 DType = Annotated[
     Literal["auto", "fp32", "bf16", "fp16"],
@@ -40,23 +50,54 @@ Device = Annotated[
     str | None,
     typer.Option("--device", help="Device, such as cpu or cuda:1 (default: a GPU if there is one).", metavar="NAME"),
 ]
+Preset = Annotated[
+    str,
+    typer.Option(
+        "--preset", help="recommended, paper, official, or a preset that the configuration defines.", metavar="NAME"
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Set one option; may be repeated.", metavar="KEY=VALUE"),
+]
 
 
 def refuse(message: str) -> NoReturn:
-    """End with exit code 2 and a message: wrong usage, configuration or weights, found before any work."""
-    _log.error(message)
+    """End with exit code 2 and a message: wrong usage, configuration or weights, found before any work.
+
+    If it begins with an argument of a function that is an option here, it gets the option's dashes: `--overlap is 500`.
+    """
+    name, _, rest = message.partition(" ")
+    option = option_of(name) if rest.startswith(("is ", "are ", "must ")) else None
+    _log.error(message if option is None else f"{option} {rest}")
     raise typer.Exit(2)
 
 
 def chosen_weights(weights: Path | None) -> Path:
-    """Return the weights that were asked for, or the package's default; refuse a name that leads nowhere."""
+    """Return the weights that were asked for, or the package's default; refuse what is missing or no weights."""
+    from mrda.core.weights_files import kind_of_weights
     from mrda.upscale.weights import default_weights, find_weights
 
     if weights is None:
         return Path(default_weights())
     with refusing():  # before torch is imported, which takes seconds
-        find_weights(weights)
+        kind_of_weights(find_weights(weights))
     return weights
+
+
+def check_strength(weights: Path | None, strength: float | None) -> None:
+    """Refuse a strength that is not from 0 to 1, or for weights without a partner; None is the choice by the photo."""
+    from mrda.upscale import strength as strengths
+
+    if strength is None:
+        return
+    with refusing():
+        if weights is not None:
+            strengths.check_strength(weights, strength)
+            return
+        such = " or ".join(strengths.PARTNERS)
+        which = f"name them, such as -w {such}" if such else "leave it out, as no weights of the package have one yet"
+        refuse(f"--strength is for weights with a partner, and without -w the weights depend on the photo: {which}")
 
 
 @contextmanager
@@ -65,6 +106,16 @@ def refusing() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
+        refuse(str(error))
+
+
+def check_training() -> None:
+    """Refuse to train without the packages of the extra `train`."""
+    from mrda.core.packages import require_training
+
+    try:
+        require_training()
+    except ModuleNotFoundError as error:
         refuse(str(error))
 
 

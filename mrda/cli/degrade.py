@@ -66,22 +66,28 @@ def degrade(
     """
     if config is None and preset is None:
         refuse("--preset is missing: name a configuration (see mrda train --list) or a YAML file")
-    import torch
-
-    from mrda.cli.degrade_steps import draw_steps
+    if any(change.startswith("seed=") for change in overrides or ()):
+        refuse("--set seed is the seed of a training: give --seed for that of the photos")
     from mrda.config.load import load_config
     from mrda.photo.images import find_images, read_rgb, to_array, to_tensor, write_image
     from mrda.photo.names import distinct_names
+    from mrda.upscale.finding import check_named
 
     with refusing():
+        check_named(photos)
         if config is None:
             assert preset is not None
             settings = load_config(preset, overrides or ())
         else:
             settings = load_config(config, overrides or (), preset=preset or "recommended")
-        steps_of = _steps(settings)
         sources = find_images(photos)
         names = distinct_names(sources, joint="_")
+    import torch
+
+    from mrda.cli.degrade_steps import draw_steps
+
+    with refusing():
+        steps_of = _steps(settings)
         make_folder(output, "output folder")
 
     failed = done = 0
@@ -113,9 +119,9 @@ def _steps(config: "TrainConfig") -> "Callable[[Tensor, torch.Generator], Iterab
     """Return a function that yields a photo (1, 3, H, W) before the first step and after each; the last image is LR."""
     from mrda.cli.degrade_steps import classic_steps
     from mrda.degradations.classic import ClassicDegradation, crop_to_multiple
-    from mrda.training.components import build_real_degradation
+    from mrda.degradations.real import RealDegradation
 
     if config.degradation.type == "real":
-        return build_real_degradation(config, None).steps
+        return RealDegradation(config.scale, config.real, config.degradation, patch_size=None).steps
     classic = ClassicDegradation(config.scale, config.degradation)
     return lambda hr, generator: classic_steps(classic, crop_to_multiple(hr, classic.scale), generator)

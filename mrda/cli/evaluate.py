@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from mrda.evaluation.paired import Pair
     from mrda.evaluation.samples import Condition, Method
     from mrda.evaluation.tables import AnyRecord
+    from mrda.networks import BlindNetwork
     from mrda.photo.images import Source
 
-_METHODS = ("mrda_s", "mrda_t", "mrda_t3", "mln", "bicubic")
+_METHODS = ("mrda_s", "mrda_t", "mrda_t3", "mln", "dasr", "kdsr_s", "bicubic")
 
 
 @app.command(
@@ -54,8 +55,8 @@ def evaluate(
         typer.Option(
             "--protocol",
             metavar="NAME",
-            help="gaussian8, mrda9, dasr9 or bicubic degrade HR photos; real takes folders with LR and HR; unpaired "
-            "takes folders of LR photos.",
+            help="gaussian8, mrda9, dasr9, dasr-iso, wide or bicubic degrade HR photos; real and div2krk take folders "
+            "with LR and HR; unpaired takes folders of LR photos.",
         ),
     ] = "gaussian8",
     scale: Annotated[
@@ -67,8 +68,8 @@ def evaluate(
         typer.Option(
             "--method",
             metavar="NAME",
-            help="bicubic, to measure it without weights; with weights: mrda_s, mrda_t, mrda_t3 or mln (default: found "
-            "from the weights).",
+            help="bicubic, to measure it without weights; with weights: mrda_s, mrda_t, mrda_t3, mln, dasr or kdsr_s "
+            "(default: found from the weights).",
         ),
     ] = None,
     steps: Annotated[
@@ -77,11 +78,22 @@ def evaluate(
     ] = None,
     peers: Annotated[
         list[Path] | None,
-        typer.Option("--peers", help="Also measure other SR networks, loaded by Spandrel.", metavar="FILE..."),
+        typer.Option("--peers", help="Also measure DASR, KDSR_S, or SR networks of Spandrel.", metavar="FILE..."),
+    ] = None,
+    idr: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--idr",
+            metavar="NAME",
+            help="Also measure the network with another IDR than each photo's own: mean, over the protocol's "
+            "conditions, or other, of another condition; may be repeated (default: own).",
+        ),
     ] = None,
     noise: Annotated[
         list[float] | None,
-        typer.Option("--noise", help="Noise level of mrda9 or dasr9; may be repeated (default: all).", metavar="LEVEL"),
+        typer.Option(
+            "--noise", help="Noise level of mrda9, dasr9 or wide; may be repeated (default: all).", metavar="LEVEL"
+        ),
     ] = None,
     downsample: Annotated[
         str | None,
@@ -93,9 +105,13 @@ def evaluate(
     ] = "clamp",
     variant: Annotated[
         str | None,
-        typer.Option("--variant", help="Luma: released (default), or matlab (default of real).", metavar="NAME"),
+        typer.Option(
+            "--variant", help="Luma: released (default), or matlab (default of real and div2krk).", metavar="NAME"
+        ),
     ] = None,
-    lpips: Annotated[bool, typer.Option("--lpips", help="Also measure LPIPS (with --protocol real).")] = False,
+    lpips: Annotated[
+        bool, typer.Option("--lpips", help="Also measure LPIPS (with --protocol real or div2krk).")
+    ] = False,
     vgg16: Annotated[
         Path | None,
         typer.Option("--vgg16", help="LPIPS's vgg16-397923af.pth (default: from torch's cache).", metavar="FILE"),
@@ -128,7 +144,8 @@ def evaluate(
 ) -> None:
     """Evaluate networks on photos degraded by a fixed protocol, beside bicubic interpolation.
 
-    With --protocol real nothing is degraded: each folder holds LR and HR photos of the same file names.
+    With --protocol real nothing is degraded: each folder holds LR and HR photos of the same file names. So it is with
+    div2krk, whose folder has gt and lr_x2 or lr_x4.
 
     With --protocol unpaired there is no HR: the results are saved as DIR/DATA/METHOD/NAME.png, to look at and for NIQE.
     """
@@ -140,22 +157,34 @@ def evaluate(
         refuse(f"--limit is {limit}, but must be at least 1")
     files = {"--json": json_file, "--csv": csv_file, "--markdown": markdown_file}
     _check_outputs(files)
-    from mrda.core.files import write_text
-    from mrda.evaluation.paired import REAL
-    from mrda.evaluation.tables import summarise, write_json, write_scores
-    from mrda.evaluation.tables_markdown import markdown
-    from mrda.evaluation.unpaired import UNPAIRED
+    from mrda.options.classic import BORDERS, DOWNSAMPLES
+    from mrda.options.evaluation import DIV2KRK, IDRS, PROTOCOLS, REAL, UNPAIRED, VARIANTS
 
-    real = protocol == REAL
+    real = protocol in (REAL, DIV2KRK)
     _check_goes_with(REAL, real, {"--lpips": lpips or None})
     _check_goes_with("--lpips", lpips, {"--vgg16": vgg16, "--lpips-linear": lpips_linear})
     _check_goes_with(UNPAIRED, protocol == UNPAIRED, {"--output": output, "--niqe": niqe})
     with refusing():
+        _check_choices(
+            {
+                "--protocol": (protocol, (*PROTOCOLS, REAL, DIV2KRK, UNPAIRED)),
+                "--downsample": (downsample, DOWNSAMPLES),
+                "--border": (border, BORDERS),
+                "--variant": (variant, VARIANTS),
+            }
+        )
+        for each in idr or []:
+            _check_choices({"--idr": (each, IDRS)})
+        _named(folders)  # before torch is imported
+    from mrda.core.files import write_text
+    from mrda.evaluation.tables import summarise, write_json, write_scores
+    from mrda.evaluation.tables_markdown import markdown
+
+    with refusing():
         loaded = _load(weights, mln, steps, method, peer_files, scale)
         methods, scale = loaded.methods, loaded.scale
-        _check_choices(downsample, border, variant)
-        if protocol in (REAL, UNPAIRED):
-            _check_found_photos(protocol, loaded, weights, noise, downsample)
+        if real or protocol == UNPAIRED:
+            _check_found_photos(protocol, loaded, weights, noise, downsample, idr)
     if protocol == UNPAIRED:
         done = _unpaired(
             loaded, weights, folders, output, niqe, border=border, variant=variant, limit=limit, files=files
@@ -169,10 +198,11 @@ def evaluate(
             degradations, photos = _conditions(protocol, scale, noise), _sources(folders)
             _check_kernels(loaded.blur_size, weights, degradations)
         perceptual = _lpips(vgg16, lpips_linear) if lpips else None
-    options = _Options(downsample or "bicubic", border, variant or ("matlab" if real else "released"), seed)
+        options = _Options(downsample or "bicubic", border, variant or ("matlab" if real else "released"), seed)
+        methods = methods | _replaced_idrs(idr or [], loaded, degradations or [], options)
     per_photo = (1 + len(methods)) * (1 if degradations is None else len(degradations))
     jobs = [
-        _job(folder, methods, photo, name, degradations, scale, options, perceptual)
+        _job(folder, methods, photo, name, degradations, scale, options, perceptual, protocol)
         for folder, found in photos.items()
         for photo, name in _with_names(found)[:limit]
     ]
@@ -211,6 +241,26 @@ class _Loaded(NamedTuple):
     """Size of the blur kernels, if one of the methods needs to be given the kernel."""
     needs_hr: bool
     """True if one of the methods adapts to LR and HR."""
+    name: str = ""
+    """Name of the method of the weights."""
+    network: "BlindNetwork | None" = None
+    """Their network, if it needs LR alone."""
+
+
+def _replaced_idrs(
+    idrs: Sequence[str], loaded: _Loaded, degradations: "Sequence[Condition]", options: _Options
+) -> "dict[str, Method]":
+    """Return the network of the weights as methods with other IDRs than each photo's own."""
+    from mrda.evaluation.methods import IDR_LABEL, replaced_idr_method
+
+    if idrs and loaded.network is None:
+        raise ValueError("--idr requires -w with a network that reads the degradation from LR, such as an MRDAStudent")
+    make = {"seed": options.seed, "downsample": options.downsample, "border": options.border}
+    return {
+        f"{loaded.name}{IDR_LABEL}{idr}": replaced_idr_method(loaded.network, idr, degradations, loaded.scale, **make)
+        for idr in dict.fromkeys(idrs)
+        if idr != "own" and loaded.network is not None
+    }
 
 
 def _job(
@@ -222,6 +272,7 @@ def _job(
     scale: int,
     options: _Options,
     perceptual: "Callable[[Tensor, Tensor], Tensor] | None",
+    protocol: str,
 ) -> "Measurement[AnyRecord]":
     from mrda.evaluation.paired import Pair, evaluate_pairs
     from mrda.evaluation.protocols import evaluate as evaluate_photos
@@ -229,7 +280,13 @@ def _job(
     def run() -> "Iterator[AnyRecord]":
         if isinstance(photo, Pair):
             return evaluate_pairs(
-                methods, [photo], scale, border=options.border, variant=options.variant, lpips=perceptual
+                methods,
+                [photo],
+                scale,
+                border=options.border,
+                variant=options.variant,
+                lpips=perceptual,
+                protocol=protocol,
             )
         assert degradations is not None
         return evaluate_photos(methods, [photo], degradations, scale, names={photo: name}, **options._asdict())
@@ -330,7 +387,7 @@ def _load(
 
     device = default_device()
     methods: dict[str, Method] = {}
-    blur_size, needs_hr = None, False
+    blur_size, needs_hr, name, network = None, False, "", None
     if weights is not None:
         loaded = load_method(weights, mln=mln, steps=steps, device=device)
         if method not in (None, loaded.name):
@@ -338,34 +395,24 @@ def _load(
         if scale not in (None, loaded.scale):
             raise ValueError(f"--scale is {scale}, but {weights} upscales by {loaded.scale}")
         methods[loaded.name], scale = loaded.method, loaded.scale
-        blur_size, needs_hr = loaded.blur_size, loaded.needs_hr
+        blur_size, needs_hr, name, network = loaded.blur_size, loaded.needs_hr, loaded.name, loaded.network
     for peer in load_peers(peer_files, scale=scale, taken=_METHODS, device=device):
         methods[peer.name], scale = peer.method, peer.scale
-    return _Loaded(methods, 4 if scale is None else scale, blur_size, needs_hr)
+    return _Loaded(methods, 4 if scale is None else scale, blur_size, needs_hr, name, network)
 
 
 def _conditions(protocol: str, scale: int, noise: Sequence[float] | None) -> "list[Condition]":
-    from mrda.evaluation.paired import REAL
-    from mrda.evaluation.protocols import PROTOCOLS, conditions
-    from mrda.evaluation.unpaired import UNPAIRED
+    from mrda.evaluation.protocols import conditions
 
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"--protocol is {protocol!r}, but must be one of {', '.join((*PROTOCOLS, REAL, UNPAIRED))}")
     return conditions(protocol, scale, noise_levels=noise or None)
 
 
-def _check_choices(downsample: str | None, border: str, variant: str | None) -> None:
-    from mrda.degradations.classic import DOWNSAMPLES
-    from mrda.degradations.resample import BORDERS
-    from mrda.evaluation.metrics import VARIANTS
-
-    for option, value, choices in (
-        ("--downsample", downsample, DOWNSAMPLES),
-        ("--border", border, BORDERS),
-        ("--variant", variant, VARIANTS),
-    ):
+def _check_choices(options: Mapping[str, tuple[str | None, Sequence[str]]]) -> None:
+    """Raise ValueError for an option, given with its value and its choices, that is none of them."""
+    for option, (value, choices) in options.items():
         if value is not None and value not in choices:
-            raise ValueError(f"{option} is {value!r}, but must be {' or '.join(choices)}")
+            named = " or ".join(choices) if len(choices) == 2 else f"one of {', '.join(choices)}"
+            raise ValueError(f"{option} is {value!r}, but must be {named}")
 
 
 def _check_goes_with(what: str, is_so: bool, options: Mapping[str, object]) -> None:
@@ -377,14 +424,19 @@ def _check_goes_with(what: str, is_so: bool, options: Mapping[str, object]) -> N
 
 
 def _check_found_photos(
-    protocol: str, loaded: _Loaded, weights: Path | None, noise: Sequence[float] | None, downsample: str | None
+    protocol: str,
+    loaded: _Loaded,
+    weights: Path | None,
+    noise: Sequence[float] | None,
+    downsample: str | None,
+    idr: Sequence[str] | None,
 ) -> None:
     """Refuse what protocols without degradation can't use: real photos have no known kernel, noise or downsampling."""
     if loaded.blur_size is not None:
         raise ValueError(
             f"{weights} requires the blur kernel, which is unknown for the photos of --protocol {protocol}"
         )
-    for option, value in (("--noise", noise), ("--downsample", downsample)):
+    for option, value in (("--noise", noise), ("--downsample", downsample), ("--idr", idr)):
         if value:
             raise ValueError(f"{option} can't be used with --protocol {protocol}, which does not degrade the photos")
 

@@ -6,17 +6,19 @@ import os
 import signal
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mrda.cli.app import app
 from mrda.cli.common import Device, DType, refuse, refusing
-from mrda.cli.upscale import load_upscaler, without_pillows_limit
+from mrda.cli.upscale import upscaler_options, without_pillows_limit
 
 if TYPE_CHECKING:
     from mrda.app.work import Weights
+    from mrda.upscale.upscaler import Upscaler
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ def serve(
             "-w",
             "--weights",
             metavar="WEIGHTS",
-            help="Weights to offer besides those of the package: .safetensors, the authors' .pth, or user/repository "
+            help="Weights to offer before those of the package: .safetensors, the authors' .pth, or user/repository "
             "on the Hugging Face Hub; may be repeated.",
         ),
     ] = None,
@@ -54,15 +56,13 @@ def serve(
     Only this machine can open it, unless you change --host. Photos and results are deleted when the command ends.
     """
     from mrda.core.packages import require_package
-    from mrda.upscale.weights import BUNDLED
 
-    every = list(dict.fromkeys([*(weights or ()), *map(Path, BUNDLED)]))
     try:
         require_package("gradio", name="gradio", user="the web page", extra="app")
     except ModuleNotFoundError as error:
         refuse(str(error))
     with refusing():
-        choices = _choices(every, dtype, device)
+        choices = _choices(weights or [], upscaler_options("auto", None, dtype, device))
     with tempfile.TemporaryDirectory(prefix="mrda-app-") as folder:
         # Gradio reads these when it is imported. It checks its own server, which must not go through a proxy.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "no_proxy": "*"}
@@ -84,20 +84,41 @@ def serve(
             page.close(verbose=False)
 
 
-def _choices(weights: list[Path], dtype: str, device: str | None) -> "dict[str, Weights]":
-    """Load weights, by the names that the page shows: a file's name, or its whole path if two files have the same name.
+def _choices(weights: list[Path], options: dict[str, Any]) -> "dict[str, Weights]":
+    """Load weights by the titles that the page shows: those that were given, then those of the package.
+
+    A file's title is its name, or its whole path if two files have the same name.
 
     Raises:
         ValueError: some can't be loaded, or are not those of a student.
     """
     from mrda.app.probe import trained_on
-    from mrda.app.work import Weights
-    from mrda.upscale.weights import find_weights
+    from mrda.app.work import AUTO_TITLE, Weights
+    from mrda.upscale.auto import AutoUpscaler
+    from mrda.upscale.choice import PURPOSES
+    from mrda.upscale.strength import pair_of
+    from mrda.upscale.upscaler import Upscaler
+    from mrda.upscale.weights import current_name, find_weights
 
-    names = [path.stem if os.path.isfile(path) else str(path) for path in weights]
-    return {
+    given = [path for path in dict.fromkeys(weights) if current_name(str(path)) not in PURPOSES]
+    names = [path.stem if os.path.isfile(path) else str(path) for path in given]
+    choices = {
         str(path) if names.count(name) > 1 else name: Weights(
-            load_upscaler(path, "auto", None, dtype, device), trained_on(find_weights(path))
+            Upscaler.from_pretrained(path, **options), trained_on(find_weights(path))
         )
-        for name, path in zip(names, weights, strict=True)
+        for name, path in zip(names, given, strict=True)
     }
+    auto = AutoUpscaler(**options)
+    choices[AUTO_TITLE] = Weights(auto, None)
+    for name, purpose in PURPOSES.items():
+        own, load = None, None
+        if (pair := pair_of(name)) is not None:
+            own, load = float(pair.index(name)), partial(_at_strength, name, options)
+        choices[purpose.title] = Weights(auto.upscaler(name), trained_on(find_weights(name)), own, load)
+    return choices
+
+
+def _at_strength(name: str, options: dict[str, Any], strength: float) -> "Upscaler":
+    from mrda.upscale.upscaler import Upscaler
+
+    return Upscaler.from_pretrained(name, strength=strength, **options)

@@ -2,6 +2,7 @@
 """`mrda train`."""
 
 import logging
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mrda.cli.app import app
-from mrda.cli.common import refuse, refusing
+from mrda.cli.common import Overrides, Preset, check_training, refuse, refusing
 
 if TYPE_CHECKING:
     from mrda.config import StageName
@@ -30,16 +31,8 @@ def train(
             "--config", help="Name of a configuration or a YAML file; --list shows the names.", metavar="NAME"
         ),
     ] = None,
-    preset: Annotated[
-        str,
-        typer.Option(
-            "--preset", help="recommended, paper, official, or a preset that the configuration defines.", metavar="NAME"
-        ),
-    ] = "recommended",
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Set one option; may be repeated.", metavar="KEY=VALUE"),
-    ] = None,
+    preset: Preset = "recommended",
+    overrides: Overrides = None,
     run_dir: Annotated[
         Path | None, typer.Option("--run-dir", help="Folder of the run (default: runs/NAME).", metavar="DIR")
     ] = None,
@@ -55,33 +48,42 @@ def train(
     ] = True,
     show_list: Annotated[bool, typer.Option("--list", help="List the configurations of the package.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the stages and the whole configuration; train nothing.")
+        bool, typer.Option("--dry-run", help="Show the whole configuration and the stages; train nothing.")
     ] = False,
 ) -> None:
     """Train the MLN, the teacher and the student, in this order, or some of the stages.
 
     On several GPUs or machines: accelerate launch -m mrda train ..., or torchrun -m mrda train ...
     """
-    from mrda.config.load import configs, load_config
+    from mrda.config.load import configs, descriptions, load_config
 
     if show_list:
-        typer.echo("\n".join(configs()))
+        about = descriptions()
+        width = max(map(len, about))
+        typer.echo("\n".join(f"{name:<{width}}  {text}" for name, text in about.items()))
         return
     if config is None:
         refuse("--config must name a configuration (see mrda train --list) or a YAML file")
+    if stages and any(change.startswith("train.stages=") for change in overrides or ()):
+        refuse("--stage replaces train.stages: give one of them")
     with refusing():
         settings = load_config(config, overrides or (), preset=preset)
+    check_training()
     chosen = cast("list[StageName] | None", stages)  # `train` checks them
     if dry_run:
+        from mrda.core.durations import in_words
         from mrda.training.plan import plan_stage
         from mrda.training.run import in_order
+        from mrda.training.timing import estimated_seconds
 
         micro_batches = settings.train.micro_batches or 1
         with refusing():
             names = in_order(settings.train.stages if chosen is None else chosen)
             settings.check_stages(names)
-        _print_plan([plan_stage(settings, name, done=0, micro_batches=micro_batches) for name in names])
+        plans = [plan_stage(settings, name, done=0, micro_batches=micro_batches) for name in names]
         typer.echo(settings.to_yaml(), nl=False)
+        _print_plan(plans)
+        _log.info("on this machine the training takes about %s", in_words(estimated_seconds(settings, names)))
         return
     from mrda.training import Run, RunRefusedError, RunStoppedError
 
@@ -101,6 +103,30 @@ def train(
     if run.is_main:
         for stage, path in weights.items():
             typer.echo(f"{stage}: {path}")
+            if (best := path.with_name("best.safetensors")).is_file():
+                typer.echo(f"{stage}, best of the validation: {_validated(best)}: {best}")
+        last, path = list(weights.items())[-1]
+        typer.echo(f"next: {_next_command(last, path)}", err=True)
+
+
+def _validated(best: Path) -> str:
+    """Return the scores that a file of best weights names."""
+    from mrda.networks import read_metadata
+
+    said = read_metadata(best)
+    beside = f" beside bicubic's {float(said['psnr_y_bicubic']):.2f}" if "psnr_y_bicubic" in said else ""
+    return f"PSNR-Y {float(said['psnr_y']):.2f} dB{beside}, at step {said['step']}"
+
+
+def _next_command(stage: str, path: Path) -> str:
+    """Return the command that shows what the last stage gave; the validation's best weights go before the last ones."""
+    best = path.with_name("best.safetensors")
+    weights = shlex.quote(str(best if best.is_file() else path))
+    if stage == "student":
+        return f"mrda upscale photo.jpg -o enlarged -w {weights}"
+    if stage == "teacher" and (mln := path.parents[1] / "meta" / path.name).is_file():
+        return f"mrda evaluate -w {weights} --mln {shlex.quote(str(mln))} --data DIR"
+    return f"mrda evaluate -w {weights} --data DIR"
 
 
 def _print_plan(plans: "list[StagePlan]") -> None:

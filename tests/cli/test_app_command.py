@@ -7,13 +7,19 @@ import signal
 import socket
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
-from commands import refused, run, start
+import torch
+from commands import refused, replaced, run, start
 
-from mrda.upscale.weights import BUNDLED
+from mrda.cli.page import _choices
+from mrda.networks import MRDAStudent, save_network
+from mrda.upscale.choice import PURPOSES, Purpose
+from mrda.upscale.upscaler import Upscaler
+from mrda.upscale.weights import BUNDLED, PARTNERS, SUPERSEDED
 
-INSTALLED = "gradio is not installed: pip install 'mrda-kernels[app]'"
+INSTALLED = "gradio is not installed: pip install './mrda[app]'"
 pytestmark = pytest.mark.xdist_group("system")
 
 
@@ -27,7 +33,7 @@ def port():
 def test_without_gradio_it_says_what_to_do(tmp_path, weights, monkeypatch):
     out = tmp_path / "out"
     monkeypatch.setitem(sys.modules, "gradio", None)
-    refused(run("app", "-w", weights), out, "the web page needs gradio: pip install 'mrda-kernels[app]'")
+    refused(run("app", "-w", weights), out, "the web page needs gradio: pip install './mrda[app]'")
 
 
 def test_bad_weights_and_devices_are_refused(tmp_path, weights, monkeypatch):
@@ -45,9 +51,8 @@ def test_weights_of_the_package_can_be_chosen_beside_others(tmp_path, weights, m
     (tmp_path / "bundled" / "our-x2.safetensors").write_bytes(weights.read_bytes())
     (tmp_path / weights.name).write_bytes(weights.read_bytes())
     monkeypatch.setattr("mrda.upscale.weights.BUNDLED_FOLDER", tmp_path / "bundled")
-    for name in list(BUNDLED):
-        monkeypatch.delitem(BUNDLED, name)
-    monkeypatch.setitem(BUNDLED, "our-x2", hashlib.sha256(weights.read_bytes()).hexdigest())
+    ours = {"our-x2": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    purposes = {"our-x2": Purpose("Our photo", "ours", noise=1.0, jpeg_quality=90)}
     shown = []
 
     def show(page, **_):
@@ -56,9 +61,39 @@ def test_weights_of_the_package_can_be_chosen_beside_others(tmp_path, weights, m
 
     monkeypatch.setattr("mrda.app.page.build_page", lambda choices, max_pixels: choices)
     monkeypatch.setattr("mrda.app.page.launch", show)
-    for given in ((), (weights,), (weights, tmp_path / weights.name, "our-x2")):
-        refused(run("app", *(word for path in given for word in ("-w", path))), tmp_path / "out", "--host 127.0.0.1")
-    assert shown == [["our-x2"], ["student", "our-x2"], [str(weights), str(tmp_path / weights.name), "our-x2"]]
+    with replaced(BUNDLED, ours), replaced(PURPOSES, purposes):
+        for given in ((), (weights,), (weights, tmp_path / weights.name, "our-x2")):
+            options = [word for path in given for word in ("-w", path)]
+            refused(run("app", *options), tmp_path / "out", "--host 127.0.0.1")
+    titles = ["Choose for me", "Our photo"]
+    assert shown == [titles, ["student", *titles], [str(weights), str(tmp_path / weights.name), *titles]]
+
+
+def test_weights_of_a_pair_can_be_asked_for_at_any_strength(tmp_path, monkeypatch):
+    names = ("clean", "real", "alone")
+    ours = {}
+    for seed, name in enumerate(names):
+        torch.manual_seed(seed)
+        path = tmp_path / f"{name}.safetensors"
+        save_network(MRDAStudent(scale=2, num_feat=4, num_blocks=1, den_width=2), path)
+        ours[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr("mrda.upscale.weights.BUNDLED_FOLDER", tmp_path)
+    purposes = {name: Purpose(name, name, noise=1.0, jpeg_quality=90) for name in names}
+    with (
+        replaced(BUNDLED, ours),
+        replaced(PURPOSES, purposes),
+        replaced(PARTNERS, {"clean": "real"}),
+        replaced(SUPERSEDED, {"former": "clean"}),
+    ):
+        choices = _choices([Path("former")], {"device": "cpu"})
+        assert list(choices) == ["Choose for me", *names]
+        assert [weights.strength for weights in choices.values()] == [None, 0.0, 1.0, None]
+        expected = Upscaler.from_pretrained("clean", device="cpu", strength=0.25).network.state_dict()
+        for name in ("clean", "real"):
+            found = choices[name].at(0.25).upscaler.network.state_dict()
+            assert all(torch.equal(value, expected[key]) for key, value in found.items())
+        assert choices["clean"].at(0.0) is choices["clean"]
+        assert choices["alone"].at(0.5) is choices["alone"]
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+from importlib.metadata import version
+
 import pytest
 from commands import run
 
@@ -14,7 +16,13 @@ def test_every_help_shows_an_example(command):
 def test_help_lists_the_commands():
     result = run("--help")
     assert all(command in result.stdout for command in COMMANDS)
-    assert result.stdout.count("--") == 1  # its own --help
+    assert result.stdout.count("--") == 2  # its own --version and --help
+
+
+def test_the_version_is_shown():
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.stdout == f"mrda {version('mrda-kernels')}\n"
 
 
 def test_flags_show_no_type():

@@ -3,7 +3,8 @@ import torch
 from commands import one_sentence, refused, run
 from safetensors.torch import load_file
 
-from mrda.networks import MLN, MRDAOracle, MRDAStudent, save_network, to_official
+from mrda.networks import MLN, MRDAOracle, MRDAStudent, read_metadata, save_network, to_official
+from mrda.upscale.weights import find_weights
 
 TINY = {"scale": 2, "num_feat": 4, "num_blocks": 1, "den_width": 2}
 
@@ -75,10 +76,26 @@ def test_what_would_be_lost_is_refused(tmp_path, network, words):
 
 def test_a_file_that_is_none_is_refused(tmp_path, published):
     out = tmp_path / "out.safetensors"
-    refused(run("convert", tmp_path / "none.pth", out), out, "none.pth", "No such file")
+    refused(run("convert", tmp_path / "none.pth", out), out, "there is no weights file", "none.pth")
     (tmp_path / "garbage.pth").write_bytes(b"garbage")
     refused(run("convert", tmp_path / "garbage.pth", out), out, "garbage.pth", "cannot be read")
     refused(run("convert", published, tmp_path / "out.pth"), tmp_path / "out.pth", "the other a .safetensors file")
+
+
+def test_names_of_the_packages_weights_are_taken_and_the_licence_goes_along(tmp_path):
+    theirs, back = tmp_path / "iso.pth", tmp_path / "back.safetensors"
+    result = run("convert", "mrda-x4-iso", theirs)
+    assert result.exit_code == 0, result.stderr
+    assert run("convert", theirs, back).exit_code == 0
+    bundled = read_metadata(find_weights("mrda-x4-iso"))
+    assert {"license", "data", "recipe", "stage", "step"} <= set(bundled)
+    assert read_metadata(back) == bundled
+
+
+def test_a_picture_is_called_that(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(100))
+    out = tmp_path / "out.safetensors"
+    refused(run("convert", tmp_path / "photo.jpg", out), out, "photo.jpg", "it is a JPEG image")
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path, published):

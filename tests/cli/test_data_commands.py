@@ -16,8 +16,8 @@ from PIL import Image
 
 import mrda.cli.data  # noqa: F401 (registers its commands)
 from mrda.config import DataConfig
-from mrda.data import load_patches
 from mrda.data.datasets import Archive, Dataset
+from mrda.data.patches import load_patches
 
 
 def picture(path, height=40, width=60, seed=0):
@@ -65,9 +65,9 @@ def test_prepare_refuses_wrong_usage(tmp_path):
     photo, cache = picture(tmp_path / "a.png"), tmp_path / "cache"
     (tmp_path / "empty").mkdir()
     for arguments, word in (
-        ((photo, "--size", 0), "size is 0"),
-        ((photo, "--size", 8, "--overlap", 8), "overlap is 8"),
-        ((photo, "--min-size", 0), "min_size is 0"),
+        ((photo, "--size", 0), "--size is 0"),
+        ((photo, "--size", 8, "--overlap", 8), "--overlap is 8"),
+        ((photo, "--min-size", 0), "--min-size is 0"),
         ((tmp_path / "empty",), "holds no image"),
         ((tmp_path / "gone.png",), "gone.png"),
     ):

@@ -112,7 +112,8 @@ def test_photos_that_fail_are_told_and_the_others_done(photo, out, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--preset", "classic"), ("config 'classic' must be a file or one of",)),
+        (("--preset", "demo", "--set", "seed=3"), ("give --seed for that of the photos",)),
+        (("--preset", "classic"), ("config 'classic' is neither a file nor one of the package's",)),
         ((*REAL, "--set", "real.jpeg_rang=[1,2]"), ("did you mean 'real.jpeg_range'",)),
         ((*REAL, "--set", "real.jpeg_range=[1,200]"), ("within 1 and 100",)),
     ],

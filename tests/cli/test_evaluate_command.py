@@ -278,6 +278,38 @@ def test_real_pairs(tmp_path, pairs, weights, networks):
     assert "SetR: means over 1 of 2 photos." in result.stdout
 
 
+def test_div2krk(tmp_path, pairs, weights):
+    whole = tmp_path / "DIV2KRK"
+    (pairs / "LR").rename(pairs / "lr_x2")
+    (pairs / "HR").rename(pairs / "gt")
+    pairs.rename(whole)
+    for letter, number in (("a", 1), ("b", 10)):
+        (whole / "lr_x2" / f"{letter}.png").rename(whole / "lr_x2" / f"im_{number}.png")
+        (whole / "gt" / f"{letter}.png").rename(whole / "gt" / f"img_{number}_gt.png")
+    (whole / "gt_k_x2").mkdir()
+    scores, lines = tmp_path / "scores.json", tmp_path / "lines.csv"
+    arguments = ("-w", weights, "--protocol", "div2krk", "--data", whole, "--json", scores, "--csv", lines)
+    result = run("evaluate", *arguments)
+    assert result.exit_code == 0, result.output
+    assert "DANv2 (DAN's paper)" in result.stdout
+    hr = to_tensor(read_rgb(whole / "gt" / "img_10_gt.png"))
+    sr = bicubic(to_tensor(read_rgb(whole / "lr_x2" / "im_10.png")), 2)
+    found = next(row for row in csv.DictReader(lines.open()) if row["image"] == "10" and row["method"] == "bicubic")
+    assert float(found["psnr_y"]) == pytest.approx(float(psnr_y(sr, hr, 2, "matlab")), abs=1e-9)  # two pixels left out
+    assert json.loads(scores.read_text())["datasets"]["DIV2KRK"]["bicubic"]["per_condition"].keys() == {"div2krk"}
+
+
+def test_what_the_idr_is_worth(folder, weights):
+    base = ("evaluate", "-w", weights, "--data", folder, "--protocol", "gaussian8", "--limit", 1)
+    result = run(*base, "--idr", "own", "--idr", "mean", "--idr", "other")
+    assert result.exit_code == 0, result.output
+    for idr in ("mean", "other"):
+        assert f"mrda_s, IDR {idr}" in result.stdout
+        assert f"SetA: with the {idr} IDR in place of each photo's own, mrda_s loses" in result.stdout.replace(
+            "\n", " "
+        )
+
+
 def test_lpips_of_real_pairs(tmp_path, pairs, monkeypatch):
     torch.save(linear_state(), tmp_path / "linear.pth")
     vgg16, checksum = write(tmp_path, "vgg16", random_state("vgg16"))
@@ -435,7 +467,7 @@ def test_evaluate_refuses_wrong_usage(tmp_path, folder, pairs, weights, networks
         ((*student, "--steps", 3), "steps is 3"),
         (
             (*student, "--protocol", "gaussian9"),
-            "--protocol is 'gaussian9', but must be one of gaussian8, mrda9, dasr9, bicubic, real, unpaired",
+            "--protocol is 'gaussian9', but must be one of gaussian8, mrda9, dasr9, dasr-iso, wide, bicubic, real, ",
         ),
         ((*student, "--noise", 10), "gaussian8 has no noise levels"),
         ((*student, "--protocol", "mrda9", "--noise", 5), "noise is 5"),
@@ -462,6 +494,9 @@ def test_evaluate_refuses_wrong_usage(tmp_path, folder, pairs, weights, networks
         (("--data", tmp_path / "nowhere", "--method", "bicubic"), "nowhere"),
         ((*real, "--noise", 10), "--noise can't be used with --protocol real"),
         ((*real, "--downsample", "bicubic"), "--downsample can't be used with --protocol real"),
+        ((*real, "--idr", "mean"), "--idr can't be used with --protocol real"),
+        ((*data, "-w", weights, "--idr", "none"), "--idr is 'none', but must be one of own, mean, other"),
+        ((*bicubic_alone, "--idr", "mean"), "--idr requires -w with a network that reads the degradation from LR"),
         ((*data, *real[2:]), "must hold the folder LR"),
         (("--data", lonely, *real[2:]), "b.png has no counterpart named b in the LR folder"),
         (("--data", pairs, "--protocol", "real", "-w", oracle), "requires the blur kernel"),

@@ -1,10 +1,14 @@
+import hashlib
 import json
 
 import pytest
 import torch
-from commands import one_sentence, run
+from commands import one_sentence, replaced, run
 
+import mrda.upscale.weights
 from mrda.networks import MODELS, MRDAOracle, MRDAStudent, complexity, save_network
+from mrda.upscale.choice import PURPOSES, Purpose
+from mrda.upscale.weights import PARTNERS
 from mrda_kernels import __version__, dispatch
 
 
@@ -69,6 +73,68 @@ def test_a_weights_file_as_json(tmp_path, weights):
         assert facts[key] == getattr(counted, key)
     save_network(MRDAOracle(scale=3, num_feat=4, num_blocks=1, den_width=2), tmp_path / "oracle.safetensors")
     assert as_json(tmp_path / "oracle.safetensors")["architecture"] == "MRDAOracle"
+
+
+def test_weights_of_the_package_say_their_origin():
+    shown = run("info", "mrda-x4-iso").stdout.splitlines()
+    assert "license       CC-BY-NC-4.0" in shown
+    assert shown.index(" degradation.kernel = isotropic") > shown.index("recipe") > shown.index("stage         teacher")
+    training = as_json("mrda-x4-iso")["training"]
+    assert training["recipe"]["degradation.kernel"] == "isotropic"
+    assert {"data", "license", "stage", "step"} <= set(training)
+
+
+def test_weights_of_the_package_say_purpose_pair_and_scores(tmp_path, weights, monkeypatch):
+    path = tmp_path / "ours.safetensors"
+    save_network(
+        MRDAStudent(scale=2, num_feat=4, num_blocks=1, den_width=2),
+        path,
+        license="CC-BY-4.0",
+        data="mine",
+        attribution="Us",
+        training="an hour",
+    )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(mrda.upscale.weights, "BUNDLED_FOLDER", tmp_path)
+    scores = {"ours": {"gaussian8": {"Set5": [30.1, 0.85], "B100": [26.0, 0.7]}}}
+    with (
+        replaced(mrda.upscale.weights.BUNDLED, {"ours": digest}),
+        replaced(mrda.upscale.weights.SCORES, scores),
+        replaced(PURPOSES, {"ours": Purpose("Ours", "our photos", noise=1.0, jpeg_quality=90)}),
+        replaced(PARTNERS, {"ours": "others"}),
+        replaced(mrda.upscale.weights.SUPERSEDED, {"former": "ours"}),
+    ):
+        for name in ("ours", "former"):
+            shown = run("info", name).stdout.splitlines()
+            for line in (
+                "for           our photos",
+                "strength      0 is ours, 1 is others",
+                "gaussian8     Set5 30.10 dB / 0.8500, B100 26.00 dB / 0.7000",
+                "license       CC-BY-4.0",
+                "data          mine",
+                "attribution   Us",
+                "training      an hour",
+            ):
+                assert line in shown
+        facts = as_json("ours")
+        assert (facts["purpose"], facts["scores"]) == ("our photos", scores["ours"])
+        assert facts["strength"] == {"0": "ours", "1": "others"}
+        assert "scores" not in as_json(path.rename(tmp_path / "moved.safetensors"))
+        (tmp_path / "moved.safetensors").rename(path)
+        listed = run("info", "--weights").stdout
+        for words in ("ours\n", "  licence     CC-BY-4.0\n", "  data        mine\n", "  for         our photos\n"):
+            assert words in listed
+        (entry,) = as_json("--weights")
+        assert (entry["name"], entry["scale"], entry["license"]) == ("ours", 2, "CC-BY-4.0")
+    result = run("info", weights, "--weights")
+    assert (result.exit_code, one_sentence(result.stderr)) == (2, True)
+
+
+@pytest.mark.parametrize("recipe", ["none", "[1]"])
+def test_a_recipe_that_others_wrote_is_told_as_it_is(tmp_path, recipe):
+    path = tmp_path / "student.safetensors"
+    save_network(MRDAStudent(scale=2, num_feat=4, num_blocks=1, den_width=2), path, recipe=recipe)
+    assert f"recipe        {recipe}" in run("info", path).stdout.splitlines()
 
 
 def test_the_installation_as_json():

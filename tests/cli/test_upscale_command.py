@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import signal
+import sys
 import time
 import zlib
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from recorder import Recorder
 
 from mrda.networks import MLN, save_network
+from mrda.upscale.choice import PURPOSES
 from mrda.upscale.upscaler import Upscaler
 
 
@@ -215,11 +217,15 @@ def test_ctrl_c_ends_with_130_and_leaves_whole_files_only(tmp_path, weights):
     while process.poll() is None and not (out.is_dir() and any(out.glob("[0-9]*.png"))):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate()
+    stdout, stderr = process.communicate()
     assert process.returncode == 130
-    assert "Traceback" not in stderr
+    assert one_sentence(stderr), stderr
     written = sorted(out.iterdir())
-    assert 1 <= len(written) < len(photos)
+    done = len(written)
+    assert 1 <= done < len(photos)
+    assert stderr.startswith(f"mrda: stopped: {done} of 200 photos are done and whole; {photos[done]} and ")
+    assert stderr.endswith("more not: the same command with --skip-existing continues\n")
+    assert stdout.startswith(f"{done} of 200 photos upscaled into {out}")
     for path in written:
         with Image.open(path) as image:
             image.load()
@@ -241,6 +247,54 @@ def test_upscale_tells_the_future_without_a_trace(tmp_path, photo, weights):
     assert result.exit_code == 0
     assert result.stdout == f"{photo} -> {out / 'photo_x2.png'}\n"
     assert not out.exists()
+
+
+def test_results_are_written_beside_the_photos_unless_a_folder_is_named(tmp_path, photo, weights, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    Image.new("RGB", (9, 7)).save(tmp_path / "deep" / "photo.png")
+    for _ in range(2):  # the results are no photos the second time
+        result = run("upscale", tmp_path, "-r", "-w", weights)
+        assert result.exit_code == 0, result.stderr
+        assert result.stdout == "2 of 2 photos upscaled beside the originals\n"
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*_x2.png")) == [
+        "deep/photo_x2.png",
+        "photo_x2.png",
+    ]
+    monkeypatch.chdir(tmp_path / "deep")
+    assert run("upscale", "../photo.png", "-w", weights, "--suffix", "y").exit_code == 0
+    assert (tmp_path / "photo_y.png").is_file()
+    refused(run("upscale", photo, "-w", weights, "--suffix", ""), tmp_path / "out", "would be overwritten")
+
+
+def test_beyond_the_scale_of_the_weights_resampling_is_said(tmp_path, photo, weights):
+    result = run("upscale", photo, "-o", tmp_path / "out", "-w", weights, "-s", "3")
+    assert (
+        result.stderr == "mrda: -s 3: the weights enlarge by 2; all beyond that is resampling, which adds no detail\n"
+    )
+    assert run("upscale", photo, "-o", tmp_path / "out", "-w", weights, "-s", "1.5").stderr == ""
+
+
+def test_the_choice_by_the_photo_is_said(tmp_path):
+    Image.fromarray(np.uint8(np.mgrid[:12, :12].sum(axis=0))).save(tmp_path / "clean.png")
+    Image.new("RGB", (12, 12)).save(tmp_path / "worn.jpg", quality=20)
+    result = run("upscale", tmp_path, "-o", tmp_path / "out", "--device", "cpu", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert f"mrda: {tmp_path / 'clean.png'}: it looks clean: enlarged by mrda-x4-iso, for soft" in result.stderr
+    facts = {
+        Path(entry["source"]).name: (entry["weights"], entry["why"]) for entry in json.loads(result.stdout)["done"]
+    }
+    assert facts["clean.png"] == ("mrda-x4-iso", "it looks clean")
+    assert facts["worn.jpg"][0] is None
+    result = run("upscale", tmp_path, "-w", "auto", "-o", tmp_path / "out", "--device", "cpu")
+    assert "2 of 2 photos upscaled into" in result.stdout
+    assert ", 1 by mrda-x4-iso and 1 by Lanczos" in result.stdout
+
+
+def test_help_names_the_shipped_weights_and_what_suits_what():
+    text = " ".join(run("upscale", "--help").stdout.replace("│", " ").split())
+    for name, purpose in PURPOSES.items():
+        assert f"{name} for {purpose.suits}" in text
+    assert "[default: auto]" in text
 
 
 def test_upscale_reports_as_json(tmp_path, photo, weights):
@@ -287,6 +341,21 @@ def test_upscale_refuses_wrong_options(tmp_path, photo, weights, options, words)
     refused(run("upscale", photo, "-o", out, "-w", weights, *options), out, *words)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--tile 0 --tile-pad 8", "--tile-pad 8 is for tiles, and --tile 0 makes none"),
+        ("--ext png --lossless", "--lossless is for WebP, and --ext png writes none"),
+        ("--ext jpg --lossy", "--lossy is for WebP, and --ext jpg writes none"),
+        ("--ext tiff --quality 50", "--quality 50 is for lossy formats, and --ext tiff writes without loss"),
+        ("--ext webp --lossless --quality 95", "--quality 95 is for lossy formats, and --lossless writes without loss"),
+    ],
+)
+def test_upscale_refuses_options_that_others_leave_without_effect(tmp_path, photo, weights, options, words):
+    out = tmp_path / "out"
+    refused(run("upscale", photo, "-o", out, "-w", weights, *options.split()), out, f"{words}: leave out one of them")
+
+
 def test_two_processes_one_of_them_killed_lose_nothing_and_do_nothing_twice(tmp_path, weights):
     folder, out, manifest = tmp_path / "in", tmp_path / "out", tmp_path / "manifest.jsonl"
     folder.mkdir()
@@ -330,3 +399,30 @@ def test_two_processes_one_of_them_killed_lose_nothing_and_do_nothing_twice(tmp_
     ]
     for path, written in kept.items():
         assert path.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("photo.png -o s3://b/out", "s3://b/out is in an object store, which --engine ray reads and writes: add it"),
+        ("s3://b/in -o {out}", "s3://b/in is in an object store, which --engine ray reads and writes: add it"),
+        ("photo.png -o {out} --workers 2", "--workers 2 is for --engine ray: add it, or leave out --workers"),
+        ("photo.png -o {out} --cores 2", "--cores 2 is for --engine ray"),
+        ("photo.png --engine ray", "--engine ray continues by what exists in the output folder: name it with -o"),
+        ("photo.png -o {out} --engine ray --manifest m.jsonl", "--manifest is for --engine local"),
+        ("photo.png -o {out} --engine ray --device cuda:1", "--device is 'cuda:1', but must be cpu or cuda"),
+    ],
+)
+def test_an_engine_refuses_what_only_the_other_can_do(tmp_path, photo, weights, options, words, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out"
+    refused(run("upscale", *options.format(out=out).split(), "-w", weights), out, words)
+
+
+def test_ray_under_torchrun_or_without_its_packages_is_refused(tmp_path, photo, weights, monkeypatch):
+    out = tmp_path / "out"
+    command = ("upscale", photo, "-o", out, "-w", weights, "--engine", "ray")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    refused(run(*command), out, "--engine ray needs ray[data]: pip install './mrda[ray]'")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused(run(*command), out, "start it once, without torchrun or accelerate launch")

@@ -212,6 +212,9 @@ def test_the_future_as_json_leaves_out_what_is_done(folder, tmp_path, weights):
     (out / "a_x2.png").touch()
     assert json.loads(run(*command, "--dry-run", "--json").stdout) == {"planned": planned[1:], "failed": []}
     assert run(*command, "--dry-run").stdout == f"{folder / 'deep/b.png'} -> {out / 'deep/b_x2.png'}\n"
+    (out / "deep").mkdir()
+    (out / "deep" / "b_x2.png").touch()
+    assert run(*command, "--dry-run").stdout == "no photo is left to upscale\n"
 
 
 def test_a_source_that_leads_out_of_the_output_folder_is_refused(tmp_path, weights):
@@ -379,3 +382,12 @@ def test_a_12_bit_photo_keeps_its_brightness(tmp_path, weights):
     assert deep.dtype == np.uint16
     with Image.open(tmp_path / "b_x2.png") as image:
         np.testing.assert_allclose(deep / 257, np.asarray(image), atol=2)
+
+
+@pytest.mark.parametrize("weights", [[], ["-w", "mrda-x4-aniso-noise"]])
+@pytest.mark.parametrize("more", [[], ["-s", "3"], ["--suffix", "large"], ["--json"], ["--skip-existing"]])
+def test_a_dry_run_without_torch_lists_what_one_with_torch_does(tmp_path, photo, weights, more):
+    command = ("upscale", tmp_path, "-o", tmp_path / "out", *weights, *more, "--dry-run")
+    light, whole = run(*command), run(*command, "--device", "cpu")
+    assert (light.exit_code, light.stdout, light.stderr) == (0, whole.stdout, whole.stderr)
+    assert "photo_" in light.stdout
