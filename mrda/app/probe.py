@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from mrda.core.randomness import generator
-from mrda.degradations.classic import SIGMA_RANGES, degrade
+from mrda.degradations.classic import degrade
 from mrda.degradations.kernels import isotropic_gaussian
-from mrda.networks import MRDAStudent
-from mrda.upscale.weights import further_metadata
+from mrda.networks import BlindNetwork
+from mrda.networks.checkpoints import further_metadata
+from mrda.options.classic import SIGMA_RANGES
 
 SCENES, SIDE, LEAVES = 16, 192, 350
 """Number of dead-leaves images, their width and height in HR pixels, and the leaves of each."""
@@ -65,7 +66,7 @@ class BlurProbe:
 
 
 @torch.no_grad()
-def make_probe(network: MRDAStudent) -> BlurProbe:
+def make_probe(network: BlindNetwork) -> BlurProbe:
     """Calibrate a network's raw IDR on known blurs; takes some seconds on a CPU.
 
     Args:

@@ -5,7 +5,6 @@ ADDRESS is where `mrda app` serves the page.
 
 import io
 import sys
-from pathlib import Path
 
 from chromium import CHROMIUM, opened
 from PIL import Image
@@ -19,11 +18,12 @@ def main(address, photo, picture):
     with opened() as browser:
         tab = browser.new_page(viewport={"width": 1080, "height": 800})
         tab.goto(address)
+        tab.set_default_timeout(600_000)
         tab.set_input_files("input[type=file]", photo)
-        tab.get_by_text(Path(photo).name).first.wait_for()
-        tab.get_by_role("button", name="Upscale", exact=True).click()
-        tab.get_by_role("button", name="Download").first.wait_for(timeout=600_000)
-        tab.wait_for_timeout(1000)  # the images fade in
+        tab.get_by_alt_text("Your photo", exact=True).wait_for()
+        tab.get_by_role("button", name="Enlarge", exact=True).click()
+        tab.get_by_role("button", name="Download").first.wait_for()
+        tab.get_by_alt_text("The result").evaluate("image => image.decode()")
         screen = Image.open(io.BytesIO(tab.screenshot(full_page=True)))
         write_image(picture, screen.convert("RGB").quantize(256))
 

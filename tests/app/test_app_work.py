@@ -8,7 +8,7 @@ from PIL import Image, ImageCms
 from recorder import Recorder
 
 import mrda.app.work
-from mrda.app.work import enlarge
+from mrda.app.work import Weights, enlarge, look, preview
 from mrda.networks import MRDAStudent
 from mrda.photo.files import Photo, read_photo, write_photo
 from mrda.photo.images import to_tensor
@@ -26,9 +26,9 @@ def out(tmp_path):
 
 
 @pytest.fixture
-def enlarged(probe, out):
+def enlarged(out):
     def call(upscaler, photo, **options):
-        return enlarge(upscaler, photo, out, **{"scale": 2, "max_pixels": 10**6, "probe": probe, **options})
+        return enlarge(upscaler, photo, out, **{"scale": 2, "max_pixels": 10**6, **options})
 
     return call
 
@@ -117,12 +117,13 @@ def test_a_full_disk_is_told(upscaler, photo, monkeypatch, enlarged):
         enlarged(upscaler, photo)
 
 
-def test_progress_is_told_tile_by_tile(upscaler, photo, enlarged):
+def test_progress_is_told_several_times_in_each_tile(upscaler, photo, enlarged):
     upscaler.tile = 16
     recorder = Recorder()
     enlarged(upscaler, photo, progress=recorder)
     shares = [done for _, done, _ in recorder.told]
-    assert len(set(shares)) == 1 + 9
+    blocks = 2
+    assert len(set(shares)) == 1 + 9 * (2 * blocks + 1)
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
 
@@ -135,21 +136,44 @@ def test_a_large_result_is_shown_reduced_and_kept_whole(upscaler, photo, monkeyp
     assert read_photo(result.file).pixels.shape == (72, 96, 3)
 
 
-def test_blur_and_modulation_map_are_those_of_the_centre(upscaler, photo, rgb, probe, monkeypatch, enlarged):
+@pytest.fixture
+def weights(upscaler, probe, monkeypatch):
+    monkeypatch.setattr(mrda.app.work, "make_probe", lambda network: probe)
+    return Weights(upscaler, None)
+
+
+def test_blur_and_modulation_map_are_those_of_the_centre(weights, photo, rgb, probe, monkeypatch):
     monkeypatch.setattr(mrda.app.work, "LOOKED_AT", 40)
     with torch.no_grad():
         lr = to_tensor(rgb[:, 4:44])
-        idr = upscaler.network.degradation(lr)
-        expected = upscaler.network.rdan.modulation_map(lr, idr)
-    result = enlarged(upscaler, photo)
-    np.testing.assert_array_equal(result.modulation, expected[0, 0])
-    assert result.blur == float(probe(idr)) != 1
+        idr = weights.network.degradation(lr)
+        expected = weights.network.rdan.modulation_map(lr, idr)
+    seen = look(weights, photo, 10**6)
+    np.testing.assert_array_equal(seen.modulation, expected[0, 0])
+    assert seen.blur == float(probe(idr)) != 1
 
 
-def test_a_probe_that_is_no_good_estimates_nothing(upscaler, photo, probe, enlarged):
-    assert enlarged(upscaler, photo, probe=replace(probe, error=1.0)).blur is None
+def test_a_tiny_photo_has_no_blur_that_could_be_told(weights, tmp_path):
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    assert look(weights, tmp_path / "dot.png", 10**6).blur is None
 
 
-def test_a_network_without_masks_has_no_modulation_map(photo, enlarged):
+def test_a_probe_that_is_no_good_estimates_nothing(upscaler, photo, probe, monkeypatch):
+    monkeypatch.setattr(mrda.app.work, "make_probe", lambda network: replace(probe, error=1.0))
+    assert look(Weights(upscaler, None), photo, 10**6).blur is None
+
+
+def test_a_network_without_masks_has_no_modulation_map(weights, photo):
     network = MRDAStudent(scale=2, num_feat=8, num_blocks=1, den_width=4, conv_type="static")
-    assert enlarged(Upscaler(network), photo).modulation is None
+    assert look(Weights(Upscaler(network), None), photo, 10**6).modulation is None
+
+
+def test_a_preview_is_small_and_says_what_suits_the_photo(photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(mrda.app.work, "PREVIEW_PIXELS", 24 * 18)
+    seen = preview(photo, 10**6)
+    assert seen.size == (48, 36)
+    assert seen.picture.size == (24, 18)
+    assert "noise" in seen.choice.reason
+    (tmp_path / "bad.png").write_bytes(b"milk")
+    with pytest.raises(ValueError, match=r"^cannot read bad\.png: it is not an image of a known format$"):
+        preview(tmp_path / "bad.png", 10**6)
