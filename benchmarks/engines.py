@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inference engines beside torch, on CPUs: they run this project's own ONNX export at the size of LR.
 
-`pip install 'mrda-kernels[engines]'` installs them. All get as many threads as torch, and optimise the graphs freely;
+`pip install './mrda[engines]'` installs them. All get as many threads as torch, and optimise the graphs freely;
 ncnn takes what pnnx makes of the ONNX files.
 """
 

@@ -2,7 +2,8 @@
 """Everything that needs an NVIDIA GPU, in nine minutes: build for it, test on it, measure it (`make gpu`).
 
 Downloads nothing. The build needs torch, pybind11, ninja and nvcc, the tests pytest and hypothesis (pytest-xdist runs
-them side by side). After each part: RESULTS/GPU.json, GPU_rda_block.json, GPU_model.json, and tables in GPU.md.
+them side by side). After each part: RESULTS/GPU.json, GPU_rda_block.json, GPU_model.json, and tables in GPU.md;
+at last GPU_gpu_model.json, the measured times beside those that benchmarks/gpu_model.py predicts for an H200.
 """
 
 import argparse
@@ -22,7 +23,7 @@ if not __package__:  # run as a script: import from the root, as `python -m benc
 
 import torch
 
-from benchmarks import tables
+from benchmarks import gpu_model, tables
 from benchmarks.records import load
 from mrda.core.files import write_text
 
@@ -50,18 +51,22 @@ def steps(results: Path, name: str) -> list[Step]:
         return Step(f"benchmarks/{script}.py", command, seconds, reserve, takes_time_limit=True)
 
     operator, block, model = result_files(results, name)
+    predicted = str(results / f"{name}_gpu_model.json")
+    predicting = ("benchmarks/gpu_model.py", "--gpus", gpu_model.MODELLED_GPU, "--json", predicted)
+    predicting += ("--measured", str(operator), str(block))
     pytest = ("-m", "pytest", "-q", "--tb=short", "--maxfail=20", "-m")
     side_by_side = ("-n", "8") if importlib.util.find_spec("xdist") else ()
-    own = ("tests/kernels/test_gpu.py", "tests/upscale/test_trunk.py")
+    own = ("tests/kernels/test_gpu.py", "tests/upscale/test_runner.py")
     suite = (*side_by_side, "tests/kernels", "--ignore=tests/kernels/test_gpu.py")
     return [
-        Step("the build", ("setup.py", "in_place"), seconds=90, reserve=330),
+        Step("the build", ("setup.py", "in_place"), seconds=90, reserve=375),
         # first the tests that only a GPU can run, last the vendor's checkers: they may take long
-        Step("the GPU's own tests", (*pytest, "gpu and not sanitizer", *own), 70, reserve=270),
-        Step("the tests", (*pytest, "gpu and not sanitizer", *suite), seconds=130, reserve=210),
-        benchmark("model", model, seconds=60, reserve=160),
-        benchmark("rda_conv", operator, seconds=150, reserve=100),
-        benchmark("rda_block", block, seconds=70, reserve=45),
+        Step("the GPU's own tests", (*pytest, "gpu and not sanitizer", *own), 70, reserve=315),
+        Step("the tests", (*pytest, "gpu and not sanitizer", *suite), seconds=130, reserve=255),
+        benchmark("model", model, seconds=60, reserve=205),
+        benchmark("rda_conv", operator, seconds=135, reserve=145),
+        benchmark("rda_block", block, seconds=70, reserve=90),
+        Step("benchmarks/gpu_model.py", predicting, seconds=60, reserve=45),
         Step("compute-sanitizer", (*pytest, "sanitizer", "tests/kernels/test_gpu.py"), seconds=60, reserve=0),
     ]
 

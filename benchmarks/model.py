@@ -3,17 +3,20 @@
 
     python benchmarks/model.py --device cpu --quick --json benchmarks/results/model_cpu.json
     python benchmarks/model.py --quick --changes --json benchmarks/results/changes_cpu.json
+    python benchmarks/model.py --network dasr --json benchmarks/results/dasr_cpu.json
 
 Providers, each in float32, and in bfloat16 if the processor has it, which take turns in one run:
 
     released           the released code's way: grouped conv2d, sub-pixel convolutions one by one
     released_compiled  the same under torch.compile: one compiled block, called 27 times, a compiled DEN and upscaler
-    dasr_shaped        the nearest rival, the released way: DASR's 25 blocks in 5 groups, with the same DEN
+    released_tuned_compiled    the same in torch.compile's mode "max-autotune-no-cudagraphs"; on a GPU
     static_convs       for orientation: the published network's 3x3 convolutions and pixel shuffles, nothing else
     openvino, onnxruntime, ncnn    our network in these engines; one image, on a CPU
     mrda               `mrda.Upscaler`'s way to run our network
 
-With --changes instead: mrda, and mrda with one change undone at a time. Shapes are those of LR.
+With --changes instead: mrda, and mrda with one change undone at a time. Shapes are those of LR. With --network instead:
+DASR or KDSR_S (size M) by the released way and by ours, after its steered convolution alone, all that belongs to it
+included: op "dasr_conv" or "kdsr_conv".
 """
 
 import copy
@@ -21,6 +24,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +39,17 @@ from torch import Tensor, nn
 from benchmarks import commands
 from benchmarks.engines import ENGINES, FORM, Engine
 from benchmarks.harness import Candidate, Effort, fresh_start, measure, shares
-from benchmarks.peers import released, use_peer
+from benchmarks.peers import released, use_groups, use_peer
 from benchmarks.rda_block import in_a_row, run_block
-from benchmarks.records import MEMORY_FORMATS, Record, Setting, dtype_name, is_measured
+from benchmarks.records import FLOORS, MEMORY_FORMATS, Record, Setting, dtype_name, is_measured
 from mrda.core.environment import has_bfloat16
-from mrda.networks import MRDAStudent
-from mrda.networks.layers import NEGATIVE_SLOPE, conv3x3
-from mrda.networks.rda_conv import DASRConv
-from mrda.upscale.trunk import TrunkRunner
+from mrda.networks import DASR, BlindNetwork, KDSRStudent, MRDAStudent
+from mrda.networks.layers import NEGATIVE_SLOPE
+from mrda.upscale.runner import GraphRunner
 
 SHAPES = ((1, 3, 180, 320), (16, 3, 64, 64))
-SMALL = (1, 3, 32, 32)
+SMALL, LAYER = (1, 3, 32, 32), (1, 64, 180, 320)
+SISTERS = {"dasr": DASR, "kdsr": KDSRStudent}
 OURS = "mrda"
 
 Model = Callable[[Tensor], Tensor]
@@ -53,10 +57,16 @@ Models = Iterator[tuple[str, Model]]  # providers' names and networks
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Time MRDA_S x4 against the released network's way, torch.compile, a DASR-shaped network and convolutions."""
+    """Time MRDA_S x4 against the released network's way, torch.compile and convolutions."""
     command = commands.comparison_parser(__doc__, quick="the first shape only")
     command.add_argument("--changes", action="store_true", help="instead: our network with one change undone at a time")
+    command.add_argument("--network", choices=SISTERS, help="instead: this network and its layer, two ways")
     options = command.parse_args(arguments)
+    if options.network:
+        layers = product(MEMORY_FORMATS, [LAYER], ["forward"], [f"{options.network}_conv"])
+        todo = [*layers, ("nhwc", SHAPES[0], "forward", options.network)]
+        sisters = [Setting(options.device, torch.float32, *each) for each in (todo[:2] if options.quick else todo)]
+        commands.run_comparison(command, options, sisters, measure_sister)
     if torch.bfloat16 not in dtypes(options.device):
         print("bfloat16 is left out: this processor would emulate it", file=sys.stderr)
     shapes = (SMALL, SHAPES[0]) if options.changes else ()
@@ -80,7 +90,9 @@ def computing(network: MRDAStudent, dtype: torch.dtype) -> Models:
     compiled = partial(torch.compile, fullgraph=True, dynamic=False)
     yield "released", released_way(prepared(network, dtype))
     yield "released_compiled", released_way(prepared(network, dtype), compiled)
-    yield "dasr_shaped", released_way(prepared(dasr_shaped(network), dtype))
+    if network.rdan.mean.is_cuda:
+        tuned = partial(compiled, mode="max-autotune-no-cudagraphs")
+        yield "released_tuned_compiled", released_way(prepared(network, dtype), tuned)
     yield "static_convs", prepared(static_convs(network), dtype)
     for name in ENGINES:
         yield name, Engine(name, network, dtype)
@@ -92,7 +104,7 @@ def undone(network: MRDAStudent, dtype: torch.dtype) -> Models:
     nchw = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
     yield OURS, ours(network, dtype)
     chain = OneByOne(network, dtype)
-    chain.trunk.upscaler = lambda features: network.rdan.upscaler(features.float())  # type: ignore[assignment]
+    chain.trunk.upscaler = lambda features: network.rdan.upscaler(features.float()) + network.rdan.mean  # type: ignore
     yield f"{OURS}_plain_upscaler", chain
     yield f"{OURS}_nchw", ours(nchw, dtype)
     single = OneByOne(network, dtype)
@@ -120,7 +132,10 @@ def measure_setting(
         for name, model in models(network, dtype):
             if name in ENGINES and not has_engines:
                 continue
-            image = image_for(name, lr, dtype)
+            # our own way and engines convert LR themselves
+            layout = "nchw" if name in ENGINES or name.endswith("_nchw") else "nhwc"
+            converts = name in ENGINES or name.startswith(OURS)
+            image = lr.to(torch.float32 if converts else dtype, memory_format=MEMORY_FORMATS[layout])
             candidates[f"{name} {dtype_name(dtype)}"] = Candidate(
                 partial(model, image),
                 is_compiled=name.endswith("_compiled"),
@@ -142,18 +157,25 @@ def measure_setting(
     return records
 
 
-def image_for(name: str, lr: Tensor, dtype: torch.dtype) -> Tensor:
-    """LR in the dtype and the layout that a provider takes; our own way and engines convert it themselves."""
-    layout = "nchw" if name in ENGINES or name.endswith("_nchw") else "nhwc"
-    takes_float32 = name in ENGINES or name.startswith(OURS)
-    return lr.to(torch.float32 if takes_float32 else dtype, memory_format=MEMORY_FORMATS[layout])
+def measure_sister(setting: Setting, effort: Effort) -> list[Record]:
+    """Time the released way and ours on a sister of MRDA_S, or on its layer alone."""
+    fresh_start()
+    network = random_network(setting.device, SISTERS[setting.op.removesuffix("_conv")])
+    x = torch.rand(setting.shape, device=setting.device).to(memory_format=MEMORY_FORMATS[setting.layout])
+    ways, inputs = (use_groups(prepared(network, torch.float32)), OneByOne(network, torch.float32)), (x,)
+    if setting.op not in SISTERS:
+        slope = {"output_negative_slope": NEGATIVE_SLOPE} if setting.op == "dasr_conv" else {}
+        ways = [partial(each.rdan.blocks[0].halves()[0][0], **slope) for each in (ways[0], network)]
+        inputs = (x, x.mean(dim=(2, 3)))
+    runs = {name: Candidate(partial(way, *inputs)) for name, way in zip(("released", OURS), ways, strict=True)}
+    return measure(setting, runs, floor=FLOORS[setting.op], effort=effort)
 
 
-def random_network(device: str, **options: int) -> MRDAStudent:
-    """The published network as it is initialised, the same every time."""
+def random_network(device: str, kind: type[BlindNetwork] = MRDAStudent, **options: int) -> Any:
+    """A published network as it is initialised, the same every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = MRDAStudent(**options)
+        network = kind(**options)
     return prepared(network.to(device), torch.float32)
 
 
@@ -162,18 +184,17 @@ def prepared(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     return copy.deepcopy(network).requires_grad_(False).eval().to(dtype).to(memory_format=torch.channels_last)
 
 
-def ours(network: MRDAStudent, dtype: torch.dtype) -> Model:
+def ours(network: BlindNetwork, dtype: torch.dtype) -> Model:
     """Our network as `mrda.Upscaler` runs it."""
-    run = TrunkRunner(network.rdan.prepare(dtype))
-    return lambda lr: run(lr, network.degradation(lr))
+    return GraphRunner(network.prepare(dtype))
 
 
 class OneByOne:
     """Our network as `mrda.Upscaler` runs it, but without CUDA graphs, which hide its parts and its memory."""
 
-    def __init__(self, network: MRDAStudent, dtype: torch.dtype) -> None:
-        self.den: Model = network.den
-        self.trunk = network.rdan.prepare(dtype)
+    def __init__(self, network: BlindNetwork, dtype: torch.dtype) -> None:
+        prepared = network.prepare(dtype)
+        self.den, self.trunk = prepared.den, prepared.rdan
 
     def __call__(self, lr: Tensor) -> Tensor:
         """Return SR of LR."""
@@ -184,9 +205,6 @@ def released_way(network: MRDAStudent, transform: Callable[..., Any] = lambda fu
     """The network with grouped convolutions and the plain upscaler, its parts under a transform; it is changed."""
     rdan = network.rdan
     use_peer(network, released)
-    for module in network.modules():
-        if isinstance(module, DASRConv):
-            module.__class__ = GroupedDASRConv
     den, trunk, upscale = transform(network.den), in_a_row(rdan.blocks, transform(run_block)), transform(rdan.upscaler)
 
     def model(lr: Tensor) -> Tensor:
@@ -195,36 +213,6 @@ def released_way(network: MRDAStudent, transform: Callable[..., Any] = lambda fu
         return upscale(rdan.body_tail(trunk(shallow, idr)) + shallow) + rdan.mean
 
     return model
-
-
-class GroupedDASRConv(DASRConv):
-    """DASR's convolution with samples and channels as groups of one conv2d."""
-
-    def convolve(self, features: Tensor, idr: Tensor) -> Tensor:
-        """Convolve each channel of each sample with the kernel predicted for it."""
-        weight = self.predict_kernels(idr).flatten(0, 1)[:, None]
-        planes = features.reshape(1, len(weight), *features.shape[2:])
-        return F.conv2d(planes, weight, padding=self.kernel_size // 2, groups=len(weight)).reshape(features.shape)
-
-
-class Group(nn.ModuleList):
-    """DASR's residual group: some blocks, a 3x3 convolution, and a skip around all."""
-
-    def forward(self, features: Tensor, idr: Tensor) -> Tensor:
-        """Return features of the same shape."""
-        *blocks, end = self
-        return end(in_a_row(blocks)(features, idr)) + features
-
-
-def dasr_shaped(network: MRDAStudent) -> MRDAStudent:
-    """The rival of `network`'s width, scale and DEN, in 5 groups of 5 blocks."""
-    with torch.random.fork_rng(devices=[]), torch.device(next(network.parameters()).device):
-        torch.manual_seed(0)
-        rival = MRDAStudent(**network.hyperparameters | {"num_blocks": 25, "conv_type": "dasr_da"})
-        blocks, width = list(rival.rdan.blocks), rival.hyperparameters["num_feat"]
-        groups = [Group([*blocks[first : first + 5], conv3x3(width, width)]) for first in range(0, 25, 5)]
-        rival.rdan.blocks = nn.ModuleList(groups)
-    return rival
 
 
 def static_convs(network: MRDAStudent) -> nn.Sequential:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmarks.harness import Arguments, Candidate, Operator, call
 from benchmarks.records import OURS, Setting
 from mrda.networks.layers import is_autocast
-from mrda.networks.rda_conv import RDAConv
+from mrda.networks.rda_conv import DASRConv, KDSRConv, PredictingConv, RDAConv
 from mrda_kernels import dispatch
 
 Transform = Callable[[Operator], Operator]  # none, or torch.compile
@@ -74,6 +74,28 @@ def use_peer(network: nn.Module, operator: Operator) -> None:
         if isinstance(module, RDAConv):
             module.__class__ = PeerConv
             module.operator = operator
+
+
+def grouped(conv: PredictingConv, features: Tensor, idr: Tensor) -> Tensor:
+    """The dynamic convolution of DASR and KDSR by their released way: samples and channels as groups of one conv2d."""
+    weight = conv.predict_kernels(idr).flatten(0, 1)[:, None]
+    planes = features.reshape(1, len(weight), *features.shape[2:])
+    out = F.conv2d(planes, weight, padding=conv.kernel_size // 2, groups=len(weight))
+    return F.leaky_relu(out, conv.dynamic_slope, inplace=True).reshape(features.shape)
+
+
+def attended(conv: DASRConv, features: Tensor, idr: Tensor, *, output_negative_slope: float) -> Tensor:
+    """DASR's convolution with its attention, op by op."""
+    out = conv.project(grouped(conv, features, idr)) + features * conv.attention(idr)[:, :, None, None]
+    return F.leaky_relu(out, output_negative_slope, inplace=True)
+
+
+def use_groups(network: nn.Module) -> nn.Module:
+    """Let a network of DASR or KDSR compute so; returns it."""
+    for conv in network.modules():
+        if isinstance(conv, DASRConv | KDSRConv):
+            conv.forward = partial(attended if isinstance(conv, DASRConv) else grouped, conv)  # type: ignore
+    return network
 
 
 def providers(

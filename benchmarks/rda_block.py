@@ -10,6 +10,9 @@ trunk. The floor is "convolutions", the blocks' 3x3 convolutions by oneDNN and n
 
 Op "rda_conv3x3" is the first half of a block, forward, from features and predicted kernels. Beside the peers are
 "composition", our RDA conv and torch's convolution, and two parts of ours by themselves: "rda_conv2d" and "conv3x3".
+
+Op "upscaler" is the collapsed upscaler, x4, from the trunk's features to SR: ours, and the "composition" of torch's
+operators. Only a GPU has a kernel for it.
 """
 
 import copy
@@ -35,11 +38,12 @@ from benchmarks.records import MEMORY_FORMATS, MODES, OURS, Record, Setting
 from mrda.networks.layers import NEGATIVE_SLOPE
 from mrda.networks.rda_conv import RDAConv
 from mrda.networks.rdan import RDAB
-from mrda_kernels import conv3x3, pack_conv3x3, rda_conv2d, rda_conv3x3
+from mrda_kernels import conv3x3, conv5x5_shuffle, pack_conv3x3, pack_conv5x5, rda_conv2d, rda_conv3x3
 
-HALF = "rda_conv3x3"
+HALF, UPSCALER = "rda_conv3x3", "upscaler"
 BLOCKS = {"rdab": 1, "trunk": 27}
 KERNEL_SIZE = 3
+SCALE = 4  # of the upscaler
 SHAPES = ((1, 64, 180, 320), (16, 64, 64, 64))
 
 
@@ -57,7 +61,10 @@ def settings(device: str, quick: bool) -> list[Setting]:
         return [Setting(device, torch.float32, "nhwc", SHAPES[0], mode, op) for op, mode in kinds]
     todo = product(("nhwc", "nchw"), (torch.bfloat16, torch.float32), SHAPES, MODES, (HALF, *BLOCKS))
     kinds = [Setting(device, dtype, layout, shape, mode, op) for layout, dtype, shape, mode, op in todo]
-    return [kind for kind in kinds if kind.mode == "forward" or kind.op != HALF]
+    kinds = [kind for kind in kinds if kind.mode == "forward" or kind.op != HALF]
+    if device == "cuda":
+        kinds.insert(1, Setting(device, torch.bfloat16, "nhwc", SHAPES[0], "forward", UPSCALER))
+    return kinds
 
 
 def random_blocks(setting: Setting) -> nn.ModuleList:
@@ -134,6 +141,22 @@ def half(setting: Setting, block: RDAB, arguments: Arguments) -> dict[str, Candi
     return providers(setting, arguments, peer, ours) | parts
 
 
+def upscaler(setting: Setting, features: Tensor) -> dict[str, Candidate]:
+    """The providers of the collapsed upscaler, and its convolution alone, by name."""
+    generator = torch.Generator(setting.device).manual_seed(0)
+    outputs, channels = 3 * SCALE**2, setting.shape[1]
+    like = {"generator": generator, "device": setting.device}
+    weight = torch.randn(9, outputs, channels, 5, 5, **like) / (5 * channels**0.5)  # type: ignore[arg-type]
+    bias = torch.randn(9, outputs, **like)  # type: ignore[arg-type]
+    inner = weight[4].to(features.dtype, memory_format=MEMORY_FORMATS[setting.layout])
+    ways = {
+        OURS: partial(conv5x5_shuffle, features, pack_conv5x5(weight, features.dtype), bias, scale=SCALE),
+        "composition": partial(conv5x5_shuffle, features, weight, bias, scale=SCALE, backend="reference"),
+        "convolutions": partial(F.conv2d, features, inner, padding=2),
+    }
+    return {name: Candidate(torch.no_grad()(way)) for name, way in ways.items()}
+
+
 def run_block(block: nn.Module, features: Tensor, idr: Tensor) -> Tensor:
     """Call a block; compiled, this serves all blocks alike."""
     return block(features, idr)
@@ -163,6 +186,8 @@ def measure_setting(setting: Setting, effort: Effort) -> list[Record]:
     static = blocks[0].conv1 if setting.op == HALF else convolutions(blocks)
     alone = Arguments((arguments.tensors[0], *static.parameters()), arguments.grad_output)
     floor = Candidate(call(lambda features, *_: static(features), alone, setting.mode))
+    if setting.op == UPSCALER:
+        return measure(setting, upscaler(setting, arguments.tensors[0]), floor="convolutions", effort=effort)
     found = half(setting, blocks[0], arguments) if setting.op == HALF else computing(setting, blocks, arguments)
     found.pop(f"{OURS}_reference", None)  # benchmarks/rda_conv.py measures it
     candidates = found | {"convolutions": floor}

@@ -18,8 +18,9 @@ Record = dict[str, Any]
 MODES = ("forward", "forward_backward")
 TENSORS_MOVED = {"forward": 2, "forward_backward": 5}
 MEMORY_FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-BLOCK_FLOORS = dict.fromkeys(("rda_conv3x3", "rdab", "trunk"), "convolutions")
-FLOORS = {"rda_conv2d": "copy", **BLOCK_FLOORS, "model": "static_convs"}  # by op
+BLOCK_FLOORS = dict.fromkeys(("rda_conv3x3", "upscaler", "rdab", "trunk"), "convolutions")
+FAMILY = ("dasr_conv", "kdsr_conv", "dasr", "kdsr")
+FLOORS = {"rda_conv2d": "copy", **BLOCK_FLOORS, "model": "static_convs", **dict.fromkeys(FAMILY, "none")}  # by op
 OURS = "mrda_kernels"
 
 

@@ -15,16 +15,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records import FLOORS, OURS, Record, is_measured, launch, load
+from benchmarks.records import FAMILY, FLOORS, OURS, Record, is_measured, launch, load
+from mrda.core.durations import in_words
 from mrda.core.markdown import Page, markers, table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/performance.md")
+PAGES = ("README.md", "docs/performance.md", "docs/scaling.md")
 MISSING = "-"
 KEYS = ("Op", "Shape", "dtype", "mode", "launch")
-COMPILED = ("released_compiled", "shift_add_compiled")
-PEERS = ("released", "released_tf32", "vmap", *COMPILED)  # of the second and third, old records only
+COMPILED = ("released_compiled", "released_tuned_compiled", "shift_add_compiled")
 ENGINES = ("openvino", "onnxruntime", "ncnn")
 OUR_WAYS = (OURS, "mrda")
 TITLES = {"rda_conv2d": "The operator", "model": "The whole network"}
@@ -34,9 +34,12 @@ MEANINGS = {
     "forward, 5 with the backward.",
     "rda_conv3x3": "The composition is our RDA conv and torch's convolution. The parts by themselves: rda_conv2d is "
     "our RDA conv, conv3x3 our 3x3 convolution by Winograd's algorithm, convolutions the same one by oneDNN.",
+    "upscaler": "The upscaler is the collapsed one; the composition is torch's convolutions and pixel shuffle, the "
+    "convolution alone that of all pixels, in the features' dtype.",
     "rdab": "Op rdab is one RDA block, trunk is 27 of them; a compiled peer of the trunk is one compiled block, called "
     "27 times. The convolutions alone are the blocks' 3x3 ones.",
     "model": "static_convs is the network's 3x3 convolutions and pixel shuffles only, dasr_shaped another network.",
+    **dict.fromkeys(FAMILY, "dasr_conv and kdsr_conv are the layers, dasr and kdsr the networks from LR to SR."),
 }
 ON_A_GPU = "Calls find a cold L2 cache. Float32 is without TF32. A graph is the replay of a CUDA graph with the call."
 
@@ -78,7 +81,7 @@ def comparison(records: Sequence[Record]) -> str:
     columns |= {f"{name} (ms)": [milliseconds(ms(best, name)) for best in found.values()] for name in names}
     columns |= {
         "faster than released": [ratio(ms(best, "released"), ms(best, *OUR_WAYS)) for best in found.values()],
-        "than the best peer": [ratio(ms(best, *PEERS), ms(best, *OUR_WAYS)) for best in found.values()],
+        "than the compiled peer": [ratio(ms(best, *COMPILED), ms(best, *OUR_WAYS)) for best in found.values()],
         "than the best engine": [ratio(ms(best, *ENGINES), ms(best, *OUR_WAYS)) for best in found.values()],
         f"times the {floor}": [ratio(ms(best, *OUR_WAYS), ms(best, floor)) for best in found.values()],
         "peak memory (MiB)": [mebibytes(best.get(OURS) or best.get("mrda")) for best in found.values()],
@@ -125,13 +128,26 @@ def notes(records: Sequence[Record]) -> list[str]:
         errors = ", ".join(f"{r['provider']} {r['max_error']:.1e} in {r['dtype']}" for r in engines)
         made_of = f"The engines run our ONNX export of this size ({engines[0]['form']})."
         found.append(f"{made_of} Their SR differs by at most: {errors}.")
+    found += slower(records)
     absent = Counter((r["provider"], r["absent"]) for r in records if not is_measured(r))
     return found + [f"Not measured: {name}, {count}x ({reason})." for (name, reason), count in absent.items()]
 
 
+def slower(records: Iterable[Record]) -> list[str]:
+    """A sentence on the settings in which the compiled peer is faster than ours, if there are any."""
+    behind = []
+    for (_, shape, dtype, mode, way), best in best_layouts(records).items():
+        peer, ours = ms(best, *COMPILED), ms(best, *OUR_WAYS)
+        if peer is not None and ours is not None and peer < ours:
+            behind.append(f"{word(shape)} {dtype} {word(mode)} {way} ({ratio(peer, ours)} as fast)")
+    return [f"Slower than the compiled peer is ours at {'; '.join(behind)}."] if behind else []
+
+
 def measured_on(record: Mapping[str, Any]) -> str:
-    """The machine of a record."""
-    where = f"{record['processor']} with {record['threads']} threads, torch {record['torch']}"
+    """The machine of a record: processor and instruction set, or GPU and driver."""
+    what = "driver" if "cuda" in (record.get("device"), *record) else "instructions"
+    detail = f"{what} {record[what]}" if record.get(what) else f"{what} not recorded"
+    where = f"{record['processor']} ({detail}) with {record['threads']} threads, torch {record['torch']}"
     return f"Measured on {where}: medians of interleaved rounds."
 
 
@@ -139,7 +155,7 @@ def three_rows(records: Sequence[Record], kept: Sequence[Record]) -> str:
     """The operator's forward at (1, 64, 180, 320), with a sentence on a process that keeps freed memory."""
     key = ("rda_conv2d", (1, 64, 180, 320), "float32", "forward", "eager")
     best, other = best_layouts(records)[key], best_layouts(kept)[key]
-    ways = {"the released way, eager": PEERS[:1], "`torch.compile`": COMPILED, "`mrda_kernels`": (OURS,)}
+    ways = {"the released way, eager": ("released",), "`torch.compile`": COMPILED, "`mrda_kernels`": (OURS,)}
     lines = [(way, milliseconds(ms(best, *n)), ratio(ms(best, "released"), ms(best, *n))) for way, n in ways.items()]
     compiled, ours = (ratio(ms(other, "released"), ms(other, *names)) for names in (COMPILED, OUR_WAYS))
     return (
@@ -188,6 +204,37 @@ def training(records: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def gpu_model(records: Sequence[Mapping[str, Any]]) -> str:
+    """The kernels' code and predicted times, by benchmarks/gpu_model.py, as Markdown that ends in a newline."""
+    header = ("Kernel", "dtype", "GPU", "instructions per element", "registers", "shared memory (KiB)")
+    rows = [
+        (
+            *(r["kernel"], r["dtype"], r["arch"], f"{r['instructions_per_element']:.1f}", str(r["registers"])),
+            f"{r['shared_bytes'] / 1024:.1f}",
+            milliseconds(r["copy_ms"]),
+            milliseconds(r["predicted_ms"]),
+            milliseconds(r["measured_ms"]),
+        )
+        for r in records
+    ]
+    times = ("a copy (ms)", "predicted (ms)", "measured (ms)")
+    shares = [share for dtype in ("bfloat16", "float16", "float32") if (share := of_the_copy(records, dtype))]
+    sentence = f"\nForward + backward, as a share of a copy's speed: {'; '.join(shares)}.\n" if shares else ""
+    return table([*header, *times], rows, left=3) + sentence
+
+
+def of_the_copy(records: Sequence[Mapping[str, Any]], dtype: str) -> str | None:
+    """The time of copies beside that of forward and backward together, predicted and measured; None without both."""
+    both = [r for r in records if r["kernel"] in ("forward", "backward") and r["dtype"] == dtype and r["predicted_ms"]]
+    if len(both) != 2:
+        return None
+    copy = sum(r["copy_ms"] for r in both)
+    said = f"{dtype} {copy / sum(r['predicted_ms'] for r in both):.0%} predicted"
+    if all(r["measured_ms"] for r in both):
+        said += f", {copy / sum(r['measured_ms'] for r in both):.0%} measured"
+    return said
+
+
 def parts(record: Mapping[str, Any]) -> str:
     """The shares of the time by part."""
     return ", ".join(f"{part} {100 * share:.0f} %" for part, share in record.get("parts", {}).items())
@@ -213,6 +260,80 @@ def mebibytes(record: Mapping[str, Any] | None) -> str:
     return MISSING if record is None or "peak_bytes" not in record else f"{record['peak_bytes'] / 2**20:.0f}"
 
 
+def scaling(record: Mapping[str, Any], ms: float) -> str:
+    """Photos a second of workers on CPUs as measured, and what GPUs of so many milliseconds a photo would take."""
+    rows = [
+        (
+            str(run["workers"]),
+            f"{run['photos_per_second']:.2f}",
+            f"{run['first_result_after']:.0f}",
+            f"{run['load']:.0f}",
+        )
+        for run in record["workers"]
+    ]
+    height, width = record["size"]
+    planning = record["planning"]["seconds"] / record["planning"]["photos"] * 1e6
+    lines = [
+        table(
+            ("Workers of one core", "Photos a second", "First result after (s)", "Load of the machine"), rows, left=1
+        ),
+        f"{record['photos']} photos of {height}x{width}, {record['weights']}, torch {record['torch']}, "
+        f"{record['processor']}, {record['cores']} cores. The plan of a million photos takes {planning:.0f} s of one "
+        "core.\n",
+        table(
+            ("", "Bytes in", "Bytes out", "Decode (ms of a core)", "Encode (ms of a core)", "Cores to feed a GPU"),
+            [
+                (
+                    name,
+                    f"{codec['bytes_in'] / 1e3:.0f} kB",
+                    f"{codec['bytes_out'] / 1e3:.0f} kB",
+                    f"{1e3 * codec['read']:.1f}",
+                    f"{1e3 * codec['write']:.1f}",
+                    f"{(codec['read'] + codec['write']) * 1e3 / ms:.0f}",
+                )
+                for name, codec in record["codecs"].items()
+            ],
+            left=1,
+        ),
+        table(
+            (
+                "GPUs",
+                "Photos a second",
+                "A million takes",
+                *(f"{what}, {name} (GB/s)" for name in ("jpg", "png") for what in ("Read", "Written")),
+                "Cores, jpg",
+                "Cores, png",
+            ),
+            [_gpus_row(gpus, ms, record["codecs"]) for gpus in (1, 8, 64, 1000)],
+            left=1,
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _gpus_row(gpus: int, ms: float, codecs: Mapping[str, Mapping[str, float]]) -> tuple[str, ...]:
+    rate = gpus * 1e3 / ms
+    flows = [
+        f"{float(f'{rate * codecs[name][key] / 1e9:.2g}'):g}"
+        for name in ("jpg", "png")
+        for key in ("bytes_in", "bytes_out")
+    ]
+    cores = [f"{rate * (codecs[name]['read'] + codecs[name]['write']):,.0f}" for name in ("jpg", "png")]
+    return f"{gpus:,}", f"{rate:,.0f}", in_words(1e6 / rate), *flows, *cores
+
+
+def _photo_ms() -> float:
+    """Milliseconds of a photo of 180x320 on a GPU, by the record that docs/performance.md shows."""
+    (found,) = (
+        record["ms"]
+        for record in load(RESULTS / "nvidia-h200_model.json")
+        if (record["provider"], record["launch"], record["dtype"]) == ("mrda", "graph", "bfloat16")
+        and record["shape"] == [1, 3, 180, 320]
+        and is_measured(record)
+    )
+    return float(found)
+
+
 def _weights() -> str:
     from mrda.paper.studies import release  # needs more than torch
 
@@ -227,8 +348,12 @@ SECTIONS: Mapping[str, Callable[[], str]] = {
     "speed-half-block": lambda: blocks("rda_conv3x3"),
     "speed-blocks": lambda: blocks("rdab", "trunk"),
     "speed-model": lambda: document(load(RESULTS / "model_cpu.json")),
+    "speed-model-avx2": lambda: document(load(RESULTS / "model_cpu_avx2.json")),
     "speed-changes": lambda: document(load(RESULTS / "changes_cpu.json")),
+    "speed-family": lambda: document([r for name in ("dasr", "kdsr") for r in load(RESULTS / f"{name}_cpu.json")]),
     "speed-gpu": gpus,
+    "scaling": lambda: scaling(json.loads((RESULTS / "scaling.json").read_text()), _photo_ms()),
+    "gpu-model": lambda: gpu_model(json.loads((RESULTS / "gpu_model.json").read_text())),
     "training": lambda: training(json.loads((RESULTS / "training_cpu.json").read_text())),
     "training-gpu": lambda: training(json.loads((RESULTS / "training_nvidia-h200.json").read_text())),
 }

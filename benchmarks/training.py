@@ -40,7 +40,7 @@ from mrda.networks import MLN, save_network
 from mrda.training import STAGES as STAGE_CLASSES
 from mrda.training.components import build_teacher, mln_options
 from mrda.training.processes import Processes
-from mrda.training.stages import MetaStage, Stage
+from mrda.training.stages import MetaStage, Stage, TeacherStage
 from mrda.training.trainer import Trainer, build_optimizer
 
 OURS = "mrda"
@@ -108,7 +108,12 @@ def measure(
 def parts_of(stage: Stage) -> list[tuple[Any, str, str]]:
     """The parts of a step for `benchmarks.harness.shares`."""
     network = stage.mln_to_adapt if isinstance(stage, MetaStage) else stage.network
-    parts: list[tuple[Any, str, str]] = [(network, "forward", "forward"), (Tensor, "backward", "backward")]
+    calls = (
+        [(network.rdan, "forward"), (network, "degradation")]
+        if isinstance(stage, TeacherStage)
+        else [(network, "forward")]
+    )
+    parts: list[tuple[Any, str, str]] = [*((*call, "forward") for call in calls), (Tensor, "backward", "backward")]
     parts += [(torch.optim.Optimizer, "zero_grad", "optimizer"), (torch.optim.Adam, "step", "optimizer")]
     parts += [] if stage.degradation is None else [(stage, "degradation", "degradation")]
     return parts + ([] if stage.adapter is None else [(stage.adapter, "features", "adaptation")])

@@ -15,7 +15,7 @@ def setting(mode="forward", layout="nchw", dtype=torch.float32, shape=SHAPE, op=
 def record(provider, ms, *, layout="nchw", mode="forward", shape=(1, 64, 180, 320), **extra):
     identity = {"op": "rda_conv2d", "provider": provider, "device": "cpu", "dtype": "float32"}
     measured = {"ms": ms, "gbps": 1.0, "floor_ratio": ms / 2.0}
-    machine = {"torch": "2.13.0", "threads": 2, "processor": "a processor"}
+    machine = {"torch": "2.13.0", "threads": 2, "processor": "a processor", "instructions": "x86_64_v9"}
     return {**identity, "layout": layout, "shape": list(shape), "mode": mode, **measured, **machine, **extra}
 
 

@@ -23,7 +23,8 @@ def test_the_table_takes_the_better_layout_of_each_provider(records):
     assert all(line.count("|") == lines[0].count("|") for line in lines[:3])
     notes = "\n".join(lines[3:])
     assert "Each provider in the better of its two layouts" in notes
-    assert "a processor with 2 threads, torch 2.13.0" in notes
+    assert "a processor (instructions x86_64_v9) with 2 threads, torch 2.13.0" in notes
+    assert "Slower than" not in notes
     assert "3.0 MiB, which is the inputs; by the released way 7.0 MiB" in notes
 
 
@@ -43,6 +44,7 @@ def gpu_records():
 
 def test_columns_without_a_value_are_left_out_and_settings_that_differ_are_told():
     lines = tables.document(gpu_records()).splitlines()
+    assert cells(lines[0])[9] == "than the compiled peer"
     assert cells(lines[0])[2:8] == [
         *("launch", "released (ms)", "released_tf32 (ms)", "released_compiled (ms)", "copy (ms)", "mrda_kernels (ms)"),
     ]
@@ -50,7 +52,8 @@ def test_columns_without_a_value_are_left_out_and_settings_that_differ_are_told(
     assert cells(lines[3])[2:] == ["graph", "-", "-", "-", "0.900", "1.000", "-", "-", "1.1x"]
     notes = "\n".join(lines[4:])
     assert "All in one layout, NCHW." in notes
-    assert "Measured on NVIDIA X1" in notes
+    assert "Measured on NVIDIA X1 (driver not recorded) with" in notes
+    assert "driver 580.1" in tables.document([{**r, "driver": "580.1"} for r in gpu_records()])
     assert "Not measured: shift_add_compiled, 1x (not compiled)." in notes
 
 
@@ -62,7 +65,15 @@ def test_the_blocks_table_has_both_ops_with_their_peak_memory():
     ]
     lines = tables.document(records).splitlines()
     assert [cells(line)[0] for line in lines[2:4]] == ["rdab", "trunk"]
-    assert cells(lines[2])[3:] == ["6.000", "2.000", "3.000", "2.0x", "2.0x", "1.5x", "4", "9"]
+    # no peer was compiled, so that there is no column for it
+    assert cells(lines[2])[3:] == ["6.000", "2.000", "3.000", "2.0x", "1.5x", "4", "9"]
+
+
+def test_a_compiled_peer_that_is_faster_is_said_in_words():
+    records = [gpu_record("released_compiled", 0.9), gpu_record("mrda_kernels", 1.0)]
+    notes = tables.document(records)
+    said = "Slower than the compiled peer is ours at (1, 64, 180, 320) float32 forward eager (0.9x as fast)."
+    assert said in notes.splitlines()
 
 
 def test_old_records_count_as_plain_calls(records):
@@ -83,6 +94,7 @@ def repository(records, tmp_path, monkeypatch):
     (tmp_path / "docs").mkdir()
     begin, end = markdown.markers("speed-operator")
     (tmp_path / "README.md").write_text("nothing\n")
+    (tmp_path / "docs" / "scaling.md").write_text("nothing\n")
     (tmp_path / "docs" / "performance.md").write_text(f"before\n{begin}\nold\n{end}\n<!-- mine:begin -->\nafter\n")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
@@ -134,7 +146,7 @@ def test_a_gpu_is_not_yet_measured_until_there_is_a_result_of_one(records, tmp_p
 
 def test_pages_of_the_repository_are_what_its_results_give():
     shown = tables.shown()
-    assert {path.name for path, _ in shown} == {"README.md", "performance.md"}
+    assert {path.name for path, _ in shown} == {"README.md", "performance.md", "scaling.md"}
     for path, section in shown:
         text = path.read_text()
         assert markdown.insert(text, tables.SECTIONS[section](), section) == text, (path, section)

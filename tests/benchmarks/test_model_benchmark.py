@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import model as bench
 from benchmarks import tables
 from benchmarks.engines import Engine
-from benchmarks.harness import Effort
+from benchmarks.harness import Effort, measure
+from benchmarks.records import Setting
 from mrda_kernels.backends import cpu
 
 SHAPE = (2, 3, 9, 11)
@@ -50,14 +51,33 @@ def mult_adds(model):
     return counter.get_total_flops() // 2
 
 
-def test_the_rival_is_what_the_paper_counts():
-    """METHOD: about 185.1 G for 25 blocks in 5 groups; 5.97 M parameters."""
+def test_the_static_convs_are_less_than_the_network():
     network = bench.random_network("cpu")
-    rival = bench.dasr_shaped(network)
-    assert sum(p.numel() for p in rival.parameters()) == 5_967_491
-    assert mult_adds(bench.released_way(rival.to("meta"))) == 185_118_509_056
     static = mult_adds(bench.static_convs(network).to("meta"))
     assert static < mult_adds(bench.released_way(network.to("meta")))
+
+
+@pytest.mark.parametrize("name", ["dasr", "kdsr"])
+def test_a_sister_and_its_layer_are_timed_two_ways_that_agree(name, monkeypatch):
+    sizes = {"scale": 2, "num_feat": 8, "num_blocks": 1}
+    monkeypatch.setattr(bench, "random_network", lambda device, kind: bench.prepared(kind(**sizes), torch.float32))
+    found = {}
+
+    def measured(setting, candidates, **options):
+        found[setting.op] = {way: candidate.run() for way, candidate in candidates.items()}
+        return measure(setting, candidates, **options)
+
+    monkeypatch.setattr(bench, "measure", measured)
+    shapes = {f"{name}_conv": (1, 8, 6, 7), name: (1, 3, 6, 7)}
+    records = []
+    for op, shape in shapes.items():
+        setting = Setting("cpu", torch.float32, "nhwc", shape, "forward", op)
+        records += bench.measure_sister(setting, Effort(seconds=0.0, min_rounds=1))
+        torch.testing.assert_close(found[op]["released"], found[op]["mrda"], rtol=1e-4, atol=1e-5)
+    assert [(r["op"], r["provider"]) for r in records] == [(op, way) for op in shapes for way in ("released", "mrda")]
+    text = tables.document(json.loads(json.dumps(records)))
+    assert f"| {name}_conv | (1, 8, 6, 7) | float32 |" in text
+    assert "faster than released" in text
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -78,7 +98,7 @@ def test_a_record_for_each_provider_and_dtype(network, this, monkeypatch):
     records = bench.measure_setting(this, Effort(seconds=0.0, min_rounds=1))
     assert {(r["provider"], r["dtype"]) for r in records} == {
         (name, dtype)
-        for name in ("released", "released_compiled", "dasr_shaped", "static_convs", "mrda")
+        for name in ("released", "released_compiled", "static_convs", "mrda")
         for dtype in ("float32", "bfloat16")
     }
     for r in records:
@@ -111,7 +131,7 @@ def test_an_engine_that_is_not_installed_is_absent_and_the_others_are_measured(n
     monkeypatch.setitem(sys.modules, "openvino", None)
     engines = {"openvino": Engine("openvino", network, torch.float32), "ncnn": network}
     absent, measured = one_image(network, engines, monkeypatch)
-    assert absent["absent"] == "ModuleNotFoundError: this provider needs openvino: pip install 'mrda-kernels[engines]'"
+    assert absent["absent"] == "ModuleNotFoundError: this provider needs openvino: pip install './mrda[engines]'"
     assert measured["ms"] > 0
 
 

@@ -112,8 +112,9 @@ def test_quick_run_is_the_published_trunk_and_full_run_has_both_ops_everywhere()
         ("trunk", "forward"),
     }
     full = bench.settings("cuda", quick=False)
-    assert len(full) == len(set(full)) == 2 * 2 * 2 * (2 + 2 + 1)
-    assert {(s.op, s.mode) for s in full} == {("rda_conv3x3", "forward"), *product(("rdab", "trunk"), MODES)}
+    assert len(full) == len(set(full)) == 2 * 2 * 2 * (2 + 2 + 1) + 1
+    halves = {("rda_conv3x3", "forward"), ("upscaler", "forward")}
+    assert {(s.op, s.mode) for s in full} == {*halves, *product(("rdab", "trunk"), MODES)}
 
 
 @pytest.mark.usefixtures("eager_peers", "short_trunk")
