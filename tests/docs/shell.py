@@ -7,6 +7,7 @@ import runpy
 import shlex
 import sys
 import tomllib
+from pathlib import Path
 
 import typer
 from blocks import REPOSITORY
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from mrda.cli import app
 
+OTHERS = ("ffmpeg", "magick")  # in pipes with ours
 ASSIGNMENT = re.compile(r"(\w+)=(.*)", re.DOTALL)
 
 
@@ -27,7 +29,9 @@ def run(words, monkeypatch):
     while assignment := ASSIGNMENT.fullmatch(words[0]):
         monkeypatch.setenv(*assignment.groups())
         words = words[1:]
-    if not _dispatched(words, run_mrda, run_python):
+    if {"<", ">"} & set(words) and "|" not in words:
+        run_redirected(words)
+    elif "|" in words or not _dispatched(words, run_mrda, run_python):
         check(words)
 
 
@@ -46,7 +50,13 @@ def _dispatched(words, mrda, python):
 
 
 def check(words):
-    """See that a command exists and takes these options."""
+    """See that a command, or each of a pipe, exists and takes these options."""
+    if "|" in words:
+        first = words.index("|")
+        check(words[:first])
+        return check(words[first + 1 :])
+    if "<" in words or ">" in words:
+        return check(without_files(words)[0])
     name, *arguments = words
     if _dispatched(words, check_mrda, check_python):
         return
@@ -54,21 +64,37 @@ def check(words):
         targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
         assert {word for word in arguments if not ASSIGNMENT.fullmatch(word)} <= set(targets)
     elif words[:2] == ["pip", "install"]:
-        extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        (wanted,) = re.fullmatch(r"(?:\.|mrda-kernels)(?:\[([\w,]+)\])?", words[2]).groups()
-        assert set(wanted.split(",") if wanted else ()) <= set(extras)
+        for word in words[2:]:
+            folder, wanted = re.fullmatch(r"(\.|\./mrda)(?:\[([\w,]+)\])?", word).groups()
+            project = tomllib.loads((REPOSITORY / folder / "pyproject.toml").read_text())["project"]
+            assert set(wanted.split(",") if wanted else ()) <= set(project["optional-dependencies"])
     elif name == "tensorboard":
         from tensorboard.program import TensorBoard
 
         TensorBoard().configure(argv=words)
     else:
-        known = name == "cd" or words[:2] == ["git", "clone"] or words == [".", ".venv/bin/activate"]
+        known = name == "cd" or words[:2] == ["git", "clone"] or words == [".", ".venv/bin/activate"] or name in OTHERS
         assert known, f"the tests do not know the command {shlex.join(words)}"
 
 
 def run_mrda(arguments):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, f"{shlex.join(['mrda', *arguments])}\n{result.output}\n{result.exception!r}"
+
+
+def run_redirected(words):
+    (name, *arguments), files = without_files(words)
+    assert name == "mrda"
+    result = CliRunner().invoke(app, arguments, input=Path(files["<"]).read_bytes() if "<" in files else None)
+    assert result.exit_code == 0, f"{shlex.join(words)}\n{result.stderr}\n{result.exception!r}"
+    Path(files[">"]).write_bytes(result.stdout_bytes)
+
+
+def without_files(words):
+    """The words without redirections, and the files of these."""
+    places = [place for place, word in enumerate(words) if word in ("<", ">")]
+    kept = [word for place, word in enumerate(words) if not {place, place - 1} & set(places)]
+    return kept, {words[place]: words[place + 1] for place in places}
 
 
 def check_mrda(arguments):

@@ -88,7 +88,7 @@ def test_commands_in_the_text_have_these_options(page):
     for code in inline_code(page):
         if code.startswith("mrda "):
             command, rest = shell.subcommand(shell.lines(code)[0][1:])
-            assert {word for word in rest if word.startswith("-")} <= options_of(command), code
+            assert {word for word in rest if word.startswith("-") and word != "-"} <= options_of(command), code
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

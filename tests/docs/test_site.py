@@ -57,3 +57,11 @@ def test_options_of_components_have_their_choices_and_defaults_in_the_configurat
 def test_records_that_pages_link_to_are_published(site):
     assert 'href="../benchmarks/results/jpeg.json"' in (site / "jpeg" / "index.html").read_text()
     assert (site / "benchmarks" / "results" / "jpeg.json").exists()
+
+
+@pytest.mark.slow
+def test_the_page_that_enlarges_photos_has_what_is_there_of_its_parts(site):
+    published = {path.name for path in (site / "try").iterdir()}
+    assert {"page.js", "worker.js", "tiles.js", "page.css", "comparison.css", "index.html"} <= published
+    assert "parts.py" not in published
+    assert ("facts.json" in published) == (REPOSITORY / "build" / "try" / "facts.json").exists()
