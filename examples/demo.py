@@ -183,7 +183,7 @@ def check_packages() -> None:
     """Refuse to start without the packages that the end of the demo needs."""
     for package, name in (("skimage", "scikit-image"), ("matplotlib", "matplotlib")):
         if importlib.util.find_spec(package) is None:
-            raise typer.BadParameter(f"the demo needs {name}: pip install 'mrda-kernels[demo]'")
+            raise typer.BadParameter(f"the demo needs {name}: pip install './mrda[demo]'")
 
 
 def operator_backend() -> str:

@@ -82,7 +82,7 @@ def test_it_cuts_tiles_itself_which_share_the_degradation(spandrel, monkeypatch)
     sizes = []
     call = PreparedRDAN.__call__
 
-    def noted(trunk, lr, degradation):
+    def noted(trunk, lr, degradation, **options):
         sizes.append(tuple(lr.shape[2:]))
         return call(trunk, lr, degradation)
 
