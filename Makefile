@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-for-demo
-SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.*)
+SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.*) mrda/pyproject.toml
 # Python compiles what it imports; compiling all that is installed takes most of a minute.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 # Processes of the tests: one for each core, but no more than eight, so that their memory suffices.
@@ -14,7 +14,7 @@ WORKERS ?= $(shell "$(PYTHON)" -c 'import os; print(min(8, len(os.sched_getaffin
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick lint docs bench gpu clean
+.PHONY: help setup demo test test-quick lint docs bench gpu leg wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F'\t' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -29,12 +29,12 @@ $(BIN)/python:
 	"$(PYTHON)" -m venv $(VENV)
 
 $(STAMP): $(SOURCES) | $(BIN)/python
-	MRDA_KERNELS_EMULATION=1 $(INSTALL) --editable '.[app,dev,demo,docs,export,figures,formats,triton]'
+	MRDA_KERNELS_EMULATION=1 $(INSTALL) --editable '.[dev,docs,triton]' --editable './mrda[app,demo,export,figures,formats]'
 	@touch $@
 
 # Without a GPU the demo needs no CUDA kernels. Its first imports, which compile Python's files, belong to the set-up.
 $(DEMO_STAMP): $(SOURCES) | $(BIN)/python
-	MRDA_KERNELS_CUDA=$${MRDA_KERNELS_CUDA-$$(command -v nvidia-smi >/dev/null || echo 0)} $(INSTALL) --editable '.[demo]'
+	MRDA_KERNELS_CUDA=$${MRDA_KERNELS_CUDA-$$(command -v nvidia-smi >/dev/null || echo 0)} $(INSTALL) --editable . --editable './mrda[demo]'
 	$(BIN)/python examples/demo.py --help >/dev/null
 	@touch $@
 
@@ -53,7 +53,8 @@ lint: setup  ## check style, formatting, types, and which package imports which
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-docs: setup  ## build the documentation's site into site/
+docs: setup  ## build the documentation's site into site/, with the page that enlarges photos if npm is there
+	$(BIN)/python docs/try/parts.py build/try
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: setup  ## time everything against its peers; write benchmarks/results/ and the tables of README and docs
@@ -69,5 +70,21 @@ gpu:  ## on a machine with an NVIDIA GPU: build for it, test on it, measure it, 
 	@"$(PYTHON)" -c 'import torch' 2>/dev/null || { echo "gpu: $(if $(PYTHON),$(PYTHON) has no torch,there is no Python 3.11 or newer); name one that has: make gpu PYTHON=/path/to/python3"; exit 1; }
 	"$(PYTHON)" benchmarks/gpu.py
 
+PHOTOS ?= photos
+MINUTES ?= 150
+RUN ?= runs/mrda-x4
+leg: setup  ## train mrda-x4 for MINUTES more on the folder PHOTOS, on one core; the state stays in RUN
+	OMP_NUM_THREADS=1 timeout --signal=INT $(MINUTES)m $(BIN)/mrda train --config release/mrda-x4 \
+		--set 'data.sources=[$(PHOTOS)]' --set teacher.init_network=legs/mrda-x4.safetensors \
+		--run-dir $(RUN) || test $$? -eq 124
+
+wheel: setup .build/wheel/.installed  ## build both wheels into dist/, repaired for other machines, and try the operator's without a compiler
+	.build/wheel/bin/python tools/wheel.py --python $(BIN)/python
+
+.build/wheel/.installed: tools/wheel.txt | $(BIN)/python
+	$(BIN)/python -m venv .build/wheel
+	.build/wheel/bin/python -m pip install --quiet --disable-pip-version-check --requirement tools/wheel.txt
+	@touch $@
+
 clean:  ## remove the environment and everything built
-	rm -rf $(VENV) build dist site *.egg-info mrda_kernels/*.so
+	rm -rf $(VENV) .build build dist kernels site *.egg-info mrda/*.egg-info mrda_kernels/*.so

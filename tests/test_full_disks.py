@@ -15,8 +15,8 @@ from mrda.networks import MRDAStudent, convert_weights, save_network
 from mrda.paper.figures.canvas import new_figure, save_figure
 from mrda.photo.files import Photo, write_photo
 from mrda.photo.images import write_image
-from mrda.upscale.batch import Manifest
 from mrda.upscale.jobs import Job
+from mrda.upscale.manifest import Manifest
 from mrda.upscale.upscaler import Upscaler
 
 RANDOM = np.random.default_rng(0)

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted(
-    path for folder in ("mrda", "mrda_kernels", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")
-)
+FOLDERS = ("mrda", "mrda_kernels", "benchmarks", "examples", "tools")
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 DOCUMENTED = [
     *SOURCES,
     ROOT / "setup.py",
@@ -32,7 +31,7 @@ def docstrings(path):
 
 def test_the_root_of_mrda_holds_packages_only():
     files = {path.name for path in (ROOT / "mrda").iterdir() if path.is_file()}
-    assert files == {"__init__.py", "__main__.py", "py.typed"}
+    assert files == {"__init__.py", "__main__.py", "py.typed", "pyproject.toml", "setup.cfg", "LICENSE"}
 
 
 @pytest.mark.parametrize("path", DOCUMENTED, ids=lambda path: path.relative_to(ROOT).as_posix())
