@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mrda.config.base import PositiveInt, Section
 from mrda.options.classic import ClassicOptions
@@ -45,11 +45,19 @@ class DataConfig(Section):
     """Flip half of the patches horizontally."""
     use_rot: bool = True
     """Flip half of the patches vertically, and transpose half."""
+    shuffle_channels: bool = False
+    """Put the three channels of each patch into a random order. Colours become unnatural, textures more."""
+    reduced_by: list[Annotated[float, Field(gt=1)]] = []
+    """Factors by which each photo of `sources` is reduced besides, such as [2]: large photos are often smooth in the
+    small, and reduced ones have more detail per pixel. Caches stay as they are, and so do photos that would become
+    smaller than the HR patches."""
 
     @model_validator(mode="after")
     def _photos_or_pairs(self) -> DataConfig:
         if self.pairs and self.sources:
             raise ValueError("pairs take the place of sources: set data.sources=[] or leave data.pairs out")
+        if self.pairs and self.reduced_by:
+            raise ValueError("data.pairs are taken as they are: leave data.reduced_by out")
         return self
 
 

@@ -129,6 +129,7 @@ class PairSampler:
         draw: "photos" to draw all pairs with equal probability, "pixels" in proportion to their numbers of pixels.
         hflip: flip patches horizontally.
         rotate: flip patches vertically and transpose them.
+        shuffle: put the channels of each patch into a random order.
 
     Raises:
         ValueError: the sizes of a pair do not match, or LR is smaller than the patches.
@@ -144,9 +145,10 @@ class PairSampler:
         draw: str = "photos",
         hflip: bool = True,
         rotate: bool = True,
+        shuffle: bool = False,
     ) -> None:
         self.size, self.scale = size, scale
-        self.hflip, self.rotate = hflip, rotate
+        self.turns = {"hflip": hflip, "rotate": rotate, "shuffle": shuffle}
         self._pairs: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]] = []
         for (lr, hr), name in zip(pairs, names, strict=True):
             check_sizes(name, lr.shape, hr.shape, scale)
@@ -187,7 +189,7 @@ class PairSampler:
                 number = bisect_right(self._ends, draw(self._ends[-1]))
             lr, hr = self._pairs[number]
             top, left = (draw(length - self.size + 1) for length in lr.shape[:2])
-            turn = Turn.drawn(draw, hflip=self.hflip, rotate=self.rotate)
+            turn = Turn.drawn(draw, **self.turns)
             patch[:3] = turn(_patch(lr, top, left, self.size))
             there = turn(_patch(hr, *(self.scale * length for length in (top, left, self.size))))
             patch[3:] = F.pixel_unshuffle(torch.from_numpy(np.ascontiguousarray(there)), self.scale).numpy()
@@ -222,8 +224,8 @@ def load_pairs(
     check_memory(files, memory_budget() if memory is None else memory, option="data.pairs", advice=advice)
     read = track(pairs, len(pairs), "reading pairs", progress or NoProgress())
     arrays = ((read_rgb(pair.lr), read_rgb(pair.hr)) for pair in read)
-    options = {"hflip": config.use_hflip, "rotate": config.use_rot}
-    return PairSampler(arrays, config.patch_size, pairs, scale, draw=config.draw, **options)
+    turns = {"hflip": config.use_hflip, "rotate": config.use_rot, "shuffle": config.shuffle_channels}
+    return PairSampler(arrays, config.patch_size, pairs, scale, draw=config.draw, **turns)
 
 
 def _patch(image: npt.NDArray[np.uint8], top: int, left: int, size: int) -> npt.NDArray[np.uint8]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate, permutations
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mrda.config import DataConfig
@@ -23,19 +24,25 @@ from mrda.photo.images import Source, find_images, read_rgb, read_size, to_eight
 
 # Files with the memory limit of a Linux container, for both versions of control groups.
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+CHANNEL_ORDERS = tuple(permutations(range(3)))
 
 
 class Turn(NamedTuple):
-    """An augmentation: flips of the columns and the rows, then a transposition."""
+    """An augmentation: flips of the columns and the rows, then a transposition and an order of the channels."""
 
     columns: bool
     rows: bool
     transposed: bool
+    channels: tuple[int, ...] = (0, 1, 2)
 
     @classmethod
-    def drawn(cls, draw: Callable[[int], int], *, hflip: bool, rotate: bool) -> Turn:
-        """Draw each that is wanted with probability 1/2; ``draw`` gives a number below its argument."""
-        return cls(hflip and draw(2) > 0, rotate and draw(2) > 0, rotate and draw(2) > 0)
+    def drawn(cls, draw: Callable[[int], int], *, hflip: bool, rotate: bool, shuffle: bool = False) -> Turn:
+        """Draw each that is wanted with probability 1/2, and one of the six orders of the channels where ``shuffle``.
+
+        ``draw`` gives a number below its argument.
+        """
+        flips = hflip and draw(2) > 0, rotate and draw(2) > 0, rotate and draw(2) > 0
+        return cls(*flips, CHANNEL_ORDERS[draw(6) if shuffle else 0])
 
     def __call__(self, patch: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Turn a patch (C, H, W)."""
@@ -43,6 +50,8 @@ class Turn(NamedTuple):
             patch = patch[:, :, ::-1]
         if self.rows:
             patch = patch[:, ::-1]
+        if self.channels != CHANNEL_ORDERS[0]:
+            patch = patch[list(self.channels)]
         return patch.transpose(0, 2, 1) if self.transposed else patch
 
 
@@ -62,6 +71,7 @@ class PatchSampler:
         draw: "photos" to draw all photos with equal probability, "pixels" in proportion to their numbers of pixels.
         hflip: flip patches horizontally.
         rotate: flip patches vertically and transpose them.
+        shuffle: put the channels of each patch into a random order.
 
     Raises:
         ValueError: there is no photo, or a photo or tile is smaller than the patches.
@@ -77,10 +87,11 @@ class PatchSampler:
         draw: str = "photos",
         hflip: bool = True,
         rotate: bool = True,
+        shuffle: bool = False,
     ) -> None:
         check_choice("draw", draw, ("photos", "pixels"))
         self.size = size
-        self.hflip, self.rotate = hflip, rotate
+        self.turns = {"hflip": hflip, "rotate": rotate, "shuffle": shuffle}
         self._images: list[npt.NDArray[np.uint8]] = []
         for image, name in zip(images, names, strict=True):
             height, width = image.shape[:2]
@@ -140,7 +151,7 @@ class PatchSampler:
             image = np.pad(image, (*missing, (0, 0)), mode="reflect")
         top, left = draw(image.shape[0] - size + 1), draw(image.shape[1] - size + 1)
         patch = image[top : top + size, left : left + size].transpose(2, 0, 1)
-        return Turn.drawn(draw, hflip=self.hflip, rotate=self.rotate)(patch)
+        return Turn.drawn(draw, **self.turns)(patch)
 
 
 def load_patches(
@@ -165,12 +176,28 @@ def load_patches(
     photos = [source for source in config.sources if not is_cache(source)]
     sources = find_images(photos, recursive=config.recursive)
     advice = "make a cache of them with `mrda data prepare` and name it in data.sources instead"
-    check_memory(sources, memory_budget() if memory is None else memory, option="data.sources", advice=advice)
-    read = track(sources, len(sources), "reading photos", progress or NoProgress())
-    images = (read_rgb(source) for source in read)
+    budget = memory_budget() if memory is None else memory
+    copies = 1 + sum(factor**-2 for factor in config.reduced_by)
+    check_memory(sources, budget, copies=copies, option="data.sources", advice=advice)
     # Photos smaller than the crops are padded by reflection, which needs two pixels.
     size = scale * config.patch_size if config.crop_size is None else 2
-    return PatchSampler(images, size, sources, caches, draw=config.draw, hflip=config.use_hflip, rotate=config.use_rot)
+    images: list[npt.NDArray[np.uint8]] = []
+    names: list[Source] = []
+    for source in track(sources, len(sources), "reading photos", progress or NoProgress()):
+        image = to_eight_bits(read_rgb(source))
+        sizes = [image, *_reduced(image, config.reduced_by, max(size, scale * config.patch_size))]
+        images += sizes
+        names += [source] * len(sizes)
+    turns = {"hflip": config.use_hflip, "rotate": config.use_rot, "shuffle": config.shuffle_channels}
+    return PatchSampler(images, size, names, caches, draw=config.draw, **turns)
+
+
+def _reduced(image: npt.NDArray[np.uint8], factors: Sequence[float], smallest: int) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yield a photo (H, W, 3) reduced by each factor with Lanczos' filter, unless it gets a side below ``smallest``."""
+    for factor in factors:
+        height, width = (round(length / factor) for length in image.shape[:2])
+        if min(height, width) >= smallest:
+            yield np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def memory_budget() -> int:
@@ -184,22 +211,21 @@ def memory_budget() -> int:
     return min(limits, default=2**63) // (3 * processes)
 
 
-def check_memory(sources: Sequence[Source], budget: int, *, option: str, advice: str) -> None:
+def check_memory(sources: Sequence[Source], budget: int, *, option: str, advice: str, copies: float = 1) -> None:
     """Check that decoded photos fit into so many bytes.
 
     Args:
         sources: the photos.
         budget: the bytes.
+        copies: times that each photo's pixels are kept, reduced copies by their share.
         option: the option that names them, for the message.
         advice: the way out, for the message.
 
     Raises:
         ValueError: they do not fit.
     """
-    needed = 0
-    for source in sources:
-        width, height = read_size(source)
-        needed += 3 * width * height
+    sizes = (read_size(source) for source in sources)
+    needed = copies * sum(3 * width * height for width, height in sizes)
     if needed > budget:
         raise ValueError(
             f"the {len(sources)} photos of {option} take {needed / 1e9:.1f} GB of memory, but may take at most "

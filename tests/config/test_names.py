@@ -44,7 +44,7 @@ LATER = {
     "adaptation": {"inner_clip": None, "on": "self"},
     "meta": {"inner_clip": None},
     "networks": {"den_norm": "none"},
-    "data": {"pairs": []},
+    "data": {"pairs": [], "shuffle_channels": False, "reduced_by": []},
     "validation": {"pairs": []},
     "train": {"tracker": "tensorboard"},
     "student": {"rdan_lr_factor": 1.0},

@@ -96,6 +96,38 @@ def test_patches_are_windows_in_all_eight_orientations() -> None:
     assert len(orientations) == 8
 
 
+def test_channels_are_shuffled_into_all_six_orders() -> None:
+    image = np.broadcast_to(np.array([10, 20, 30], np.uint8), (8, 8, 3))
+    for shuffle, count in [(False, 1), (True, 6)]:
+        patches = PatchSampler([image], 8, ["a"], shuffle=shuffle).sample(100, seeded(0))
+        orders = {tuple(patch[:, 0, 0].tolist()) for patch in patches}
+        assert len(orders) == count
+        assert (patches == patches[:, :, :1, :1]).all()
+        assert {tuple(sorted(order)) for order in orders} == {(10, 20, 30)}
+
+
+def test_each_photo_is_reduced_besides_unless_it_gets_too_small(tmp_path: Path) -> None:
+    large, small = np.full((40, 60, 3), 100, np.uint8), np.full((20, 30, 3), 200, np.uint8)
+    config = DataConfig(sources=[str(save(tmp_path, large, small))], patch_size=8, reduced_by=[2, 2.5])
+    sampler = load_patches(config, scale=2)
+    assert len(sampler) == 4  # the large one at three sizes, the small one at its own: 10 rows are less than 16
+    patches = sampler.sample(400, seeded(0))
+    assert set(patches.unique().tolist()) == {100, 200}
+    assert (patches[:, 0, 0, 0] == 100).float().mean() == pytest.approx(3 / 4, abs=0.09)  # four standard deviations
+
+
+def test_reduced_copies_count_as_memory_and_not_for_pairs(tmp_path: Path) -> None:
+    config = DataConfig(sources=[str(save(tmp_path, coordinates(20, 30)))], patch_size=4, reduced_by=[2])
+    needed = 3 * 20 * 30 + 3 * 10 * 15
+    assert len(load_patches(config, 2, memory=needed)) == 2
+    with pytest.raises(ValueError, match="take at most"):
+        load_patches(config, 2, memory=needed - 1)
+    with pytest.raises(ValueError, match=r"leave data\.reduced_by out"):
+        DataConfig(pairs=[{"lr": "LR", "hr": "HR"}], reduced_by=[2])
+    with pytest.raises(ValueError, match="greater than 1"):
+        DataConfig(reduced_by=[1])
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_photos_count_alike_or_by_their_pixels(cached: bool, tmp_path: Path) -> None:
     photos = [coordinates(8, 8), coordinates(24, 24, 1)]
