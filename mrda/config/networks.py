@@ -54,10 +54,11 @@ class AdaptationConfig(Section):
     limit."""
     per: Literal["batch", "image"] = "image"
     """One set of adapted weights per image, on its own loss, or one per batch, on its mean loss."""
-    on: Literal["self", "other"] = "self"
+    on: Literal["self", "other"] | None = None
     """The image whose LR and HR an image's MLN is adapted to: itself, as published, or its neighbour in the batch,
     degraded by the same parameters. Then the features tell of the degradation, and of HR nothing that LR does not
-    show."""
+    show, so that a student can learn them. null: the other with per=image and the classic degradation of `data.sources`,
+    otherwise itself, because a real degradation and those of pairs can't be repeated."""
     images: PositiveInt | None = None
     """Number of images to adapt to, the first of the batch, which share a degradation; features are read from all. null
     takes all. Fewer cost less, and show less of the degradation."""

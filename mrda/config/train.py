@@ -182,6 +182,14 @@ class TrainConfig(Section):
         """Side in HR pixels of the images that are degraded in training."""
         return self.data.crop_size or self.scale * self.data.patch_size
 
+    @property
+    def adapted_on(self) -> Literal["self", "other"]:
+        """The image that an image's MLN is adapted to: `adaptation.on`, or what its null stands for."""
+        if self.adaptation.on is not None:
+            return self.adaptation.on
+        repeatable = self.degradation.type == "classic" and not self.data.pairs
+        return "other" if repeatable and self.adaptation.per == "image" else "self"
+
     def stage(self, name: StageName) -> StageConfig:
         """Return the section of stage ``name``."""
         section: StageConfig = getattr(self, name)

@@ -70,37 +70,20 @@ class Row:
 
 
 _KL = ("student.lambda_abs=0", "student.lambda_kl=1")
+_RELEASED = ("student.lambda_kl=1", "student.lambda_abs=0.1")
+_SELF = ("adaptation.on=self",)
+_NORM = ("networks.den_norm=batch",)
 ROWS: Mapping[str, Row] = {
     "t1": Row("T1: DEN reads LR, half the steps", "teacher", ("teacher.den_input=lr",)),
     "s6": Row("S6: DEN reads LR, no teacher", "teacher", ("teacher.den_input=lr",)),
-    "t2": Row("T2: teacher with MLN", "teacher"),
+    "t2": Row("T2: teacher with MLN, adapted to another patch", "teacher"),
     "s3": Row("S3: its student, by the L1 distance", "student", (), "t2"),
+    "t2_self": Row("T2, MLN adapted to the patch itself", "teacher", _SELF),
+    "s3_self": Row("S3, MLN adapted to the patch itself", "student", _SELF, "t2_self"),
     "kdsr_t": Row("teacher of LR and HR, no MLN (KDSR)", "teacher", ("teacher.den_input=lr_hr",)),
-    "kdsr_s": Row(
-        "its student, released loss",
-        "student",
-        ("teacher.den_input=lr_hr", "student.lambda_kl=1", "student.lambda_abs=0.1"),
-        "kdsr_t",
-    ),
+    "kdsr_s": Row("its student, released loss", "student", ("teacher.den_input=lr_hr", *_RELEASED), "kdsr_t"),
     "no_distillation": Row("S3 without distillation", "student", ("student.lambda_kl=0", "student.lambda_abs=0"), "t2"),
-    "released_loss": Row(
-        "S3, released loss: KL and 0.1 L1", "student", ("student.lambda_kl=1", "student.lambda_abs=0.1"), "t2"
-    ),
-    "s6_norm": Row("S6, normalised IDRs", "teacher", ("teacher.den_input=lr", "networks.den_norm=batch")),
-    "t2_norm": Row("T2, normalised IDRs", "teacher", ("networks.den_norm=batch",)),
-    "s3_norm": Row("S3, normalised IDRs", "student", ("networks.den_norm=batch",), "t2_norm"),
-    "he": Row("S3, DEN by He's rule", "student", ("networks.den_init=he",), "t2"),
-    "t2_other": Row("T2, MLN adapted to another patch", "teacher", ("adaptation.on=other",)),
-    "s3_other": Row("S3, MLN adapted to another patch", "student", ("adaptation.on=other",), "t2_other"),
-    "t2_norm_other": Row(
-        "T2, another patch, normalised IDRs", "teacher", ("adaptation.on=other", "networks.den_norm=batch")
-    ),
-    "s3_norm_other": Row(
-        "S3, another patch, normalised IDRs",
-        "student",
-        ("adaptation.on=other", "networks.den_norm=batch"),
-        "t2_norm_other",
-    ),
+    "released_loss": Row("S3, released loss: KL and 0.1 L1", "student", _RELEASED, "t2"),
     "kl": Row("S3, KL alone", "student", _KL, "t2"),
     "kl_16": Row("S3, KL alone, 1/16", "student", ("student.lambda_abs=0", "student.lambda_kl=0.0625"), "t2"),
     "kl_256": Row("S3, KL alone, 1/256", "student", ("student.lambda_abs=0", "student.lambda_kl=0.00390625"), "t2"),
@@ -110,6 +93,12 @@ ROWS: Mapping[str, Row] = {
     "rdan_3": Row("S3, a third of the rate for RDAN", "student", ("student.rdan_lr_factor=0.3333",), "t2"),
     "rdan_10": Row("S3, a tenth of the rate for RDAN", "student", ("student.rdan_lr_factor=0.1",), "t2"),
     "unclipped": Row("S3, gradients not clipped", "student", ("train.gradient_clip=null",), "t2"),
+    "he": Row("S3, DEN by He's rule", "student", ("networks.den_init=he",), "t2"),
+    "s6_norm": Row("S6, normalised IDRs", "teacher", ("teacher.den_input=lr", *_NORM)),
+    "t2_norm": Row("T2, normalised IDRs", "teacher", _NORM),
+    "s3_norm": Row("S3, normalised IDRs", "student", _NORM, "t2_norm"),
+    "t2_self_norm": Row("T2, the patch itself, normalised IDRs", "teacher", (*_SELF, *_NORM)),
+    "s3_self_norm": Row("S3, the patch itself, normalised IDRs", "student", (*_SELF, *_NORM), "t2_self_norm"),
 }
 """The rows by name, in the order of the table."""
 
@@ -465,7 +454,7 @@ def draw(results: Mapping[str, Any], folder: Path) -> None:
     axes.grid(alpha=0.3)
     save_figure(figure, folder / "blur-probe.png")
 
-    shown = [row for row in ("t2", "s3", "t2_other", "s3_other", "kdsr_s", "s6") if row in results["rows"]]
+    shown = [row for row in ("t2_self", "s3_self", "t2", "s3", "kdsr_s", "s6") if row in results["rows"]]
     figure = new_figure(2.4 * len(shown), 2.8)
     for axes, row in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown, strict=True):
         points = results["rows"][row][0]["component"]

@@ -79,6 +79,8 @@ def recipe_of(stage: type[Stage], config: TrainConfig, inputs: Mapping[str, Path
         and not key.startswith(f"{stage.name}.init_")
         and key != "visual.vgg19"
     }
+    if "adaptation.on" in recipe:
+        recipe["adaptation.on"] = config.adapted_on
     for name, path in inputs.items():
         recipe[f"SHA-256 of the weights '{name}'"] = _sha256(path)
     return recipe
@@ -87,7 +89,8 @@ def recipe_of(stage: type[Stage], config: TrainConfig, inputs: Mapping[str, Path
 def check_recipe(folder: Path, recipe: Recipe) -> None:
     """Check that the results in a stage's folder, if it has any, were made with ``recipe``.
 
-    An option that the stored recipe does not name was added later: its default counts as stored.
+    An option that the stored recipe does not name was added later: what was done without it counts as stored, which is
+    its default, but for `adaptation.on`, which was "self".
 
     Raises:
         RunRefusedError: the recipes differ (the first difference is named), or there are weights or checkpoints but
@@ -108,7 +111,8 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
     if not isinstance(stored, dict):
         raise RunRefusedError(f"{path} is not the JSON that a run writes: start over without resuming (--no-resume)")
     stored = {nested_key(key): value for key, value in stored.items()}
-    stored = {key: value for key, value in _flatten(TrainConfig().model_dump(mode="json")) if key in recipe} | stored
+    before = dict(_flatten(TrainConfig().model_dump(mode="json"))) | {"adaptation.on": "self"}
+    stored = {key: value for key, value in before.items() if key in recipe} | stored
     for key in [*recipe, *stored]:
         if stored.get(key) != recipe.get(key):
             raise RunRefusedError(

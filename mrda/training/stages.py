@@ -102,7 +102,7 @@ class Stage(ABC):
         """
         assert self.degradation is not None
         batch = self.degradation(hr, generator)
-        if self.adapter is None or self.adapter.options.on == "self":
+        if self.adapter is None or self.config.adapted_on == "self":
             return batch
         assert isinstance(self.degradation, ClassicDegradation)
         return self.degradation.with_others(batch, generator)

@@ -413,3 +413,23 @@ def test_the_released_code_s_epochs_are_not_the_real_world_s() -> None:
     tree = load_config("real-x4").model_dump()
     tree["degradation"]["theta_range"] = (0.0, math.pi / 180)  # of the classic degradation
     assert load_config("real-x4", preset="official").model_dump() == tree
+
+
+@pytest.mark.parametrize(
+    ("config", "preset", "assignments", "on"),
+    [
+        ("classic-iso-x4", "recommended", [], "other"),
+        ("classic-aniso-noise-x4", "recommended", [], "other"),
+        ("classic-iso-x4", "paper", [], "self"),
+        ("classic-iso-x4", "official", [], "self"),
+        ("real-x4", "recommended", [], "self"),
+        ("real-x4", "realesrgan", ["adaptation.per=image"], "self"),
+        ("release/mrda-x4-iso", "recommended", [], "self"),
+        ("classic-iso-x4", "recommended", ["data.pairs=[{lr: LR, hr: HR}]"], "self"),
+        ("classic-iso-x4", "recommended", ["adaptation.on=self"], "self"),
+    ],
+)
+def test_the_mln_adapts_to_another_image_where_its_degradation_can_be_repeated(
+    config: str, preset: str, assignments: list[str], on: str
+) -> None:
+    assert load_config(config, assignments, preset=preset).adapted_on == on

@@ -41,7 +41,7 @@ def saved() -> dict[str, Any]:
 
 
 LATER = {
-    "adaptation": {"inner_clip": None, "on": "self"},
+    "adaptation": {"inner_clip": None, "on": None},
     "meta": {"inner_clip": None},
     "networks": {"den_norm": "none"},
     "data": {"pairs": [], "shuffle_channels": False, "reduced_by": []},
@@ -89,12 +89,23 @@ def test_a_saved_recipe_is_that_of_the_same_configuration(tmp_path: Path) -> Non
     recipe = recipe_of(STAGES["student"], load_config(BEFORE / "config.yaml"), {})
     stored = {nested_key(key): value for key, value in json.loads((BEFORE / "recipe.json").read_text()).items()}
     later = {f"{section}.{name}": value for section, options in LATER.items() for name, value in options.items()}
+    later["adaptation.on"] = "self"  # what its null stands for with a real degradation
     assert stored | {key: value for key, value in later.items() if key in recipe} == recipe
     check_recipe(BEFORE, recipe)
     other = recipe_of(STAGES["student"], load_config(BEFORE / "config.yaml", ["real.jpeg_range2=[40, 51]"]), {})
     changed = r"real\.second\.jpeg_range = \[40\.0, 50\.0\], but now it is \[40\.0, 51"
     with pytest.raises(RunRefusedError, match=changed):
         check_recipe(BEFORE, other)
+
+
+def test_a_recipe_of_before_adapted_each_mln_to_its_own_image(tmp_path: Path) -> None:
+    config = load_config("classic-iso-x4")
+    recipe = recipe_of(STAGES["teacher"], config, {})
+    assert recipe["adaptation.on"] == "other"
+    (tmp_path / "recipe.json").write_text(json.dumps({k: v for k, v in recipe.items() if k != "adaptation.on"}))
+    with pytest.raises(RunRefusedError, match=r"adaptation\.on = self, but now it is other"):
+        check_recipe(tmp_path, recipe)
+    check_recipe(tmp_path, recipe_of(STAGES["teacher"], load_config("classic-iso-x4", ["adaptation.on=self"]), {}))
 
 
 @pytest.mark.parametrize(
