@@ -348,6 +348,7 @@ SECTIONS: Mapping[str, Callable[[], str]] = {
     "speed-half-block": lambda: blocks("rda_conv3x3"),
     "speed-blocks": lambda: blocks("rdab", "trunk"),
     "speed-model": lambda: document(load(RESULTS / "model_cpu.json")),
+    "speed-model-avx512": lambda: document(load(RESULTS / "model_cpu_avx512.json")),
     "speed-model-avx2": lambda: document(load(RESULTS / "model_cpu_avx2.json")),
     "speed-changes": lambda: document(load(RESULTS / "changes_cpu.json")),
     "speed-family": lambda: document([r for name in ("dasr", "kdsr") for r in load(RESULTS / f"{name}_cpu.json")]),

@@ -69,9 +69,8 @@ def rda_conv3x3(
         (B, C_out, H, W) in input's dtype; channels_last if ``input`` is channels_last-contiguous and not
         NCHW-contiguous, otherwise NCHW-contiguous.
 
-    On the "cpu" backend sums are kept in float32 (float64 for float64) and the result is rounded once; only for
-    bfloat16 on processors with instructions for it, but without a matrix unit, torch's own convolution is faster, and
-    every step is rounded. A matrix unit (AMX) sums the products of bfloat16 directly, with subnormal numbers as zero:
+    On the "cpu" backend sums are kept in float32 (float64 for float64) and the result is rounded once. A matrix unit
+    (AMX) sums the products of bfloat16 directly, with subnormal numbers as zero:
     before the bias, an element is off by at most 9 C_in u times the sum of the absolute products. Elsewhere Winograd's
     algorithm is exact up to rounding: an element differs from the exact convolution of ``a`` by at most (C_in + 28) u
     times |A^T| [sum_c (|G| |w| |G^T|) * (|B^T| |a| |B|)] |A|, with u = 2^-24 (2^-53 for float64) and the matrices of

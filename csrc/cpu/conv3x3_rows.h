@@ -157,6 +157,16 @@ struct Ending {
     if (kWhole || output_whole) store_whole(to, y);
     else store_elements(to, output.stride[1], count, y);
   }
+  // Asks for what lies at the first channel of a window's pixels; the addresses may be outside the image.
+  MRDA_MEMBER void prefetch_window(Position first) const {
+    for (int64_t r = 0; r < kWindowOutputs; ++r)
+#pragma GCC unroll 4
+      for (int64_t s = 0; s < kWindowOutputs; ++s) {
+        const Position pixel{first.sample, first.top + r, first.left + s};
+        __builtin_prefetch(reinterpret_cast<const void*>(address<T>(output, pixel, 0)), 1);
+        if (skip.data) __builtin_prefetch(reinterpret_cast<const void*>(address<T>(skip, pixel, 0)));
+      }
+  }
   MRDA_MEMBER T* at(const View& view, Position pixel) const {
     return view.data ? reinterpret_cast<T*>(address<T>(view, pixel, 0)) : nullptr;
   }

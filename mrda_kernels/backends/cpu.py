@@ -107,16 +107,13 @@ def has_bfloat16() -> bool:
 def serves_conv3x3(call: Conv3x3Call, *, recorded: bool = False) -> bool:
     """Return True if the fused kernel is the fastest way to run a call, with a gradient if ``recorded``.
 
-    oneDNN's direct convolution is left to do its work for bfloat16 on processors that have instructions for it but no
-    matrix unit. It is also faster for a few channels, whose windows cost more to transform than to multiply, and for a
-    few pixels with weights that are not packed, which takes as long as some thousand pixels. A gradient's sums are in
-    float32, as are those of the kernel, but oneDNN keeps half precision's in registers, at twice the speed.
+    oneDNN's direct convolution is faster for a few channels, whose windows cost more to transform than to multiply,
+    and for a few pixels with weights that are not packed, which takes as long as some thousand pixels. A gradient's
+    sums are in float32, as are those of the kernel, but oneDNN keeps half precision's in registers, at twice the speed.
     """
     dtype = call.input.dtype
     if recorded and (accumulation_dtype(dtype) != dtype or call.conv_weight.shape[0] < _FEWEST_CHANNELS):
         return False
-    if dtype == torch.bfloat16 and not _C.cpu_has_bfloat16_tiles():
-        return not has_bfloat16()
     if dtype == torch.float16:
         return True
     batch, channels, height, width = call.input.shape

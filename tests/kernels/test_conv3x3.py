@@ -134,10 +134,8 @@ def test_strips_steps_and_segments(served, shape, dtype):
     check(Half(before, outputs=24, skip="channels_last"), served)
 
 
-@pytest.mark.parametrize("has_instructions", [False, True], ids=["fused", "composed"])
 @pytest.mark.parametrize("steered", [True, False], ids=["rda_conv3x3", "conv3x3"])
-def test_bfloat16_with_and_without_instructions_for_it(served, monkeypatch, has_instructions, steered):
-    monkeypatch.setattr(cpu, "has_bfloat16", lambda: has_instructions)
+def test_bfloat16(served, steered):
     before = Call((2, 24, 9, 21), dtype=torch.bfloat16, layout="channels_last", output_negative_slope=0.1, dyadic=False)
     check(Half(before, outputs=16, skip="channels_last", steered=steered), served)
 
