@@ -104,7 +104,6 @@ KERNELS = (
             moved=4 * IMAGE,
             shared_bytes=47_232,
             budget=13.5,
-            gpus=("80", "90"),  # for sm_100, nvcc 13.0 makes 16.4 instructions per element of it
         )
         for dtype, element in HALF.items()
     ),
@@ -275,10 +274,9 @@ def disassemble(cubin: Path, functions: Sequence[str]) -> dict[str, Instructions
 
 
 def row_loop(code: Instructions) -> list[str]:
-    """Return the instructions of one pass of the longest loop, by the way on which no condition makes it jump.
+    """Return the instructions of one pass of the longest loop, by the way that copies and computes a row.
 
-    This way copies and computes a row. Leaving out the last rows' copies, or computing again what is not finite, are
-    jumps.
+    Leaving out the last rows' copies is a jump, and computing again what is not finite a loop of its own.
     """
     passes = [walk(code, target(text), at) for at, text in code.items() if is_jump(text) and target(text) < at]
     return max(passes, key=len)
@@ -303,15 +301,30 @@ def target(text: str) -> int:
 
 
 def walk(code: Instructions, first: int, last: int) -> list[str]:
-    """Follow the code from one address to another; nothing if it does not get there."""
-    addresses = sorted(code)
-    following = dict(itertools.pairwise(addresses))
-    way: list[str] = []
-    at: int | None = first
-    while at is not None and at != last and len(way) < len(code):
-        way.append(code[at])
-        at = target(code[at]) if re.match(r"BRA(\.\w+)*\s+0x", code[at]) and is_jump(code[at]) else following.get(at)
-    return [*way, code[last]] if at == last else []
+    """Follow the code from one address to another, into no loop on the way, and straight on where there is a choice.
+
+    Returns:
+        The instructions; none if all ways lead elsewhere.
+    """
+    loops = [range(target(text), at + 1) for at, text in code.items() if is_jump(text) and target(text) <= at]
+    inner = [loop for loop in loops if first < loop.start and loop.stop <= last]
+    following = dict(itertools.pairwise(sorted(code)))
+    ways: list[tuple[int | None, list[str]]] = [(first, [])]  # the last one is tried next
+    seen: set[int] = set()
+    while ways:
+        at, way = ways.pop()
+        while at is not None and at not in seen and not any(at in loop for loop in inner):
+            seen.add(at)
+            way.append(code[at])
+            if at == last:
+                return way
+            after = following.get(at)
+            if is_jump(code[at]) and re.match(r"BRA(\.\w+)*\s+0x", code[at]):
+                after = target(code[at])
+            elif is_jump(code[at]):
+                ways.append((target(code[at]), way.copy()))
+            at = after
+    return []
 
 
 def operation(text: str) -> str:

@@ -43,6 +43,26 @@ def test_a_pass_of_the_row_loop_is_the_way_without_jumps():
     assert gpu_model.row_loop(CODE) == [CODE[at] for at in (1, 2, 3, 4, 5, 6, 7, 8, 9, 12)]
 
 
+# What is rare stands before what is usual, and has a loop.
+RARE_FIRST = dict(
+    enumerate(
+        (
+            "LDS.64 R4, [R3]",
+            "@!P1 BRA 0x5",
+            "LDG.E.U16 R5, [R2.64]",
+            "@P2 BRA 0x2",
+            "BRA 0x6",
+            "STG.E.128 [R2.64], R4",
+            "@!P4 BRA 0x0",
+        )
+    )
+)
+
+
+def test_a_pass_of_the_row_loop_goes_through_no_other_loop():
+    assert gpu_model.row_loop(RARE_FIRST) == [RARE_FIRST[at] for at in (0, 1, 5, 6)]
+
+
 def test_registers_and_local_memory_are_read():
     assert gpu_model.uses(SAID.format("f")) == {"_Z4rowsIf": Use(registers=40, local=28)}
 

@@ -296,11 +296,14 @@ needs_cuobjdump = pytest.mark.skipif(gpu_model.find_cuobjdump() is None, reason=
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_no_kernel_spills_or_uses_local_memory(request, compiled, kernel):
-    if kernel == "backward_kernel" and request.node.callspec.params["compiled"] == "100":
-        pytest.skip("in float64 it uses 16 bytes of a thread's memory there")
     ours = {name: use for name, use in compiled.items() if re.search(rf"\d{kernel}I", name)}
     assert len(ours) >= 3  # a few dtypes of it
-    assert {name: use.local for name, use in ours.items() if use.local} == {}
+    using = {name: use.local for name, use in ours.items() if use.local}
+    if kernel == "backward_kernel" and request.node.callspec.params["compiled"] == "100":
+        # In float64 without a mask, three blocks of it leave an address no register there: 4 bytes to and fro, in 8.
+        assert all(re.search(r"backward_kernelIdLi3ELb0ELb1EE", name) and local <= 16 for name, local in using.items())
+    else:
+        assert using == {}
 
 
 @needs_nvcc
