@@ -116,7 +116,7 @@ KERNELS = (
         passes=strip_passes(32, 32, 120, 2),
         moved=8 * IMAGE,
         shared_bytes=34_816,
-        budget=24.5,
+        budget=24.0,
     ),
     *(
         Kernel(
@@ -128,7 +128,7 @@ KERNELS = (
             passes=strip_passes(32, 30, 120, 6),
             moved=6 * IMAGE,
             shared_bytes=82_240,
-            budget=57.0,
+            budget=55.0,
         )
         for dtype, element in HALF.items()
     ),
@@ -141,7 +141,7 @@ KERNELS = (
         passes=strip_passes(32, 30, 120, 5),
         moved=12 * IMAGE,
         shared_bytes=85_504,
-        budget=57.0,
+        budget=52.5,
     ),
 )
 

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = ("README.md", "docs/performance.md", "docs/scaling.md")
 MISSING = "-"
+HALF_BLOCKS = 54  # of the published network
 KEYS = ("Op", "Shape", "dtype", "mode", "launch")
 COMPILED = ("released_compiled", "released_tuned_compiled", "shift_add_compiled")
 ENGINES = ("openvino", "onnxruntime", "ncnn")
@@ -220,7 +221,7 @@ def gpu_model(records: Sequence[Mapping[str, Any]]) -> str:
     times = ("a copy (ms)", "predicted (ms)", "measured (ms)")
     shares = [share for dtype in ("bfloat16", "float16", "float32") if (share := of_the_copy(records, dtype))]
     sentence = f"\nForward + backward, as a share of a copy's speed: {'; '.join(shares)}.\n" if shares else ""
-    return table([*header, *times], rows, left=3) + sentence
+    return table([*header, *times], rows, left=3) + sentence + of_the_network(records)
 
 
 def of_the_copy(records: Sequence[Mapping[str, Any]], dtype: str) -> str | None:
@@ -233,6 +234,19 @@ def of_the_copy(records: Sequence[Mapping[str, Any]], dtype: str) -> str | None:
     if all(r["measured_ms"] for r in both):
         said += f", {copy / sum(r['measured_ms'] for r in both):.0%} measured"
     return said
+
+
+def of_the_network(records: Sequence[Mapping[str, Any]]) -> str:
+    """The predicted time of the kernels that make up most of the published network; nothing without both kernels."""
+    ms = {r["kernel"]: r["predicted_ms"] for r in records if r["dtype"] == "bfloat16" and r["predicted_ms"]}
+    if not {"rda_conv3x3", "upscaler"} <= set(ms):
+        return ""
+    whole = HALF_BLOCKS * ms["rda_conv3x3"] + ms["upscaler"]
+    return (
+        f"\nThe {HALF_BLOCKS} half blocks and the upscaler of the published network in bfloat16: "
+        f"{milliseconds(whole)} ms predicted, without the DEN, the first and the last 3x3 convolution and the time "
+        "between launches.\n"
+    )
 
 
 def parts(record: Mapping[str, Any]) -> str:

@@ -31,10 +31,15 @@ __device__ __forceinline__ uint32_t shared_address(const void* at) { return uint
 // Keeps a value in a register: the compiler would compute it again in each pass of a loop.
 __device__ __forceinline__ void keep(unsigned& value) { asm volatile("" : "+r"(value)); }
 
-// Copies 16 bytes from global to shared memory, or writes zeros there; `from` is not read then. The copy has arrived
-// after __pipeline_commit, __pipeline_wait_prior and a barrier.
-__device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool exists) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(exists ? 16 : 0));
+// Copies 16 bytes from global to shared memory, or writes zeros there if `exists` is 0; `from` is not read then. The
+// copy has arrived after __pipeline_commit, __pipeline_wait_prior and a barrier.
+__device__ __forceinline__ void copy_async(uint32_t to, const void* from, unsigned exists) {
+  asm volatile(
+      "{\n"
+      ".reg .pred missing;\n"
+      "setp.eq.u32 missing, %2, 0;\n"
+      "cp.async.cg.shared.global [%0], [%1], 16, missing;\n"
+      "}" ::"r"(to), "l"(from), "r"(exists));
 }
 
 // 16 or 8 bytes from shared memory.

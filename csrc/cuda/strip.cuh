@@ -139,7 +139,7 @@ class RowCopier {
     for (int i = 0; i < kRounds; ++i)
       if ((i + 1) * kStep <= kColumns || pixel_ + i * kStep < kColumns)
         copy_async(to_ + row + uint32_t(i * kStep * kPitch), from_ + int64_t(i * kStep) * pixel_stride_,
-                   exists >> i & 1);
+                   exists & 1u << i);
     from_ += row_stride_;
     ++row_;
   }

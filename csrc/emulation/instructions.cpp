@@ -145,7 +145,7 @@ void move_tile(uint32_t row, uint32_t* registers, bool is_stored) {
 
 namespace gpu {
 
-void copy_async(uint32_t to, const void* from, bool exists) {
+void copy_async(uint32_t to, const void* from, unsigned exists) {
   static const unsigned char zeros[16] = {};
   emulation::copy_async(emulation::shared_memory() + to, exists ? from : zeros, 16);
 }

@@ -36,7 +36,7 @@ inline uint32_t shared_address(const void* at) {
   return uint32_t(static_cast<const unsigned char*>(at) - emulation::shared_memory());
 }
 inline void keep(unsigned&) {}
-void copy_async(uint32_t to, const void* from, bool exists);
+void copy_async(uint32_t to, const void* from, unsigned exists);
 template <int N>
 void load_words(uint32_t at, uint32_t (&words)[N]) {
   emulation::load_words(at, words, N);

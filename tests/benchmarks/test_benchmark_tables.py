@@ -155,3 +155,17 @@ def test_pages_of_the_repository_are_what_its_results_give():
 def test_the_table_of_a_cpu_has_no_place_for_the_reference(records):
     more = [*records, record("mrda_kernels_reference", 1.0)]
     assert tables.comparison(more) == tables.comparison(records)
+
+
+def modelled(kernel, predicted_ms, dtype="bfloat16"):
+    machine = {"arch": "sm_90", "registers": 99, "shared_bytes": 1024, "copy_ms": 1.0, "measured_ms": None}
+    return {"kernel": kernel, "dtype": dtype, "instructions_per_element": 9.5, "predicted_ms": predicted_ms} | machine
+
+
+def test_predicted_kernels_make_up_the_network():
+    half, upscaler = modelled("rda_conv3x3", 0.01), modelled("upscaler", 0.06)
+    others = [modelled("upscaler", 9.0, "float16"), modelled("rda_conv3x3", None)]
+    said = tables.gpu_model([half, upscaler, *others])
+    assert "| upscaler | bfloat16 | sm_90 | 9.5 | 99 | 1.0 | 1.000 | 0.060 | - |" in said
+    assert "The 54 half blocks and the upscaler of the published network in bfloat16: 0.600 ms predicted" in said
+    assert "half blocks" not in tables.gpu_model([half])
