@@ -60,6 +60,7 @@ docs: setup  ## build the documentation's site into site/, with the page that en
 bench: setup  ## time everything against its peers; write benchmarks/results/ and the tables of README and docs
 	$(BIN)/python benchmarks/rda_conv.py --json benchmarks/results/rda_conv_cpu.json
 	$(BIN)/python benchmarks/rda_conv.py --quick --keep-memory --json benchmarks/results/rda_conv_cpu_kept_memory.json
+	$(BIN)/python benchmarks/calls.py --json benchmarks/results/calls_cpu.json
 	$(BIN)/python benchmarks/rda_block.py --quick --json benchmarks/results/rda_block_cpu.json
 	$(BIN)/python benchmarks/model.py --quick --json benchmarks/results/model_cpu.json
 	$(BIN)/python benchmarks/model.py --quick --changes --json benchmarks/results/changes_cpu.json

@@ -148,7 +148,8 @@ def measured_on(record: Mapping[str, Any]) -> str:
     """The machine of a record: processor and instruction set, or GPU and driver."""
     what = "driver" if "cuda" in (record.get("device"), *record) else "instructions"
     detail = f"{what} {record[what]}" if record.get(what) else f"{what} not recorded"
-    where = f"{record['processor']} ({detail}) with {record['threads']} threads, torch {record['torch']}"
+    threads = f"{record['threads']} thread{'' if record['threads'] == 1 else 's'}"
+    where = f"{record['processor']} ({detail}) with {threads}, torch {record['torch']}"
     return f"Measured on {where}: medians of interleaved rounds."
 
 
@@ -203,6 +204,21 @@ def training(records: Sequence[Mapping[str, Any]]) -> str:
         f"One optimizer step at LR {first['patch_size']}x{first['patch_size']}, x{first['scale']}, mixed precision "
         f"{first['mixed_precision']}; images a step: {sizes}. {measured_on(first)} Parts are waited for one by one.\n"
     )
+
+
+def calls(records: Sequence[Mapping[str, Any]]) -> str:
+    """The times of benchmarks/calls.py and their machine, as Markdown that ends in a newline."""
+    us = {(r["provider"], r["mode"]): r["us"] for r in records}
+    modes = dict.fromkeys(r["mode"] for r in records)
+    header = [
+        "Call",
+        *(cell for mode in modes for cell in (f"{word(mode)} (microseconds)", "times the grouped_conv2d")),
+    ]
+    rows = []
+    for name in dict.fromkeys(r["provider"] for r in records):
+        times = [(us[name, mode], us["grouped_conv2d", mode]) for mode in modes]
+        rows.append((name, *(cell for own, floor in times for cell in (f"{own:.0f}", ratio(own, floor, 2)))))
+    return f"{table(header, rows, left=1)}\n{word(records[0]['shape'])}, float32. {measured_on(records[0])}\n"
 
 
 def gpu_model(records: Sequence[Mapping[str, Any]]) -> str:
@@ -358,6 +374,7 @@ SECTIONS: Mapping[str, Callable[[], str]] = {
     "speed": lambda: three_rows(load(RESULTS / "rda_conv_cpu.json"), load(RESULTS / "rda_conv_cpu_kept_memory.json")),
     "weights": _weights,
     "speed-operator": lambda: document(load(RESULTS / "rda_conv_cpu.json")),
+    "calls": lambda: calls(json.loads((RESULTS / "calls_cpu.json").read_text())),
     "speed-kept-memory": lambda: document(load(RESULTS / "rda_conv_cpu_kept_memory.json")),
     "speed-half-block": lambda: blocks("rda_conv3x3"),
     "speed-blocks": lambda: blocks("rdab", "trunk"),

@@ -148,7 +148,7 @@ sys.meta_path.insert(0, Blocker())
 
 
 def test_commands_need_torch_alone():
-    modules = ("rda_conv", "rda_block", "model", "tables", "gpu")
+    modules = ("rda_conv", "calls", "rda_block", "model", "tables", "gpu")
     code = f"""{BLOCKER}
 import contextlib, importlib
 for name in {modules!r}:
