@@ -72,16 +72,20 @@ class Row:
 _KL = ("student.lambda_abs=0", "student.lambda_kl=1")
 _RELEASED = ("student.lambda_kl=1", "student.lambda_abs=0.1")
 _SELF = ("adaptation.on=self",)
+_FALLING = ("teacher.lr_law=cosine", "teacher.lr_min=1e-5")
+_FINAL = ("teacher.den_input=lr", *_FALLING)  # of networks that no student comes after
 _NORM = ("networks.den_norm=batch",)
 ROWS: Mapping[str, Row] = {
-    "t1": Row("T1: DEN reads LR, half the steps", "teacher", ("teacher.den_input=lr",)),
-    "s6": Row("S6: DEN reads LR, no teacher", "teacher", ("teacher.den_input=lr",)),
+    "t1": Row("T1: DEN reads LR, half the steps", "teacher", _FINAL),
+    "s6": Row("S6: DEN reads LR, no teacher", "teacher", _FINAL),
     "t2": Row("T2: teacher with MLN, adapted to another patch", "teacher"),
     "s3": Row("S3: its student, by the L1 distance", "student", (), "t2"),
     "t2_self": Row("T2, MLN adapted to the patch itself", "teacher", _SELF),
     "s3_self": Row("S3, MLN adapted to the patch itself", "student", _SELF, "t2_self"),
     "kdsr_t": Row("teacher of LR and HR, no MLN (KDSR)", "teacher", ("teacher.den_input=lr_hr",)),
     "kdsr_s": Row("its student, released loss", "student", ("teacher.den_input=lr_hr", *_RELEASED), "kdsr_t"),
+    "t2_falling": Row("T2, its rate falls to nothing", "teacher", _FALLING),
+    "s3_falling": Row("S3 of that teacher", "student", (), "t2_falling"),
     "no_distillation": Row("S3 without distillation", "student", ("student.lambda_kl=0", "student.lambda_abs=0"), "t2"),
     "released_loss": Row("S3, released loss: KL and 0.1 L1", "student", _RELEASED, "t2"),
     "kl": Row("S3, KL alone", "student", _KL, "t2"),
@@ -94,7 +98,7 @@ ROWS: Mapping[str, Row] = {
     "rdan_10": Row("S3, a tenth of the rate for RDAN", "student", ("student.rdan_lr_factor=0.1",), "t2"),
     "unclipped": Row("S3, gradients not clipped", "student", ("train.gradient_clip=null",), "t2"),
     "he": Row("S3, DEN by He's rule", "student", ("networks.den_init=he",), "t2"),
-    "s6_norm": Row("S6, normalised IDRs", "teacher", ("teacher.den_input=lr", *_NORM)),
+    "s6_norm": Row("S6, normalised IDRs", "teacher", (*_FINAL, *_NORM)),
     "t2_norm": Row("T2, normalised IDRs", "teacher", _NORM),
     "s3_norm": Row("S3, normalised IDRs", "student", _NORM, "t2_norm"),
     "t2_self_norm": Row("T2, the patch itself, normalised IDRs", "teacher", (*_SELF, *_NORM)),
