@@ -18,12 +18,13 @@ from typing import Any
 from benchmarks.records import FAMILY, FLOORS, OURS, Record, is_measured, launch, load
 from mrda.core.durations import in_words
 from mrda.core.markdown import Page, markers, table
+from mrda.options.networks import TrunkOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = ("README.md", "docs/performance.md", "docs/scaling.md")
 MISSING = "-"
-HALF_BLOCKS = 54  # of the published network
+HALF_BLOCKS = 2 * TrunkOptions().num_blocks  # of the published network
 KEYS = ("Op", "Shape", "dtype", "mode", "launch")
 COMPILED = ("released_compiled", "released_tuned_compiled", "shift_add_compiled")
 ENGINES = ("openvino", "onnxruntime", "ncnn")

@@ -86,7 +86,6 @@ PYBIND11_MODULE(_C, m) {
 
   m.def("cpu_instruction_sets", &cpu::instruction_sets, "The instruction sets that this machine can run, best first.");
   m.def("cpu_instruction_set", &cpu::instruction_set);
-  m.def("cpu_has_bfloat16_tiles", &cpu::has_bfloat16_tiles);
   m.def("set_cpu_instruction_set", &cpu::set_instruction_set, py::arg("name"));
   m.def(
       "set_gomp_parallel",

@@ -183,8 +183,10 @@ class Winograd {
           const Position at{step.sample, step.top + i * kOutputs, step.left + j * kOutputs};
           const int64_t rows = minimum(int64_t(kOutputs), p.height - at.top);
           const int64_t columns = minimum(int64_t(kOutputs), p.width - at.left);
-          // As long as a window's lines take to come; with narrower registers more windows hide it, and this only costs.
-          if constexpr (kVectorBytes == 64) ending.prefetch_window({at.sample, at.top, at.left + kOutputs});
+          // One window's arithmetic takes about as long as the next one's lines take to come. With narrower registers
+          // asking for them only costs.
+          if (kVectorBytes == 64 && ending.in_one_piece() && j + 1 < step.columns)
+            ending.prefetch_window({at.sample, at.top, at.left + kOutputs});
           const A* sums = sums_ + window * kOutputsAtOnce + o - first_output;
           const bool whole = ending.in_one_piece() && rows == kOutputs && columns == kOutputs;
           const Vec<A> zeros = whole ? finish_window<true>(ending, sums, at, rows, columns)

@@ -46,10 +46,10 @@ class DataConfig(Section):
     use_rot: bool = True
     """Flip half of the patches vertically, and transpose half."""
     shuffle_channels: bool = False
-    """Put the three channels of each patch into a random order. Colours become unnatural, textures more."""
+    """Put the channels of each patch into a random order: colours become unnatural, but there are more textures."""
     reduced_by: list[Annotated[float, Field(gt=1)]] = []
-    """Factors by which each photo of `sources` is reduced besides, such as [2]: large photos are often smooth in the
-    small, and reduced ones have more detail per pixel. Caches stay as they are, and so do photos that would become
+    """Factors by which each photo of `sources` is also reduced, such as [2], because large photos often have little
+    detail per pixel. Each copy is drawn like a photo of its own. Caches have none, nor have photos that would become
     smaller than the HR patches."""
 
     @model_validator(mode="after")

@@ -36,6 +36,15 @@ _NO_SECTION = ("model_type", "dataclass_type")
 """Pydantic's error types for a value in place of a section."""
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML whose only booleans are true and false, so that the key `on` and the value `no` are words."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def configs() -> dict[str, Traversable]:
     """Return names and files of the configurations that ship with the package, without the presets."""
     found = dict(_files(resources.files("mrda.config").joinpath("presets")))
@@ -80,7 +89,7 @@ def load_config(
     tree: Tree = {}
     if preset in PRESETS[1:]:
         text = resources.files("mrda.config").joinpath("presets", _PRESET_FOLDER, f"{preset}.yaml").read_text("utf-8")
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, _Loader)
     below = list(instead_overrides)
     reader = _Reader(preset)
     replaced = {name: _assigned(reader.read(other), below) for name, other in (instead or {}).items()}
@@ -206,7 +215,7 @@ def _read(path: Path) -> str:
 
 def _parse_yaml(text: str, what: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2001-02-30
         raise ValueError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from None
 

@@ -57,8 +57,8 @@ class AdaptationConfig(Section):
     on: Literal["self", "other"] | None = None
     """The image whose LR and HR an image's MLN is adapted to: itself, as published, or its neighbour in the batch,
     degraded by the same parameters. Then the features tell of the degradation, and of HR nothing that LR does not
-    show, so that a student can learn them. null: the other with per=image and a classic degradation, otherwise
-    itself, because real degradations and those of pairs can't be repeated."""
+    show, so that a student can learn them. null: the other with adaptation.per=image, a classic degradation and
+    batches of 2 or more, otherwise itself, because real degradations and those of pairs can't be repeated."""
     images: PositiveInt | None = None
     """Number of images to adapt to, the first of the batch, which share a degradation; features are read from all. null
     takes all. Fewer cost less, and show less of the degradation."""

@@ -119,6 +119,8 @@ class TrainConfig(Section):
                 "adaptation.on=other requires degradation.type=classic without data.pairs: other degradations can't be "
                 "repeated on another image"
             )
+        if self.adaptation.on == "other" and (name := self._adapts_alone):
+            raise ValueError(f"adaptation.on=other requires {name}.batch to be at least 2, it was 1")
         if self.adaptation.images is not None and self.degradation.per == "image":
             raise ValueError(
                 "adaptation.images requires degradation.per=batch: with per=image every image has its own degradation"
@@ -188,7 +190,13 @@ class TrainConfig(Section):
         if self.adaptation.on is not None:
             return self.adaptation.on
         repeatable = self.degradation.type == "classic" and not self.data.pairs
-        return "other" if repeatable and self.adaptation.per == "image" else "self"
+        return "other" if repeatable and self.adaptation.per == "image" and not self._adapts_alone else "self"
+
+    @property
+    def _adapts_alone(self) -> StageName | None:
+        """The first stage that adapts an MLN in batches of one image, which have no other."""
+        names: tuple[StageName, ...] = ("teacher", "student") if self.teacher.den_input == "features" else ()
+        return next((name for name in names if self.stage(name).batch == 1), None)
 
     def stage(self, name: StageName) -> StageConfig:
         """Return the section of stage ``name``."""

@@ -6,21 +6,21 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate, permutations
+from itertools import accumulate, permutations, tee
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mrda.config import DataConfig
 from mrda.core.checks import check_choice
 from mrda.core.progress import NoProgress, Progress, track
 from mrda.data.cache import PatchCache, is_cache
-from mrda.photo.images import Source, find_images, read_rgb, read_size, to_eight_bits
+from mrda.photo.images import ImageArray, Source, find_images, read_rgb, read_size, to_eight_bits
+from mrda.photo.lanczos import resampled
 
 # Files with the memory limit of a Linux container, for both versions of control groups.
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -33,7 +33,7 @@ class Turn(NamedTuple):
     columns: bool
     rows: bool
     transposed: bool
-    channels: tuple[int, ...] = (0, 1, 2)
+    channels: tuple[int, ...] = CHANNEL_ORDERS[0]
 
     @classmethod
     def drawn(cls, draw: Callable[[int], int], *, hflip: bool, rotate: bool, shuffle: bool = False) -> Turn:
@@ -42,7 +42,7 @@ class Turn(NamedTuple):
         ``draw`` gives a number below its argument.
         """
         flips = hflip and draw(2) > 0, rotate and draw(2) > 0, rotate and draw(2) > 0
-        return cls(*flips, CHANNEL_ORDERS[draw(6) if shuffle else 0])
+        return cls(*flips, CHANNEL_ORDERS[draw(len(CHANNEL_ORDERS)) if shuffle else 0])
 
     def __call__(self, patch: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Turn a patch (C, H, W)."""
@@ -181,23 +181,23 @@ def load_patches(
     check_memory(sources, budget, copies=copies, option="data.sources", advice=advice)
     # Photos smaller than the crops are padded by reflection, which needs two pixels.
     size = scale * config.patch_size if config.crop_size is None else 2
-    images: list[npt.NDArray[np.uint8]] = []
-    names: list[Source] = []
-    for source in track(sources, len(sources), "reading photos", progress or NoProgress()):
-        image = to_eight_bits(read_rgb(source))
-        sizes = [image, *_reduced(image, config.reduced_by, max(size, scale * config.patch_size))]
-        images += sizes
-        names += [source] * len(sizes)
+    read = track(sources, len(sources), "reading photos", progress or NoProgress())
+    smallest = max(size, scale * config.patch_size)
+    copies_of = ((image, source) for source in read for image in _copies(read_rgb(source), config.reduced_by, smallest))
+    images, names = tee(copies_of)
     turns = {"hflip": config.use_hflip, "rotate": config.use_rot, "shuffle": config.shuffle_channels}
-    return PatchSampler(images, size, names, caches, draw=config.draw, **turns)
+    return PatchSampler(
+        (image for image, _ in images), size, (name for _, name in names), caches, draw=config.draw, **turns
+    )
 
 
-def _reduced(image: npt.NDArray[np.uint8], factors: Sequence[float], smallest: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield a photo (H, W, 3) reduced by each factor with Lanczos' filter, unless it gets a side below ``smallest``."""
+def _copies(image: ImageArray, factors: Sequence[float], smallest: int) -> Iterator[ImageArray]:
+    """Yield a photo (H, W, 3), then reduced by each factor, unless that makes a side smaller than ``smallest``."""
+    yield image
     for factor in factors:
         height, width = (round(length / factor) for length in image.shape[:2])
         if min(height, width) >= smallest:
-            yield np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+            yield resampled(image, (height, width))
 
 
 def memory_budget() -> int:

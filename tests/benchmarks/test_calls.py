@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from benchmarks import calls, tables
+from benchmarks.rda_conv import random_arguments
+from benchmarks.records import Setting
+from mrda_kernels import dynamic_depthwise_conv2d
 from mrda_kernels.backends import cpu
 
 needs_native_backend = pytest.mark.skipif(cpu.why_not("cpu") is not None, reason="the CPU extension is not built")
@@ -30,7 +33,8 @@ def test_records_and_table(monkeypatch, tmp_path, capsys):
 def test_all_compute_the_same_convolution():
     found = {name: run() for name, run in calls.providers("forward").items()}
     torch.testing.assert_close(found["mrda_kernels"], found["released"])
-    assert found["grouped_conv2d"].shape == found["released"].shape
+    input, weight, *_ = random_arguments(Setting("cpu", torch.float32, "nchw", calls.SHAPE, "forward")).tensors
+    torch.testing.assert_close(found["grouped_conv2d"], dynamic_depthwise_conv2d(input, weight))
     gradients = {name: run() for name, run in calls.providers("forward_backward").items()}
     for ours, released in zip(gradients["mrda_kernels"], gradients["released"], strict=True):
         torch.testing.assert_close(ours, released)
@@ -47,8 +51,11 @@ def test_the_ratios_are_those_of_one_mode():
 
 
 def test_the_clock_counts_the_calls_and_not_the_waiting(monkeypatch):
-    monkeypatch.setattr(calls, "CALLS", 2)
-    assert calls.processor_clock(lambda: time.sleep(0.05)) < 25
+    monkeypatch.setattr(calls, "CALLS", 4)
+    ticks, made = iter([1.0, 1.5]), []
+    monkeypatch.setattr(time, "thread_time", lambda: next(ticks))
+    assert calls.processor_clock(lambda: made.append(1)) == 125  # milliseconds of half a second
+    assert len(made) == 4
 
 
 def test_without_the_backend_there_is_nothing_to_measure(monkeypatch, capsys):

@@ -273,10 +273,10 @@ def test_every_field_is_described() -> None:
         ("seed=2001-02-30", "the value of override 'seed=2001-02-30' is not valid YAML: day is out of range"),
         ("seed.x=1", "'seed': input should be a valid integer"),
         ("teacher.steps=true", "'teacher.steps': must be an integer, it was True"),
-        ("seed=no", "'seed': must be an integer, it was False"),
+        ("seed=false", "'seed': must be an integer, it was False"),
         ("student.encoder_steps=false", "'student.encoder_steps': must be an integer, it was False"),
         ("networks.mask_channels=true", "'networks.mask_channels': must be an integer, it was True"),
-        ("networks.kernel_size=yes", "'networks.kernel_size': must be an integer, it was True"),
+        ("networks.kernel_size=true", "'networks.kernel_size': must be an integer, it was True"),
         ("teacher.steps", "override 'teacher.steps' must look like 'section.key=value'"),
         ("=3", "override '=3' must look like 'section.key=value'"),
         ("teacher.steps=[", "the value of override 'teacher.steps=[' is not valid YAML"),
@@ -421,6 +421,11 @@ def test_the_released_code_s_epochs_are_not_the_real_world_s() -> None:
         ("classic-iso-x4", "recommended", [], "other"),
         ("classic-aniso-noise-x4", "recommended", [], "other"),
         ("classic-iso-x4", "paper", [], "self"),
+        ("classic-iso-x4", "paper", ["adaptation.per=image"], "self"),
+        ("classic-iso-x4", "official", ["adaptation.per=image", "adaptation.reset_mln=true"], "self"),
+        ("classic-iso-x4", "recommended", ["adaptation.per=batch"], "self"),
+        ("classic-iso-x4", "recommended", ["teacher.batch=1"], "self"),
+        ("classic-iso-x4", "recommended", ["teacher.batch=1", "teacher.den_input=lr"], "other"),
         ("classic-iso-x4", "official", [], "self"),
         ("real-x4", "recommended", [], "self"),
         ("real-x4", "realesrgan", ["adaptation.per=image"], "self"),
@@ -433,3 +438,19 @@ def test_the_mln_adapts_to_another_image_where_its_degradation_can_be_repeated(
     config: str, preset: str, assignments: list[str], on: str
 ) -> None:
     assert load_config(config, assignments, preset=preset).adapted_on == on
+
+
+@pytest.mark.parametrize("stage", ["teacher", "student"])
+def test_a_batch_of_one_image_has_no_other_to_adapt_to(stage: str) -> None:
+    with pytest.raises(ValueError, match=rf"adaptation\.on=other requires {stage}\.batch to be at least 2, it was 1"):
+        load_config("classic-iso-x4", ["adaptation.on=other", f"{stage}.batch=1"])
+
+
+def test_words_that_old_yaml_takes_for_booleans_are_words(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("adaptation: {on: self}\ntrain: {mixed_precision: no, cuda_graphs: true}\n")
+    config = load_config(tmp_path / "mine.yaml", ["adaptation={on: other}", "data.use_rot=no", "data.use_hflip=False"])
+    assert config.adaptation.on == "other"
+    assert config.train.mixed_precision == "no"
+    assert not config.data.use_rot
+    assert not config.data.use_hflip
+    assert load_config("classic-iso-x4", ["train.mixed_precision=no"]).train.mixed_precision == "no"

@@ -135,9 +135,12 @@ def test_strips_steps_and_segments(served, shape, dtype):
 
 
 @pytest.mark.parametrize("steered", [True, False], ids=["rda_conv3x3", "conv3x3"])
-def test_bfloat16(served, steered):
+def test_bfloat16_is_summed_in_float32_whatever_the_processor_has(served, monkeypatch, steered):
+    monkeypatch.setattr(cpu, "has_bfloat16", lambda: True)
     before = Call((2, 24, 9, 21), dtype=torch.bfloat16, layout="channels_last", output_negative_slope=0.1, dyadic=False)
-    check(Half(before, outputs=16, skip="channels_last", steered=steered), served)
+    half = Half(before, outputs=16, skip="channels_last", steered=steered)
+    assert cpu.serves_conv3x3(half.call()._replace(packed_weight=torch.empty(0)))
+    check(half, served)
 
 
 def test_the_transforms_of_the_budget_are_a_convolution():

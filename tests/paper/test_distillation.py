@@ -39,7 +39,7 @@ def test_rows_change_the_base_and_s6_takes_the_steps_of_teacher_and_student(stud
     assert {row for row, config in configs.items() if config.teacher.den_input == "lr"} == {"t1", "s6", "s6_norm"}
 
 
-def test_a_teacher_keeps_its_rate_and_a_network_without_a_student_ends_at_none(tmp_path: Path) -> None:
+def test_the_rate_of_a_teacher_stays_and_that_of_a_network_without_a_student_falls(tmp_path: Path) -> None:
     study = Study("release/evidence-x4", tmp_path / "run", {"Mine": []})
     laws = {row: study.config(row, 1).stage(ROWS[row].stage).lr_law for row in ROWS}
     assert {row for row, law in laws.items() if law == "cosine" and ROWS[row].stage == "teacher"} == {

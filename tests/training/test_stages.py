@@ -89,9 +89,7 @@ def test_the_mln_may_adapt_to_some_images_of_the_batch(toy: TrainConfig) -> None
 def test_the_mln_may_adapt_to_another_image_of_the_same_degradation(
     toy: TrainConfig, weights: dict[StageName, Path], changed: Changed
 ) -> None:
-    config = changed(
-        toy, adaptation={"on": "other", "per": "image"}, degradation={"per": "image", "noise_range": [0, 0]}
-    )
+    config = changed(toy, adaptation={"on": None, "per": "image"}, degradation={"per": "image", "noise_range": [0, 0]})
     stage, hr = build("teacher", config, weights), patches(toy)
     batch, alone = stage.degrade(hr, generator(1)), build("teacher", toy, weights).degrade(hr, generator(1))
     assert alone.other_hr is None

@@ -245,7 +245,6 @@ TORCH_LIBRARY_EXPAND(TORCH_EXTENSION_NAME, ops) {
   ops.def("packed_conv3x3_elements(str dtype, int out_channels, int channels) -> int", &packed_elements);
   ops.def("cpu_instruction_sets() -> str[]", &cpu::instruction_sets);
   ops.def("cpu_instruction_set() -> str", &cpu::instruction_set);
-  ops.def("cpu_has_bfloat16_tiles() -> bool", &cpu::has_bfloat16_tiles);
   ops.def("set_gomp_parallel(int address) -> ()", &set_gomp_parallel);
 #if defined(CUDA_KERNEL)
   ops.def("rda_conv_fuses_cuda(int[] p, float[] slopes, *, bool backward) -> bool", &fuses_cuda);
