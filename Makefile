@@ -74,7 +74,7 @@ gpu:  ## on a machine with an NVIDIA GPU: build for it, test on it, measure it, 
 PHOTOS ?= photos
 MINUTES ?= 150
 RUN ?= runs/mrda-x4
-leg: setup  ## train mrda-x4 for MINUTES more on the folder PHOTOS, on one core; the state stays in RUN
+leg: setup  ## train mrda-x4 on the folder PHOTOS on one core: a leg of an hour, in parts of MINUTES; the state stays in RUN
 	OMP_NUM_THREADS=1 timeout --signal=INT $(MINUTES)m $(BIN)/mrda train --config release/mrda-x4 \
 		--set 'data.sources=[$(PHOTOS)]' --set teacher.init_network=legs/mrda-x4.safetensors \
 		--run-dir $(RUN) || test $$? -eq 124
