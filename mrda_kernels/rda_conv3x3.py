@@ -69,19 +69,20 @@ def rda_conv3x3(
         (B, C_out, H, W) in input's dtype; channels_last if ``input`` is channels_last-contiguous and not
         NCHW-contiguous, otherwise NCHW-contiguous.
 
-    On the "cpu" backend's kernel sums are kept in float32 (float64 for float64) and the result is rounded once. Where it
-    does not serve, every step is rounded: if a gradient in half precision is wanted, for :func:`conv3x3` of fewer than 16
-    channels, and with weights that are not packed for fewer than 1,024 pixels; but float16 without a gradient is always its
-    work. A matrix unit (AMX) sums the products of bfloat16 directly, with subnormal numbers as zero: before the bias, an
-    element is off by at most 9 C_in u times the sum of the absolute products. Elsewhere Winograd's algorithm is exact up to
-    rounding: an element differs from the exact convolution of ``a`` by at most (C_in + 28) u times
-    |A^T| [sum_c (|G| |w| |G^T|) * (|B^T| |a| |B|)] |A|, with u = 2^-24 (2^-53 for float64) and the matrices of
-    csrc/cpu/winograd.h. So the error follows the largest numbers within 5 pixels, not only those next to the element; on
-    random numbers it is about twice that of the direct sum. Gradients in float32 and float64 are computed likewise, from 16
-    channels in and out and 1,024 pixels on. With the gradient g of the static convolution's result, that of the weights is
-    off by at most (n + 28) u times |G^T| [sum_n (|B^T| |a| |B|) * (|A| |g| |A^T|)] |G|, over the n windows of 4x4 pixels of
-    the batch; that of ``a`` obeys the bound above, with g for ``a`` and C_out for C_in. Results and gradients are the same to
-    the bit for any number of threads. Values that are not finite go where the formula takes them and nowhere else.
+    On the "cpu" backend's kernel sums are kept in float32 (float64 for float64) and the result is rounded once. Where
+    it does not serve, every step is rounded: if a gradient in half precision is wanted, for :func:`conv3x3` of fewer
+    than 16 channels, and with weights that are not packed for fewer than 1,024 pixels; but float16 without a gradient
+    is always its work. A matrix unit (AMX) sums the products of bfloat16 directly, with subnormal numbers as zero:
+    before the bias, an element is off by at most 9 C_in u times the sum of the absolute products. Elsewhere Winograd's
+    algorithm is exact up to rounding: an element differs from the exact convolution of ``a`` by at most (C_in + 28) u
+    times |A^T| [sum_c (|G| |w| |G^T|) * (|B^T| |a| |B|)] |A|, with u = 2^-24 (2^-53 for float64) and the matrices of
+    csrc/cpu/winograd.h. So the error follows the largest numbers within 5 pixels, not only those next to the element;
+    on random numbers it is about twice that of the direct sum. Gradients in float32 and float64 are computed likewise,
+    from 16 channels in and out and 1,024 pixels on. With the gradient g of the static convolution's result, that of the
+    weights is off by at most (n + 28) u times |G^T| [sum_n (|B^T| |a| |B|) * (|A| |g| |A^T|)] |G|, over the n windows
+    of 4x4 pixels of the batch; that of ``a`` obeys the bound above, with g for ``a`` and C_out for C_in. Results and
+    gradients are the same to the bit for any number of threads. Values that are not finite go where the formula takes
+    them and nowhere else.
 
     The "cuda" backend has a kernel for 64 channels in and out of bfloat16 or float16 in channels_last, K = 3 and M = 1,
     on sm_80 and later. ``a`` is rounded, and so is the result, once; sums are those of tensor cores, in float32 rounded

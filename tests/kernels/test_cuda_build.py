@@ -300,7 +300,7 @@ def test_no_kernel_spills_or_uses_local_memory(request, compiled, kernel):
     assert len(ours) >= 3  # a few dtypes of it
     using = {name: use.local for name, use in ours.items() if use.local}
     if kernel == "backward_kernel" and request.node.callspec.params["compiled"] == "100":
-        # In float64 without a mask, three blocks of it leave an address no register there: it is stored and loaded, in 16 bytes.
+        # In float64 without a mask, three blocks of it leave an address no register there: it is stored, in 16 bytes.
         assert all(re.search(r"backward_kernelIdLi3ELb0ELb1EE", name) and local <= 16 for name, local in using.items())
     else:
         assert using == {}
