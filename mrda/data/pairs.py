@@ -17,7 +17,7 @@ import numpy.typing as npt
 from mrda.config.data import DataConfig, PairsConfig
 from mrda.core.checks import check_scale
 from mrda.core.progress import NoProgress, Progress, track
-from mrda.data.patches import Turn, check_memory, memory_budget
+from mrda.data.patches import Turn, check_memory, memory_budget, turns
 from mrda.photo.images import ImageError, Source, find_images, read_rgb, source_name, to_eight_bits
 
 if TYPE_CHECKING:
@@ -224,8 +224,7 @@ def load_pairs(
     check_memory(files, memory_budget() if memory is None else memory, option="data.pairs", advice=advice)
     read = track(pairs, len(pairs), "reading pairs", progress or NoProgress())
     arrays = ((read_rgb(pair.lr), read_rgb(pair.hr)) for pair in read)
-    turns = {"hflip": config.use_hflip, "rotate": config.use_rot, "shuffle": config.shuffle_channels}
-    return PairSampler(arrays, config.patch_size, pairs, scale, draw=config.draw, **turns)
+    return PairSampler(arrays, config.patch_size, pairs, scale, draw=config.draw, **turns(config))
 
 
 def _patch(image: npt.NDArray[np.uint8], top: int, left: int, size: int) -> npt.NDArray[np.uint8]:

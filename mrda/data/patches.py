@@ -55,6 +55,11 @@ class Turn(NamedTuple):
         return patch.transpose(0, 2, 1) if self.transposed else patch
 
 
+def turns(config: DataConfig) -> dict[str, bool]:
+    """Return the augmentations that a configuration asks for, as arguments of `Turn.drawn` and of the samplers."""
+    return {"hflip": config.use_hflip, "rotate": config.use_rot, "shuffle": config.shuffle_channels}
+
+
 class PatchSampler:
     """Draws square HR patches from random positions of random photos, flipped and transposed at random.
 
@@ -185,9 +190,8 @@ def load_patches(
     smallest = max(size, scale * config.patch_size)
     copies_of = ((image, source) for source in read for image in _copies(read_rgb(source), config.reduced_by, smallest))
     images, names = tee(copies_of)
-    turns = {"hflip": config.use_hflip, "rotate": config.use_rot, "shuffle": config.shuffle_channels}
     return PatchSampler(
-        (image for image, _ in images), size, (name for _, name in names), caches, draw=config.draw, **turns
+        (image for image, _ in images), size, (name for _, name in names), caches, draw=config.draw, **turns(config)
     )
 
 
