@@ -105,7 +105,8 @@ def load_initial_weights(network: Network, path: Path) -> None:
     """Load the weights of a file into ``network``; from a network of another class, only those of its RDAN.
 
     An RDAN of fewer blocks is a start too: its blocks are spread among those of ``network``, and the others begin as
-    the identity, so that both compute the same.
+    the identity, so that both compute the same. So is one of another scale: convolutions of its upscaler that
+    ``network`` has in another size, or not at all, are left out.
 
     Raises:
         ValueError: the file is unreadable, its sizes differ from those of ``network``, or the two share no part.
@@ -121,10 +122,22 @@ def load_initial_weights(network: Network, path: Path) -> None:
             )
         target, source = network.rdan, saved.rdan
     few, many = (each.hyperparameters.get("num_blocks", 0) for each in (source, target))
-    wanted = target.hyperparameters | ({"num_blocks": few} if few < many else {})
-    _check_options(path, source.hyperparameters, wanted)
-    weights = source.state_dict()
-    target.load_state_dict(_deepened(weights, target.state_dict(), few, many) if few < many else weights)
+    free = {"scale": source.scale} | ({"num_blocks": few} if few < many else {})
+    _check_options(path, source.hyperparameters, target.hyperparameters | free)
+    weights, fresh = source.state_dict(), target.state_dict()
+    if source.scale != target.scale:
+        weights = _rescaled(weights, fresh)
+    target.load_state_dict(_deepened(weights, fresh, few, many) if few < many else weights)
+
+
+def _rescaled(saved: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return ``saved`` weights with an upscaler of another scale: its convolutions that both have, the others fresh."""
+    upscaler = {key: value for key, value in fresh.items() if "upscaler." in key}
+    kept = {key: value for key, value in saved.items() if "upscaler." not in key}
+    return kept | {
+        key: saved[key] if key in saved and saved[key].shape == value.shape else value
+        for key, value in upscaler.items()
+    }
 
 
 def _deepened(saved: Mapping[str, Tensor], fresh: Mapping[str, Tensor], few: int, many: int) -> dict[str, Tensor]:

@@ -310,6 +310,20 @@ def test_of_fewer_blocks_the_rdan_computes_the_same(tmp_path: Path) -> None:
         load_initial_weights(few, tmp_path / "many.safetensors")
 
 
+@pytest.mark.parametrize(("scale", "shared"), [(2, ["expand.0", "last"]), (3, ["last"])])
+def test_of_another_scale_all_but_the_upscaler_is_taken(scale: int, shared: list[str], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    saved = MRDAStudent(scale=4, num_feat=4, num_blocks=2, den_width=2)
+    save_network(saved, tmp_path / "x4.safetensors")
+    network = MRDAStudent(scale=scale, num_feat=4, num_blocks=3, den_width=2)
+    load_initial_weights(network, tmp_path / "x4.safetensors")
+    weights = network.state_dict()
+    same = [key for key, value in saved.state_dict().items() if torch.equal(weights.get(key, torch.empty(0)), value)]
+    upscaler = [f"rdan.upscaler.{layer}.{part}" for layer in shared for part in ("weight", "bias")]
+    assert [key for key in same if "upscaler" in key] == upscaler
+    assert all(key in same for key in saved.state_dict() if not key.startswith(("rdan.upscaler.", "rdan.blocks.1")))
+
+
 def test_the_rdan_of_a_student_may_have_a_rate_of_its_own(
     toy: TrainConfig, finished: Path, tmp_path: Path, changed: Changed
 ) -> None:
