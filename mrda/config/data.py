@@ -41,6 +41,9 @@ class DataConfig(Section):
     draw: Literal["photos", "pixels"] = "photos"
     """Draw patches evenly from the photos, so that each photo counts the same, or evenly from all pixels, so that
     large photos count more."""
+    candidates: PositiveInt = 1
+    """Patches of `sources` that are drawn for each that is used, which is the one with the most detail: with more than
+    one, fewer are of skies and blurred backgrounds, from which little is learned."""
     use_hflip: bool = True
     """Flip half of the patches horizontally."""
     use_rot: bool = True
@@ -56,8 +59,9 @@ class DataConfig(Section):
     def _photos_or_pairs(self) -> DataConfig:
         if self.pairs and self.sources:
             raise ValueError("pairs take the place of sources: set data.sources=[] or leave data.pairs out")
-        if self.pairs and self.reduced_by:
-            raise ValueError("data.pairs are taken as they are: leave data.reduced_by out")
+        for name, wanted in (("reduced_by", self.reduced_by), ("candidates", self.candidates > 1)):
+            if self.pairs and wanted:
+                raise ValueError(f"data.pairs are taken as they are: leave data.{name} out")
         return self
 
 

@@ -77,6 +77,7 @@ class PatchSampler:
         hflip: flip patches horizontally.
         rotate: flip patches vertically and transpose them.
         shuffle: put the channels of each patch into a random order.
+        candidates: number of patches that are drawn for each; `detail` chooses among them.
 
     Raises:
         ValueError: there is no photo, or a photo or tile is smaller than the patches.
@@ -93,10 +94,12 @@ class PatchSampler:
         hflip: bool = True,
         rotate: bool = True,
         shuffle: bool = False,
+        candidates: int = 1,
     ) -> None:
         check_choice("draw", draw, ("photos", "pixels"))
         self.size = size
         self.turns = {"hflip": hflip, "rotate": rotate, "shuffle": shuffle}
+        self.candidates = candidates
         self._images: list[npt.NDArray[np.uint8]] = []
         for image, name in zip(images, names, strict=True):
             height, width = image.shape[:2]
@@ -142,6 +145,15 @@ class PatchSampler:
         def draw(limit: int) -> int:
             return int(torch.randint(limit, (), generator=generator))
 
+        found = self._crop(size, draw)
+        most = detail(found) if self.candidates > 1 else 0
+        for _ in range(self.candidates - 1):
+            other = self._crop(size, draw)
+            if (more := detail(other)) > most:
+                found, most = other, more
+        return Turn.drawn(draw, **self.turns)(found)
+
+    def _crop(self, size: int, draw: Callable[[int], int]) -> npt.NDArray[np.uint8]:
         photo = (
             draw(len(self)) if self._pixel_ends is None else bisect_right(self._pixel_ends, draw(self._pixel_ends[-1]))
         )
@@ -155,8 +167,13 @@ class PatchSampler:
         if any(after for _, after in missing):
             image = np.pad(image, (*missing, (0, 0)), mode="reflect")
         top, left = draw(image.shape[0] - size + 1), draw(image.shape[1] - size + 1)
-        patch = image[top : top + size, left : left + size].transpose(2, 0, 1)
-        return Turn.drawn(draw, **self.turns)(patch)
+        return image[top : top + size, left : left + size].transpose(2, 0, 1)
+
+
+def detail(patch: npt.NDArray[np.uint8]) -> int:
+    """Return the sum of absolute differences between every second pixel of a patch (3, H, W), in green, both ways."""
+    green = patch[1, ::2, ::2].astype(np.int16)
+    return int(np.abs(np.diff(green, axis=0)).sum() + np.abs(np.diff(green, axis=1)).sum())
 
 
 def load_patches(
@@ -191,7 +208,13 @@ def load_patches(
     copies_of = ((image, source) for source in read for image in _copies(read_rgb(source), config.reduced_by, smallest))
     images, names = tee(copies_of)
     return PatchSampler(
-        (image for image, _ in images), size, (name for _, name in names), caches, draw=config.draw, **turns(config)
+        (image for image, _ in images),
+        size,
+        (name for _, name in names),
+        caches,
+        draw=config.draw,
+        candidates=config.candidates,
+        **turns(config),
     )
 
 

@@ -128,6 +128,21 @@ def test_reduced_copies_count_as_memory_and_not_for_pairs(tmp_path: Path) -> Non
         DataConfig(reduced_by=[1])
 
 
+def test_the_candidate_with_the_most_detail_is_taken(tmp_path: Path) -> None:
+    flat, fine = np.full((16, 16, 3), 100, np.uint8), coordinates(16, 16)
+    config = DataConfig(sources=[str(save(tmp_path, flat, fine))], patch_size=4)
+
+    def flats(candidates: int) -> float:
+        sampler = load_patches(config.model_copy(update={"candidates": candidates}), scale=2)
+        return float((sampler.sample(400, seeded(0))[:, 1] == 100).all(-1).all(-1).float().mean())
+
+    # A patch is flat if all candidates are; four standard deviations.
+    assert flats(1) == pytest.approx(1 / 2, abs=0.1)
+    assert flats(3) == pytest.approx(1 / 8, abs=0.07)
+    with pytest.raises(ValueError, match=r"leave data\.candidates out"):
+        DataConfig(pairs=[{"lr": "LR", "hr": "HR"}], candidates=2)
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_photos_count_alike_or_by_their_pixels(cached: bool, tmp_path: Path) -> None:
     photos = [coordinates(8, 8), coordinates(24, 24, 1)]
