@@ -29,6 +29,7 @@ from mrda.training.checkpoints import Checkpoints
 from mrda.training.cuda_graph import Backward, GraphedBackward
 from mrda.training.log import RunProgress, ScalarLog
 from mrda.training.losses import Terms
+from mrda.training.muon import Muon
 from mrda.training.plan import discriminator_share, learning_rate
 from mrda.training.processes import Processes
 from mrda.training.stages import Stage
@@ -311,8 +312,9 @@ class Trainer:
             group["fused"] = self.optimizer.defaults["fused"]
         self.optimizer.load_state_dict(optimizer)
         for parameter, moments in self.optimizer.state.items():
-            for name in ("exp_avg", "exp_avg_sq"):  # in the parameter's layout, which a fused optimizer relies on
-                moments[name] = torch.empty_like(parameter).copy_(moments[name])
+            for name, moment in moments.items():  # in the parameter's layout, which a fused optimizer relies on
+                if moment.shape == parameter.shape:
+                    moments[name] = torch.empty_like(parameter).copy_(moment)
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -383,7 +385,7 @@ class Trainer:
 
 
 def build_optimizer(stage: Stage, config: TrainConfig, *, fused: bool | None = None) -> torch.optim.Adam:
-    """Adam for the stage's network, with parameter groups for other rates and for the discriminator.
+    """Adam or Muon for the stage's network, with parameter groups for other rates and for the discriminator.
 
     Args:
         stage: the stage, with its networks on their device.
@@ -395,4 +397,5 @@ def build_optimizer(stage: Stage, config: TrainConfig, *, fused: bool | None = N
     if stage.discriminator is not None:
         share = discriminator_share(config, stage.name)
         groups.append({"params": list(stage.discriminator.parameters()), "share": share})
-    return torch.optim.Adam(groups, lr=section.lr, betas=section.betas, fused=fused)
+    optimizer = Muon if section.optimizer == "muon" else torch.optim.Adam
+    return optimizer(groups, lr=section.lr, betas=section.betas, fused=fused)

@@ -42,12 +42,14 @@ def saved() -> dict[str, Any]:
 
 LATER = {
     "adaptation": {"inner_clip": None, "on": None},
-    "meta": {"inner_clip": None},
+    "bicubic": {"optimizer": "adam"},
+    "meta": {"inner_clip": None, "optimizer": "adam"},
+    "teacher": {"optimizer": "adam"},
     "networks": {"den_norm": "none"},
-    "data": {"pairs": [], "shuffle_channels": False, "reduced_by": []},
+    "data": {"pairs": [], "shuffle_channels": False, "reduced_by": [], "candidates": 1},
     "validation": {"pairs": []},
     "train": {"tracker": "tensorboard"},
-    "student": {"rdan_lr_factor": 1.0},
+    "student": {"rdan_lr_factor": 1.0, "optimizer": "adam"},
 }
 """Options that were added after the files were saved, with their defaults."""
 
