@@ -24,6 +24,7 @@ LINEAR_WEIGHTS = PublishedFile(
     "LPIPS_v0.1_vgg-a78928a0.pth",
     "https://github.com/chaofengc/IQA-Toolbox-Python/releases/download/v0.1-weights/LPIPS_v0.1_vgg-a78928a0.pth",
     "a78928a0",
+    "026c5bfab7361259",
 )
 """The authors' ``weights/v0.1/vgg.pth``, byte for byte, under the name that PyIQA publishes it by."""
 
@@ -42,7 +43,8 @@ class LPIPS(nn.Module):
     channel, averaged over the image, and added up.
 
     Args:
-        vgg16: Torchvision's published vgg16-397923af.pth, under any name; None looks for it in torch's hub cache.
+        vgg16: Torchvision's published vgg16-397923af.pth, or another file with the tensors of its convolutions, under
+            any name; None looks for it in torch's hub cache.
         linear: The authors' weights/v0.1/vgg.pth, under any name; None looks for LPIPS_v0.1_vgg-a78928a0.pth in
             torch's hub cache, then into the package ``lpips`` where that is installed. Nothing is downloaded.
 

@@ -21,10 +21,12 @@ _CONVS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 """Convolutions of each block; max pooling separates the blocks."""
 
 VGG_WEIGHTS = {
-    name: PublishedFile(f"{name.upper()} features", file, f"https://download.pytorch.org/models/{file}", sha256)
-    for name, file, sha256 in (
-        ("vgg16", "vgg16-397923af.pth", "397923af"),
-        ("vgg19", "vgg19-dcbb9e9d.pth", "dcbb9e9d"),
+    name: PublishedFile(
+        f"{name.upper()} features", file, f"https://download.pytorch.org/models/{file}", sha256, tensors, "features."
+    )
+    for name, file, sha256, tensors in (
+        ("vgg16", "vgg16-397923af.pth", "397923af", "76daf72d55e3de56"),
+        ("vgg19", "vgg19-dcbb9e9d.pth", "dcbb9e9d", None),
     )
 }
 """Torchvision's weights, trained on ImageNet."""

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from safetensors.torch import save_file
 from vgg_weights import LISTS, plain_features, publish, random_state, write
 
 from mrda.networks import VGG, load_vgg
+from mrda.networks.published import digest
 from mrda.networks.vgg import VGG_WEIGHTS
 
 # The number of a convolution in torchvision's `features`, as papers quote it.
@@ -118,6 +120,22 @@ def test_unknown_depths_and_small_images_are_refused():
         vgg(torch.rand(1, 3, 1, 3))
     with pytest.raises(ValueError, match="x has shape"):
         vgg(torch.rand(1, 1, 4, 4))
+
+
+def test_the_tensors_of_its_convolutions_do_in_any_file(files, tmp_path, monkeypatch):
+    state = files["vgg16"][0]
+    features = {key: tensor for key, tensor in state.items() if key.startswith("features.")}
+    save_file(features, tmp_path / "mine.safetensors")
+    with pytest.raises(ValueError, match="another file"):
+        load_vgg("vgg16", ["conv2_1"], tmp_path / "mine.safetensors")
+    monkeypatch.setitem(VGG_WEIGHTS, "vgg16", VGG_WEIGHTS["vgg16"]._replace(tensors=digest(features)[:16]))
+    loaded = load_vgg("vgg16", ["conv2_1"], tmp_path / "mine.safetensors").state_dict()
+    assert all(torch.equal(tensor, features[key]) for key, tensor in loaded.items())
+    load_vgg("vgg16", ["conv2_1"], files["vgg16"][1])  # with a classifier besides
+    for changed in ({"features.0.bias": features["features.0.bias"] + 1e-3}, {"features.40.bias": torch.zeros(3)}):
+        save_file(features | changed, tmp_path / "mine.safetensors")
+        with pytest.raises(ValueError, match="another file"):
+            load_vgg("vgg16", ["conv2_1"], tmp_path / "mine.safetensors")
 
 
 def test_the_checksums_are_those_in_the_published_names():
