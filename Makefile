@@ -73,10 +73,11 @@ gpu:  ## on a machine with an NVIDIA GPU: build for it, test on it, measure it, 
 
 PHOTOS ?= photos
 MINUTES ?= 150
-RUN ?= runs/mrda-x4
-leg: setup  ## train mrda-x4 on the folder PHOTOS on one core: a leg of an hour, in parts of MINUTES; the state stays in RUN
-	OMP_NUM_THREADS=1 timeout --signal=INT $(MINUTES)m $(BIN)/mrda train --config release/mrda-x4 \
-		--set 'data.sources=[$(PHOTOS)]' --set teacher.init_network=legs/mrda-x4.safetensors \
+LEG ?= mrda-x4
+RUN ?= runs/$(LEG)
+leg: setup  ## train LEG (mrda-x4, -noise, -real or mrda-x2) on the folder PHOTOS on one core, from mrda-x4, in parts of MINUTES; the state stays in RUN
+	OMP_NUM_THREADS=1 timeout --signal=INT $(MINUTES)m $(BIN)/mrda train --config release/$(LEG) \
+		--set 'data.sources=[$(PHOTOS)]' --set teacher.init_network=mrda/weights_data/mrda-x4.safetensors \
 		--run-dir $(RUN) || test $$? -eq 124
 
 wheel: setup .build/wheel/.installed  ## build both wheels into dist/, repaired for other machines, and try the operator's without a compiler

@@ -28,7 +28,7 @@ from mrda.upscale.upscaler import Upscaler
 
 SIDES = (180, 320)
 SOURCES = ("skimage:astronaut", "skimage:coffee", "skimage:chelsea")
-WEIGHTS = "mrda-x4-iso"
+WEIGHTS = "mrda-x4"
 FORMATS = {"png": ("png", None), "jpg": ("jpg", 95), "webp": ("webp", 95)}
 PLANNED = 5_000
 WRITING = {"workers": 2, "quality": 95, "lossless": None, "max_pixels": 10**6}

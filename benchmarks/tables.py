@@ -368,7 +368,7 @@ def _photo_ms() -> float:
 def _weights() -> str:
     from mrda.paper.studies import release  # needs more than torch
 
-    return release.overview(release.datasets(ROOT / "docs" / "weights" / "mrda-x4-iso.json"))
+    return release.overview(release.datasets(ROOT / "docs" / "weights" / "mrda-x4.json"))
 
 
 SECTIONS: Mapping[str, Callable[[], str]] = {

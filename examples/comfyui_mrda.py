@@ -27,7 +27,7 @@ class UpscaleMRDA:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Return the node's inputs, as ComfyUI asks for them."""
-        return {"required": {"image": ("IMAGE",), "weights": ("STRING", {"default": "mrda-x4-iso"})}}
+        return {"required": {"image": ("IMAGE",), "weights": ("STRING", {"default": "mrda-x4"})}}
 
     def upscale(self, image: torch.Tensor, weights: str) -> tuple[torch.Tensor]:
         """Return a batch (B, scale H, scale W, 3) in [0, 1] of one (B, H, W, 3)."""

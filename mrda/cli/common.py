@@ -18,7 +18,7 @@ from mrda.core.progress import Task, TerminalProgress
 
 _log = logging.getLogger(__name__)
 
-NO_WEIGHTS = "no weights: give some with -w WEIGHTS, such as -w mrda-x4-iso, which comes with the package"
+NO_WEIGHTS = "no weights: give some with -w WEIGHTS, such as -w mrda-x4, which comes with the package"
 
 Weights = Annotated[
     Path | None,
@@ -26,7 +26,7 @@ Weights = Annotated[
         "-w",
         "--weights",
         metavar="WEIGHTS",
-        help="A .safetensors file, the authors' .pth, a folder, a name such as mrda-x4-iso, or "
+        help="A .safetensors file, the authors' .pth, a folder, a name such as mrda-x4, or "
         "user/repository on the Hugging Face Hub.",
     ),
 ]

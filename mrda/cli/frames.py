@@ -39,7 +39,7 @@ def frames(
             "--weights",
             metavar="WEIGHTS",
             help=f"{AUTO}: those of the package that suit the first frame. Or a .safetensors file, the authors' .pth, "
-            "a folder, a name such as mrda-x4-iso, or user/repository on the Hugging Face Hub.",
+            "a folder, a name such as mrda-x4, or user/repository on the Hugging Face Hub.",
         ),
     ] = Path(AUTO),
     strength: Strength = None,

@@ -34,9 +34,12 @@ class Purpose:
 
 
 PURPOSES = {
-    "mrda-x4-iso": Purpose("Clean photo", "soft or small photos without noise", noise=2.5, jpeg_quality=83),
-    "mrda-x4-aniso-noise": Purpose(
-        "Noisy or compressed photo", "photos with noise or JPEG artefacts", noise=60.0, jpeg_quality=52
+    "mrda-x4": Purpose("Clean photo", "soft or small photos without noise", noise=3.4, jpeg_quality=75),
+    "mrda-x4-noise": Purpose(
+        "Noisy photo", "photos with noise, but without JPEG artefacts", noise=60.0, jpeg_quality=75
+    ),
+    "mrda-x4-real": Purpose(
+        "Photo from a phone, the web or an album", "photos with JPEG artefacts", noise=60.0, jpeg_quality=15
     ),
 }
 """By the name of the weights, those that suit the cleanest photos first: the first that suits a photo is chosen."""

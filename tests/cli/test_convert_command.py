@@ -84,10 +84,10 @@ def test_a_file_that_is_none_is_refused(tmp_path, published):
 
 def test_names_of_the_packages_weights_are_taken_and_the_licence_goes_along(tmp_path):
     theirs, back = tmp_path / "iso.pth", tmp_path / "back.safetensors"
-    result = run("convert", "mrda-x4-iso", theirs)
+    result = run("convert", "mrda-x4", theirs)
     assert result.exit_code == 0, result.stderr
     assert run("convert", theirs, back).exit_code == 0
-    bundled = read_metadata(find_weights("mrda-x4-iso"))
+    bundled = read_metadata(find_weights("mrda-x4"))
     assert {"license", "data", "recipe", "stage", "step"} <= set(bundled)
     assert read_metadata(back) == bundled
 

@@ -49,7 +49,7 @@ config show demo
 config schema
 data list
 upscale {jpeg} --dry-run
-upscale {jpeg} --dry-run -o {out}/enlarged -w mrda-x4-iso --skip-existing --json
+upscale {jpeg} --dry-run -o {out}/enlarged -w mrda-x4 --skip-existing --json
 """
 REFUSED = """
 upscal
@@ -75,14 +75,14 @@ train --config demo --set student.step=1
 train --config demo --set student.steps=many --dry-run
 train --config demo --preset papr
 config show demoo
-evaluate --data {out}/none -w mrda-x4-iso
+evaluate --data {out}/none -w mrda-x4
 evaluate --data {out} -w nothing
-evaluate --data {out} -w mrda-x4-iso --protocol gausian8
-evaluate --data {out} -w mrda-x4-iso --border clam
+evaluate --data {out} -w mrda-x4 --protocol gausian8
+evaluate --data {out} -w mrda-x4 --border clam
 info nothing
 info --model mrda-x5
 convert nothing {out}/ours.safetensors
-convert mrda-x4-iso {out}/none/theirs.pth
+convert mrda-x4 {out}/none/theirs.pth
 convert {jpeg} {out}/ours.safetensors
 export -o {out} -w nothing
 export -o {out} --size 192

@@ -384,7 +384,7 @@ def test_a_12_bit_photo_keeps_its_brightness(tmp_path, weights):
         np.testing.assert_allclose(deep / 257, np.asarray(image), atol=2)
 
 
-@pytest.mark.parametrize("weights", [[], ["-w", "mrda-x4-aniso-noise"]])
+@pytest.mark.parametrize("weights", [[], ["-w", "mrda-x4-noise"]])
 @pytest.mark.parametrize("more", [[], ["-s", "3"], ["--suffix", "large"], ["--json"], ["--skip-existing"]])
 def test_a_dry_run_without_torch_lists_what_one_with_torch_does(tmp_path, photo, weights, more):
     command = ("upscale", tmp_path, "-o", tmp_path / "out", *weights, *more, "--dry-run")

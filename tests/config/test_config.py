@@ -19,9 +19,9 @@ from mrda.training.plan import learning_rate
 SETTINGS = [f"classic-{kind}-x{scale}" for kind in ("iso", "aniso-noise") for scale in (2, 3, 4)]
 RELEASE = [
     "release/mrda-x4",
-    "release/mrda-x4-iso",
-    "release/mrda-x4-iso-leg2",
-    "release/mrda-x4-aniso-noise",
+    "release/mrda-x4-noise",
+    "release/mrda-x4-real",
+    "release/mrda-x2",
     "release/evidence-x4",
 ]
 ROWS = ["t1", "t2", "t3", "s1", "s2", "s3", "s4", "s5", "s6", "fixed_upscaler", "free_upscaler"]
@@ -429,7 +429,6 @@ def test_the_released_code_s_epochs_are_not_the_real_world_s() -> None:
         ("classic-iso-x4", "official", [], "self"),
         ("real-x4", "recommended", [], "self"),
         ("real-x4", "realesrgan", ["adaptation.per=image"], "self"),
-        ("release/mrda-x4-iso", "recommended", [], "self"),
         ("classic-iso-x4", "recommended", ["data.pairs=[{lr: LR, hr: HR}]"], "self"),
         ("classic-iso-x4", "recommended", ["adaptation.on=self"], "self"),
     ],

@@ -288,5 +288,5 @@ def test_the_weights_of_the_package_with_the_tiles_of_the_page(opened, tmp_path)
     Image.fromarray(read_rgb("skimage:chelsea")[60:252, 100:310]).save(tmp_path / "cat.png")
     name, found = picture_of(opened(tmp_path / "try"), tmp_path / "cat.png")
     assert name == "cat_x4.png"
-    upscaler = Upscaler.from_pretrained("mrda-x4-iso", dtype=torch.float32, device="cpu")
+    upscaler = Upscaler.from_pretrained("mrda-x4", dtype=torch.float32, device="cpu")
     assert_alike(found, upscaler(np.asarray(Image.open(tmp_path / "cat.png"))))

@@ -10,7 +10,7 @@ from mrda.paper.studies.choice import BICUBIC, CONDITIONS, Condition
 from mrda.photo.images import to_tensor
 from mrda.upscale.choice import PURPOSES
 
-CLEAN, NOISY = PURPOSES
+CLEAN, NOISY, REAL = PURPOSES
 
 
 class Exact:
@@ -37,9 +37,9 @@ def test_every_condition_of_every_photo_is_a_record(tmp_path):
     assert [(record["photo"], record["condition"]) for record in records] == [
         (name, condition) for name in "ab" for condition in ("clean", "noise 20", "JPEG 30")
     ]
-    assert [record["chosen"] for record in records[:3]] == [CLEAN, NOISY, BICUBIC]
+    assert [record["chosen"] for record in records[:3]] == [CLEAN, NOISY, REAL]
     for record in records:
-        assert set(record["psnr_y"]) == {BICUBIC, CLEAN, NOISY}
+        assert set(record["psnr_y"]) == {BICUBIC, CLEAN, NOISY, REAL}
         assert all(15 < score < 100 for score in record["psnr_y"].values())
 
 
@@ -62,7 +62,7 @@ def record(condition, bicubic, clean, noisy, chosen):
     return {
         "photo": "a",
         "condition": condition,
-        "psnr_y": {BICUBIC: bicubic, CLEAN: clean, NOISY: noisy},
+        "psnr_y": {BICUBIC: bicubic, CLEAN: clean, NOISY: noisy, REAL: bicubic - 1},
         "chosen": chosen,
     }
 
@@ -77,8 +77,8 @@ def test_right_is_what_is_best_in_the_mean_of_the_photos_that_the_limits_come_fr
     ]
     assert study.best_in_mean(fitted) == {"clean": {CLEAN}, "JPEG 80": {CLEAN, NOISY}}
     text = study.document({"fitted": fitted, "checked": checked})
-    assert "| clean | 20.00 | +1.00 | +2.00 | +1.50 | 1 / 1 / 0 | 50% |" in text
-    assert "| JPEG 80 | 20.00 | +1.00 | -1.00 | +0.50 | 1 / 0 / 1 | 50% |" in text
+    assert "| clean | 20.00 | +1.00 | +2.00 | -1.00 | +1.50 | 1 / 1 / 0 / 0 | 50% |" in text
+    assert "| JPEG 80 | 20.00 | +1.00 | -1.00 | -1.00 | +0.50 | 1 / 0 / 0 / 1 | 50% |" in text
     assert "Right in 50% of 4 cases." in text
     assert "within 0.1 dB of it in 50% of the cases, and 0.50 dB below it in the mean" in text
 

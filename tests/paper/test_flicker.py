@@ -40,4 +40,4 @@ def test_the_command_writes_and_shows(tmp_path, upscaler, monkeypatch, capsys):
     flicker.main(["--frames", "2", "--json", str(tmp_path / "flicker.json")])
     records = json.loads((tmp_path / "flicker.json").read_text())["records"]
     assert len(records) == len(flicker.PURPOSES) * len(flicker.NOISES) * len(flicker.SMOOTH)
-    assert capsys.readouterr().out.count("\n| mrda-x4-iso |") == 4
+    assert capsys.readouterr().out.count("\n| mrda-x4 |") == 4

@@ -18,7 +18,7 @@ from mrda.upscale.jobs import plan
 from mrda.upscale.manifest import Manifest
 from mrda.upscale.upscaler import Upscaler
 
-CLEAN, NOISY = PURPOSES
+CLEAN, NOISY, REAL = PURPOSES
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_weights_are_loaded_when_they_are_needed(shipped, monkeypatch):
 def test_a_photo_that_no_weights_suit_is_resampled_and_hidden_colours_leave_no_fringe(shipped):
     upscaler = AutoUpscaler(device="cpu")
     file = io.BytesIO()
-    Image.fromarray(photo()).save(file, "JPEG", quality=20, dpi=(300, 300))
+    Image.fromarray(photo()).save(file, "JPEG", quality=5, dpi=(300, 300))
     with Image.open(file) as image:
         enlarged = upscaler(image)
         expected = np.concatenate(list(resample([np.asarray(image)], (64, 64), (128, 128))))
@@ -91,7 +91,8 @@ def test_folders_choose_for_each_photo_and_tell(shipped, tmp_path):
     folder.mkdir()
     Image.fromarray(photo()).save(folder / "clean.png")
     Image.fromarray(photo(15)).save(folder / "noisy.png")
-    Image.fromarray(photo()).save(folder / "worn.jpg", quality=20)
+    Image.fromarray(photo()).save(folder / "saved.jpg", quality=40)
+    Image.fromarray(photo()).save(folder / "worn.jpg", quality=5)
     rgba = np.dstack([photo(15), np.zeros((64, 64), np.uint8)])
     Image.fromarray(rgba).save(folder / "hidden.png")
     upscaler = AutoUpscaler(device="cpu")
@@ -101,6 +102,7 @@ def test_folders_choose_for_each_photo_and_tell(shipped, tmp_path):
         "clean_x": CLEAN,
         "hidden_x": NOISY,
         "noisy_x": NOISY,
+        "saved_x": REAL,
         "worn_x": None,
     }
     for name in ("clean", "noisy"):

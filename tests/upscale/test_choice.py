@@ -6,7 +6,7 @@ from mrda.photo.traces import Traces
 from mrda.upscale.choice import PURPOSES, choose_for
 from mrda.upscale.weights import BUNDLED
 
-CLEAN, NOISY = PURPOSES
+CLEAN, NOISY, REAL = PURPOSES
 
 
 @pytest.mark.parametrize(
@@ -15,9 +15,9 @@ CLEAN, NOISY = PURPOSES
         (0.4, 100, CLEAN, "it looks clean: enlarged by "),
         (0.4, 95, CLEAN, "it looks clean"),
         (8.0, 100, NOISY, "it has noise (about 8 of 255): enlarged by "),
-        (0.4, 60, NOISY, "it has JPEG artefacts (quality about 60 of 100)"),
-        (8.0, 60, NOISY, "it has noise (about 8 of 255) and JPEG artefacts (quality about 60 of 100)"),
-        (0.4, 20, None, "and no weights of the package improve such photos: only resampled"),
+        (0.4, 60, REAL, "it has JPEG artefacts (quality about 60 of 100)"),
+        (8.0, 60, REAL, "it has noise (about 8 of 255) and JPEG artefacts (quality about 60 of 100)"),
+        (0.4, 5, None, "and no weights of the package improve such photos: only resampled"),
     ],
 )
 def test_noise_and_compression_decide(noise, quality, weights, words):

@@ -301,13 +301,13 @@ def test_a_mistyped_name_is_told_at_once_without_a_network(monkeypatch, client, 
 
 def test_the_hub_is_asked_where_it_answers(monkeypatch, client):
     def download(repository, name):
-        return str(mrda.upscale.weights._bundled("mrda-x4-iso"))
+        return str(mrda.upscale.weights._bundled("mrda-x4"))
 
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # it answers with an error
         threading.Thread(target=server.handle_request, daemon=True).start()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-        assert find_weights("a/b").name == "mrda-x4-iso.safetensors"
+        assert find_weights("a/b").name == "mrda-x4.safetensors"
 
 
 def test_the_hubs_client_prints_nothing(tmp_path):

@@ -74,7 +74,7 @@ def test_tiles_share_the_given_degradation(frames):
 
 
 def test_the_first_frame_chooses_the_weights(upscaler, frames, monkeypatch, caplog):
-    chosen = iter([Choice("mrda-x4-iso", "it looks clean")])
+    chosen = iter([Choice("mrda-x4", "it looks clean")])
     monkeypatch.setattr("mrda.upscale.frames.choose", lambda photo: next(chosen))
     monkeypatch.setattr(AutoUpscaler, "upscaler", lambda self, weights: upscaler)
     with caplog.at_level("INFO"):

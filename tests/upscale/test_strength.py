@@ -35,6 +35,8 @@ def shipped(tmp_path, monkeypatch):
     folder = tmp_path / "shipped"
     folder.mkdir()
     monkeypatch.setattr(mrda.upscale.weights, "BUNDLED_FOLDER", folder)
+    for name in list(PARTNERS):
+        monkeypatch.delitem(PARTNERS, name)
     monkeypatch.setitem(PARTNERS, "clean", "real")
 
     def ship(name, network, **metadata):

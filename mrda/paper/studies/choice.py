@@ -34,7 +34,7 @@ FITTED = "free_photos"
 CHECKED = ("Set14", "B100", "DIV2K_val_crop256")
 SIDE = 320
 """Rows and columns of the middle of a photo that are used, in HR pixels."""
-LIMIT = 16
+LIMIT = 6
 """Photos of a set that are used, evenly spaced."""
 BLURS = (0.0, 1.2, 2.4)
 NOISES = (1, 2, 3, 5, 10, 15, 25)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loss of PSNR-Y by half precision: of the features at inference, and of the weights in their file.
 
-    python -m mrda.paper.studies.precision --weights mrda-x4-iso mrda-x4-aniso-noise --data Set5 \
+    python -m mrda.paper.studies.precision --weights mrda-x4 mrda-x4-noise --data Set5 \
         --json benchmarks/results/precision.json --update docs/performance.md
 
 Gaussian8 as in `mrda evaluate`. Every variant upscales the same LR; those of dtypes keep the weights in float32.

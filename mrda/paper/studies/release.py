@@ -4,8 +4,8 @@
     python -m mrda.paper.studies.release pack runs/clean --name mrda-x4 --license CC-BY-4.0 --description 'For ...'
     python -m mrda.paper.studies.release card mrda-x4 --scores gaussian8=scores.json mrda9=noisy.json
     python -m mrda.paper.studies.release photographers ATTRIBUTION.tsv
-    python -m mrda.paper.studies.release curve '1, teacher:64:log.jsonl' '1, student:64:log.jsonl' --name mrda-x4-iso
-    python -m mrda.paper.studies.release table docs/weights/mrda-x4-iso.json --update docs/weights/mrda-x4-iso.md
+    python -m mrda.paper.studies.release curve '1, teacher:64:log.jsonl' '1, student:64:log.jsonl' --name mrda-x4
+    python -m mrda.paper.studies.release table docs/weights/mrda-x4.json --update docs/weights/mrda-x4.md
     python -m mrda.paper.studies.release table mrda9.json --protocol mrda9 --section weights-mrda9 --update card.md
     python -m mrda.paper.studies.release compare T1=t1.json T2=t2.json --update page.md
 

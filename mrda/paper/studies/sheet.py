@@ -25,7 +25,7 @@ from mrda.upscale.upscaler import Upscaler
 
 SIDE = 44
 """Side of a detail in pixels of the photo."""
-LARGEST = 512
+LARGEST = 192
 """Side in pixels that a photo is cut to around its detail, so that large ones take no hours."""
 MARGIN, LINE = 4, 14  # pixels between details, and of a line of text
 

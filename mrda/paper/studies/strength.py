@@ -35,7 +35,7 @@ from mrda.upscale.weights import PARTNERS
 
 SECTION = "strength"
 SETS = ("B100", "DIV2K_val_crop256")
-LIMIT = 20
+LIMIT = 10
 """Photos of a set that are used, evenly spaced."""
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 CONDITIONS = {"noise 10": (10, None), "JPEG 50": (0, 50), "noise 10, JPEG 50": (10, 50)}
