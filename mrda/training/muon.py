@@ -13,7 +13,7 @@ from torch import Tensor
 MOMENTUM = 0.95
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the odd polynomial of degree 5 that `orthogonalize` applies to singular values: Jordan's, steep at 0."""
+"""Coefficients of the odd polynomial of degree 5 that `orthogonalize` applies to singular values (Jordan's)."""
 ADAM_LIKE = 0.2
 """Root mean square of a step over the rate (Liu et al. 2025, arXiv:2502.16982, Eq. 4), so that Adam's rates do."""
 SMALLEST_SIDE = 16

@@ -8,7 +8,7 @@ Photos are reduced by the scale, and get noise or are saved as JPEG, or both. Wh
 result of that file and the result of the photo that was only reduced, by the same weights.
 """
 
-import io
+import tempfile
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -97,9 +97,10 @@ def study(weights: str, photos: Sequence[Source]) -> list[Record]:
 
 def saved(image: Pixels, quality: int) -> Pixels:
     """Save an image (H, W, 3) as JPEG and read it."""
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "lr.jpg"
+        Image.fromarray(image).save(path, quality=quality)
+        return to_eight_bits(read_rgb(path))
 
 
 def difference(one: Pixels, other: Pixels) -> float:
