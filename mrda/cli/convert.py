@@ -12,7 +12,7 @@ from mrda.core.faults import reason
 
 
 @app.command(
-    epilog="Example: mrda convert mrda-x4 iso.pth",
+    epilog="Example: mrda convert mrda-x4 mrda-x4.pth",
     short_help="Convert weights between the authors' format and ours.",
 )
 def convert(

@@ -37,8 +37,8 @@ class StageConfig(Section):
     warmup_steps: Count = 0
     """First steps, in which the learning rate rises linearly to that of its schedule."""
     optimizer: Literal["adam", "muon"] = "adam"
-    """Adam, or Muon, which makes each step of a matrix orthogonal and needs about half as many steps; both take the
-    same rates."""
+    """Adam, or Muon, which makes each step of a matrix orthogonal and usually needs fewer steps; both take the same
+    rates."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """Adam's decay rates."""
     init_network: Path | None = None

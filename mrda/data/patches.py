@@ -145,12 +145,7 @@ class PatchSampler:
         def draw(limit: int) -> int:
             return int(torch.randint(limit, (), generator=generator))
 
-        found = self._crop(size, draw)
-        most = detail(found) if self.candidates > 1 else 0
-        for _ in range(self.candidates - 1):
-            other = self._crop(size, draw)
-            if (more := detail(other)) > most:
-                found, most = other, more
+        found = max((self._crop(size, draw) for _ in range(self.candidates)), key=detail)
         return Turn.drawn(draw, **self.turns)(found)
 
     def _crop(self, size: int, draw: Callable[[int], int]) -> npt.NDArray[np.uint8]:

@@ -44,7 +44,7 @@ def test_what_is_left_is_measured_drawn_and_said(tmp_path, photos, capsys):
     study.main(["--weights", "a", "--data", str(photos), "--json", str(file), "--figure", str(figure)])
     records = json.loads(file.read_text())
     assert [(record["photo"], record["condition"]) for record in records] == [
-        (str(number), condition) for number in range(2) for condition in ("clean", *study.CONDITIONS)
+        (str(number), condition) for number in range(2) for condition in ("clean", *map(str, study.CONDITIONS))
     ]
     for record in records:
         assert len(record["psnr_y"]) == 5

@@ -47,15 +47,15 @@ Record = dict[str, Any]
 
 
 class Condition(NamedTuple):
-    """A degradation after the reduction: noise of this standard deviation, of 255, or JPEG of this quality, or none."""
+    """A degradation after the reduction: noise of this standard deviation, of 255, then JPEG of this quality."""
 
     noise: int = 0
     quality: int | None = None
 
     def __str__(self) -> str:
-        if self.quality is not None:
-            return f"JPEG {self.quality}"
-        return f"noise {self.noise}" if self.noise else "clean"
+        parts = [f"noise {self.noise}"] if self.noise else []
+        parts += [] if self.quality is None else [f"JPEG {self.quality}"]
+        return ", ".join(parts) or "clean"
 
 
 CONDITIONS = (

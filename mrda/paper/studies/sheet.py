@@ -3,7 +3,7 @@
 
     python -m mrda.paper.studies.sheet RealSRSet RealESRGAN_inputs -o docs/weights/sheet.jpg
 
-Of each photo the square with the most detail is shown; the photo is enlarged whole.
+Of each photo the square with the most detail is shown; the photo is cut around it before it is enlarged.
 """
 
 import argparse
@@ -16,9 +16,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from mrda.core.files import atomic_write
-from mrda.data.patches import detail
 from mrda.degradations.resample import bicubic
 from mrda.paper.studies import command
+from mrda.photo.crops import most_detailed_crop
 from mrda.photo.images import Source, find_images, read_rgb, source_name, to_array, to_eight_bits, to_tensor
 from mrda.upscale.choice import PURPOSES
 from mrda.upscale.upscaler import Upscaler
@@ -79,7 +79,7 @@ def sheet(photos: Sequence[Source], path: Path, *, reduced_by: int | None = None
 
 
 def finest(image: Pixels) -> tuple[int, int]:
-    """Return the top and left of the square of SIDE pixels with the most detail, on a grid of half its side.
+    """Return the top and left of the square of SIDE pixels with the most detail.
 
     Raises:
         ValueError: the photo is smaller than that.
@@ -87,8 +87,8 @@ def finest(image: Pixels) -> tuple[int, int]:
     height, width = image.shape[:2]
     if min(height, width) < SIDE:
         raise ValueError(f"a photo has {width} x {height} px, but the sheet shows {SIDE} x {SIDE}: leave it out")
-    places = [(y, x) for y in range(0, height - SIDE + 1, SIDE // 2) for x in range(0, width - SIDE + 1, SIDE // 2)]
-    return max(places, key=lambda place: detail(image[place[0] :, place[1] :][:SIDE, :SIDE].transpose(2, 0, 1)))
+    top, left, _ = most_detailed_crop(image, SIDE)
+    return top, left
 
 
 def around(image: Pixels, top: int, left: int) -> tuple[Pixels, tuple[int, int]]:

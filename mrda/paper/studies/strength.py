@@ -8,7 +8,6 @@ Photos are reduced by the scale, and get noise or are saved as JPEG, or both. Wh
 result of that file and the result of the photo that was only reduced, by the same weights.
 """
 
-import tempfile
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -18,17 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
-from mrda.core.files import atomic_write
 from mrda.core.markdown import table
-from mrda.core.randomness import generator
-from mrda.degradations.classic import degrade
 from mrda.evaluation.metrics import psnr_y
-from mrda.paper.figures.canvas import COLOURS, MARKERS, new_figure
+from mrda.paper.figures.canvas import COLOURS, MARKERS, new_figure, save_figure
 from mrda.paper.studies import command
-from mrda.paper.studies.choice import middle, some
-from mrda.photo.images import Source, find_images, read_rgb, source_name, to_array, to_eight_bits, to_tensor
+from mrda.paper.studies.choice import Condition, by_condition, degraded, middle, some
+from mrda.photo.images import Source, find_images, read_rgb, source_name, to_eight_bits, to_tensor
 from mrda.upscale.strength import load_between
 from mrda.upscale.upscaler import Upscaler
 from mrda.upscale.weights import PARTNERS
@@ -38,9 +33,8 @@ SETS = ("B100", "DIV2K_val_crop256")
 LIMIT = 10
 """Photos of a set that are used, evenly spaced."""
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-CONDITIONS = {"noise 10": (10, None), "JPEG 50": (0, 50), "noise 10, JPEG 50": (10, 50)}
-"""Standard deviation of the noise, of 255, and quality of the JPEG."""
-CLEAN = "clean"
+CLEAN = Condition()
+CONDITIONS = (Condition(noise=10), Condition(quality=50), Condition(noise=10, quality=50))
 
 Record = dict[str, Any]
 Pixels = npt.NDArray[np.uint8]
@@ -81,26 +75,17 @@ def study(weights: str, photos: Sequence[Source]) -> list[Record]:
     for photo in command.track(photos, "strengths"):
         name = source_name(photo)
         hr = middle(to_tensor(to_eight_bits(read_rgb(photo))), scale)
-        plain = [upscaler(to_array(degrade(hr, None, scale).lr)) for upscaler in upscalers]
-        for condition, (noise, quality) in {CLEAN: (0, None), **CONDITIONS}.items():
-            random = generator(0, f"{name} {condition}")
-            lr = to_array(degrade(hr, None, scale, noise_level=noise, generator=random).lr)
-            seen = lr if quality is None else saved(lr, quality)
-            results = plain if condition == CLEAN else [upscaler(seen) for upscaler in upscalers]
-            record: Record = {"photo": name, "condition": condition}
+        for condition in (CLEAN, *CONDITIONS):
+            seen = degraded(hr, condition, 0.0, scale, name).pixels
+            results = [upscaler(seen) for upscaler in upscalers]
+            record: Record = {"photo": name, "condition": str(condition)}
             record["psnr_y"] = [float(psnr_y(to_tensor(result), hr, scale)) for result in results]
-            if condition != CLEAN:
+            if condition == CLEAN:
+                plain = results
+            else:
                 record["left"] = [difference(*both) for both in zip(results, plain, strict=True)]
             records.append(record)
     return records
-
-
-def saved(image: Pixels, quality: int) -> Pixels:
-    """Save an image (H, W, 3) as JPEG and read it."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "lr.jpg"
-        Image.fromarray(image).save(path, quality=quality)
-        return to_eight_bits(read_rgb(path))
 
 
 def difference(one: Pixels, other: Pixels) -> float:
@@ -113,22 +98,21 @@ def falls(left: Sequence[float]) -> bool:
     return all(after < before for before, after in pairwise(left))
 
 
-def of_condition(records: Sequence[Record], condition: str, key: str) -> list[float]:
-    """Return the mean of a record's list at each strength, over photos."""
-    rows = [record[key] for record in records if record["condition"] == condition]
-    return [fmean(column) for column in zip(*rows, strict=True)]
+def means(records: Sequence[Record], key: str) -> list[float]:
+    """Return the mean of the records' lists at each strength."""
+    return [fmean(column) for column in zip(*(record[key] for record in records), strict=True)]
 
 
 def document(records: Sequence[Record]) -> str:
     """The means at each strength as Markdown, ending in a newline."""
     rows = []
-    for condition in (CLEAN, *CONDITIONS):
-        cells = [f"{mean:.2f}" for mean in of_condition(records, condition, "psnr_y")]
-        rows.append([condition, "PSNR-Y (dB)", *cells, ""])
-        if condition != CLEAN:
-            every = [falls(record["left"]) for record in records if record["condition"] == condition]
-            cells = [f"{mean:.2f}" for mean in of_condition(records, condition, "left")]
-            rows.append([condition, "left (of 255)", *cells, f"{fmean(every):.0%}"])
+    for condition, some_records in by_condition(records).items():
+        rows.append([condition, "PSNR-Y (dB)", *(f"{mean:.2f}" for mean in means(some_records, "psnr_y")), ""])
+        if condition != str(CLEAN):
+            share = fmean(falls(record["left"]) for record in some_records)
+            rows.append(
+                [condition, "left (of 255)", *(f"{mean:.2f}" for mean in means(some_records, "left")), f"{share:.0%}"]
+            )
     header = ["", "strength", *(f"{strength:g}" for strength in STRENGTHS), "falls for"]
     photos = len({record["photo"] for record in records})
     return (
@@ -141,12 +125,11 @@ def draw(records: Sequence[Record], path: Path) -> None:
     """Draw what is left at each strength, and PSNR-Y."""
     figure = new_figure(8, 3.2)
     of_left, of_psnr = figure.subplots(1, 2)
-    conditions = (CLEAN, *CONDITIONS)
-    for condition, colour, marker in zip(conditions, COLOURS, MARKERS, strict=False):
+    for (condition, some_records), colour, marker in zip(by_condition(records).items(), COLOURS, MARKERS, strict=False):
         look = {"color": colour, "marker": marker, "label": condition}
-        of_psnr.plot(STRENGTHS, of_condition(records, condition, "psnr_y"), **look)
-        if condition != CLEAN:
-            of_left.plot(STRENGTHS, of_condition(records, condition, "left"), **look)
+        of_psnr.plot(STRENGTHS, means(some_records, "psnr_y"), **look)
+        if condition != str(CLEAN):
+            of_left.plot(STRENGTHS, means(some_records, "left"), **look)
     for axes, label in ((of_left, "left of noise and JPEG (of 255)"), (of_psnr, "PSNR-Y (dB)")):
         axes.set_xlabel("strength")
         axes.set_ylabel(label)
@@ -154,8 +137,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
     of_left.set_ylim(bottom=0)
     of_psnr.legend(frameon=False, fontsize=8)
     figure.tight_layout()
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=120, facecolor="white", metadata={"Software": None})
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":
