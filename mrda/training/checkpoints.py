@@ -74,10 +74,10 @@ def recipe_of(stage: type[Stage], config: TrainConfig, inputs: Mapping[str, Path
         for key, value in _flatten(config.model_dump(mode="json"))
         if any(key == prefix or key.startswith(f"{prefix}.") for prefix in relevant)
         # The MLN's initialisation matters to later stages through its weights only. Files are known by their content:
-        # input weights by the hashes below, and of VGG19 there is only one.
+        # input weights by the hashes below, and of VGG19 and VGG16 there is only one each.
         and (key != "networks.mln_init" or stage.name == "bicubic")
         and not key.startswith(f"{stage.name}.init_")
-        and key != "visual.vgg19"
+        and key not in ("visual.vgg19", "visual.vgg16")
     }
     if "adaptation.on" in recipe:
         recipe["adaptation.on"] = config.adapted_on

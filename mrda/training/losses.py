@@ -23,14 +23,22 @@ Terms = dict[str, Tensor]
 """Scalars by name: ``"loss"``, which is minimised, and its parts."""
 
 
-_WITHOUT_VGG19 = "or name the file, or set perceptual_weight: 0"
+_WITHOUT_VGG = "or name the file, or set perceptual_weight: 0"
+_LUMA = (0.299, 0.587, 0.114)
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
 
-def reconstruction(sr: Tensor, hr: Tensor) -> Tensor:
-    """Mean |SR - HR| over all elements of two (B, 3, H, W), in the wider of their dtypes."""
-    return F.l1_loss(sr, hr)
+def reconstruction(sr: Tensor, hr: Tensor, *, luma: float = 0) -> Tensor:
+    """Mean |SR - HR| over all elements of two (B, 3, H, W), in the wider of their dtypes.
+
+    With ``luma``, that share of the loss is the mean difference of BT.601's luma, 0.299 R + 0.587 G + 0.114 B.
+    """
+    if not luma:
+        return F.l1_loss(sr, hr)
+    difference = sr - hr
+    weights = difference.new_tensor(_LUMA).reshape(1, 3, 1, 1)
+    return luma * (difference * weights).sum(dim=1).abs().mean() + (1 - luma) * difference.abs().mean()
 
 
 # Distillation
@@ -122,15 +130,16 @@ def _at_least_float32(logits: Tensor) -> Tensor:
 
 
 class PerceptualLoss(nn.Module):
-    """Sum over layers of weight * mean |features of SR - features of HR| in VGG19 (Johnson et al., 2016).
+    """Sum over layers of weight * mean |features of SR - features of HR| in VGG (Johnson et al., 2016).
 
     Computed in float32 also under autocast. Images are normalised by ImageNet's mean and deviation first. The network
     is frozen; only SR receives gradients.
 
     Args:
-        weights: Torchvision's published vgg19-dcbb9e9d.pth, under any name; None looks for it in torch's hub cache.
-            Nothing is downloaded.
+        weights: Torchvision's published file, under any name; None looks for it in torch's hub cache. Nothing is
+            downloaded.
         layer_weights: Weight of each layer, by the names in :class:`mrda.networks.vgg.VGG`; 0 leaves a layer out.
+        backbone: The network.
 
     Raises:
         TypeError: A weight is not a number.
@@ -139,11 +148,14 @@ class PerceptualLoss(nn.Module):
     """
 
     def __init__(
-        self, weights: str | os.PathLike[str] | None = None, layer_weights: Mapping[str, float] = LAYER_WEIGHTS
+        self,
+        weights: str | os.PathLike[str] | None = None,
+        layer_weights: Mapping[str, float] = LAYER_WEIGHTS,
+        backbone: Literal["vgg19", "vgg16"] = "vgg19",
     ) -> None:
         super().__init__()
         self.layer_weights = _positive(layer_weights)
-        self.vgg = load_vgg("vgg19", list(self.layer_weights), weights, otherwise=_WITHOUT_VGG19)
+        self.vgg = load_vgg(backbone, list(self.layer_weights), weights, otherwise=_WITHOUT_VGG)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(_MEAN).reshape(1, 3, 1, 1), persistent=False)
@@ -196,24 +208,26 @@ class ImageLoss:
         stage: the stage, teacher or student.
 
     Raises:
-        ValueError: VGG19's weights are needed, but are missing or are not the published ones.
+        ValueError: VGG's weights are needed, but are missing or are not the published ones.
     """
 
     def __init__(self, config: TrainConfig, stage: StageName) -> None:
-        self.options = config.visual
+        self.options, self.luma = config.visual, config.train.luma
         self.first = config.visual_step(stage)
         self.perceptual: PerceptualLoss | None = None
         self.discriminator: UNetDiscriminator | None = None
         if self.first is None:
             return
         if self.options.perceptual_weight:
-            self.perceptual = PerceptualLoss(self.options.vgg19, self.options.perceptual_layers)
+            self.perceptual = PerceptualLoss(
+                self.options.weights, self.options.perceptual_layers, self.options.backbone
+            )
         if self.options.gan_weight:
             with seeded_weights(config.seed, stage, "discriminator"):
                 self.discriminator = UNetDiscriminator(num_feat=self.options.num_feat).eval()
 
     def networks(self) -> list[nn.Module]:
-        """VGG19 and the discriminator, if the loss has them."""
+        """VGG and the discriminator, if the loss has them."""
         return [network for network in (self.perceptual, self.discriminator) if network is not None]
 
     def is_visual(self, step: int) -> bool:
@@ -228,7 +242,7 @@ class ImageLoss:
             discriminator's.
         """
         options = self.options
-        l1 = reconstruction(sr, _target(batch, options.l1_gt_usm))
+        l1 = reconstruction(sr, _target(batch, options.l1_gt_usm), luma=self.luma)
         if not self.is_visual(step):
             return {"loss": l1, "l1": l1}
         terms, loss = {"l1": l1}, options.l1_weight * l1
@@ -251,14 +265,14 @@ class ImageLoss:
 
 
 def check_image_loss(config: TrainConfig, stages: Iterable[StageName]) -> None:
-    """Check that `ImageLoss` would find VGG19's weights, without loading them.
+    """Check that `ImageLoss` would find VGG's weights, without loading them.
 
     Raises:
         ValueError: they are needed, but are missing or are not the published ones.
     """
     options = config.visual
     if options.perceptual_weight and any(config.visual_step(stage) is not None for stage in stages):
-        check_vgg("vgg19", list(_positive(options.perceptual_layers)), options.vgg19, otherwise=_WITHOUT_VGG19)
+        check_vgg(options.backbone, list(_positive(options.perceptual_layers)), options.weights, otherwise=_WITHOUT_VGG)
 
 
 def _target(batch: Degraded, sharpened: bool) -> Tensor:

@@ -106,10 +106,10 @@ def _adapts(config: TrainConfig, stage: StageName) -> bool:
 
 
 def _visual_cost(config: TrainConfig) -> float:
-    """Cost per image of the visual loss: VGG19 on SR and HR, the discriminator on SR twice and on HR."""
-    vgg19 = 2 * 43_200 * (config.visual.perceptual_weight > 0)
+    """Cost per image of the visual loss: VGG on SR and HR, the discriminator on SR twice and on HR."""
+    vgg = 2 * 43_200 * (config.visual.perceptual_weight > 0)
     discriminator = 3 * 11 * config.visual.num_feat**2 * (config.visual.gan_weight > 0)
-    return config.scale**2 * (vgg19 + discriminator)
+    return config.scale**2 * (vgg + discriminator)
 
 
 # Parameters and memory
@@ -211,7 +211,7 @@ def _plan_visual_loss(config: TrainConfig, name: StageName, lr: Tensor) -> tuple
         parameters, activations = _count(discriminator), 3 * _activations(lambda: discriminator(sr))
     if config.visual.perceptual_weight:
         with torch.device("meta"):
-            vgg = VGG("vgg19", list(config.visual.perceptual_layers)).requires_grad_(False)
+            vgg = VGG(config.visual.backbone, config.visual.layers).requires_grad_(False)
         activations += _activations(lambda: vgg(sr))
     return parameters, activations
 

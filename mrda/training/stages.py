@@ -466,4 +466,4 @@ STAGES: Mapping[StageName, type[Stage]] = {
 def _mrda_keys(stage: StageName, config: TrainConfig) -> tuple[str, ...]:
     """Config keys that teacher and student depend on."""
     visual = () if config.visual_step(stage) is None else ("visual",)
-    return *degradation_keys(config), *visual, "networks", "adaptation", "freeze_upscaler"
+    return *degradation_keys(config), *visual, "train.luma", "networks", "adaptation", "freeze_upscaler"

@@ -48,7 +48,8 @@ LATER = {
     "networks": {"den_norm": "none"},
     "data": {"pairs": [], "shuffle_channels": False, "reduced_by": [], "candidates": 1},
     "validation": {"pairs": []},
-    "train": {"tracker": "tensorboard"},
+    "train": {"tracker": "tensorboard", "luma": 0.0},
+    "visual": {"backbone": "vgg19", "vgg16": None},
     "student": {"rdan_lr_factor": 1.0, "optimizer": "adam"},
 }
 """Options that were added after the files were saved, with their defaults."""

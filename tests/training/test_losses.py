@@ -77,6 +77,15 @@ def test_reconstruction_is_in_float32_for_a_bfloat16_sr() -> None:
     assert float(loss) == 2**-12
 
 
+def test_a_share_of_the_reconstruction_is_taken_on_luma() -> None:
+    red, blue = torch.zeros(2, 1, 3, 1, 1)
+    red[:, 0], blue[:, 2] = 0.5, -0.5
+    black = torch.zeros(1, 3, 1, 1)
+    assert float(reconstruction(red, black, luma=1)) == pytest.approx(0.299 * 0.5, rel=1e-6)
+    assert float(reconstruction(blue, black, luma=1)) == pytest.approx(0.114 * 0.5, rel=1e-6)
+    assert float(reconstruction(blue, black, luma=0.25)) == pytest.approx(0.25 * 0.057 + 0.75 * 0.5 / 3, rel=1e-6)
+
+
 def test_adversarial_losses_are_cross_entropies_of_the_sigmoid() -> None:
     real, fake = idr(0), idr(1)
 

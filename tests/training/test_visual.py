@@ -7,11 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from vgg_weights import publish, random_state, write
 
 from mrda.config import TrainConfig
 from mrda.config.load import load_config
 from mrda.degradations import Degraded
-from mrda.training.losses import ImageLoss
+from mrda.training.losses import ImageLoss, PerceptualLoss, check_image_loss, reconstruction
 from mrda.training.plan import discriminator_share, learning_rate
 
 Changed = Callable[..., TrainConfig]
@@ -41,6 +42,12 @@ def test_before_its_step_it_is_l1(real: TrainConfig, pair: Degraded, sr: Tensor)
     assert never.discriminator is None
     assert never.networks() == []
     assert set(never(10**6, sr, pair)) == {"loss", "l1"}
+
+
+def test_luma_has_its_share_of_l1(real: TrainConfig, pair: Degraded, sr: Tensor, changed: Changed) -> None:
+    terms = ImageLoss(changed(real, train={"luma": 0.75}), "teacher")(1, sr, pair)
+    assert terms["loss"] == reconstruction(sr, pair.hr, luma=0.75)
+    assert terms["loss"] != F.l1_loss(sr, pair.hr)
 
 
 def test_network_and_discriminator_learn_each_from_its_own_loss(
@@ -113,6 +120,28 @@ def test_without_vgg19_the_message_says_where_to_put_it(
     with pytest.raises(ValueError, match=r"vgg19-dcbb9e9d\.pth.*perceptual_weight: 0"):
         ImageLoss(config, "teacher")
     ImageLoss(changed(config, teacher={"visual_from": None}), "teacher")  # needs no VGG19
+
+
+def test_vgg16_may_take_the_place_of_vgg19(
+    real: TrainConfig,
+    pair: Degraded,
+    sr: Tensor,
+    changed: Changed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, checksum = write(tmp_path, "vgg16", random_state("vgg16"))
+    publish(monkeypatch, "vgg16", checksum)
+    visual: dict[str, object] = {"perceptual_weight": 1.0, "gan_weight": 0.0, "backbone": "vgg16", "vgg16": path}
+    with pytest.raises(ValueError, match="'conv3_4' is none of vgg16's"):
+        ImageLoss(changed(real, visual=visual), "teacher")
+    visual["perceptual_layers"] = {"conv1_2": 0.5, "relu2_2": 1.0, "conv3_4": 0.0}
+    config = changed(real, visual=visual)
+    check_image_loss(config, ["teacher"])
+    terms = ImageLoss(config, "teacher")(2, sr, pair)
+    expected = PerceptualLoss(path, {"conv1_2": 0.5, "relu2_2": 1.0}, "vgg16")(sr, pair.hr)
+    torch.testing.assert_close(terms["perceptual"], expected, rtol=0, atol=0)
+    assert terms["loss"] > terms["l1"]
 
 
 def test_the_discriminator_begins_at_its_own_learning_rate(real: TrainConfig, changed: Changed) -> None:
