@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mrda.core.checks import check_choice, check_image
-from mrda.networks.layers import any_tensor, conv3x3
+from mrda.networks.layers import any_tensor, conv3x3, convolve
 from mrda.networks.official import read_official
 from mrda.networks.published import PublishedFile, find_published
 from mrda.networks.registry import check_tensors
@@ -89,7 +89,7 @@ class VGG(nn.Module):
             raise ValueError(f"x has shape {tuple(x.shape)}, but must be at least {2**poolings} pixels high and wide")
         found: dict[str, Tensor] = {}
         for index, layer in enumerate(self.features):
-            x = layer(x)
+            x = convolve(layer, x) if isinstance(layer, nn.Conv2d) else layer(x)
             if index in self.taps:
                 found[self.taps[index]] = x
         return found
