@@ -113,7 +113,8 @@ def _choices(weights: list[Path], options: dict[str, Any]) -> "dict[str, Weights
     for name, purpose in PURPOSES.items():
         own, load = None, None
         if (pair := pair_of(name)) is not None:
-            own, load = float(pair.index(name)), partial(_at_strength, name, options)
+            own = float(pair.index(name)) if purpose.strength is None else purpose.strength
+            load = partial(_at_strength, name, options)
         choices[purpose.title] = Weights(auto.upscaler(name), trained_on(find_weights(name)), own, load)
     return choices
 

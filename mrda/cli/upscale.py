@@ -410,6 +410,8 @@ def _facts(results: "list[Result]") -> dict[str, list[dict[str, Any]]]:
             entry["reason"] = _text(result.reason)
         if result.choice is not None:
             entry["weights"], entry["why"] = result.choice.weights, result.choice.reason
+            if (purpose := result.choice.purpose) is not None and purpose.strength is not None:
+                entry["strength"] = purpose.strength
         if result.notices:
             entry["notices"] = list(map(_text, result.notices))
         facts[result.state].append(entry)

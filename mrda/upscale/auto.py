@@ -48,7 +48,7 @@ class AutoUpscaler:
         return self.upscaler(next(iter(PURPOSES))).scale
 
     def upscaler(self, weights: str) -> Upscaler:
-        """Return the upscaler with some of the package's weights.
+        """Return the upscaler with some of the package's weights, at the strength of their purpose.
 
         Args:
             weights: a name of `mrda.upscale.choice.PURPOSES`.
@@ -58,7 +58,9 @@ class AutoUpscaler:
         """
         with self._loading:
             if weights not in self._loaded:
-                self._loaded[weights] = Upscaler.from_pretrained(weights, **self._options)
+                self._loaded[weights] = Upscaler.from_pretrained(
+                    weights, strength=PURPOSES[weights].strength, **self._options
+                )
             return self._loaded[weights]
 
     def bands(

@@ -25,12 +25,15 @@ class Purpose:
         suits: the photos that they suit, to follow "for".
         noise: the strongest noise that they suit, as a standard deviation, of 255.
         jpeg_quality: the lowest quality of a JPEG that they suit.
+        strength: the strength that photos get them at, see `mrda.upscale.strength`; None: they have no partner, or are
+            for clean photos.
     """
 
     title: str
     suits: str
     noise: float
     jpeg_quality: int
+    strength: float | None = None
 
 
 PURPOSES = {
@@ -39,7 +42,11 @@ PURPOSES = {
         "Noisy photo", "photos with noise, but without JPEG artefacts", noise=60.0, jpeg_quality=75
     ),
     "mrda-x4-real": Purpose(
-        "Photo from a phone, the web or an album", "photos with JPEG artefacts", noise=60.0, jpeg_quality=15
+        "Photo from a phone, the web or an album",
+        "photos with JPEG artefacts",
+        noise=60.0,
+        jpeg_quality=15,
+        strength=0.5,
     ),
 }
 """By the name of the weights, those that suit the cleanest photos first: the first that suits a photo is chosen."""
@@ -65,7 +72,8 @@ class Choice:
     def __str__(self) -> str:
         if self.purpose is None:
             return f"{self.reason}, and no weights of the package improve such photos: only resampled"
-        return f"{self.reason}: enlarged by {self.weights}, for {self.purpose.suits}"
+        at = "" if self.purpose.strength is None else f" at strength {self.purpose.strength:g}"
+        return f"{self.reason}: enlarged by {self.weights}{at}, for {self.purpose.suits}"
 
 
 def choose(photo: Photo) -> Choice:

@@ -11,9 +11,10 @@ from PIL import Image
 import mrda.upscale.weights
 from mrda.networks import MRDAStudent, save_network
 from mrda.photo.lanczos import resample
+from mrda.photo.photo import Photo
 from mrda.upscale.auto import AutoUpscaler
 from mrda.upscale.batch import upscale_photos
-from mrda.upscale.choice import PURPOSES
+from mrda.upscale.choice import PURPOSES, choose
 from mrda.upscale.jobs import plan
 from mrda.upscale.manifest import Manifest
 from mrda.upscale.upscaler import Upscaler
@@ -51,6 +52,20 @@ def test_each_image_gets_the_weights_that_suit_it(shipped):
         enlarged = upscaler(Image.fromarray(photo(noise)))
         np.testing.assert_array_equal(np.asarray(enlarged), by(name, photo(noise)))
     assert upscaler.upscaler(CLEAN) is upscaler.upscaler(CLEAN)
+
+
+def test_weights_with_a_partner_are_taken_at_the_strength_of_their_purpose(shipped):
+    strength = PURPOSES[REAL].strength
+    assert 0 < strength < 1
+    file = io.BytesIO()
+    Image.fromarray(photo()).save(file, "JPEG", quality=40)
+    with Image.open(file) as image:
+        enlarged = AutoUpscaler(device="cpu")(image)
+        expected = Upscaler.from_pretrained(REAL, strength=strength, device="cpu")(image)
+        whole = by(REAL, image)
+        assert f"{REAL} at strength {strength:g}" in str(choose(Photo(np.asarray(image), jpeg_quality=40)))
+    np.testing.assert_array_equal(np.asarray(enlarged), np.asarray(expected))
+    assert not np.array_equal(np.asarray(enlarged), np.asarray(whole))
 
 
 def test_weights_are_loaded_when_they_are_needed(shipped, monkeypatch):
