@@ -37,16 +37,16 @@ class Purpose:
 
 
 PURPOSES = {
-    "mrda-x4": Purpose("Clean photo", "soft or small photos without noise", noise=3.4, jpeg_quality=75),
+    "mrda-x4": Purpose("Clean photo", "soft or small photos without noise", noise=3.4, jpeg_quality=76),
     "mrda-x4-noise": Purpose(
-        "Noisy photo", "photos with noise, but without JPEG artefacts", noise=60.0, jpeg_quality=75
+        "Noisy photo", "photos with noise, but without JPEG artefacts", noise=60.0, jpeg_quality=76
     ),
     "mrda-x4-real": Purpose(
         "Photo from a phone, the web or an album",
         "photos with JPEG artefacts",
         noise=60.0,
         jpeg_quality=15,
-        strength=0.5,
+        strength=0.75,
     ),
 }
 """By the name of the weights, those that suit the cleanest photos first: the first that suits a photo is chosen."""

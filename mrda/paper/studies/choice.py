@@ -193,7 +193,11 @@ def document(results: Mapping[str, list[Record]]) -> str:
         right = fmean(record["chosen"] in best[record["condition"]] for record in every)
         near = fmean(record["psnr_y"][record["chosen"]] >= max(record["psnr_y"].values()) - EQUAL for record in every)
         missed = fmean(max(record["psnr_y"].values()) - record["psnr_y"][record["chosen"]] for record in every)
-        header = ["", BICUBIC, *PURPOSES, "auto", "chosen", "right"]
+        names = [
+            name if purpose.strength is None else f"{name} at {purpose.strength:g}"
+            for name, purpose in PURPOSES.items()
+        ]
+        header = ["", BICUBIC, *names, "auto", "chosen", "right"]
         photos = len({record["photo"] for record in every})
         parts += [
             f"{caption} ({photos}): PSNR-Y of bicubic interpolation in dB, and what the others gain on it; how often "
