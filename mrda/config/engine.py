@@ -28,7 +28,8 @@ class EngineConfig(Section):
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Autocast of the networks; parameters stay in float32."""
     luma: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of teacher's and student's L1 loss that is taken on luma, which PSNR-Y is measured on, in place of RGB."""
+    """Share of the teacher's and student's L1 loss that is computed on luma instead of RGB; PSNR-Y is measured on
+    luma."""
     gradient_clip: PositiveFloat | None = None
     """Maximum 2-norm of the gradient, which is clipped to it; null: no clipping."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None

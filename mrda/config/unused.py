@@ -46,6 +46,12 @@ def _rules(config: TrainConfig) -> Iterator[tuple[tuple[str, ...], bool, str]]:
     yield judged, not config.validation.pairs, "validation.pairs is left out"
     visual = any(config.visual_step(name) is not None for name in STAGES)
     yield ("visual.",), visual, "teacher.visual_from or student.visual_from is a step"
+    perceptual = ("visual.backbone", "visual.perceptual_layers", "visual.vgg")
+    yield perceptual, config.visual.perceptual_weight > 0, "visual.perceptual_weight is above 0"
+    for name in ("vgg16", "vgg19"):
+        yield (f"visual.{name}",), config.visual.backbone == name, f"visual.backbone={name}"
+    restores = not {"teacher", "student"}.isdisjoint(config.train.stages)
+    yield ("train.luma",), restores, "train.stages has teacher or student"
     for name in STAGES:
         law = config.stage(name).lr_law
         yield (f"{name}.halve_",), law == "halving", f"{name}.lr_law=halving"

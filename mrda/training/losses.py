@@ -24,7 +24,6 @@ Terms = dict[str, Tensor]
 
 
 _WITHOUT_VGG = "or name the file, or set perceptual_weight: 0"
-_LUMA = (0.299, 0.587, 0.114)
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
@@ -37,8 +36,10 @@ def reconstruction(sr: Tensor, hr: Tensor, *, luma: float = 0) -> Tensor:
     if not luma:
         return F.l1_loss(sr, hr)
     difference = sr - hr
-    weights = difference.new_tensor(_LUMA).reshape(1, 3, 1, 1)
-    return luma * (difference * weights).sum(dim=1).abs().mean() + (1 - luma) * difference.abs().mean()
+    # Plain factors, because a tensor made here would be copied to a GPU in every step, which a CUDA graph can't do.
+    red, green, blue = difference.unbind(dim=1)
+    of_luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    return luma * of_luma.abs().mean() + (1 - luma) * difference.abs().mean()
 
 
 # Distillation
@@ -139,7 +140,7 @@ class PerceptualLoss(nn.Module):
         weights: Torchvision's published file, under any name; None looks for it in torch's hub cache. Nothing is
             downloaded.
         layer_weights: Weight of each layer, by the names in :class:`mrda.networks.vgg.VGG`; 0 leaves a layer out.
-        backbone: The network.
+        backbone: The network; VGG16 has no conv3_4, conv4_4 and conv5_4, so that layers must be given for it.
 
     Raises:
         TypeError: A weight is not a number.
@@ -198,6 +199,8 @@ def _positive(layer_weights: Mapping[str, float]) -> dict[str, float]:
 
 class ImageLoss:
     """The loss on SR: L1, and from step `visual_from` of the stage on the visual loss (Eq. 3, weights of Real-ESRGAN).
+
+    With `train.luma`, that share of L1 is computed on luma, in the term `l1` too.
 
     The discriminator learns in the same backward pass as the network: it sees SR detached, and the network sees it with
     frozen weights, so that the two losses share no gradient. The discriminator stays in evaluation mode; `after_step`

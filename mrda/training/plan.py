@@ -107,9 +107,21 @@ def _adapts(config: TrainConfig, stage: StageName) -> bool:
 
 def _visual_cost(config: TrainConfig) -> float:
     """Cost per image of the visual loss: VGG on SR and HR, the discriminator on SR twice and on HR."""
-    vgg = 2 * 43_200 * (config.visual.perceptual_weight > 0)
+    vgg = 2 * _vgg_cost(config) if config.visual.perceptual_weight else 0
     discriminator = 3 * 11 * config.visual.num_feat**2 * (config.visual.gan_weight > 0)
     return config.scale**2 * (vgg + discriminator)
+
+
+def _vgg_cost(config: TrainConfig) -> float:
+    with torch.device("meta"):
+        layers = VGG(config.visual.backbone, config.visual.layers).features
+    cost, area = 0.0, 1.0
+    for layer in layers:
+        if isinstance(layer, nn.MaxPool2d):
+            area /= 4
+        elif isinstance(layer, nn.Conv2d):
+            cost += area * layer.in_channels * layer.out_channels
+    return cost
 
 
 # Parameters and memory

@@ -18,6 +18,7 @@ from mrda.photo.metadata import jpeg_quality
 from mrda.photo.photo import Photo
 from mrda.photo.transparency import fill_transparent
 from mrda.upscale.choice import PURPOSES, Choice, choose
+from mrda.upscale.strength import pair_of
 from mrda.upscale.upscaler import Upscaler
 
 ImageT = TypeVar("ImageT", Image.Image, np.ndarray)
@@ -59,7 +60,7 @@ class AutoUpscaler:
         with self._loading:
             if weights not in self._loaded:
                 self._loaded[weights] = Upscaler.from_pretrained(
-                    weights, strength=PURPOSES[weights].strength, **self._options
+                    weights, strength=PURPOSES[weights].strength if pair_of(weights) else None, **self._options
                 )
             return self._loaded[weights]
 

@@ -25,8 +25,7 @@ class Purpose:
         suits: the photos that they suit, to follow "for".
         noise: the strongest noise that they suit, as a standard deviation, of 255.
         jpeg_quality: the lowest quality of a JPEG that they suit.
-        strength: the strength that photos get them at, see `mrda.upscale.strength`; None: they have no partner, or are
-            for clean photos.
+        strength: the strength at which they are applied, see `mrda.upscale.strength`; None for the weights themselves.
     """
 
     title: str

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from mrda.core.faults import reason
 from mrda.upscale.auto import AutoUpscaler
+from mrda.upscale.choice import PURPOSES
 from mrda.upscale.jobs import Job
 from mrda.upscale.upscaler import Upscaler
 from mrda.upscale.weights import BUNDLED
@@ -123,10 +125,11 @@ def origin(upscaler: Upscaler | AutoUpscaler, scale: float | None = None) -> dic
 
 
 def _digest(upscaler: Upscaler | AutoUpscaler) -> str:
-    """Return a hash of the weights; of those that the photos choose among, of their files' hashes."""
+    """Return a hash of the weights; of those that the photos choose among, of their files' hashes and their limits."""
     digest = hashlib.blake2b(digest_size=16)
     if isinstance(upscaler, AutoUpscaler):
-        digest.update(json.dumps(BUNDLED, sort_keys=True).encode())
+        limits = {name: asdict(purpose) for name, purpose in PURPOSES.items()}
+        digest.update(json.dumps([BUNDLED, limits], sort_keys=True).encode())
         return digest.hexdigest()
     for name, value in sorted(upscaler.network.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,7 @@ def test_weights_of_a_pair_can_be_asked_for_at_any_strength(tmp_path, monkeypatc
         ours[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setattr("mrda.upscale.weights.BUNDLED_FOLDER", tmp_path)
     purposes = {name: Purpose(name, name, noise=1.0, jpeg_quality=90) for name in names}
+    purposes["real"] = replace(purposes["real"], strength=0.75)
     with (
         replaced(BUNDLED, ours),
         replaced(PURPOSES, purposes),
@@ -87,7 +89,10 @@ def test_weights_of_a_pair_can_be_asked_for_at_any_strength(tmp_path, monkeypatc
     ):
         choices = _choices([Path("former")], {"device": "cpu"})
         assert list(choices) == ["Choose for me", *names]
-        assert [weights.strength for weights in choices.values()] == [None, 0.0, 1.0, None]
+        assert [weights.strength for weights in choices.values()] == [None, 0.0, 0.75, None]
+        at_start = Upscaler.from_pretrained("real", device="cpu", strength=0.75).network.state_dict()
+        for key, value in choices["real"].upscaler.network.state_dict().items():
+            assert torch.equal(value, at_start[key])
         expected = Upscaler.from_pretrained("clean", device="cpu", strength=0.25).network.state_dict()
         for name in ("clean", "real"):
             found = choices[name].at(0.25).upscaler.network.state_dict()

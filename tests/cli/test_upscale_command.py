@@ -277,17 +277,18 @@ def test_beyond_the_scale_of_the_weights_resampling_is_said(tmp_path, photo, wei
 def test_the_choice_by_the_photo_is_said(tmp_path):
     Image.fromarray(np.uint8(np.mgrid[:12, :12].sum(axis=0))).save(tmp_path / "clean.png")
     Image.new("RGB", (12, 12)).save(tmp_path / "worn.jpg", quality=5)
+    Image.new("RGB", (12, 12)).save(tmp_path / "web.jpg", quality=50)
     result = run("upscale", tmp_path, "-o", tmp_path / "out", "--device", "cpu", "--json")
     assert result.exit_code == 0, result.stderr
     assert f"mrda: {tmp_path / 'clean.png'}: it looks clean: enlarged by mrda-x4, for soft" in result.stderr
-    facts = {
-        Path(entry["source"]).name: (entry["weights"], entry["why"]) for entry in json.loads(result.stdout)["done"]
-    }
-    assert facts["clean.png"] == ("mrda-x4", "it looks clean")
-    assert facts["worn.jpg"][0] is None
+    facts = {Path(entry["source"]).name: entry for entry in json.loads(result.stdout)["done"]}
+    assert (facts["clean.png"]["weights"], facts["clean.png"]["why"]) == ("mrda-x4", "it looks clean")
+    assert "strength" not in facts["clean.png"]
+    assert (facts["web.jpg"]["weights"], facts["web.jpg"]["strength"]) == ("mrda-x4-real", 0.75)
+    assert facts["worn.jpg"]["weights"] is None
     result = run("upscale", tmp_path, "-w", "auto", "-o", tmp_path / "out", "--device", "cpu")
-    assert "2 of 2 photos upscaled into" in result.stdout
-    assert ", 1 by mrda-x4 and 1 by Lanczos" in result.stdout
+    assert "3 of 3 photos upscaled into" in result.stdout
+    assert ", 1 by mrda-x4 and 1 by mrda-x4-real and 1 by Lanczos" in result.stdout
 
 
 def test_help_names_the_shipped_weights_and_what_suits_what():

@@ -61,6 +61,7 @@ VARIANTS: list[tuple[StageName, dict[str, dict[str, object]]]] = [
     ("teacher", {"teacher": {"den_input": "lr"}}),
     ("teacher", {"teacher": {"den_input": "kernel"}}),
     ("teacher", {"adaptation": {"per": "image"}}),
+    ("teacher", {"train": {"luma": 0.75}}),
 ]
 
 

@@ -8,7 +8,7 @@ from mrda.config import STAGES, TrainConfig
 from mrda.config.load import load_config
 from mrda.networks import UNetDiscriminator
 from mrda.training import Run, StagePlan
-from mrda.training.plan import plan_stage
+from mrda.training.plan import _visual_cost, plan_stage
 
 Changed = Callable[..., TrainConfig]
 
@@ -75,3 +75,11 @@ def test_the_visual_loss_is_planned_with_its_networks(toy: TrainConfig, changed:
             p.numel() for p in UNetDiscriminator(num_feat=4).parameters()
         )
     assert plan().memory > discriminator.memory > plain.memory
+    shallow = {"backbone": "vgg16", "perceptual_layers": {"conv1_2": 1.0, "conv5_4": 0.0}}
+    assert plan().memory > plan(**shallow).memory > discriminator.memory
+    costs = [
+        _visual_cost(changed(toy, visual=visual | {"gan_weight": 0.0}))
+        for visual in ({}, shallow, {"perceptual_weight": 0.0})
+    ]
+    # Products per HR pixel: 3x64 and 64x64 channels of the first block at full size, the others at a quarter each.
+    assert costs == [2 * 43_200 * toy.scale**2, 2 * (3 + 64) * 64 * toy.scale**2, 0]

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from mrda.upscale.auto import AutoUpscaler
 from mrda.upscale.batch import upscale_photos
 from mrda.upscale.choice import PURPOSES, choose
 from mrda.upscale.jobs import plan
-from mrda.upscale.manifest import Manifest
+from mrda.upscale.manifest import Manifest, origin
 from mrda.upscale.upscaler import Upscaler
 
 CLEAN, NOISY, REAL = PURPOSES
@@ -66,6 +67,21 @@ def test_weights_with_a_partner_are_taken_at_the_strength_of_their_purpose(shipp
         assert f"{REAL} at strength {strength:g}" in str(choose(Photo(np.asarray(image), jpeg_quality=40)))
     np.testing.assert_array_equal(np.asarray(enlarged), np.asarray(expected))
     assert not np.array_equal(np.asarray(enlarged), np.asarray(whole))
+
+
+def test_the_choice_takes_a_folder_of_the_users_as_it_is(shipped, tmp_path, monkeypatch):
+    (tmp_path / REAL).mkdir()
+    (tmp_path / REAL / "model.safetensors").write_bytes((tmp_path / "shipped" / f"{CLEAN}.safetensors").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    pixels = photo()
+    np.testing.assert_array_equal(AutoUpscaler(device="cpu").upscaler(REAL)(pixels), by(CLEAN, pixels))
+
+
+def test_results_depend_on_the_limits_of_the_choice_too(shipped, monkeypatch):
+    upscaler = AutoUpscaler(device="cpu")
+    before = origin(upscaler)
+    monkeypatch.setitem(PURPOSES, REAL, replace(PURPOSES[REAL], strength=0.5))
+    assert origin(upscaler) != before
 
 
 def test_weights_are_loaded_when_they_are_needed(shipped, monkeypatch):

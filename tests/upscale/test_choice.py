@@ -14,6 +14,8 @@ CLEAN, NOISY, REAL = PURPOSES
     [
         (0.4, 100, CLEAN, "it looks clean: enlarged by "),
         (0.4, 95, CLEAN, "it looks clean"),
+        (0.4, 76, CLEAN, "it looks clean"),
+        (0.4, 75, REAL, "it has JPEG artefacts (quality about 75 of 100): enlarged by mrda-x4-real at strength 0.75"),
         (8.0, 100, NOISY, "it has noise (about 8 of 255): enlarged by "),
         (0.4, 60, REAL, "it has JPEG artefacts (quality about 60 of 100)"),
         (8.0, 60, REAL, "it has noise (about 8 of 255) and JPEG artefacts (quality about 60 of 100)"),
