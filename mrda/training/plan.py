@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -83,7 +84,7 @@ def cost(config: TrainConfig, stage: StageName, steps: int) -> float:
     encoder_steps = min(steps, config.student.encoder_steps) if stage == "student" else 0
     first = config.visual_step(stage)
     visual_steps = 0 if first is None else max(0, steps - first)
-    visual = visual_steps * _visual_cost(config)
+    visual = visual_steps * _visual_cost(config) if visual_steps else 0
     return config.stage(stage).batch * (steps * per_image[stage] - encoder_steps * rdan + visual)
 
 
@@ -107,16 +108,17 @@ def _adapts(config: TrainConfig, stage: StageName) -> bool:
 
 def _visual_cost(config: TrainConfig) -> float:
     """Cost per image of the visual loss: VGG on SR and HR, the discriminator on SR twice and on HR."""
-    vgg = 2 * _vgg_cost(config) if config.visual.perceptual_weight else 0
+    vgg = 2 * _vgg_cost(config.visual.backbone, tuple(config.visual.layers)) if config.visual.perceptual_weight else 0
     discriminator = 3 * 11 * config.visual.num_feat**2 * (config.visual.gan_weight > 0)
     return config.scale**2 * (vgg + discriminator)
 
 
-def _vgg_cost(config: TrainConfig) -> float:
+@cache  # progress is told in these units at every step
+def _vgg_cost(backbone: str, layers: tuple[str, ...]) -> float:
     with torch.device("meta"):
-        layers = VGG(config.visual.backbone, config.visual.layers).features
+        vgg = VGG(backbone, layers)
     cost, area = 0.0, 1.0
-    for layer in layers:
+    for layer in vgg.features:
         if isinstance(layer, nn.MaxPool2d):
             area /= 4
         elif isinstance(layer, nn.Conv2d):

@@ -8,7 +8,6 @@ import json
 import os
 import threading
 from collections.abc import Collection
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +127,7 @@ def _digest(upscaler: Upscaler | AutoUpscaler) -> str:
     """Return a hash of the weights; of those that the photos choose among, of their files' hashes and their limits."""
     digest = hashlib.blake2b(digest_size=16)
     if isinstance(upscaler, AutoUpscaler):
-        limits = {name: asdict(purpose) for name, purpose in PURPOSES.items()}
+        limits = {name: (use.noise, use.jpeg_quality, use.strength) for name, use in PURPOSES.items()}
         digest.update(json.dumps([BUNDLED, limits], sort_keys=True).encode())
         return digest.hexdigest()
     for name, value in sorted(upscaler.network.state_dict().items()):
