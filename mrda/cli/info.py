@@ -110,7 +110,7 @@ def _training(weights: Path) -> dict[str, Any]:
 
 def _registered(weights: str) -> dict[str, Any]:
     """Return what the package says of its weights besides their metadata: purpose, scores, and their pair."""
-    from mrda.upscale.choice import PURPOSES
+    from mrda.upscale.choice import AUTO, PURPOSES
     from mrda.upscale.strength import pair_of
     from mrda.upscale.weights import BUNDLED_FOLDER, SCORES, current_name, find_weights
 
@@ -120,6 +120,8 @@ def _registered(weights: str) -> dict[str, Any]:
     found: dict[str, Any] = {"purpose": PURPOSES[name].suits} if name in PURPOSES else {}
     if pair := pair_of(name):
         found["strength"] = dict(zip(("0", "1"), pair, strict=True))
+        if name in PURPOSES and PURPOSES[name].strength is not None:
+            found["strength"][AUTO] = PURPOSES[name].strength
     return found | ({"scores": SCORES[name]} if SCORES.get(name) else {})
 
 
@@ -153,7 +155,8 @@ def _lines_of(facts: dict[str, Any]) -> dict[str, str]:
     """Return purpose, pair and scores as lines of text, as far as there are any."""
     lines = {"for": facts["purpose"]} if "purpose" in facts else {}
     if pair := facts.get("strength"):
-        lines["strength"] = f"0 is {pair['0']}, 1 is {pair['1']}"
+        chosen = f"; -w auto takes {pair['auto']:g}" if "auto" in pair else ""
+        lines["strength"] = f"0 is {pair['0']}, 1 is {pair['1']}{chosen}"
     for protocol, scores in facts.get("scores", {}).items():
         lines[protocol] = ", ".join(f"{name} {psnr:.2f} dB / {ssim:.4f}" for name, (psnr, ssim) in scores.items())
     return lines

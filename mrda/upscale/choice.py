@@ -71,8 +71,13 @@ class Choice:
     def __str__(self) -> str:
         if self.purpose is None:
             return f"{self.reason}, and no weights of the package improve such photos: only resampled"
-        at = "" if self.purpose.strength is None else f" at strength {self.purpose.strength:g}"
-        return f"{self.reason}: enlarged by {self.weights}{at}, for {self.purpose.suits}"
+        return f"{self.reason}: enlarged by {applied(str(self.weights))}, for {self.purpose.suits}"
+
+
+def applied(weights: str) -> str:
+    """Return a name of `PURPOSES`, with the strength that its weights are applied at if it is not their own."""
+    strength = PURPOSES[weights].strength
+    return weights if strength is None else f"{weights} at strength {strength:g}"
 
 
 def choose(photo: Photo) -> Choice:

@@ -102,7 +102,7 @@ def test_weights_of_the_package_say_purpose_pair_and_scores(tmp_path, weights, m
     with (
         replaced(mrda.upscale.weights.BUNDLED, {"ours": digest}),
         replaced(mrda.upscale.weights.SCORES, scores),
-        replaced(PURPOSES, {"ours": Purpose("Ours", "our photos", noise=1.0, jpeg_quality=90)}),
+        replaced(PURPOSES, {"ours": Purpose("Ours", "our photos", noise=1.0, jpeg_quality=90, strength=0.5)}),
         replaced(PARTNERS, {"ours": "others"}),
         replaced(mrda.upscale.weights.SUPERSEDED, {"former": "ours"}),
     ):
@@ -110,7 +110,7 @@ def test_weights_of_the_package_say_purpose_pair_and_scores(tmp_path, weights, m
             shown = run("info", name).stdout.splitlines()
             for line in (
                 "for           our photos",
-                "strength      0 is ours, 1 is others",
+                "strength      0 is ours, 1 is others; -w auto takes 0.5",
                 "gaussian8     Set5 30.10 dB / 0.8500, B100 26.00 dB / 0.7000",
                 "license       CC-BY-4.0",
                 "data          mine",
@@ -120,7 +120,7 @@ def test_weights_of_the_package_say_purpose_pair_and_scores(tmp_path, weights, m
                 assert line in shown
         facts = as_json("ours")
         assert (facts["purpose"], facts["scores"]) == ("our photos", scores["ours"])
-        assert facts["strength"] == {"0": "ours", "1": "others"}
+        assert facts["strength"] == {"0": "ours", "1": "others", "auto": 0.5}
         assert "scores" not in as_json(path.rename(tmp_path / "moved.safetensors"))
         (tmp_path / "moved.safetensors").rename(path)
         listed = run("info", "--weights").stdout

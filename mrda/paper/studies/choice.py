@@ -27,7 +27,7 @@ from mrda.paper.studies import command
 from mrda.photo.files import Photo, read_photo
 from mrda.photo.images import Source, find_images, read_rgb, source_name, to_array, to_eight_bits, to_tensor
 from mrda.upscale.auto import AutoUpscaler
-from mrda.upscale.choice import PURPOSES, choose
+from mrda.upscale.choice import PURPOSES, applied, choose
 
 SECTION = "choice"
 FITTED = "free_photos"
@@ -193,11 +193,7 @@ def document(results: Mapping[str, list[Record]]) -> str:
         right = fmean(record["chosen"] in best[record["condition"]] for record in every)
         near = fmean(record["psnr_y"][record["chosen"]] >= max(record["psnr_y"].values()) - EQUAL for record in every)
         missed = fmean(max(record["psnr_y"].values()) - record["psnr_y"][record["chosen"]] for record in every)
-        names = [
-            name if purpose.strength is None else f"{name} at {purpose.strength:g}"
-            for name, purpose in PURPOSES.items()
-        ]
-        header = ["", BICUBIC, *names, "auto", "chosen", "right"]
+        header = ["", BICUBIC, *map(applied, PURPOSES), "auto", "chosen", "right"]
         photos = len({record["photo"] for record in every})
         parts += [
             f"{caption} ({photos}): PSNR-Y of bicubic interpolation in dB, and what the others gain on it; how often "
