@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -60,6 +60,8 @@ class Row:
         options: assignments to the base's options.
         teacher: for a student, the row of its teacher.
         encoder: for a student, the share of its steps that the encoder-only phase takes; None for the base's.
+        length: its steps as a factor of the base's.
+        mln: the row whose configuration trains the MLN that it starts from.
     """
 
     title: str
@@ -67,6 +69,8 @@ class Row:
     options: tuple[str, ...] = ()
     teacher: str | None = None
     encoder: float | None = None
+    length: float = 1.0
+    mln: str = "t2"
 
 
 _KL = ("student.lambda_abs=0", "student.lambda_kl=1")
@@ -75,11 +79,17 @@ _SELF = ("adaptation.on=self",)
 _FALLING = ("teacher.lr_law=cosine", "teacher.lr_min=1e-5")
 _FINAL = ("teacher.den_input=lr", *_FALLING)  # of networks that no student comes after
 _NORM = ("networks.den_norm=batch",)
-ROWS: Mapping[str, Row] = {
+_ADAM = (
+    "data.candidates=1",
+    *(f"{stage}.{option}" for stage in ("teacher", "student") for option in ("optimizer=adam", "lr=1e-3")),
+)
+ROWS: dict[str, Row] = {
     "t1": Row("T1: DEN reads LR, half the steps", "teacher", _FINAL),
     "s6": Row("S6: DEN reads LR, no teacher", "teacher", _FINAL),
     "t2": Row("T2: teacher with MLN, adapted to another patch", "teacher"),
     "s3": Row("S3: its student, by the L1 distance", "student", (), "t2"),
+    "t2_early": Row("T2, half the steps", "teacher", (), length=0.5),
+    "s3_early": Row("S3 of that teacher, one and a half times the steps", "student", (), "t2_early", 0.1, 1.5),
     "t2_self": Row("T2, MLN adapted to the patch itself", "teacher", _SELF),
     "s3_self": Row("S3, MLN adapted to the patch itself", "student", _SELF, "t2_self"),
     "kdsr_t": Row("teacher of LR and HR, no MLN (KDSR)", "teacher", ("teacher.den_input=lr_hr",)),
@@ -103,6 +113,16 @@ ROWS: Mapping[str, Row] = {
     "s3_norm": Row("S3, normalised IDRs", "student", _NORM, "t2_norm"),
     "t2_self_norm": Row("T2, the patch itself, normalised IDRs", "teacher", (*_SELF, *_NORM)),
     "s3_self_norm": Row("S3, the patch itself, normalised IDRs", "student", (*_SELF, *_NORM), "t2_self_norm"),
+}
+ROWS |= {
+    f"adam_{row}": replace(
+        ROWS[row],
+        options=(*_ADAM, *ROWS[row].options),
+        teacher=ROWS[row].teacher and f"adam_{ROWS[row].teacher}",
+        length=2.0,
+        mln="adam_t2",
+    )
+    for row in ("t1", "s6", "t2", "s3", "t2_falling", "s3_falling", "no_distillation")
 }
 """The rows by name, in the order of the table."""
 
@@ -149,16 +169,20 @@ class Study:
 
     def config(self, row: str, seed: int) -> TrainConfig:
         """The configuration of a row; S6 takes as many steps as teacher and student together."""
-        options = ("seed=" + str(seed), *ROWS[row].options)
-        config = load_config(self.base, [*self.overrides, *options])
-        if row in ("s6", "s6_norm"):
-            steps = config.teacher.steps + config.student.steps
-            kept = [text for text in self.overrides if not text.startswith(("train.steps=", "teacher.steps="))]
-            config = load_config(self.base, [*kept, *options, f"teacher.steps={steps}"])
-        if (share := ROWS[row].encoder) is not None:
-            encoder_steps = f"student.encoder_steps={round(share * config.student.steps)}"
-            config = load_config(self.base, [*self.overrides, *options, encoder_steps])
-        return config
+        base = load_config(self.base, [*self.overrides, f"seed={seed}", *ROWS[row].options])
+        length, share = ROWS[row].length, ROWS[row].encoder
+        teacher, student = (round(length * base.stage(name).steps) for name in ("teacher", "student"))
+        encoder = round(length * base.student.encoder_steps if share is None else share * student)
+        if row.endswith(("s6", "s6_norm")):
+            teacher += student
+        # The rate of the encoder-only phase does not fall.
+        changes = {"steps": student, "encoder_steps": encoder, "encoder_decay_every": max(encoder, 1)}
+        return base.model_copy(
+            update={
+                "teacher": base.teacher.model_copy(update={"steps": teacher}),
+                "student": base.student.model_copy(update=changes),
+            }
+        )
 
     def results(self) -> dict[str, Any]:
         """Train and measure whatever is not there yet; return all results, fit for JSON."""
@@ -184,8 +208,8 @@ class Study:
         config, teacher = self.config(row, seed), ROWS[row].teacher
         given = {}
         if "mln" in STAGES[ROWS[row].stage].inputs(config):
-            mln = self.config("t2", seed)
-            given["mln"] = train(mln, self._folder("mln", seed), stages=["bicubic", "meta"], progress=False)["meta"]
+            mln, folder = self.config(ROWS[row].mln, seed), self._folder(f"mln of {ROWS[row].mln}", seed)
+            given["mln"] = train(mln, folder, stages=["bicubic", "meta"], progress=False)["meta"]
         if teacher is not None:
             given["teacher"] = self.weights(teacher, seed)
         return given
@@ -424,7 +448,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     sets = list(results["photos"])
     header = (
         "Row",
-        "steps",
+        "optimizer, steps",
         *(f"PSNR-Y {name}" for name in sets),
         "silhouette",
         "cost of the mean IDR",
@@ -432,7 +456,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     )
     lines = []
     for row, found in results["rows"].items():
-        cells = [ROWS[row].title, str(found[0]["steps"])]
+        optimizer = "Adam" if _ADAM[0] in ROWS[row].options else "Muon"
+        cells = [ROWS[row].title, f"{optimizer}, {found[0]['steps']}"]
         for name in sets:
             values = [one["psnr_y"][name] for one in found]
             cells.append(f"{fmean(values):.2f} ({', '.join(f'{value:.2f}' for value in values)})")

@@ -36,14 +36,27 @@ def test_rows_change_the_base_and_s6_takes_the_steps_of_teacher_and_student(stud
     assert configs["s6"].teacher.steps == configs["t2"].teacher.steps + configs["s3"].student.steps
     assert configs["s3"].student.lambda_abs == 0.3
     assert configs["no_distillation"].student.lambda_abs == configs["no_distillation"].student.lambda_kl == 0
-    assert {row for row, config in configs.items() if config.teacher.den_input == "lr"} == {"t1", "s6", "s6_norm"}
+    assert {row for row, config in configs.items() if config.teacher.den_input == "lr"} == {
+        *("t1", "s6", "s6_norm", "adam_t1", "adam_s6"),
+    }
+
+
+def test_rows_of_adam_take_twice_the_steps_and_have_an_mln_of_their_own(tmp_path: Path) -> None:
+    study = Study("release/evidence-x4", tmp_path / "run", {"Mine": []})
+    muon, adam = study.config("s3", 1), study.config("adam_s3", 1)
+    assert (adam.student.steps, adam.student.encoder_steps) == (2 * muon.student.steps, 2 * muon.student.encoder_steps)
+    assert study.config("s6", 1).teacher.steps == (
+        study.config("t2_early", 1).teacher.steps + study.config("s3_early", 1).student.steps
+    )
+    assert {ROWS[row].mln for row in ROWS if study.config(row, 1).teacher.optimizer == "adam"} == {"adam_t2"}
+    assert {ROWS[row].teacher for row in ROWS if row.startswith("adam_s3")} == {"adam_t2", "adam_t2_falling"}
 
 
 def test_the_rate_of_a_teacher_stays_and_that_of_a_network_without_a_student_falls(tmp_path: Path) -> None:
     study = Study("release/evidence-x4", tmp_path / "run", {"Mine": []})
     laws = {row: study.config(row, 1).stage(ROWS[row].stage).lr_law for row in ROWS}
     assert {row for row, law in laws.items() if law == "cosine" and ROWS[row].stage == "teacher"} == {
-        *("t1", "s6", "s6_norm", "t2_falling"),
+        *("t1", "s6", "s6_norm", "t2_falling", "adam_t1", "adam_s6", "adam_t2_falling"),
     }
     assert {law for row, law in laws.items() if ROWS[row].stage == "student"} == {"cosine"}
 
@@ -61,9 +74,11 @@ def test_a_finished_row_is_kept(study: Study, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_table_has_means_and_the_seeds_own_scores() -> None:
     table = markdown(results())
-    (line,) = (line for line in table.splitlines() if line.startswith(f"| {ROWS['s3'].title} |"))
-    assert [cell.strip() for cell in line.split("|")[2:-1]] == ["4", "20.50 (20.00, 21.00)", "0.50", "0.50", "0.40"]
-    (line,) = (line for line in table.splitlines() if line.startswith(f"| {ROWS['t2'].title} |"))
+    muon, adam = (line for line in table.splitlines() if line.startswith(f"| {ROWS['s3'].title} |"))
+    cells = [cell.strip() for cell in muon.split("|")[2:-1]]
+    assert cells == ["Muon, 4", "20.50 (20.00, 21.00)", "0.50", "0.50", "0.40"]
+    assert adam.split("|")[2].strip() == "Adam, 4"
+    line, _ = (line for line in table.splitlines() if line.startswith(f"| {ROWS['t2'].title} |"))
     assert [cell.strip() for cell in line.split("|")[-3:-1]] == ["", ""]
 
 
