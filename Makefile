@@ -75,9 +75,10 @@ PHOTOS ?= photos
 MINUTES ?= 150
 LEG ?= mrda-x4
 RUN ?= runs/$(LEG)
-leg: setup  ## train LEG (mrda-x4, -noise, -real or mrda-x2) on the folder PHOTOS on one core, from mrda-x4, in parts of MINUTES; the state stays in RUN
+FROM ?= $(if $(filter %-start,$(LEG)),,mrda/weights_data/mrda-x4.safetensors)
+leg: setup  ## train LEG (mrda-x4-start, mrda-x4, -noise, -real or mrda-x2) on the folder PHOTOS on one core, from the weights FROM (the shipped mrda-x4; -start from none), in parts of MINUTES; the state stays in RUN
 	OMP_NUM_THREADS=1 timeout --signal=INT $(MINUTES)m $(BIN)/mrda train --config release/$(LEG) \
-		--set 'data.sources=[$(PHOTOS)]' --set teacher.init_network=mrda/weights_data/mrda-x4.safetensors \
+		--set 'data.sources=[$(PHOTOS)]' $(if $(FROM),--set teacher.init_network=$(FROM)) \
 		--run-dir $(RUN) || test $$? -eq 124
 
 wheel: setup .build/wheel/.installed  ## build both wheels into dist/, repaired for other machines, and try the operator's without a compiler

@@ -19,6 +19,7 @@ from mrda.training.plan import learning_rate
 SETTINGS = [f"classic-{kind}-x{scale}" for kind in ("iso", "aniso-noise") for scale in (2, 3, 4)]
 RELEASE = [
     "release/mrda-x4",
+    "release/mrda-x4-start",
     "release/mrda-x4-noise",
     "release/mrda-x4-real",
     "release/mrda-x2",
