@@ -38,7 +38,7 @@ LIMIT = 6
 """Photos of a set that are used, evenly spaced."""
 BLURS = (0.0, 1.2, 2.4)
 NOISES = (1, 2, 3, 5, 10, 15, 25)
-QUALITIES = (95, 90, 85, 80, 70, 60, 50, 40, 30)
+QUALITIES = (95, 90, 85, 80, 75, 70, 60, 50, 40, 30)
 BICUBIC = "bicubic"
 EQUAL = 0.1
 """Difference in dB up to which two ways count as equally good."""
