@@ -153,9 +153,11 @@ def _show_shipped(as_json: bool) -> None:
 
 def _lines_of(facts: dict[str, Any]) -> dict[str, str]:
     """Return purpose, pair and scores as lines of text, as far as there are any."""
+    from mrda.upscale.choice import AUTO
+
     lines = {"for": facts["purpose"]} if "purpose" in facts else {}
     if pair := facts.get("strength"):
-        chosen = f"; -w auto takes {pair['auto']:g}" if "auto" in pair else ""
+        chosen = f"; -w auto takes {pair[AUTO]:g}" if AUTO in pair else ""
         lines["strength"] = f"0 is {pair['0']}, 1 is {pair['1']}{chosen}"
     for protocol, scores in facts.get("scores", {}).items():
         lines[protocol] = ", ".join(f"{name} {psnr:.2f} dB / {ssim:.4f}" for name, (psnr, ssim) in scores.items())

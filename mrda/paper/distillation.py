@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The study of the distillation: which of its choices let the student learn what the teacher knows.
 
-Every row is trained from the same MLN, in equal numbers of optimizer steps, for each seed, and measured on the same
-photos. Rows that are finished are kept, so that an interrupted study resumes.
+Rows of one optimizer start from the same MLN, for each seed; a teacher and its student take as many steps together as
+the network without a teacher, and rows by Adam twice those by Muon. All are measured on the same photos. Rows that are
+finished are kept, so that an interrupted study resumes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from mrda.config import StageName, TrainConfig
 from mrda.config.load import load_config
+from mrda.config.stages import StageConfig
 from mrda.core.files import write_text
 from mrda.core.markdown import table
 from mrda.core.packages import require_package
@@ -83,13 +85,13 @@ _ADAM = (
     "data.candidates=1",
     *(f"{stage}.{option}" for stage in ("teacher", "student") for option in ("optimizer=adam", "lr=1e-3")),
 )
-ROWS: dict[str, Row] = {
+_MUON_ROWS = {
     "t1": Row("T1: DEN reads LR, half the steps", "teacher", _FINAL),
     "s6": Row("S6: DEN reads LR, no teacher", "teacher", _FINAL),
     "t2": Row("T2: teacher with MLN, adapted to another patch", "teacher"),
     "s3": Row("S3: its student, by the L1 distance", "student", (), "t2"),
-    "t2_early": Row("T2, half the steps", "teacher", (), length=0.5),
-    "s3_early": Row("S3 of that teacher, one and a half times the steps", "student", (), "t2_early", 0.1, 1.5),
+    "t2_early": Row("T2, a quarter of all steps", "teacher", length=0.5),
+    "s3_early": Row("S3 of that teacher, 10 % of it for the encoder", "student", (), "t2_early", 0.1, 1.5),
     "t2_self": Row("T2, MLN adapted to the patch itself", "teacher", _SELF),
     "s3_self": Row("S3, MLN adapted to the patch itself", "student", _SELF, "t2_self"),
     "kdsr_t": Row("teacher of LR and HR, no MLN (KDSR)", "teacher", ("teacher.den_input=lr_hr",)),
@@ -114,24 +116,26 @@ ROWS: dict[str, Row] = {
     "t2_self_norm": Row("T2, the patch itself, normalised IDRs", "teacher", (*_SELF, *_NORM)),
     "s3_self_norm": Row("S3, the patch itself, normalised IDRs", "student", (*_SELF, *_NORM), "t2_self_norm"),
 }
-ROWS |= {
-    f"adam_{row}": replace(
-        ROWS[row],
-        options=(*_ADAM, *ROWS[row].options),
-        teacher=ROWS[row].teacher and f"adam_{ROWS[row].teacher}",
+_ADAM_ROWS = {
+    f"adam_{name}": replace(
+        row,
+        options=(*_ADAM, *row.options),
+        teacher=row.teacher and f"adam_{row.teacher}",
         length=2.0,
         mln="adam_t2",
     )
-    for row in ("t1", "s6", "t2", "s3", "t2_falling", "s3_falling", "no_distillation")
+    for name, row in _MUON_ROWS.items()
+    if name in ("t1", "s6", "t2", "s3", "t2_falling", "s3_falling", "no_distillation")
 }
+ROWS: Mapping[str, Row] = _MUON_ROWS | _ADAM_ROWS
 """The rows by name, in the order of the table."""
 
 PROBES = {
-    f"{init}, a blur per {per}": (f"networks.den_init={init}", f"degradation.per={per}")
+    f"{init}, a blur per {per}": ("data.candidates=1", f"networks.den_init={init}", f"degradation.per={per}")
     for init in ("torch", "he", "edges")
     for per in ("batch", "image")
 }
-"""Trainings of a DEN to read the blur itself from LR, by name."""
+"""Trainings of a DEN to read the blur itself from LR, of patches at random, by name."""
 PROBE_STEPS = 400
 PROBE_EVERY = 50
 
@@ -171,18 +175,12 @@ class Study:
         """The configuration of a row; S6 takes as many steps as teacher and student together."""
         base = load_config(self.base, [*self.overrides, f"seed={seed}", *ROWS[row].options])
         length, share = ROWS[row].length, ROWS[row].encoder
-        teacher, student = (round(length * base.stage(name).steps) for name in ("teacher", "student"))
-        encoder = round(length * base.student.encoder_steps if share is None else share * student)
+        teacher, student = (_lengthened(base.stage(name), length) for name in ("teacher", "student"))
         if row.endswith(("s6", "s6_norm")):
-            teacher += student
-        # The rate of the encoder-only phase does not fall.
-        changes = {"steps": student, "encoder_steps": encoder, "encoder_decay_every": max(encoder, 1)}
-        return base.model_copy(
-            update={
-                "teacher": base.teacher.model_copy(update={"steps": teacher}),
-                "student": base.student.model_copy(update=changes),
-            }
-        )
+            teacher = _changed(teacher, steps=teacher.steps + student.steps)
+        if share is not None:
+            student = _changed(student, encoder_steps=round(share * student.steps))
+        return base.model_copy(update={"teacher": teacher, "student": student})
 
     def results(self) -> dict[str, Any]:
         """Train and measure whatever is not there yet; return all results, fit for JSON."""
@@ -231,7 +229,8 @@ class Study:
     def _measured(self, row: str, seed: int) -> dict[str, Any]:
         config, weights = self.config(row, seed), self.weights(row, seed)
         network = to_channels_last(freeze(load_network(weights)))
-        found: dict[str, Any] = {"seed": seed, "steps": config.stage(ROWS[row].stage).steps}
+        stage = config.stage(ROWS[row].stage)
+        found: dict[str, Any] = {"seed": seed, "optimizer": stage.optimizer, "steps": stage.steps}
         if isinstance(network, MRDATeacher):
             return found | self._measured_teacher(config, network, self._inputs(row, seed).get("mln"))
         assert isinstance(network, MRDAStudent)
@@ -334,7 +333,7 @@ class Study:
     def _probe(self, name: str) -> list[list[float]]:
         """Train a DEN on the blur itself; R2 on fresh patches after 0, 50, ... steps."""
         config = load_config(self.base, [*self.overrides, *PROBES[name]])
-        fresh = load_config(self.base, [*self.overrides, "degradation.per=image"])
+        fresh = load_config(self.base, [*self.overrides, "data.candidates=1", "degradation.per=image"])
         return blur_probe(config, fresh, steps=PROBE_STEPS, every=PROBE_EVERY)
 
 
@@ -394,6 +393,16 @@ def blur_probe(
 def _starting_from(config: TrainConfig, stage: StageName, inputs: Mapping[str, Path]) -> TrainConfig:
     section = config.stage(stage).model_copy(update={f"init_{name}": path for name, path in inputs.items()})
     return config.model_copy(update={stage: section})
+
+
+def _lengthened(stage: StageConfig, factor: float) -> StageConfig:
+    """Return the options of a stage with a multiple of its steps, those of the encoder-only phase included."""
+    lengths = {name: getattr(stage, name, 0) for name in ("steps", "encoder_steps", "encoder_decay_every")}
+    return _changed(stage, **{name: max(1, round(factor * length)) for name, length in lengths.items() if length})
+
+
+def _changed(stage: StageConfig, **options: int) -> StageConfig:
+    return type(stage).model_validate(stage.model_dump() | options)
 
 
 def _norm(term: Tensor, parameters: Sequence[Tensor]) -> float:
@@ -456,8 +465,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     )
     lines = []
     for row, found in results["rows"].items():
-        optimizer = "Adam" if _ADAM[0] in ROWS[row].options else "Muon"
-        cells = [ROWS[row].title, f"{optimizer}, {found[0]['steps']}"]
+        cells = [ROWS[row].title, f"{found[0]['optimizer'].capitalize()}, {found[0]['steps']}"]
         for name in sets:
             values = [one["psnr_y"][name] for one in found]
             cells.append(f"{fmean(values):.2f} ({', '.join(f'{value:.2f}' for value in values)})")

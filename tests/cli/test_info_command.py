@@ -86,7 +86,8 @@ def test_weights_of_the_package_say_their_origin():
     assert {"data", "license", "stage", "step"} <= set(training)
 
 
-def test_weights_of_the_package_say_purpose_pair_and_scores(tmp_path, weights, monkeypatch):
+@pytest.mark.parametrize(("strength", "words"), [(None, ""), (0.5, "; -w auto takes 0.5")])
+def test_weights_of_the_package_say_purpose_pair_and_scores(tmp_path, weights, monkeypatch, strength, words):
     path = tmp_path / "ours.safetensors"
     save_network(
         MRDAStudent(scale=2, num_feat=4, num_blocks=1, den_width=2),
@@ -102,7 +103,7 @@ def test_weights_of_the_package_say_purpose_pair_and_scores(tmp_path, weights, m
     with (
         replaced(mrda.upscale.weights.BUNDLED, {"ours": digest}),
         replaced(mrda.upscale.weights.SCORES, scores),
-        replaced(PURPOSES, {"ours": Purpose("Ours", "our photos", noise=1.0, jpeg_quality=90, strength=0.5)}),
+        replaced(PURPOSES, {"ours": Purpose("Ours", "our photos", noise=1.0, jpeg_quality=90, strength=strength)}),
         replaced(PARTNERS, {"ours": "others"}),
         replaced(mrda.upscale.weights.SUPERSEDED, {"former": "ours"}),
     ):
@@ -110,7 +111,7 @@ def test_weights_of_the_package_say_purpose_pair_and_scores(tmp_path, weights, m
             shown = run("info", name).stdout.splitlines()
             for line in (
                 "for           our photos",
-                "strength      0 is ours, 1 is others; -w auto takes 0.5",
+                f"strength      0 is ours, 1 is others{words}",
                 "gaussian8     Set5 30.10 dB / 0.8500, B100 26.00 dB / 0.7000",
                 "license       CC-BY-4.0",
                 "data          mine",
@@ -120,12 +121,12 @@ def test_weights_of_the_package_say_purpose_pair_and_scores(tmp_path, weights, m
                 assert line in shown
         facts = as_json("ours")
         assert (facts["purpose"], facts["scores"]) == ("our photos", scores["ours"])
-        assert facts["strength"] == {"0": "ours", "1": "others", "auto": 0.5}
+        assert facts["strength"] == {"0": "ours", "1": "others"} | ({"auto": strength} if strength else {})
         assert "scores" not in as_json(path.rename(tmp_path / "moved.safetensors"))
         (tmp_path / "moved.safetensors").rename(path)
         listed = run("info", "--weights").stdout
-        for words in ("ours\n", "  licence     CC-BY-4.0\n", "  data        mine\n", "  for         our photos\n"):
-            assert words in listed
+        for line in ("ours\n", "  licence     CC-BY-4.0\n", "  data        mine\n", "  for         our photos\n"):
+            assert line in listed
         (entry,) = as_json("--weights")
         assert (entry["name"], entry["scale"], entry["license"]) == ("ours", 2, "CC-BY-4.0")
     result = run("info", weights, "--weights")

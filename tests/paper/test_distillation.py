@@ -7,6 +7,8 @@ from PIL import Image
 
 from mrda.paper.distillation import PROBES, ROWS, Study, ablate, blur_probe, draw, markdown
 
+DOCS = Path(__file__).parents[2] / "docs" / "weights"
+
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
@@ -15,6 +17,7 @@ def study(tmp_path: Path) -> Study:
 
 def result(**changes: object) -> dict[str, object]:
     measured = {
+        "optimizer": "muon",
         "steps": 4,
         "psnr_y": {"Mine": 20.0},
         "silhouette": 0.5,
@@ -26,6 +29,7 @@ def result(**changes: object) -> dict[str, object]:
 def results() -> dict[str, object]:
     rows = {row: [result(), result(psnr_y={"Mine": 21.0})] for row in ROWS}
     costs = ({"Mine": 0.25}, {"Mine": 0.75})
+    rows["adam_s3"] = [one | {"optimizer": "adam"} for one in rows["adam_s3"]]
     rows["s3"] = [one | {"cost_of_the_mean_idr": cost, "r2": 0.4} for one, cost in zip(rows["s3"], costs, strict=True)]
     return {"photos": {"Mine": 1}, "rows": rows, "probes": {name: [[50, 0.1], [100, 0.2]] for name in PROBES}}
 
@@ -50,6 +54,34 @@ def test_rows_of_adam_take_twice_the_steps_and_have_an_mln_of_their_own(tmp_path
     )
     assert {ROWS[row].mln for row in ROWS if study.config(row, 1).teacher.optimizer == "adam"} == {"adam_t2"}
     assert {ROWS[row].teacher for row in ROWS if row.startswith("adam_s3")} == {"adam_t2", "adam_t2_falling"}
+    assert {row for row in ROWS if study.config(row, 1).data.candidates == 1} == {row for row in ROWS if "adam_" in row}
+
+
+def test_a_share_of_the_students_steps_is_for_the_encoder(tmp_path: Path) -> None:
+    study = Study("release/evidence-x4", tmp_path / "run", {"Mine": []})
+    shares = {row: study.config(row, 1).student for row in ("s3", "s3_early", "encoder_12", "encoder_50")}
+    assert {row: student.encoder_steps / student.steps for row, student in shares.items()} == {
+        "s3": 0.25,
+        "s3_early": 0.1,
+        "encoder_12": 0.12,
+        "encoder_50": 0.5,
+    }
+
+
+def test_the_shortest_study_has_a_step_for_every_row(tmp_path: Path) -> None:
+    study = Study("release/evidence-x4", tmp_path / "run", {"Mine": []}, overrides=["train.steps=1"])
+    assert all(study.config(row, 1).stage(ROWS[row].stage).steps >= 1 for row in ROWS)
+
+
+def test_the_page_has_the_recorded_rows_and_these_are_of_the_study(tmp_path: Path) -> None:
+    page = DOCS / "evidence.md"
+    recorded = json.loads((DOCS / "evidence" / "distillation.json").read_text("utf-8"))
+    assert markdown(recorded) in page.read_text("utf-8")
+    study = Study("release/evidence-x4", tmp_path / "run", {"Mine": []})
+    for row, found in recorded["rows"].items():
+        for one in found:
+            stage = study.config(row, one["seed"]).stage(ROWS[row].stage)
+            assert (one["optimizer"], one["steps"]) == (stage.optimizer, stage.steps)
 
 
 def test_the_rate_of_a_teacher_stays_and_that_of_a_network_without_a_student_falls(tmp_path: Path) -> None:
