@@ -117,11 +117,12 @@ def _registered(weights: str) -> dict[str, Any]:
     name = current_name(weights)
     if find_weights(weights) != BUNDLED_FOLDER / f"{name}.safetensors":
         return {}
-    found: dict[str, Any] = {"purpose": PURPOSES[name].suits} if name in PURPOSES else {}
+    purpose = PURPOSES.get(name)
+    found: dict[str, Any] = {"purpose": purpose.suits} if purpose else {}
     if pair := pair_of(name):
         found["strength"] = dict(zip(("0", "1"), pair, strict=True))
-        if name in PURPOSES and PURPOSES[name].strength is not None:
-            found["strength"][AUTO] = PURPOSES[name].strength
+        if purpose and purpose.strength is not None:
+            found["strength"][AUTO] = purpose.strength
     return found | ({"scores": SCORES[name]} if SCORES.get(name) else {})
 
 

@@ -225,7 +225,7 @@ class TrainConfig(Section):
         if self.train.steps is None:
             return self
         changed: dict[str, object] = {
-            name: _resized(
+            name: resized(
                 self.stage(name),
                 self.train.steps,
                 {path.partition(".")[2] for path in kept if path.startswith(f"{name}.")},
@@ -252,7 +252,12 @@ _SCHEDULES = (
 )
 
 
-def _resized(stage: AnyStage, steps: int, kept: Collection[str]) -> AnyStage:
+def resized(stage: AnyStage, steps: int, kept: Collection[str]) -> AnyStage:
+    """Return a stage of so many steps, with its schedules in proportion, but for the options in ``kept``.
+
+    Raises:
+        ValueError: The steps don't go with an option that keeps its value.
+    """
     if "steps" in kept:
         return stage
     lengths = {name: getattr(stage, name, None) for name in _SCHEDULES if name not in kept}

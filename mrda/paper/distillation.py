@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mrda.config import StageName, TrainConfig
 from mrda.config.load import load_config
-from mrda.config.stages import StageConfig
+from mrda.config.train import AnyStage, resized
 from mrda.core.files import write_text
 from mrda.core.markdown import table
 from mrda.core.packages import require_package
@@ -175,7 +175,7 @@ class Study:
         """The configuration of a row; S6 takes as many steps as teacher and student together."""
         base = load_config(self.base, [*self.overrides, f"seed={seed}", *ROWS[row].options])
         length, share = ROWS[row].length, ROWS[row].encoder
-        teacher, student = (_lengthened(base.stage(name), length) for name in ("teacher", "student"))
+        teacher, student = _lengthened(base.teacher, length), _lengthened(base.student, length)
         if row.endswith(("s6", "s6_norm")):
             teacher = _changed(teacher, steps=teacher.steps + student.steps)
         if share is not None:
@@ -333,7 +333,7 @@ class Study:
     def _probe(self, name: str) -> list[list[float]]:
         """Train a DEN on the blur itself; R2 on fresh patches after 0, 50, ... steps."""
         config = load_config(self.base, [*self.overrides, *PROBES[name]])
-        fresh = load_config(self.base, [*self.overrides, "data.candidates=1", "degradation.per=image"])
+        fresh = load_config(self.base, [*self.overrides, "degradation.per=image"])
         return blur_probe(config, fresh, steps=PROBE_STEPS, every=PROBE_EVERY)
 
 
@@ -395,13 +395,12 @@ def _starting_from(config: TrainConfig, stage: StageName, inputs: Mapping[str, P
     return config.model_copy(update={stage: section})
 
 
-def _lengthened(stage: StageConfig, factor: float) -> StageConfig:
-    """Return the options of a stage with a multiple of its steps, those of the encoder-only phase included."""
-    lengths = {name: getattr(stage, name, 0) for name in ("steps", "encoder_steps", "encoder_decay_every")}
-    return _changed(stage, **{name: max(1, round(factor * length)) for name, length in lengths.items() if length})
+def _lengthened(stage: AnyStage, factor: float) -> AnyStage:
+    """Return a stage with a multiple of its steps and schedules, but for the warmup."""
+    return resized(stage, max(1, round(factor * stage.steps)), kept=["warmup_steps"])
 
 
-def _changed(stage: StageConfig, **options: int) -> StageConfig:
+def _changed(stage: AnyStage, **options: int) -> AnyStage:
     return type(stage).model_validate(stage.model_dump() | options)
 
 

@@ -69,9 +69,9 @@ class Choice:
         return None if self.weights is None else PURPOSES[self.weights]
 
     def __str__(self) -> str:
-        if self.purpose is None:
+        if self.weights is None:
             return f"{self.reason}, and no weights of the package improve such photos: only resampled"
-        return f"{self.reason}: enlarged by {applied(str(self.weights))}, for {self.purpose.suits}"
+        return f"{self.reason}: enlarged by {applied(self.weights)}, for {PURPOSES[self.weights].suits}"
 
 
 def applied(weights: str) -> str:
