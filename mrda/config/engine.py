@@ -26,7 +26,7 @@ class EngineConfig(Section):
     """Adapt one MLN to the micro-batches of all processes together: they share the degradation, and the inner
     gradients are averaged. Requires one micro-batch per process."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Autocast of the networks; parameters stay in float32."""
+    """Autocast of the networks and of Muon's products; parameters stay in float32."""
     luma: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the teacher's and student's L1 loss that is computed on luma instead of RGB; PSNR-Y is measured on
     luma."""

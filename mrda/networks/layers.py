@@ -122,6 +122,11 @@ class ResidualBlock(nn.Module):
         return x + self.body(x)
 
 
+def is_eager() -> bool:
+    """Return False while torch compiles a program or torch.func transforms one: both know torch's operators best."""
+    return not (torch.compiler.is_compiling() or functorch_is_active())
+
+
 def is_for_cpu_kernels(features: Tensor) -> bool:
     """Return True if the CPU kernels of `mrda_kernels` for 3x3 convolutions, which train too, may take features.
 
@@ -129,7 +134,7 @@ def is_for_cpu_kernels(features: Tensor) -> bool:
     """
     if features.device.type != "cpu" or features.dtype != torch.float32 or is_autocast(features.device):
         return False
-    return not (torch.compiler.is_compiling() or functorch_is_active())
+    return is_eager()
 
 
 def convolve(conv: nn.Conv2d, features: Tensor, *, skip: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from mrda.config import StageName, TrainConfig
-from mrda.core.environment import environment
+from mrda.core.environment import environment, has_bfloat16
 from mrda.core.faults import reason
 from mrda.core.files import new_folder, remove_leftovers, write_text
 from mrda.core.progress import NoProgress, Progress, TerminalProgress
@@ -106,6 +106,11 @@ class Run:
             check_processes(config, self.stages, self.processes.count)
             self.inputs = {name: self._input_paths(name) for name in self.stages}
             self._check_inputs()
+            if config.train.mixed_precision == "bf16" and not has_bfloat16(self.processes.device):
+                logger.warning(
+                    "this processor has no instructions for bfloat16 and emulates them, many times slower; "
+                    "train with train.mixed_precision=no instead"
+                )
             shows_bars = progress and self.processes.is_main
             self.bars: Progress = TerminalProgress() if shows_bars else NoProgress()
             load = load_pairs if config.data.pairs else load_patches

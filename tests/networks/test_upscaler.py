@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
@@ -34,6 +35,30 @@ def test_the_published_width_in_float32(scale):
     image = CollapsedUpscaler(upscaler)(features)
     assert not torch.equal(image, upscaler(features))  # or nothing was collapsed
     torch.testing.assert_close(image, upscaler(features).detach(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_in_mixed_precision_image_and_gradients_are_those_of_the_layers(scale, monkeypatch):
+    torch.manual_seed(scale)
+    upscaler = PixelShuffleUpscaler(8, scale)
+    features = torch.randn(2, 8, 5, 6, dtype=torch.bfloat16).to(memory_format=torch.channels_last).requires_grad_()
+    shuffles = []
+    monkeypatch.setattr(
+        nn.PixelShuffle, "forward", lambda self, x: shuffles.append(x) or F.pixel_shuffle(x, self.upscale_factor)
+    )
+
+    def outcome(upscale):
+        with torch.autocast("cpu", torch.bfloat16):
+            image = upscale(features)
+        return image.detach(), *torch.autograd.grad(image.float().square().sum(), [features, *upscaler.parameters()])
+
+    found = outcome(upscaler)
+    assert not shuffles
+    wanted = outcome(lambda x: upscaler.last(upscaler.expand(x)))
+    assert len(shuffles) == (2 if scale == 4 else 1)
+    for got, expected in zip(found, wanted, strict=True):
+        # Sums are rounded in another order.
+        assert (got - expected).float().norm() <= 2**-8 * expected.float().norm()
 
 
 def test_later_changes_of_the_weights_have_no_effect():

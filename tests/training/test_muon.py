@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from mrda.config import TrainConfig
+from mrda.training import muon
 from mrda.training.muon import Muon, is_matrix, orthogonalize
 from mrda.training.processes import Processes
 from mrda.training.stages import BicubicStage
@@ -113,3 +114,24 @@ def test_a_stage_trains_by_it_and_goes_on_to_the_bit(toy: TrainConfig, changed: 
         second.train_step(iter([patch]))
     for name, value in whole.stage.network.state_dict().items():
         assert torch.equal(second.stage.network.state_dict()[name], value), name
+
+
+def test_in_mixed_precision_the_matrix_products_are_in_half_precision(
+    toy: TrainConfig, changed: Changed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def recorded(matrices: Tensor) -> Tensor:
+        steps = orthogonalize(matrices)
+        found.append((steps, matrices))
+        return steps
+
+    monkeypatch.setattr(muon, "orthogonalize", recorded)
+    config = changed(toy, networks={"mln_feat": 16}, bicubic={"optimizer": "muon"}, train={"mixed_precision": "bf16"})
+    trainer = Trainer(BicubicStage(config, {}), config, Processes(Accelerator(mixed_precision="no"), 1))
+    trainer.train_step(iter([torch.randint(256, (2, 3, 24, 24), dtype=torch.uint8)]))
+    assert found
+    for steps, matrices in found:
+        assert steps.dtype == torch.bfloat16
+        wanted = orthogonalize(matrices)
+        assert torch.cosine_similarity(steps.float().flatten(), wanted.flatten(), dim=0) > 0.99

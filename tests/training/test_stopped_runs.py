@@ -282,3 +282,20 @@ def test_the_log_holds_only_what_json_can(tmp_path: Path) -> None:
     (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
     found = json.loads(line, parse_constant=refuse)["validation"]
     assert found == {"psnr_y": None, "ssim_y": 0.5, "psnr_y_bicubic": None, "adaptation_curve": [20.0, None, None]}
+
+
+@pytest.mark.parametrize("emulates", [True, False])
+def test_a_processor_that_emulates_bfloat16_is_warned_of(
+    emulates: bool,
+    toy: TrainConfig,
+    changed: Changed,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mrda.training.run.has_bfloat16", lambda _: not emulates)
+    for precision in ("no", "bf16"):
+        caplog.clear()
+        config = changed(toy, train={"mixed_precision": precision})
+        train(config, tmp_path / precision, stages=["bicubic"], progress=False)
+        assert ("train.mixed_precision=no" in caplog.text) == (emulates and precision == "bf16")
