@@ -73,11 +73,12 @@ gpu:  ## on a machine with an NVIDIA GPU: build for it, test on it, measure it, 
 
 PHOTOS ?= photos
 MINUTES ?= 150
+THREADS ?= 1
 LEG ?= mrda-x4
 RUN ?= runs/$(LEG)
 FROM ?= $(if $(filter %-start,$(LEG)),,mrda/weights_data/mrda-x4.safetensors)
-leg: setup  ## train LEG (mrda-x4-start, mrda-x4, -noise, -real or mrda-x2) on the folder PHOTOS on one core, from the weights FROM (the shipped mrda-x4; -start from none), in parts of MINUTES; the state stays in RUN
-	OMP_NUM_THREADS=1 timeout --signal=INT $(MINUTES)m $(BIN)/mrda train --config release/$(LEG) \
+leg: setup  ## train LEG (mrda-x4-start, mrda-x4, -noise, -real or mrda-x2) on the folder PHOTOS by THREADS (1), from the weights FROM (the shipped mrda-x4; -start from none), in parts of MINUTES; the state stays in RUN
+	OMP_NUM_THREADS=$(THREADS) timeout --signal=INT $(MINUTES)m $(BIN)/mrda train --config release/$(LEG) \
 		--set 'data.sources=[$(PHOTOS)]' $(if $(FROM),--set teacher.init_network=$(FROM)) \
 		--run-dir $(RUN) || test $$? -eq 124
 
