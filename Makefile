@@ -74,12 +74,12 @@ gpu:  ## on a machine with an NVIDIA GPU: build for it, test on it, measure it, 
 PHOTOS ?= photos
 MINUTES ?= 150
 THREADS ?= 1
-LEG ?= mrda-x4
+LEG ?= mrda-x4-start
 RUN ?= runs/$(LEG)
-FROM ?= $(if $(filter %-start,$(LEG)),,mrda/weights_data/mrda-x4.safetensors)
-leg: setup  ## train LEG (mrda-x4-start, mrda-x4, -noise, -real or mrda-x2) on the folder PHOTOS by THREADS (1), from the weights FROM (the shipped mrda-x4; -start from none), in parts of MINUTES; the state stays in RUN
+FROM ?= $(if $(filter %-start,$(LEG)),,$(if $(filter mrda-x4,$(LEG)),runs/mrda-x4-start/teacher/weights.safetensors,mrda/weights_data/mrda-x4.safetensors))
+leg: setup  ## train LEG (mrda-x4-start, mrda-x4, -noise, -real or mrda-x2) on the folder PHOTOS with THREADS threads (1), from the weights FROM (the shipped mrda-x4; for itself those of -start, which begins from none), with the options SET='KEY=VALUE ...', in parts of MINUTES; the state stays in RUN
 	OMP_NUM_THREADS=$(THREADS) timeout --signal=INT $(MINUTES)m $(BIN)/mrda train --config release/$(LEG) \
-		--set 'data.sources=[$(PHOTOS)]' $(if $(FROM),--set teacher.init_network=$(FROM)) \
+		--set 'data.sources=[$(PHOTOS)]' $(if $(FROM),--set teacher.init_network=$(FROM)) $(foreach option,$(SET),--set $(option)) \
 		--run-dir $(RUN) || test $$? -eq 124
 
 wheel: setup .build/wheel/.installed  ## build both wheels into dist/, repaired for other machines, and try the operator's without a compiler

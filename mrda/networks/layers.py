@@ -123,7 +123,7 @@ class ResidualBlock(nn.Module):
 
 
 def is_eager() -> bool:
-    """Return False while torch compiles a program or torch.func transforms one: both know torch's operators best."""
+    """Return True unless torch compiles a program or torch.func transforms one, because both know torch's operators."""
     return not (torch.compiler.is_compiling() or functorch_is_active())
 
 

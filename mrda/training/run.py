@@ -106,10 +106,11 @@ class Run:
             check_processes(config, self.stages, self.processes.count)
             self.inputs = {name: self._input_paths(name) for name in self.stages}
             self._check_inputs()
-            if config.train.mixed_precision == "bf16" and not has_bfloat16(self.processes.device):
+            emulated = config.train.mixed_precision == "bf16" and not has_bfloat16(self.processes.device)
+            if emulated and self.processes.is_main:
                 logger.warning(
-                    "this processor has no instructions for bfloat16 and emulates them, many times slower; "
-                    "train with train.mixed_precision=no instead"
+                    "this processor emulates bfloat16, many times slower: train with --set train.mixed_precision=%s",
+                    "fp16" if self.processes.device.type == "cuda" else "no",
                 )
             shows_bars = progress and self.processes.is_main
             self.bars: Progress = TerminalProgress() if shows_bars else NoProgress()

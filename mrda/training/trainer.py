@@ -204,7 +204,7 @@ class Trainer:
         if fault is None:
             if self.options.gradient_clip is not None:
                 clip_grads_with_norm_(stage.trainable(), self.options.gradient_clip, norms["gradient_norm"])
-            with self._autocast():  # Muon's matrix products
+            with self._autocast():  # for Muon's matrix products
                 self.scaler.step(self.optimizer)
             if self.average is not None:
                 self.average.update_parameters(self._averaged)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights on the line between two files: those for clean photos at strength 0, those for degraded ones at strength 1.
 
-Networks that were trained on from the same weights can be interpolated: each value is (1 - s) * clean + s * degraded.
-`mrda.upscale.weights.PARTNERS` names the pairs of the package. torch is imported where it is used, so that a wrong
-strength is told at once.
+Networks can be interpolated if one was trained on from the other, or both from the same weights: each value is
+(1 - s) * clean + s * degraded. `mrda.upscale.weights.PARTNERS` names the pairs of the package. torch is imported where
+it is used, so that a wrong strength is told at once.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def load_between(weights: str | os.PathLike[str], strength: float) -> tuple[Blin
 
 
 def between(clean: Network, degraded: Network, strength: float) -> BlindNetwork:
-    """Return the network at a strength between two of one shape, which should descend from the same weights.
+    """Return the network at a strength between two of one shape that descend from the same weights.
 
     Args:
         clean: the network at 0.

@@ -37,6 +37,51 @@ def test_the_published_width_in_float32(scale):
     torch.testing.assert_close(image, upscaler(features).detach(), rtol=0, atol=1e-5)
 
 
+class Wrapped(nn.Module):
+    """A layer of another library around one of ours."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.inner = layer
+
+    def forward(self, x):
+        return self.inner(x) + 1
+
+
+def changed_stride(upscaler):
+    upscaler.expand[0].stride = (2, 2)
+
+
+def hooked(upscaler):
+    upscaler.last.register_forward_hook(lambda layer, args, image: image + 1)
+
+
+def without_bias(upscaler):
+    upscaler.expand[0].bias = None
+
+
+def wrapped(upscaler):
+    upscaler.expand = nn.Sequential(*(Wrapped(layer) for layer in upscaler.expand))
+    upscaler.last = Wrapped(upscaler.last)
+
+
+def replaced(upscaler):
+    upscaler.expand = Wrapped(upscaler.expand)
+
+
+@pytest.mark.parametrize("change", [changed_stride, hooked, without_bias, wrapped, replaced])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_layers_that_somebody_has_changed_take_part(change, dtype):
+    torch.manual_seed(0)
+    upscaler = PixelShuffleUpscaler(32, 4)
+    change(upscaler)
+    upscaler.to(dtype)
+    features = torch.randn(2, 32, 32, 32, dtype=dtype).to(memory_format=torch.channels_last)
+    image, wanted = upscaler(features), upscaler.last(upscaler.expand(features))
+    assert image.shape == wanted.shape
+    assert (image - wanted).float().norm() <= 8 * torch.finfo(dtype).eps * wanted.float().norm()
+
+
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_in_mixed_precision_image_and_gradients_are_those_of_the_layers(scale, monkeypatch):
     torch.manual_seed(scale)

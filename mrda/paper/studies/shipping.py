@@ -305,7 +305,7 @@ def _facts(file: Path) -> str:
         "training": said.get("training"),
         "last stage, steps": ", ".join(filter(None, (said.get("stage"), said.get("step")))),
         "configuration": said.get("config_hash"),
-        "trained from": said.get("ancestor"),
+        "descends from": said.get("ancestor"),
         "date": said.get("date"),
     }
     return table(["fact", "of these weights"], [[key, value] for key, value in facts.items() if value], left=2)
