@@ -95,6 +95,7 @@ def train(
         if run.is_main:
             _print_plan(run.plan())
         weights = run.train()
+        run.processes.leave()
     except RunRefusedError as error:
         refuse(str(error))
     except (FloatingPointError, RunStoppedError) as error:

@@ -57,6 +57,11 @@ class Processes:
         """Wait until all processes have called this."""
         self.accelerator.wait_for_everyone()
 
+    def leave(self) -> None:
+        """Leave the group of processes, after all have called this: gloo may abort a process that ends as a member."""
+        self.wait()
+        self.accelerator.state.destroy_process_group()
+
     def any(self, flag: bool) -> bool:
         """True if the flag is set in any process; every process must call this."""
         (raised,) = self.sum([torch.tensor(float(flag), device=self.device)])
