@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -137,6 +137,11 @@ def is_for_cpu_kernels(features: Tensor) -> bool:
     return is_eager()
 
 
+def is_conv3x3(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Return True for a convolution of the size and the stride of :func:`conv3x3`'s default."""
+    return isinstance(layer, nn.Conv2d) and (layer.kernel_size, layer.stride) == ((3, 3), (1, 1))
+
+
 def convolve(conv: nn.Conv2d, features: Tensor, *, skip: Tensor | None = None) -> Tensor:
     """Apply a 3x3 convolution of :func:`conv3x3` to features (B, C, H, W), and add ``skip``; fast on a CPU."""
     if is_for_cpu_kernels(features) and is_untouched(conv, nn.Conv2d):
@@ -150,7 +155,7 @@ def run_chain(layers: nn.Module, x: Tensor) -> Tensor:
     if not isinstance(layers, nn.Sequential) or not is_for_cpu_kernels(x) or not is_untouched(layers, nn.Sequential):
         return layers(x)
     for layer in layers:
-        if isinstance(layer, nn.Conv2d) and (layer.kernel_size, layer.stride) == ((3, 3), (1, 1)):
+        if is_conv3x3(layer):
             x = convolve(layer, x)
         else:
             x = layer(x)

@@ -17,7 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mrda.core.checks import check_scale
-from mrda.networks.layers import conv3x3, convolve, is_eager, is_for_cpu_kernels, is_untouched, without_autocast
+from mrda.networks.layers import (
+    conv3x3,
+    convolve,
+    is_conv3x3,
+    is_eager,
+    is_for_cpu_kernels,
+    is_untouched,
+    without_autocast,
+)
 from mrda_kernels.conv5x5_shuffle import REACH, SIZE
 from mrda_kernels.conv5x5_shuffle import convolve as convolve5x5
 
@@ -75,14 +83,11 @@ class PixelShuffleUpscaler(nn.Module):
         return features.is_contiguous(memory_format=torch.channels_last) and self._is_as_built()
 
     def _is_as_built(self) -> bool:
-        if not is_untouched(self.expand, nn.Sequential):
-            return False
-        shuffles = [layer for layer in self.expand if isinstance(layer, nn.PixelShuffle)]
-        others = (layer for layer in (*self.expand, self.last) if not isinstance(layer, nn.PixelShuffle))
-        return all(
-            is_untouched(layer, nn.PixelShuffle) and layer.upscale_factor == self.step for layer in shuffles
-        ) and all(
-            is_untouched(layer, nn.Conv2d) and (layer.kernel_size, layer.stride) == ((3, 3), (1, 1)) for layer in others
+        return is_untouched(self.expand, nn.Sequential) and all(
+            is_untouched(layer, nn.PixelShuffle) and layer.upscale_factor == self.step
+            if isinstance(layer, nn.PixelShuffle)
+            else is_untouched(layer, nn.Conv2d) and is_conv3x3(layer)
+            for layer in (*self.expand, self.last)
         )
 
     @property
