@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -100,8 +101,8 @@ class TeacherConfig(StageConfig):
 
     den_input: Literal["features", "lr_hr", "lr", "kernel"] = "features"
     """Input of the DEN: the adapted MLN's features (MRDA_T, T2 of Table V); LR and HR together, without an MLN (the
-    teacher of KDSR); LR alone, without an MLN (T1, S6); or the blur kernel itself, through linear layers (the oracle
-    T3)."""
+    teacher of KDSR); the blur kernel itself, through linear layers (the oracle T3, whose student is not in the paper);
+    or LR alone, without an MLN (T1, S6)."""
     visual_from: Count | None = None
     """First step with the visual loss in place of L1 (section `visual`); null: never."""
 
@@ -141,6 +142,9 @@ class StudentConfig(StageConfig):
     """Weight of the KL divergence between the IDRs (Eq. 4)."""
     lambda_abs: Weight = 0.1
     """Weight of the L1 distance between the IDRs (Eq. 5)."""
+    distil_share: Annotated[float, Field(gt=0, le=1)] | None = 0.5
+    """Share of the steps after the encoder-only phase in which the distillation fades to nothing, by a cosine, so that
+    the DEN learns from the image loss alone afterwards; null: it stays until the end, as published."""
     kl_temperature: PositiveFloat = 0.15
     """Divisor of both raw IDRs before their softmax; 1 in the paper."""
     kl_reduction: Literal["batchmean", "mean_elements"] = "batchmean"
@@ -150,6 +154,13 @@ class StudentConfig(StageConfig):
     """Weights of the meta-learned MLN; null: those of this run."""
     init_teacher: Path | None = None
     """Weights of the teacher; null: those of this run."""
+
+    @property
+    def distilled_steps(self) -> int:
+        """First steps, in which the distillation has a weight."""
+        if self.distil_share is None:
+            return self.steps
+        return self.encoder_steps + math.ceil(self.distil_share * (self.steps - self.encoder_steps))
 
     @model_validator(mode="after")
     def _phases(self) -> StudentConfig:

@@ -170,13 +170,12 @@ class TrainConfig(Section):
         """Refuse a choice of stages in which the student stage could not start from the teacher that is trained.
 
         Raises:
-            ValueError: the student's teacher would have no MLN.
+            ValueError: the student's teacher would see no more than LR.
         """
-        sees_hr = self.teacher.den_input in ("features", "lr_hr")
-        if "student" in stages and not sees_hr and self.student.init_teacher is None:
+        if "student" in stages and self.teacher.den_input == "lr" and self.student.init_teacher is None:
             raise ValueError(
-                "stage 'student' requires a teacher that sees HR: give student.init_teacher, leave the stage out, or "
-                f"set teacher.den_input to features or lr_hr; it was {self.teacher.den_input}"
+                "stage 'student' requires a teacher that sees more than LR: give student.init_teacher, leave the stage "
+                "out, or set teacher.den_input to features, lr_hr or kernel; it was lr"
             )
 
     @property

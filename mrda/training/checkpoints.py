@@ -86,11 +86,15 @@ def recipe_of(stage: type[Stage], config: TrainConfig, inputs: Mapping[str, Path
     return recipe
 
 
+_BEFORE = {"adaptation.on": "self", "student.distil_share": None}
+"""Options that were added with another default than what was done without them, and what that was."""
+
+
 def check_recipe(folder: Path, recipe: Recipe) -> None:
     """Check that the results in a stage's folder, if it has any, were made with ``recipe``.
 
     An option that the stored recipe does not name was added later: what was done without it counts as stored, which is
-    its default, but for `adaptation.on`, which was "self".
+    its default, but for those of `_BEFORE`.
 
     Raises:
         RunRefusedError: the recipes differ (the first difference is named), or there are weights or checkpoints but
@@ -111,7 +115,7 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
     if not isinstance(stored, dict):
         raise RunRefusedError(f"{path} is not the JSON that a run writes: start over without resuming (--no-resume)")
     stored = {nested_key(key): value for key, value in stored.items()}
-    before = dict(_flatten(TrainConfig().model_dump(mode="json"))) | {"adaptation.on": "self"}
+    before = dict(_flatten(TrainConfig().model_dump(mode="json"))) | _BEFORE
     stored = {key: value for key, value in before.items() if key in recipe} | stored
     for key in [*recipe, *stored]:
         if stored.get(key) != recipe.get(key):

@@ -30,7 +30,7 @@ Mean = Callable[[Sequence[Tensor]], list[Tensor]]
 IDR_NORM_MOMENTUM = 0.05
 """Share of a batch in the running statistics of the raw IDRs: batches are small."""
 
-AnyNetwork = TypeVar("AnyNetwork", MLN, MRDATeacher)
+AnyNetwork = TypeVar("AnyNetwork", MLN, MRDATeacher, MRDAOracle)
 AnyMRDA = TypeVar("AnyMRDA", MRDATeacher, MRDAStudent)
 
 
@@ -63,7 +63,7 @@ def build_teacher(config: TrainConfig) -> MRDATeacher | MRDAStudent | MRDAOracle
     if config.teacher.den_input == "lr":
         return build_student(config)
     if config.teacher.den_input == "kernel":
-        return MRDAOracle(blur_size=config.degradation.kernel_size, **mrda_options(config))
+        return MRDAOracle(**_oracle_options(config))
     return _initialize_den(MRDATeacher(**_teacher_options(config)), config)
 
 
@@ -88,12 +88,14 @@ def load_mln(config: TrainConfig, path: Path) -> MLN:
     return _load(path, MLN, mln_options(config).as_dict())
 
 
-def load_teacher(config: TrainConfig, path: Path) -> MRDATeacher:
-    """Load the teacher of an earlier stage.
+def load_teacher(config: TrainConfig, path: Path) -> MRDATeacher | MRDAOracle:
+    """Load the teacher of an earlier stage; an oracle if `teacher.den_input` is the blur kernel.
 
     Raises:
         ValueError: the file is unreadable, or holds another architecture or other sizes than ``config``.
     """
+    if config.teacher.den_input == "kernel":
+        return _load(path, MRDAOracle, _oracle_options(config))
     return _load(path, MRDATeacher, _teacher_options(config))
 
 
@@ -159,6 +161,10 @@ def _deepened(saved: Mapping[str, Tensor], fresh: Mapping[str, Tensor], few: int
 def _teacher_options(config: TrainConfig) -> dict[str, Any]:
     den_input = "lr_hr" if config.teacher.den_input == "lr_hr" else "features"
     return {**mrda_options(config), "mln_feat": config.networks.mln_feat, "den_input": den_input}
+
+
+def _oracle_options(config: TrainConfig) -> dict[str, Any]:
+    return {**mrda_options(config), "blur_size": config.degradation.kernel_size}
 
 
 def upscaler_is_frozen(config: TrainConfig, stage: StageName) -> bool:

@@ -79,13 +79,15 @@ def cost(config: TrainConfig, stage: StageName, steps: int) -> float:
         "bicubic": mln,
         "meta": config.meta.maml_order * config.meta.tasks * (config.meta.inner_steps + 1) * mln / 2,
         "teacher": _adapts(config, "teacher") * adaptation + den + rdan,
-        "student": _adapts(config, "student") * adaptation + 2 * den + rdan,
+        "student": den + rdan,
     }
     encoder_steps = min(steps, config.student.encoder_steps) if stage == "student" else 0
+    distilled_steps = min(steps, config.student.distilled_steps) if stage == "student" else 0
+    distillation = distilled_steps * (_adapts(config, "student") * adaptation + den)
     first = config.visual_step(stage)
     visual_steps = 0 if first is None else max(0, steps - first)
     visual = visual_steps * _visual_cost(config) if visual_steps else 0
-    return config.stage(stage).batch * (steps * per_image[stage] - encoder_steps * rdan + visual)
+    return config.stage(stage).batch * (steps * per_image[stage] + distillation - encoder_steps * rdan + visual)
 
 
 def network_cost(config: TrainConfig) -> float:

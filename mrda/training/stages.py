@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
@@ -142,10 +143,16 @@ class Stage(ABC):
         return None if self.image_loss is None else self.image_loss.discriminator
 
     def seen_by_teacher(self, batch: Degraded) -> Tensor:
-        """Return the input (B, C, H, W) of an `MRDATeacher`'s DEN: the MLN's adapted features, or LR and HR."""
-        if self.adapter is None:
-            return lr_with_hr(batch.lr, batch.hr)
-        return self.adapter.features(batch, self.sync)
+        """Return the input of a teacher's DEN: the MLN's adapted features or LR and HR (B, C, H, W), or blur kernels.
+
+        Kernels are (B, k, k), or (1, k, k) if all images share one.
+        """
+        if self.adapter is not None:
+            return self.adapter.features(batch, self.sync)
+        if self.config.teacher.den_input == "kernel":
+            assert batch.kernel is not None
+            return batch.kernel
+        return lr_with_hr(batch.lr, batch.hr)
 
     def normalized(self, idr: Tensor) -> Tensor:
         """Return the raw IDRs (B, D) of a batch, normalised if `networks.den_norm` says so."""
@@ -352,7 +359,7 @@ class TeacherStage(Stage):
             self.frozen = (mln,)
             self.adapter = Adapter(mln, config.adaptation, freeze_upscaler=upscaler_is_frozen(config, self.name))
         with seeded_weights(config.seed, self.name, "weights"):
-            self.network = self.build(config)
+            self.network: MRDATeacher | MRDAStudent | MRDAOracle = self.build(config)
         if not isinstance(self.network, MRDAOracle):
             self.idr_norm = build_idr_norm(config)
         self.degradation = build_degradation(config)
@@ -375,23 +382,17 @@ class TeacherStage(Stage):
 
     def loss(self, step: int, batch: Degraded) -> Terms:
         """The image loss of SR: L1, from `visual_from` on the visual loss."""
-        network = self.network
-        if isinstance(network, MRDAOracle):
-            assert batch.kernel is not None
-            idr = network.degradation(batch.kernel).expand(len(batch.lr), -1)
-        elif isinstance(network, MRDAStudent):
-            idr = self.normalized(network.degradation(batch.lr))
-        else:
-            assert isinstance(network, MRDATeacher)
-            idr = self.normalized(network.degradation(self.seen_by_teacher(batch)))
-        return self.image_loss(step, network.rdan(batch.lr, idr), batch)
+        seen = batch.lr if isinstance(self.network, MRDAStudent) else self.seen_by_teacher(batch)
+        idr = self.normalized(self.network.degradation(seen)).expand(len(batch.lr), -1)
+        return self.image_loss(step, self.network.rdan(batch.lr, idr), batch)
 
 
 class StudentStage(Stage):
     """Stage 3: a DEN that sees the LR image alone learns the teacher's IDR; RDAN starts as the teacher's.
 
     During the first `encoder_steps` the loss is the distillation alone, so that only the DEN receives gradients (Adam
-    leaves parameters without gradients as they are); then all of the student learns from all losses.
+    leaves parameters without gradients as they are); then all of the student learns from all losses. The distillation
+    fades by `distil_share`; where it has gone, the teacher is not run any more.
     """
 
     name = "student"
@@ -408,7 +409,8 @@ class StudentStage(Stage):
         with seeded_weights(config.seed, self.name, "weights"):
             self.network: MRDAStudent = self.build(config)
         self.network.rdan.load_state_dict(self.teacher.rdan.state_dict())
-        self.idr_norm = build_idr_norm(config)
+        if not isinstance(self.teacher, MRDAOracle):  # whose IDRs are as they are
+            self.idr_norm = build_idr_norm(config)
         self.degradation = build_degradation(config)
         self.image_loss = ImageLoss(config, self.name)
 
@@ -421,7 +423,7 @@ class StudentStage(Stage):
     def inputs(cls, config: TrainConfig) -> Mapping[str, StageName]:
         """The teacher and, if it reads features, the meta-learned MLN."""
         teacher: Mapping[str, StageName] = {"teacher": "teacher"}
-        return teacher if config.teacher.den_input == "lr_hr" else {"mln": "meta", **teacher}
+        return teacher if config.teacher.den_input in ("lr_hr", "kernel") else {"mln": "meta", **teacher}
 
     @classmethod
     def depends_on(cls, config: TrainConfig) -> tuple[str, ...]:
@@ -438,22 +440,32 @@ class StudentStage(Stage):
         return [(parts[0], 1.0), (parts[1], factor)]
 
     def graph_key(self, step: int) -> Hashable:
-        """See `Stage`; the encoder-only phase is a computation of its own."""
-        return step < self.config.student.encoder_steps, super().graph_key(step)
+        """See `Stage`; the encoder-only phase is a computation of its own, and each weight of the distillation."""
+        return step < self.config.student.encoder_steps, self.distillation_weight(step), super().graph_key(step)
+
+    def distillation_weight(self, step: int) -> float:
+        """Factor of `lambda_kl` and `lambda_abs` in a step, by `distil_share`: from 1 to 0."""
+        section = self.config.student
+        first, end = section.encoder_steps, section.distilled_steps
+        if section.distil_share is None or step < first:
+            return 1.0
+        return 0.0 if step >= end else (1 + math.cos(math.pi * (step - first) / (end - first))) / 2
 
     def loss(self, step: int, batch: Degraded) -> Terms:
         """Distillation of the raw IDR, and after the encoder-only phase the image loss of SR too (Eq. 7)."""
-        section = self.config.student
+        section, weight = self.config.student, self.distillation_weight(step)
+        idr = self.normalized(self.network.degradation(batch.lr)).float()
+        if weight == 0:
+            return self.image_loss(step, self.network(batch.lr, idr), batch)
         with torch.no_grad():
-            target = self.teacher.degradation(self.seen_by_teacher(batch)).float()
-        degradation = self.normalized(self.network.degradation(batch.lr)).float()
-        kl = kl_divergence(degradation, target, temperature=section.kl_temperature, reduction=section.kl_reduction)
-        absolute = absolute_difference(degradation, target)
-        distillation = section.lambda_kl * kl + section.lambda_abs * absolute
+            target = self.teacher.degradation(self.seen_by_teacher(batch)).float().expand(len(batch.lr), -1)
+        kl = kl_divergence(idr, target, temperature=section.kl_temperature, reduction=section.kl_reduction)
+        absolute = absolute_difference(idr, target)
+        distillation = weight * (section.lambda_kl * kl + section.lambda_abs * absolute)
         terms = {"kl": kl, "abs": absolute}
         if step < section.encoder_steps:
             return {"loss": distillation, **terms}
-        image = self.image_loss(step, self.network(batch.lr, degradation), batch)
+        image = self.image_loss(step, self.network(batch.lr, idr), batch)
         return {**image, **terms, "loss": image["loss"] + distillation}
 
 

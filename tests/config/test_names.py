@@ -50,7 +50,7 @@ LATER = {
     "validation": {"pairs": []},
     "train": {"tracker": "tensorboard", "luma": 0.0},
     "visual": {"backbone": "vgg19", "vgg16": None},
-    "student": {"rdan_lr_factor": 1.0, "optimizer": "adam"},
+    "student": {"rdan_lr_factor": 1.0, "optimizer": "adam", "distil_share": 0.5},
 }
 """Options that were added after the files were saved, with their defaults."""
 
@@ -89,16 +89,20 @@ def test_a_saved_configuration_is_written_under_the_nested_names(tmp_path: Path)
 
 
 def test_a_saved_recipe_is_that_of_the_same_configuration(tmp_path: Path) -> None:
-    recipe = recipe_of(STAGES["student"], load_config(BEFORE / "config.yaml"), {})
+    literal = "student.distil_share=null"
+    recipe = recipe_of(STAGES["student"], load_config(BEFORE / "config.yaml", [literal]), {})
     stored = {nested_key(key): value for key, value in json.loads((BEFORE / "recipe.json").read_text()).items()}
     later = {f"{section}.{name}": value for section, options in LATER.items() for name, value in options.items()}
     later["adaptation.on"] = "self"  # what its null stands for with a real degradation
+    later["student.distil_share"] = None
     assert stored | {key: value for key, value in later.items() if key in recipe} == recipe
     check_recipe(BEFORE, recipe)
-    other = recipe_of(STAGES["student"], load_config(BEFORE / "config.yaml", ["real.jpeg_range2=[40, 51]"]), {})
+    other = load_config(BEFORE / "config.yaml", [literal, "real.jpeg_range2=[40, 51]"])
     changed = r"real\.second\.jpeg_range = \[40\.0, 50\.0\], but now it is \[40\.0, 51"
     with pytest.raises(RunRefusedError, match=changed):
-        check_recipe(BEFORE, other)
+        check_recipe(BEFORE, recipe_of(STAGES["student"], other, {}))
+    with pytest.raises(RunRefusedError, match=r"student\.distil_share = None, but now it is 0\.5"):
+        check_recipe(BEFORE, recipe_of(STAGES["student"], load_config(BEFORE / "config.yaml"), {}))
 
 
 def test_a_recipe_of_before_adapted_each_mln_to_its_own_image(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_the_base_may_extend_what_the_rows_extend(study: MakeStudy, tmp_path: Pa
         ("student.lambda_kl=0", "rows s1 and s3 of the study would be the same"),
         ("student.lambda_abs=0", "rows s2 and s3 of the study would be the same"),
         ("networks.conv_type=dasr_da", "rows s3 and s4 of the study would be the same"),
-        ("teacher.den_input=lr", "stage 'student' requires a teacher that sees HR"),
+        ("teacher.den_input=lr", "stage 'student' requires a teacher that sees more than LR"),
         ("degradation.kernel=none", "teacher.den_input=kernel requires blur kernels"),
         ("networks.mask_channels=C", "mask_channels is 'C', but must be 1 where conv_type is 'dasr_da'"),
         ("meta.init_mln=mln.safetensors", "meta.init_mln is mln.safetensors, but a study trains every stage itself"),

@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mrda.degradations import Degraded, degrade
 from mrda.networks import MLN, MRDAOracle, MRDAStudent, adaptation, load_network, lr_with_hr
 from mrda.training import STAGES, train
 from mrda.training.components import Adapter, build_degradation
-from mrda.training.losses import reconstruction
+from mrda.training.losses import kl_divergence, reconstruction
 from mrda.training.processes import Processes
 from mrda.training.stages import BicubicStage, MetaStage, Stage, StudentStage, TeacherStage
 from mrda.training.trainer import Trainer, build_optimizer
@@ -247,6 +248,41 @@ def test_the_student_moves_its_den_first_and_then_everything(
     assert ("l1" in scalars) == ("rdan." in parts)
 
 
+@pytest.mark.parametrize(("share", "factors"), [(0.5, (1, 1, 1, 0.5, 0, 0)), (1, None), (None, (1,) * 6)])
+def test_the_distillation_fades_after_the_encoder_only_phase(
+    share: float | None,
+    factors: tuple[float, ...] | None,
+    toy: TrainConfig,
+    weights: dict[StageName, Path],
+    changed: Changed,
+) -> None:
+    config = changed(toy, student={"distil_share": share})
+    assert (config.student.steps, config.student.encoder_steps) == (6, 2)
+    stage = build("student", config, weights)
+    assert isinstance(stage, StudentStage)
+    found = [stage.distillation_weight(number) for number in range(6)]
+    assert found == pytest.approx(factors or [1, 1, *((1 + math.cos(math.pi * done / 4)) / 2 for done in range(4))])
+    batch = stage.degrade(patches(config), generator(1))
+    for number in range(2, 6):
+        terms = stage.loss(number, batch)
+        distillation = config.student.lambda_kl * terms.get("kl", 0) + config.student.lambda_abs * terms.get("abs", 0)
+        torch.testing.assert_close(terms["loss"], terms["l1"] + found[number] * distillation)
+
+
+def test_the_teacher_is_not_run_where_the_distillation_has_gone(
+    toy: TrainConfig, weights: dict[StageName, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = build("student", toy, weights)
+    assert isinstance(stage, StudentStage)
+    monkeypatch.delattr(stage, "teacher")
+    monkeypatch.delattr(stage, "adapter")
+    step(stage, toy, toy.student.distilled_steps)
+    with pytest.raises(AttributeError, match="teacher"):
+        step(stage, toy, toy.student.distilled_steps - 1)
+    keys = [stage.graph_key(number) for number in range(toy.student.steps)]
+    assert [keys.index(key) for key in keys] == [0, 0, 2, 3, 4, 4]
+
+
 def test_a_teacher_of_lr_and_hr_distils_without_mln(toy: TrainConfig, tmp_path: Path, changed: Changed) -> None:
     config = changed(toy, teacher={"den_input": "lr_hr"}, train={"stages": ["teacher", "student"]})
     made = train(config, tmp_path, progress=False)
@@ -257,6 +293,33 @@ def test_a_teacher_of_lr_and_hr_distils_without_mln(toy: TrainConfig, tmp_path: 
     terms = student.loss(0, batch)
     target = student.teacher.degradation(lr_with_hr(batch.lr, batch.hr))
     assert terms["abs"] == (student.network.degradation(batch.lr) - target).abs().mean()
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize("per", ["image", "batch"])
+def test_a_teacher_that_is_told_the_blur_distils_its_idr(
+    per: str, norm: str, toy: TrainConfig, tmp_path: Path, changed: Changed
+) -> None:
+    config = changed(
+        toy,
+        degradation={"per": per},
+        networks={"den_norm": norm},
+        teacher={"den_input": "kernel"},
+        train={"stages": ["teacher", "student"]},
+    )
+    student = build("student", config, train(config, tmp_path, progress=False))
+    assert isinstance(student, StudentStage)
+    assert isinstance(student.teacher, MRDAOracle)
+    assert student.adapter is None
+    batch = student.degrade(patches(config), generator(1))
+    assert batch.kernel is not None
+    assert len(batch.kernel) == (len(batch.lr) if per == "image" else 1)
+    target = student.teacher.degradation(batch.kernel).expand(len(batch.lr), -1)
+    terms = student.loss(0, batch)
+    assert terms["abs"] == (student.network.degradation(batch.lr) - target).abs().mean()
+    assert terms["kl"] == kl_divergence(
+        student.network.degradation(batch.lr), target, temperature=0.15, reduction="batchmean"
+    )
 
 
 @pytest.mark.parametrize(("den_input", "network"), [("lr", MRDAStudent), ("kernel", MRDAOracle)])
