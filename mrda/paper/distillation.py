@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mrda.config import StageName, TrainConfig
 from mrda.config.load import load_config
@@ -25,20 +25,27 @@ from mrda.config.train import AnyStage, resized
 from mrda.core.files import write_text
 from mrda.core.markdown import table
 from mrda.core.packages import require_package
-from mrda.core.randomness import generator, seeded_weights
+from mrda.core.randomness import generator
 from mrda.data.patches import load_patches
 from mrda.degradations.classic import crop_to_multiple
-from mrda.evaluation.methods import AdaptOptions, student_method, teacher_method, teacher_representation
+from mrda.evaluation.methods import (
+    AdaptOptions,
+    oracle_method,
+    student_method,
+    teacher_method,
+    teacher_representation,
+)
 from mrda.evaluation.metrics import psnr_y
 from mrda.evaluation.protocols import isotropic_conditions
 from mrda.evaluation.samples import Method, Sample, make_sample
-from mrda.networks import MLN, MRDAStudent, MRDATeacher, load_network
+from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, load_network
 from mrda.networks.layers import freeze, to_channels_last
 from mrda.paper.figures.canvas import COLOURS, new_figure, require_matplotlib, save_figure
+from mrda.paper.probes import blur_probe, idr_probe
 from mrda.photo.images import Source, read_rgb, source_name, to_tensor
 from mrda.training import STAGES, train
 from mrda.training.checkpoints import refusals
-from mrda.training.components import build_degradation, build_student, upscaler_is_frozen
+from mrda.training.components import upscaler_is_frozen
 from mrda.training.stages import StudentStage
 
 _log = logging.getLogger(__name__)
@@ -63,6 +70,7 @@ class Row:
         teacher: for a student, the row of its teacher.
         encoder: for a student, the share of its steps that the encoder-only phase takes; None for the base's.
         length: its steps as a factor of the base's.
+        alone: no student comes after it, and it takes a student's steps as well.
         mln: the row whose configuration trains the MLN that it starts from.
     """
 
@@ -72,6 +80,7 @@ class Row:
     teacher: str | None = None
     encoder: float | None = None
     length: float = 1.0
+    alone: bool = False
     mln: str = "t2"
 
 
@@ -80,6 +89,8 @@ _RELEASED = ("student.lambda_kl=1", "student.lambda_abs=0.1")
 _SELF = ("adaptation.on=self",)
 _FALLING = ("teacher.lr_law=cosine", "teacher.lr_min=1e-5")
 _FINAL = ("teacher.den_input=lr", *_FALLING)  # of networks that no student comes after
+_TOLD = ("teacher.den_input=kernel", *_FALLING)
+_FADING = ("student.distil_share=0.5",)
 _NORM = ("networks.den_norm=batch",)
 _ADAM = (
     "data.candidates=1",
@@ -87,11 +98,18 @@ _ADAM = (
 )
 _MUON_ROWS = {
     "t1": Row("T1: DEN reads LR, half the steps", "teacher", _FINAL),
-    "s6": Row("S6: DEN reads LR, no teacher", "teacher", _FINAL),
+    "s6": Row("S6: DEN reads LR, no teacher", "teacher", _FINAL, alone=True),
+    "t3": Row("T3: DEN is told the blur, half the steps", "teacher", _TOLD),
+    "t3_long": Row("T3, as many steps as S6", "teacher", _TOLD, alone=True),
     "t2": Row("T2: teacher with MLN, adapted to another patch", "teacher"),
     "s3": Row("S3: its student, by the L1 distance", "student", (), "t2"),
     "t2_early": Row("T2, a quarter of all steps", "teacher", length=0.5),
     "s3_early": Row("S3 of that teacher, 10 % of it for the encoder", "student", (), "t2_early", 0.1, 1.5),
+    "s3_fading": Row("the same, and its distillation fades", "student", _FADING, "t2_early", 0.1, 1.5),
+    "t3_early": Row("T3, a quarter of all steps", "teacher", ("teacher.den_input=kernel",), length=0.5),
+    "s3_told": Row(
+        "S3 of that teacher, as above", "student", ("teacher.den_input=kernel", *_FADING), "t3_early", 0.1, 1.5
+    ),
     "t2_self": Row("T2, MLN adapted to the patch itself", "teacher", _SELF),
     "s3_self": Row("S3, MLN adapted to the patch itself", "student", _SELF, "t2_self"),
     "kdsr_t": Row("teacher of LR and HR, no MLN (KDSR)", "teacher", ("teacher.den_input=lr_hr",)),
@@ -110,7 +128,7 @@ _MUON_ROWS = {
     "rdan_10": Row("S3, a tenth of the rate for RDAN", "student", ("student.rdan_lr_factor=0.1",), "t2"),
     "unclipped": Row("S3, gradients not clipped", "student", ("train.gradient_clip=null",), "t2"),
     "he": Row("S3, DEN by He's rule", "student", ("networks.den_init=he",), "t2"),
-    "s6_norm": Row("S6, normalised IDRs", "teacher", (*_FINAL, *_NORM)),
+    "s6_norm": Row("S6, normalised IDRs", "teacher", (*_FINAL, *_NORM), alone=True),
     "t2_norm": Row("T2, normalised IDRs", "teacher", _NORM),
     "s3_norm": Row("S3, normalised IDRs", "student", _NORM, "t2_norm"),
     "t2_self_norm": Row("T2, the patch itself, normalised IDRs", "teacher", (*_SELF, *_NORM)),
@@ -121,23 +139,41 @@ _ADAM_ROWS = {
         row,
         options=(*_ADAM, *row.options),
         teacher=row.teacher and f"adam_{row.teacher}",
-        length=2.0,
+        length=2.0 * row.length,
         mln="adam_t2",
     )
     for name, row in _MUON_ROWS.items()
-    if name in ("t1", "s6", "t2", "s3", "t2_falling", "s3_falling", "no_distillation")
+    if name
+    in (
+        "t1",
+        "s6",
+        "t3_long",
+        "t2",
+        "s3",
+        "t2_early",
+        "s3_early",
+        "s3_fading",
+        "t2_falling",
+        "s3_falling",
+        "no_distillation",
+    )
 }
 ROWS: Mapping[str, Row] = _MUON_ROWS | _ADAM_ROWS
 """The rows by name, in the order of the table."""
 
-PROBES = {
+BLUR_PROBES = {
     f"{init}, a blur per {per}": ("data.candidates=1", f"networks.den_init={init}", f"degradation.per={per}")
     for init in ("torch", "he", "edges")
     for per in ("batch", "image")
 }
 """Trainings of a DEN to read the blur itself from LR, of patches at random, by name."""
+FEATURE_PROBES = {"adapted MLN, another patch": "t2", "adapted MLN, the patch itself": "t2_self"}
+"""The same from the adapted MLN's features, as the teacher of a row reads them."""
 PROBE_STEPS = 400
 PROBE_EVERY = 50
+IDR_PROBES = ("t2", "t2_self", "kdsr_t")
+"""Teachers whose IDR a DEN of the published width is taught from LR alone."""
+IDR_PROBE_STEPS = 1200
 
 
 class Study:
@@ -172,11 +208,11 @@ class Study:
             config.check_stages([ROWS[row].stage])
 
     def config(self, row: str, seed: int) -> TrainConfig:
-        """The configuration of a row; S6 takes as many steps as teacher and student together."""
+        """The configuration of a row."""
         base = load_config(self.base, [*self.overrides, f"seed={seed}", *ROWS[row].options])
         length, share = ROWS[row].length, ROWS[row].encoder
         teacher, student = _lengthened(base.teacher, length), _lengthened(base.student, length)
-        if row.endswith(("s6", "s6_norm")):
+        if ROWS[row].alone:
             teacher = _changed(teacher, steps=teacher.steps + student.steps)
         if share is not None:
             student = _changed(student, encoder_steps=round(share * student.steps))
@@ -184,14 +220,18 @@ class Study:
 
     def results(self) -> dict[str, Any]:
         """Train and measure whatever is not there yet; return all results, fit for JSON."""
-        probes = {name: self._kept(f"probe {name}", self._probe, name) for name in PROBES}
-        rows = {row: [self._kept(f"{row} {seed}", self._measured, row, seed) for seed in self.seeds] for row in ROWS}
+        blurs = {name: self._kept(f"probe {name}", self._blur_probe, name) for name in (*BLUR_PROBES, *FEATURE_PROBES)}
+        rows = {row: [self._result(row, seed) for seed in self.seeds] for row in ROWS}
         return {
             "config": ", ".join([str(self.base), *self.overrides]),
             "seeds": list(self.seeds),
             "photos": {name: len(photos) for name, photos in self.data.items()},
-            "probes": probes,
+            "blur_probes": blurs,
             "rows": rows,
+            "idr_probes": {
+                row: [self._kept(f"probe of {row} {seed}", self._idr_probe, row, seed) for seed in self.seeds]
+                for row in IDR_PROBES
+            },
         }
 
     def weights(self, row: str, seed: int) -> Path:
@@ -215,6 +255,10 @@ class Study:
     def _folder(self, row: str, seed: int) -> Path:
         return self.run_dir / f"seed-{seed}" / row
 
+    def _result(self, row: str, seed: int) -> dict[str, Any]:
+        self.weights(row, seed)  # refuses a folder with the weights of other options
+        return self._kept(f"{row} {seed}", self._measured, row, seed)
+
     def _kept(self, name: str, make: Any, *arguments: Any) -> Any:
         """Return a finished result from its file, or make it and write the file."""
         path = self.run_dir / "results" / f"{name}.json"
@@ -233,19 +277,28 @@ class Study:
         found: dict[str, Any] = {"seed": seed, "optimizer": stage.optimizer, "steps": stage.steps}
         if isinstance(network, MRDATeacher):
             return found | self._measured_teacher(config, network, self._inputs(row, seed).get("mln"))
-        assert isinstance(network, MRDAStudent)
-        method = student_method(network)
-        found["psnr_y"] = self._psnr(config, method, GAUSSIAN)
-        mean = torch.cat([network.degradation(sample.lr) for _, _, sample in self._samples(config, WIDE)]).mean(
-            dim=0, keepdim=True
-        )
-        own = self._psnr(config, method, WIDE)
-        same = self._psnr(config, lambda sample: network(sample.lr, mean), WIDE)
-        found["cost_of_the_mean_idr"] = {name: own[name] - same[name] for name in own}
-        found |= self._told_apart(config, lambda sample: network.degradation(sample.lr))
+        assert isinstance(network, MRDAStudent | MRDAOracle)
+        found |= self._measured_alone(config, network)
         if ROWS[row].stage == "student":
             found |= self._distilled(config, row, seed, weights)
         return found
+
+    def _measured_alone(self, config: TrainConfig, network: MRDAStudent | MRDAOracle) -> dict[str, Any]:
+        """Measure a network that needs no HR, with its own IDRs and with their mean."""
+
+        def read(sample: Sample) -> Tensor:
+            if isinstance(network, MRDAStudent):
+                return network.degradation(sample.lr)
+            assert sample.kernel is not None
+            return network.degradation(sample.kernel[None])
+
+        method = student_method(network) if isinstance(network, MRDAStudent) else oracle_method(network)
+        found: dict[str, Any] = {"psnr_y": self._psnr(config, method, GAUSSIAN)}
+        mean = torch.cat([read(sample) for _, _, sample in self._samples(config, WIDE)]).mean(dim=0, keepdim=True)
+        own = self._psnr(config, method, WIDE)
+        same = self._psnr(config, lambda sample: network.rdan(sample.lr, mean), WIDE)
+        found["cost_of_the_mean_idr"] = {name: own[name] - same[name] for name in own}
+        return found | self._told_apart(config, read)
 
     def _measured_teacher(self, config: TrainConfig, network: MRDATeacher, path: Path | None) -> dict[str, Any]:
         mln: MLN | None = None
@@ -310,7 +363,8 @@ class Study:
     def _distilled(self, config: TrainConfig, row: str, seed: int, weights: Path) -> dict[str, Any]:
         """R2 of the teacher's IDR on fresh patches, and gradient norms of the loss's terms, first and last."""
         inputs = self._inputs(row, seed)
-        first, last = (StudentStage(config, inputs) for _ in range(2))
+        literal = config.model_copy(update={"student": _changed(config.student, distil_share=None)})
+        first, last = (StudentStage(literal, inputs) for _ in range(2))
         last.network.load_state_dict(load_network(weights).state_dict())
         patches = load_patches(config.data, config.scale)
         batches = []
@@ -330,64 +384,17 @@ class Study:
             }
         return {"r2": float(1 - (read - known).square().mean() / known.var(dim=0).mean()), "gradient_norms": norms}
 
-    def _probe(self, name: str) -> list[list[float]]:
-        """Train a DEN on the blur itself; R2 on fresh patches after 0, 50, ... steps."""
-        config = load_config(self.base, [*self.overrides, *PROBES[name]])
+    def _blur_probe(self, name: str) -> list[list[float]]:
+        row = FEATURE_PROBES.get(name)
+        options = BLUR_PROBES[name] if row is None else ("data.candidates=1", *ROWS[row].options)
+        mln = None if row is None else self._inputs(row, self.seeds[0])["mln"]
+        config = load_config(self.base, [*self.overrides, *options])
         fresh = load_config(self.base, [*self.overrides, "degradation.per=image"])
-        return blur_probe(config, fresh, steps=PROBE_STEPS, every=PROBE_EVERY)
+        return blur_probe(config, fresh, steps=PROBE_STEPS, every=PROBE_EVERY, mln=mln)
 
-
-def blur_probe(
-    config: TrainConfig, fresh: TrainConfig, *, steps: int = PROBE_STEPS, every: int = PROBE_EVERY
-) -> list[list[float]]:
-    """Train the student's DEN, with a linear layer, to read the blur's standard deviation from LR.
-
-    Args:
-        config: the training.
-        fresh: the degradation of the patches that R2 is measured on.
-        steps: Adam steps.
-        every: steps between two measurements.
-
-    Returns:
-        Pairs of steps and R2.
-    """
-    patches = load_patches(config.data, config.scale)
-
-    def batches(settings: TrainConfig, label: str, count: int) -> Iterable[tuple[Tensor, Tensor]]:
-        degradation = build_degradation(settings)
-        for number in range(count):
-            hr = patches.sample(config.student.batch, generator(config.seed, label, number)).float() / 255
-            batch = degradation(hr, generator(config.seed, label, number, "degradation"))
-            assert batch.kernel is not None
-            offsets = torch.arange(batch.kernel.shape[-1]) - batch.kernel.shape[-1] // 2
-            sigma = (batch.kernel * offsets.square()).sum(dim=(1, 2)).sqrt()
-            yield batch.lr, sigma.expand(len(batch.lr))
-
-    held = list(batches(fresh, "probe, held", 24))
-    with seeded_weights(config.seed, "probe", "weights"):
-        den = build_student(config).den
-        head = nn.Linear(4 * config.networks.den_width, 1)
-    reader = nn.Sequential(den, head)
-    rate = config.student.encoder_lr
-    optimizer = torch.optim.Adam(reader.parameters(), rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    found = []
-
-    def r2() -> float:
-        with torch.no_grad():
-            read = torch.cat([reader(lr)[:, 0] for lr, _ in held])
-        true = torch.cat([sigma for _, sigma in held])
-        return float(1 - (read - true).square().mean() / true.var())
-
-    for step, (lr, sigma) in enumerate(batches(config, "probe", steps)):
-        optimizer.zero_grad()
-        (reader(lr)[:, 0] - sigma).square().mean().backward()
-        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if (step + 1) % every == 0:
-            found.append([step + 1, round(r2(), 4)])
-    return found
+    def _idr_probe(self, row: str, seed: int) -> list[float]:
+        inputs = self._inputs(row, seed) | {"teacher": self.weights(row, seed)}
+        return idr_probe(self.config(row, seed), inputs, steps=IDR_PROBE_STEPS)
 
 
 def _starting_from(config: TrainConfig, stage: StageName, inputs: Mapping[str, Path]) -> TrainConfig:
@@ -400,7 +407,7 @@ def _lengthened(stage: AnyStage, factor: float) -> AnyStage:
     return resized(stage, max(1, round(factor * stage.steps)), kept=["warmup_steps"])
 
 
-def _changed(stage: AnyStage, **options: int) -> AnyStage:
+def _changed(stage: AnyStage, **options: int | None) -> AnyStage:
     return type(stage).model_validate(stage.model_dump() | options)
 
 
@@ -473,7 +480,10 @@ def markdown(results: Mapping[str, Any]) -> str:
         cells.append(
             "" if costs[0] is None else " / ".join(f"{fmean(cost[name] for cost in costs):.2f}" for name in sets)
         )
-        cells.append("" if "r2" not in found[0] else f"{fmean(one['r2'] for one in found):.2f}")
+        r2 = [one["r2"] for one in found if "r2" in one] or [
+            value for probed in results["idr_probes"].get(row, ()) for value in probed
+        ]
+        cells.append(f"{fmean(r2):.2f}" if r2 else "")
         lines.append(cells)
     return table(header, lines, left=1)
 
@@ -482,7 +492,7 @@ def draw(results: Mapping[str, Any], folder: Path) -> None:
     """Draw what a DEN reads of the blur while it learns, and the networks' IDRs by blur."""
     figure = new_figure(6, 3.5)
     axes = figure.subplots()
-    for number, (name, points) in enumerate(results["probes"].items()):
+    for number, (name, points) in enumerate(results["blur_probes"].items()):
         colour, style = COLOURS[number // 2], ("--", "-")[number % 2]
         axes.plot(*zip(*points, strict=True), color=colour, linestyle=style, label=name)
     axes.set(xlabel="steps", ylabel="R2 of the blur, fresh patches", ylim=(-0.3, 1))

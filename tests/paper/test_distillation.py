@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrda.paper.distillation import PROBES, ROWS, Study, ablate, blur_probe, draw, markdown
+from mrda.paper.distillation import BLUR_PROBES, IDR_PROBES, ROWS, Study, ablate, draw, markdown
+from mrda.training import RunRefusedError
 
 DOCS = Path(__file__).parents[2] / "docs" / "weights"
 
@@ -31,7 +32,12 @@ def results() -> dict[str, object]:
     costs = ({"Mine": 0.25}, {"Mine": 0.75})
     rows["adam_s3"] = [one | {"optimizer": "adam"} for one in rows["adam_s3"]]
     rows["s3"] = [one | {"cost_of_the_mean_idr": cost, "r2": 0.4} for one, cost in zip(rows["s3"], costs, strict=True)]
-    return {"photos": {"Mine": 1}, "rows": rows, "probes": {name: [[50, 0.1], [100, 0.2]] for name in PROBES}}
+    return {
+        "photos": {"Mine": 1},
+        "rows": rows,
+        "blur_probes": {name: [[50, 0.1], [100, 0.2]] for name in BLUR_PROBES},
+        "idr_probes": {"t2_self": [[0.25, 0.75], [0.5, 0.9]]},
+    }
 
 
 def test_rows_change_the_base_and_s6_takes_the_steps_of_teacher_and_student(study: Study) -> None:
@@ -43,23 +49,39 @@ def test_rows_change_the_base_and_s6_takes_the_steps_of_teacher_and_student(stud
     assert {row for row, config in configs.items() if config.teacher.den_input == "lr"} == {
         *("t1", "s6", "s6_norm", "adam_t1", "adam_s6"),
     }
+    assert {row for row, config in configs.items() if config.teacher.den_input == "kernel"} == {
+        *("t3", "t3_long", "t3_early", "s3_told", "adam_t3_long"),
+    }
+    assert {row for row, config in configs.items() if config.teacher.den_input == "kernel" and ROWS[row].teacher} == {
+        "s3_told"
+    }
+    assert configs["t3_long"].teacher.steps == configs["s6"].teacher.steps > configs["t3"].teacher.steps
 
 
 def test_rows_of_adam_take_twice_the_steps_and_have_an_mln_of_their_own(tmp_path: Path) -> None:
     study = Study("release/evidence-x4", tmp_path / "run", {"Mine": []})
     muon, adam = study.config("s3", 1), study.config("adam_s3", 1)
     assert (adam.student.steps, adam.student.encoder_steps) == (2 * muon.student.steps, 2 * muon.student.encoder_steps)
-    assert study.config("s6", 1).teacher.steps == (
-        study.config("t2_early", 1).teacher.steps + study.config("s3_early", 1).student.steps
-    )
+    for optimizer in ("", "adam_"):
+        early = (
+            study.config(f"{optimizer}t2_early", 1).teacher.steps,
+            study.config(f"{optimizer}s3_early", 1).student.steps,
+        )
+        assert study.config(f"{optimizer}s6", 1).teacher.steps == sum(early)
+        assert early[1] == 3 * early[0]
     assert {ROWS[row].mln for row in ROWS if study.config(row, 1).teacher.optimizer == "adam"} == {"adam_t2"}
-    assert {ROWS[row].teacher for row in ROWS if row.startswith("adam_s3")} == {"adam_t2", "adam_t2_falling"}
+    assert {ROWS[row].teacher for row in ROWS if row.startswith("adam_s3")} == {
+        *("adam_t2", "adam_t2_early", "adam_t2_falling"),
+    }
     assert {row for row in ROWS if study.config(row, 1).data.candidates == 1} == {row for row in ROWS if "adam_" in row}
 
 
 def test_a_share_of_the_students_steps_is_for_the_encoder(tmp_path: Path) -> None:
     study = Study("release/evidence-x4", tmp_path / "run", {"Mine": []})
     shares = {row: study.config(row, 1).student for row in ("s3", "s3_early", "encoder_12", "encoder_50")}
+    assert {row for row in ROWS if study.config(row, 1).student.distil_share is not None} == {
+        *("s3_fading", "s3_told", "adam_s3_fading"),
+    }
     assert {row: student.encoder_steps / student.steps for row, student in shares.items()} == {
         "s3": 0.25,
         "s3_early": 0.1,
@@ -88,7 +110,18 @@ def test_the_rate_of_a_teacher_stays_and_that_of_a_network_without_a_student_fal
     study = Study("release/evidence-x4", tmp_path / "run", {"Mine": []})
     laws = {row: study.config(row, 1).stage(ROWS[row].stage).lr_law for row in ROWS}
     assert {row for row, law in laws.items() if law == "cosine" and ROWS[row].stage == "teacher"} == {
-        *("t1", "s6", "s6_norm", "t2_falling", "adam_t1", "adam_s6", "adam_t2_falling"),
+        *(
+            "t1",
+            "s6",
+            "s6_norm",
+            "t3",
+            "t3_long",
+            "t2_falling",
+            "adam_t1",
+            "adam_s6",
+            "adam_t3_long",
+            "adam_t2_falling",
+        ),
     }
     assert {law for row, law in laws.items() if ROWS[row].stage == "student"} == {"cosine"}
 
@@ -96,11 +129,14 @@ def test_the_rate_of_a_teacher_stays_and_that_of_a_network_without_a_student_fal
 def test_a_finished_row_is_kept(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[str, int]] = []
     monkeypatch.setattr(study, "_measured", lambda row, seed: made.append((row, seed)) or result())
-    monkeypatch.setattr(study, "_probe", lambda name: [[50, 0.5]])
+    monkeypatch.setattr(study, "weights", lambda row, seed: Path())
+    monkeypatch.setattr(study, "_blur_probe", lambda name: [[50, 0.5]])
+    monkeypatch.setattr(study, "_idr_probe", lambda row, seed: [0.1 * seed])
     first = study.results()
     assert made == [(row, seed) for row in ROWS for seed in (1, 2)]
     (study.run_dir / "results" / "t2 2.json").unlink()
     assert study.results() == first
+    assert first["idr_probes"] == {row: [[0.1], [0.2]] for row in IDR_PROBES}
     assert made[2 * len(ROWS) :] == [("t2", 2)]
 
 
@@ -112,6 +148,8 @@ def test_the_table_has_means_and_the_seeds_own_scores() -> None:
     assert adam.split("|")[2].strip() == "Adam, 4"
     line, _ = (line for line in table.splitlines() if line.startswith(f"| {ROWS['t2'].title} |"))
     assert [cell.strip() for cell in line.split("|")[-3:-1]] == ["", ""]
+    (line,) = (line for line in table.splitlines() if line.startswith(f"| {ROWS['t2_self'].title} |"))
+    assert line.split("|")[-2].strip() == "0.60"
 
 
 def test_pictures_are_written(tmp_path: Path) -> None:
@@ -119,14 +157,6 @@ def test_pictures_are_written(tmp_path: Path) -> None:
     draw(results(), tmp_path)
     for name in ("blur-probe.png", "idr-by-blur.png"):
         assert np.asarray(Image.open(tmp_path / name).convert("L")).std() > 5
-
-
-def test_a_den_is_probed_for_the_blur(study: Study) -> None:
-    pytest.importorskip("skimage")
-    config = study.config("s3", 1)
-    found = blur_probe(config, config, steps=2, every=1)
-    assert [steps for steps, _ in found] == [1, 2]
-    assert all(r2 <= 1 for _, r2 in found)
 
 
 @pytest.mark.slow
@@ -140,19 +170,28 @@ def test_the_study_trains_measures_and_resumes(tmp_path: Path, monkeypatch: pyte
         pixels = np.random.default_rng(number).integers(0, 255, (40, 40, 3), np.uint8)
         Image.fromarray(pixels).save(photos[-1])
     run = tmp_path / "run"
-    monkeypatch.setattr("mrda.paper.distillation.ROWS", {row: ROWS[row] for row in ("t1", "s6", "t2", "s3")})
-    monkeypatch.setattr("mrda.paper.distillation.PROBES", dict(list(PROBES.items())[:2]))
+    rows = ("t1", "s6", "t3", "t2", "s3")
+    monkeypatch.setattr("mrda.paper.distillation.ROWS", {row: ROWS[row] for row in rows})
+    monkeypatch.setattr("mrda.paper.distillation.BLUR_PROBES", dict(list(BLUR_PROBES.items())[:2]))
+    monkeypatch.setattr("mrda.paper.distillation.FEATURE_PROBES", {"features": "t2"})
+    monkeypatch.setattr("mrda.paper.distillation.IDR_PROBES", ("t2",))
+    monkeypatch.setattr("mrda.paper.distillation.IDR_PROBE_STEPS", 1)
     monkeypatch.setattr("mrda.paper.distillation.PROBE_STEPS", 1)
     monkeypatch.setattr("mrda.paper.distillation.PROBE_EVERY", 1)
     table = ablate("toy", run, {"Mine": photos}, seeds=(1,), overrides=["train.steps=2"])
     report = json.loads((run / "distillation.json").read_text())
     assert (run / "distillation.md").read_text() == table
-    assert set(report["rows"]) == {"t1", "s6", "t2", "s3"}
+    assert set(report["rows"]) == set(rows)
     (s3,) = report["rows"]["s3"]
     assert set(s3["gradient_norms"]["last"]) == {
         f"{term} at {part}" for term in ("kl", "abs", "l1") for part in ("den", "rdan")
     }
     assert s3["gradient_norms"]["last"]["kl at rdan"] == 0
     assert s3["gradient_norms"]["last"]["l1 at rdan"] > 0
+    assert report["rows"]["t3"][0]["silhouette"] == pytest.approx(1)
+    assert list(report["blur_probes"]) == [*list(BLUR_PROBES)[:2], "features"]
     assert report["rows"]["t2"][0]["steps"] == 2
     assert report["rows"]["s6"][0]["steps"] == 4
+    assert Study("toy", run, {"Mine": photos}, seeds=(1,), overrides=["train.steps=2"]).results() == report
+    with pytest.raises(RunRefusedError, match=r"teacher\.lr"):
+        Study("toy", run, {"Mine": photos}, seeds=(1,), overrides=["train.steps=2", "teacher.lr=0.01"]).results()
