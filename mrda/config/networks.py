@@ -33,8 +33,8 @@ class NetworksConfig(TrunkOptions):
     den_norm: Literal["none", "batch"] = "none"
     """Normalisation of the raw IDRs while teacher and student are trained: none, as published, or batch normalisation
     without scale and shift, so that the RDAN heeds the differences between images from the first steps on. The weights
-    that are saved have it in the DEN's last layer. The training loss falls, but results on whole photos differ from
-    seed to seed."""
+    that are saved have it in the DEN's last layer. An oracle's IDRs (`teacher.den_input: kernel`), and its student's,
+    are not normalised. The training loss falls, but results on whole photos differ from seed to seed."""
 
     @field_validator("*", mode="before")
     @classmethod

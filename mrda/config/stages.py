@@ -157,7 +157,9 @@ class StudentConfig(StageConfig):
 
     @property
     def distilled_steps(self) -> int:
-        """First steps, in which the distillation has a weight."""
+        """Number of first steps in which the distillation has a weight."""
+        if self.lambda_kl == self.lambda_abs == 0:
+            return self.encoder_steps
         if self.distil_share is None:
             return self.steps
         return self.encoder_steps + math.ceil(self.distil_share * (self.steps - self.encoder_steps))

@@ -40,6 +40,7 @@ from mrda.evaluation.protocols import isotropic_conditions
 from mrda.evaluation.samples import Method, Sample, make_sample
 from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, load_network
 from mrda.networks.layers import freeze, to_channels_last
+from mrda.options.classic import KERNEL_SIZE
 from mrda.paper.figures.canvas import COLOURS, new_figure, require_matplotlib, save_figure
 from mrda.paper.probes import blur_probe, idr_probe
 from mrda.photo.images import Source, read_rgb, source_name, to_tensor
@@ -70,7 +71,7 @@ class Row:
         teacher: for a student, the row of its teacher.
         encoder: for a student, the share of its steps that the encoder-only phase takes; None for the base's.
         length: its steps as a factor of the base's.
-        alone: no student comes after it, and it takes a student's steps as well.
+        alone: train it for as long as a teacher and its student together.
         mln: the row whose configuration trains the MLN that it starts from.
     """
 
@@ -158,7 +159,10 @@ _ADAM_ROWS = {
         "no_distillation",
     )
 }
-ROWS: Mapping[str, Row] = _MUON_ROWS | _ADAM_ROWS
+_LITERAL = ("teacher.den_input=features", "student.distil_share=null")  # unless a row says otherwise
+ROWS: Mapping[str, Row] = {
+    name: replace(row, options=(*_LITERAL, *row.options)) for name, row in (_MUON_ROWS | _ADAM_ROWS).items()
+}
 """The rows by name, in the order of the table."""
 
 BLUR_PROBES = {
@@ -206,6 +210,12 @@ class Study:
         for row in ROWS:
             config = self.config(row, self.seeds[0])
             config.check_stages([ROWS[row].stage])
+            size = config.degradation.kernel_size
+            if config.teacher.den_input == "kernel" and size != KERNEL_SIZE:
+                raise ValueError(
+                    f"degradation.kernel_size must be {KERNEL_SIZE}, that of the blurs that are measured, for the row "
+                    f"{row}, it was {size}"
+                )
 
     def config(self, row: str, seed: int) -> TrainConfig:
         """The configuration of a row."""
@@ -363,8 +373,9 @@ class Study:
     def _distilled(self, config: TrainConfig, row: str, seed: int, weights: Path) -> dict[str, Any]:
         """R2 of the teacher's IDR on fresh patches, and gradient norms of the loss's terms, first and last."""
         inputs = self._inputs(row, seed)
-        literal = config.model_copy(update={"student": _changed(config.student, distil_share=None)})
-        first, last = (StudentStage(literal, inputs) for _ in range(2))
+        # All terms have a weight there, whatever the row makes of them.
+        all_terms = _changed(config.student, encoder_steps=0, distil_share=None, lambda_abs=1)
+        first, last = (StudentStage(config.model_copy(update={"student": all_terms}), inputs) for _ in range(2))
         last.network.load_state_dict(load_network(weights).state_dict())
         patches = load_patches(config.data, config.scale)
         batches = []
@@ -372,11 +383,11 @@ class Study:
             hr = patches.sample(config.student.batch, generator(seed, "distillation", number)).float() / 255
             batches.append(last.degrade(hr, generator(seed, "distillation", number, "degradation")))
         with torch.no_grad():
-            known = torch.cat([last.teacher.degradation(last.seen_by_teacher(batch)) for batch in batches])
+            known = torch.cat([last.target(batch) for batch in batches])
             read = torch.cat([last.network.degradation(batch.lr) for batch in batches])
         norms = {}
         for when, stage in (("first", first), ("last", last)):
-            terms = stage.loss(config.student.steps, batches[0])
+            terms = stage.loss(0, batches[0])
             norms[when] = {
                 f"{term} at {part}": _norm(terms[term], list(getattr(stage.network, part).parameters()))
                 for term in ("kl", "abs", "l1")
@@ -480,10 +491,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         cells.append(
             "" if costs[0] is None else " / ".join(f"{fmean(cost[name] for cost in costs):.2f}" for name in sets)
         )
-        r2 = [one["r2"] for one in found if "r2" in one] or [
-            value for probed in results["idr_probes"].get(row, ()) for value in probed
-        ]
-        cells.append(f"{fmean(r2):.2f}" if r2 else "")
+        cells.append("" if "r2" not in found[0] else f"{fmean(one['r2'] for one in found):.2f}")
         lines.append(cells)
     return table(header, lines, left=1)
 

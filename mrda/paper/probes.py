@@ -18,8 +18,6 @@ from mrda.networks import MRDAOracle, MRDAStudent, MRDATeacher
 from mrda.training.components import build_degradation, build_student, build_teacher
 from mrda.training.stages import Stage, StudentStage, TeacherStage
 
-AnyMRDA = MRDATeacher | MRDAStudent | MRDAOracle
-
 HELD = 24
 """Batches that R2 is measured on."""
 FULL_WIDTH = 64
@@ -41,16 +39,16 @@ def blur_probe(
     Returns:
         Pairs of steps and R2.
     """
-    stage = None if mln is None else TeacherStage(config, {"mln": mln})
 
     def pairs(settings: TrainConfig, label: str) -> Iterator[tuple[Tensor, Tensor]]:
+        stage = None if mln is None else TeacherStage(settings, {"mln": mln})
         for batch in _batches(settings, label, stage):
             assert batch.kernel is not None
             offsets = torch.arange(batch.kernel.shape[-1]) - batch.kernel.shape[-1] // 2
             sigma = (batch.kernel * offsets.square()).sum(dim=(1, 2)).sqrt()
             yield batch.lr if stage is None else stage.seen_by_teacher(batch), sigma.expand(len(batch.lr))[:, None]
 
-    build = build_student if stage is None else build_teacher
+    build = build_student if mln is None else build_teacher
     held = _held(pairs(fresh, "probe, held"))
     found = _taught(build, config, pairs(config, "probe"), held, steps=steps, every=every)
     return [[step, round(float(r2), 4)] for step, (r2,) in found]
@@ -71,9 +69,7 @@ def idr_probe(config: TrainConfig, inputs: Mapping[str, Path], *, steps: int) ->
 
     def pairs(label: str) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in _batches(config, label, stage):
-            with torch.no_grad():
-                idr = stage.teacher.degradation(stage.seen_by_teacher(batch))
-            yield batch.lr, idr
+            yield batch.lr, stage.target(batch)
 
     wide = config.model_copy(update={"networks": replace(config.networks, den_width=FULL_WIDTH)})
     held = _held(pairs("probe, held"))
@@ -97,7 +93,7 @@ def _held(pairs: Iterator[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]
 
 
 def _taught(
-    build: Callable[[TrainConfig], AnyMRDA],
+    build: Callable[[TrainConfig], MRDATeacher | MRDAStudent | MRDAOracle],
     config: TrainConfig,
     pairs: Iterator[tuple[Tensor, Tensor]],
     held: list[tuple[Tensor, Tensor]],
@@ -123,4 +119,4 @@ def _taught(
         if step % every == 0:
             with torch.no_grad():
                 read = torch.cat([reader(seen) for seen, _ in held])
-            yield step, 1 - (read - true).square().mean(dim=0) / true.var(dim=0)
+            yield step, 1 - ((read - true) / scale).square().mean(dim=0)

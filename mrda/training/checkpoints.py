@@ -87,7 +87,7 @@ def recipe_of(stage: type[Stage], config: TrainConfig, inputs: Mapping[str, Path
 
 
 _BEFORE = {"adaptation.on": "self", "student.distil_share": None}
-"""Options that were added with another default than what was done without them, and what that was."""
+"""What was done before an option was added, where that is not its default."""
 
 
 def check_recipe(folder: Path, recipe: Recipe) -> None:

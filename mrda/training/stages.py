@@ -409,7 +409,7 @@ class StudentStage(Stage):
         with seeded_weights(config.seed, self.name, "weights"):
             self.network: MRDAStudent = self.build(config)
         self.network.rdan.load_state_dict(self.teacher.rdan.state_dict())
-        if not isinstance(self.teacher, MRDAOracle):  # whose IDRs are as they are
+        if not isinstance(self.teacher, MRDAOracle):  # an oracle's IDRs are not normalised
             self.idr_norm = build_idr_norm(config)
         self.degradation = build_degradation(config)
         self.image_loss = ImageLoss(config, self.name)
@@ -444,12 +444,24 @@ class StudentStage(Stage):
         return step < self.config.student.encoder_steps, self.distillation_weight(step), super().graph_key(step)
 
     def distillation_weight(self, step: int) -> float:
-        """Factor of `lambda_kl` and `lambda_abs` in a step, by `distil_share`: from 1 to 0."""
+        """Return the factor of `lambda_kl` and `lambda_abs` in a step, by `distil_share`: from 1 to 0, in 64 steps.
+
+        A CUDA graph serves all training steps with the same factor.
+        """
         section = self.config.student
         first, end = section.encoder_steps, section.distilled_steps
-        if section.distil_share is None or step < first:
+        if step < first:
             return 1.0
-        return 0.0 if step >= end else (1 + math.cos(math.pi * (step - first) / (end - first))) / 2
+        if step >= end:
+            return 0.0
+        if section.distil_share is None:
+            return 1.0
+        return math.ceil(32 * (1 + math.cos(math.pi * (step - first) / (end - first)))) / 64
+
+    @torch.no_grad()
+    def target(self, batch: Degraded) -> Tensor:
+        """Return the teacher's raw IDRs (B, D) of a batch, in float32."""
+        return self.teacher.degradation(self.seen_by_teacher(batch)).float().expand(len(batch.lr), -1)
 
     def loss(self, step: int, batch: Degraded) -> Terms:
         """Distillation of the raw IDR, and after the encoder-only phase the image loss of SR too (Eq. 7)."""
@@ -457,8 +469,7 @@ class StudentStage(Stage):
         idr = self.normalized(self.network.degradation(batch.lr)).float()
         if weight == 0:
             return self.image_loss(step, self.network(batch.lr, idr), batch)
-        with torch.no_grad():
-            target = self.teacher.degradation(self.seen_by_teacher(batch)).float().expand(len(batch.lr), -1)
+        target = self.target(batch)
         kl = kl_divergence(idr, target, temperature=section.kl_temperature, reduction=section.kl_reduction)
         absolute = absolute_difference(idr, target)
         distillation = weight * (section.lambda_kl * kl + section.lambda_abs * absolute)

@@ -139,7 +139,8 @@ def test_the_rows_of_the_ablation_differ_as_the_table_says() -> None:
     assert weights == {"s1": (0, 0.1), "s2": (1, 0), "s3": (1, 0.1)}
     assert [rows[row].networks.conv_type for row in ("s3", "s4", "s5")] == ["rda", "dasr_da", "static"]
     assert [rows[row].freeze_upscaler for row in ("fixed_upscaler", "free_upscaler")] == ["all", "none"]
-    assert rows["s3"] == load_config("classic-iso-x4")
+    assert rows["s3"] == load_config("classic-iso-x4", ["student.distil_share=null"])
+    assert {rows[row].student.distil_share for row in ("s1", "s2", "s3", "s4", "s5")} == {None}
 
 
 def test_one_number_of_steps_shrinks_every_schedule_with_it() -> None:

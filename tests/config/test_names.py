@@ -32,6 +32,7 @@ OVERRIDES = [
     "real.blur_kernel_size2=9",
     "real.resize_prob2=[0, 1, 1]",
     "real.gray_noise_prob=0",
+    "student.distil_share=0.5",
 ]
 
 

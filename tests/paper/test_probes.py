@@ -24,9 +24,10 @@ def inputs(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_den_is_taught_the_blur(config: TrainConfig) -> None:
-    found = blur_probe(config, config, steps=4, every=2)
-    assert [steps for steps, _ in found] == [2, 4]
-    assert all(r2 <= 1 for _, r2 in found)
+    found = blur_probe(config, config, steps=60, every=30)
+    assert [steps for steps, _ in found] == [30, 60]
+    ((_, first),) = blur_probe(config, config, steps=1, every=1)
+    assert all(r2 > first for _, r2 in found)
 
 
 def test_the_teachers_den_is_taught_the_blur_from_adapted_features(
@@ -60,5 +61,4 @@ def test_a_den_learns_of_each_dimension_of_an_idr(config: TrainConfig, inputs: d
     assert len(first) == 4 * config.networks.den_width
     assert first == sorted(first)
     later = idr_probe(config, inputs, steps=30)
-    assert max(later) <= 1
     assert torch.tensor(later).mean() > torch.tensor(first).mean()

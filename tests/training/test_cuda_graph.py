@@ -78,7 +78,7 @@ def test_graphs_compute_what_plain_calls_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    config = changed(toy, student={"encoder_steps": 5}, **changes)
+    config = changed(toy, student={"encoder_steps": 5, "distil_share": None}, **changes)
     stage = build(name, config, inputs)
     plain = trainer_of(stage, changed(config, train={"mixed_precision": precision}), 2).forward_backward
     graphed = GraphedBackward(plain, stage, DEVICE)
