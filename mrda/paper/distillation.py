@@ -100,8 +100,7 @@ _ADAM = (
 _MUON_ROWS = {
     "t1": Row("T1: DEN reads LR, half the steps", "teacher", _FINAL),
     "s6": Row("S6: DEN reads LR, no teacher", "teacher", _FINAL, alone=True),
-    "t3": Row("T3: DEN is told the blur, half the steps", "teacher", _TOLD),
-    "t3_long": Row("T3, as many steps as S6", "teacher", _TOLD, alone=True),
+    "t3": Row("T3: DEN is told the blur", "teacher", _TOLD, alone=True),
     "t2": Row("T2: teacher with MLN, adapted to another patch", "teacher"),
     "s3": Row("S3: its student, by the L1 distance", "student", (), "t2"),
     "t2_early": Row("T2, a quarter of all steps", "teacher", length=0.5),
@@ -109,7 +108,12 @@ _MUON_ROWS = {
     "s3_fading": Row("the same, and its distillation fades", "student", _FADING, "t2_early", 0.1, 1.5),
     "t3_early": Row("T3, a quarter of all steps", "teacher", ("teacher.den_input=kernel",), length=0.5),
     "s3_told": Row(
-        "S3 of that teacher, as above", "student", ("teacher.den_input=kernel", *_FADING), "t3_early", 0.1, 1.5
+        "S3 of that teacher, its distillation fades",
+        "student",
+        ("teacher.den_input=kernel", *_FADING),
+        "t3_early",
+        0.1,
+        1.5,
     ),
     "t2_self": Row("T2, MLN adapted to the patch itself", "teacher", _SELF),
     "s3_self": Row("S3, MLN adapted to the patch itself", "student", _SELF, "t2_self"),
@@ -148,7 +152,7 @@ _ADAM_ROWS = {
     in (
         "t1",
         "s6",
-        "t3_long",
+        "t3",
         "t2",
         "s3",
         "t2_early",
@@ -498,17 +502,17 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 def draw(results: Mapping[str, Any], folder: Path) -> None:
     """Draw what a DEN reads of the blur while it learns, and the networks' IDRs by blur."""
-    figure = new_figure(6, 3.5)
+    figure = new_figure(8, 3.5)
     axes = figure.subplots()
     for number, (name, points) in enumerate(results["blur_probes"].items()):
         colour, style = COLOURS[number // 2], ("--", "-")[number % 2]
         axes.plot(*zip(*points, strict=True), color=colour, linestyle=style, label=name)
     axes.set(xlabel="steps", ylabel="R2 of the blur, fresh patches", ylim=(-0.3, 1))
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.grid(alpha=0.3)
     save_figure(figure, folder / "blur-probe.png")
 
-    shown = [row for row in ("t2_self", "s3_self", "t2", "s3", "kdsr_s", "s6") if row in results["rows"]]
+    shown = [row for row in ("t2", "s3", "s3_fading", "s3_self", "kdsr_s", "s6") if row in results["rows"]]
     figure = new_figure(2.4 * len(shown), 2.8)
     for axes, row in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown, strict=True):
         points = results["rows"][row][0]["component"]

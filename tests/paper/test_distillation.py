@@ -50,12 +50,12 @@ def test_rows_change_the_base_and_s6_takes_the_steps_of_teacher_and_student(stud
         *("t1", "s6", "s6_norm", "adam_t1", "adam_s6"),
     }
     assert {row for row, config in configs.items() if config.teacher.den_input == "kernel"} == {
-        *("t3", "t3_long", "t3_early", "s3_told", "adam_t3_long"),
+        *("t3", "t3_early", "s3_told", "adam_t3"),
     }
     assert {row for row, config in configs.items() if config.teacher.den_input == "kernel" and ROWS[row].teacher} == {
         "s3_told"
     }
-    assert configs["t3_long"].teacher.steps == configs["s6"].teacher.steps > configs["t3"].teacher.steps
+    assert configs["t3"].teacher.steps == configs["s6"].teacher.steps
 
 
 def test_rows_say_what_they_need_whatever_the_base(tmp_path: Path) -> None:
@@ -120,18 +120,8 @@ def test_the_rate_of_a_teacher_stays_and_that_of_a_network_without_a_student_fal
     study = Study("release/evidence-x4", tmp_path / "run", {"Mine": []})
     laws = {row: study.config(row, 1).stage(ROWS[row].stage).lr_law for row in ROWS}
     assert {row for row, law in laws.items() if law == "cosine" and ROWS[row].stage == "teacher"} == {
-        *(
-            "t1",
-            "s6",
-            "s6_norm",
-            "t3",
-            "t3_long",
-            "t2_falling",
-            "adam_t1",
-            "adam_s6",
-            "adam_t3_long",
-            "adam_t2_falling",
-        ),
+        *("t1", "s6", "s6_norm", "t3", "t2_falling"),
+        *("adam_t1", "adam_s6", "adam_t3", "adam_t2_falling"),
     }
     assert {law for row, law in laws.items() if ROWS[row].stage == "student"} == {"cosine"}
 
