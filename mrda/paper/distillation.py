@@ -163,9 +163,12 @@ _ADAM_ROWS = {
         "no_distillation",
     )
 }
-_LITERAL = ("teacher.den_input=features", "student.distil_share=null")  # unless a row says otherwise
+_OURS = (  # unless a row says otherwise
+    *("teacher.den_input=features", "adaptation.on=other"),
+    *("student.lambda_kl=0", "student.lambda_abs=1", "student.distil_share=null"),
+)
 ROWS: Mapping[str, Row] = {
-    name: replace(row, options=(*_LITERAL, *row.options)) for name, row in (_MUON_ROWS | _ADAM_ROWS).items()
+    name: replace(row, options=(*_OURS, *row.options)) for name, row in (_MUON_ROWS | _ADAM_ROWS).items()
 }
 """The rows by name, in the order of the table."""
 
@@ -404,7 +407,7 @@ class Study:
         options = BLUR_PROBES[name] if row is None else ("data.candidates=1", *ROWS[row].options)
         mln = None if row is None else self._inputs(row, self.seeds[0])["mln"]
         config = load_config(self.base, [*self.overrides, *options])
-        fresh = load_config(self.base, [*self.overrides, "degradation.per=image"])
+        fresh = load_config(self.base, [*self.overrides, *options, "degradation.per=image"])
         return blur_probe(config, fresh, steps=PROBE_STEPS, every=PROBE_EVERY, mln=mln)
 
     def _idr_probe(self, row: str, seed: int) -> list[float]:

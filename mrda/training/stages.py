@@ -444,9 +444,9 @@ class StudentStage(Stage):
         return step < self.config.student.encoder_steps, self.distillation_weight(step), super().graph_key(step)
 
     def distillation_weight(self, step: int) -> float:
-        """Return the factor of `lambda_kl` and `lambda_abs` in a step, by `distil_share`: from 1 to 0, in 64 steps.
+        """Return the factor of `lambda_kl` and `lambda_abs` in a step, by `distil_share`: from 1 to 0.
 
-        A CUDA graph serves all training steps with the same factor.
+        It is a multiple of 1/64, because a CUDA graph serves all training steps with the same factor.
         """
         section = self.config.student
         first, end = section.encoder_steps, section.distilled_steps

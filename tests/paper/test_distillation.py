@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrda.paper.distillation import BLUR_PROBES, IDR_PROBES, ROWS, Study, ablate, draw, markdown
+from mrda.paper.distillation import BLUR_PROBES, FEATURE_PROBES, IDR_PROBES, ROWS, Study, ablate, draw, markdown
 from mrda.training import RunRefusedError
 
 DOCS = Path(__file__).parents[2] / "docs" / "weights"
@@ -13,7 +13,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "weights"
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    return Study("toy", tmp_path / "run", {"Mine": []}, seeds=(1, 2), overrides=["student.lambda_abs=0.3"])
+    return Study("toy", tmp_path / "run", {"Mine": []}, seeds=(1, 2), overrides=["student.rdan_lr_factor=0.3"])
 
 
 def result(**changes: object) -> dict[str, object]:
@@ -44,7 +44,7 @@ def test_rows_change_the_base_and_s6_takes_the_steps_of_teacher_and_student(stud
     configs = {row: study.config(row, 2) for row in ROWS}
     assert {config.seed for config in configs.values()} == {2}
     assert configs["s6"].teacher.steps == configs["t2"].teacher.steps + configs["s3"].student.steps
-    assert configs["s3"].student.lambda_abs == 0.3
+    assert configs["s3"].student.rdan_lr_factor == 0.3
     assert configs["no_distillation"].student.lambda_abs == configs["no_distillation"].student.lambda_kl == 0
     assert {row for row, config in configs.items() if config.teacher.den_input == "lr"} == {
         *("t1", "s6", "s6_norm", "adam_t1", "adam_s6"),
@@ -59,11 +59,12 @@ def test_rows_change_the_base_and_s6_takes_the_steps_of_teacher_and_student(stud
 
 
 def test_rows_say_what_they_need_whatever_the_base(tmp_path: Path) -> None:
-    overrides = ["student.distil_share=0.2", "teacher.den_input=lr_hr"]
+    overrides = ["student.distil_share=0.2", "teacher.den_input=lr_hr", "adaptation.on=self"]
     study = Study("demo", tmp_path / "run", {"Mine": []}, overrides=overrides)
     for row in ("t2", "s3", "s3_early"):
         config = study.config(row, 1)
-        assert (config.teacher.den_input, config.student.distil_share) == ("features", None)
+        assert (config.teacher.den_input, config.adaptation.on) == ("features", "other")
+        assert (config.student.lambda_kl, config.student.lambda_abs, config.student.distil_share) == (0, 1, None)
     with pytest.raises(ValueError, match=r"kernel_size must be 21, .* for the row t3, it was 15"):
         Study("demo", tmp_path / "run", {"Mine": []}, overrides=["degradation.kernel_size=15"])
 
@@ -155,6 +156,19 @@ def test_pictures_are_written(tmp_path: Path) -> None:
     draw(results(), tmp_path)
     for name in ("blur-probe.png", "idr-by-blur.png"):
         assert np.asarray(Image.open(tmp_path / name).convert("L")).std() > 5
+
+
+def test_a_probe_measures_on_what_it_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Study("release/evidence-x4", tmp_path / "run", {"Mine": []})
+    seen = []
+    monkeypatch.setattr("mrda.paper.distillation.blur_probe", lambda *configs, **options: seen.append(configs) or [])
+    monkeypatch.setattr(study, "_inputs", lambda row, seed: {"mln": Path()})
+    for name in (*BLUR_PROBES, *FEATURE_PROBES):
+        study._blur_probe(name)
+    for config, fresh in seen:
+        assert (fresh.degradation.per, fresh.data.candidates) == ("image", 1)
+        assert fresh == config.model_copy(update={"degradation": fresh.degradation})
+    assert [config.adaptation.on for config, _ in seen[-2:]] == ["other", "self"]
 
 
 @pytest.mark.slow
