@@ -129,7 +129,9 @@ def random_weights(config: TrainConfig, folder: Path) -> dict[str, Path]:
 def step_of(
     config: TrainConfig, name: StageName, inputs: dict[str, Path], way: str, processes: Processes
 ) -> tuple[Callable[[], float], Stage]:
-    """A function that takes one more step of a stage of its own, and the stage."""
+    """A function that takes one more step of a stage of its own, and the stage; a student's has a teacher."""
+    student = config.student.model_copy(update={"distil_share": None})
+    config = config.model_copy(update={"student": student})
     stage: Stage = STAGE_CLASSES[name](config, inputs)
     if way != OURS:
         changes = {"cuda_graphs": False, "compile": way == "released_compiled"}

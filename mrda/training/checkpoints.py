@@ -87,7 +87,7 @@ def recipe_of(stage: type[Stage], config: TrainConfig, inputs: Mapping[str, Path
 
 
 _BEFORE = {"adaptation.on": "self", "student.distil_share": None}
-"""What was done before an option was added, where that is not its default."""
+"""Values that stand for options of before they were added, where these are not their defaults."""
 
 
 def check_recipe(folder: Path, recipe: Recipe) -> None:

@@ -452,10 +452,10 @@ class StudentStage(Stage):
         first, end = section.encoder_steps, section.distilled_steps
         if step < first:
             return 1.0
+        if section.distil_share is None:
+            return 1.0 if end > first else 0.0
         if step >= end:
             return 0.0
-        if section.distil_share is None:
-            return 1.0
         return math.ceil(32 * (1 + math.cos(math.pi * (step - first) / (end - first)))) / 64
 
     @torch.no_grad()
