@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,8 +26,6 @@ from mrda.config.train import AnyStage, resized
 from mrda.core.files import write_text
 from mrda.core.markdown import table
 from mrda.core.packages import require_package
-from mrda.core.randomness import generator
-from mrda.data.patches import load_patches
 from mrda.degradations.classic import crop_to_multiple
 from mrda.evaluation.methods import (
     AdaptOptions,
@@ -42,7 +41,7 @@ from mrda.networks import MLN, MRDAOracle, MRDAStudent, MRDATeacher, load_networ
 from mrda.networks.layers import freeze, to_channels_last
 from mrda.options.classic import KERNEL_SIZE
 from mrda.paper.figures.canvas import COLOURS, new_figure, require_matplotlib, save_figure
-from mrda.paper.probes import blur_probe, idr_probe
+from mrda.paper.probes import batches, blur_probe, idr_probe
 from mrda.photo.images import Source, read_rgb, source_name, to_tensor
 from mrda.training import STAGES, train
 from mrda.training.checkpoints import refusals
@@ -384,17 +383,13 @@ class Study:
         all_terms = _changed(config.student, encoder_steps=0, distil_share=None, lambda_abs=1)
         first, last = (StudentStage(config.model_copy(update={"student": all_terms}), inputs) for _ in range(2))
         last.network.load_state_dict(load_network(weights).state_dict())
-        patches = load_patches(config.data, config.scale)
-        batches = []
-        for number in range(16):
-            hr = patches.sample(config.student.batch, generator(seed, "distillation", number)).float() / 255
-            batches.append(last.degrade(hr, generator(seed, "distillation", number, "degradation")))
+        fresh = list(islice(batches(config, "distillation", last), 16))
         with torch.no_grad():
-            known = torch.cat([last.target(batch) for batch in batches])
-            read = torch.cat([last.network.degradation(batch.lr) for batch in batches])
+            known = torch.cat([last.target(batch) for batch in fresh])
+            read = torch.cat([last.network.degradation(batch.lr) for batch in fresh])
         norms = {}
         for when, stage in (("first", first), ("last", last)):
-            terms = stage.loss(0, batches[0])
+            terms = stage.loss(0, fresh[0])
             norms[when] = {
                 f"{term} at {part}": _norm(terms[term], list(getattr(stage.network, part).parameters()))
                 for term in ("kl", "abs", "l1")

@@ -15,13 +15,12 @@ from mrda.core.randomness import generator, seeded_weights
 from mrda.data.patches import load_patches
 from mrda.degradations.classic import Degraded
 from mrda.networks import MRDAOracle, MRDAStudent, MRDATeacher
+from mrda.options.networks import DENOptions
 from mrda.training.components import build_degradation, build_student, build_teacher
 from mrda.training.stages import Stage, StudentStage, TeacherStage
 
 HELD = 24
 """Batches that R2 is measured on."""
-FULL_WIDTH = 64
-"""Width of the published DEN."""
 
 
 def blur_probe(
@@ -42,7 +41,7 @@ def blur_probe(
 
     def pairs(settings: TrainConfig, label: str) -> Iterator[tuple[Tensor, Tensor]]:
         stage = None if mln is None else TeacherStage(settings, {"mln": mln})
-        for batch in _batches(settings, label, stage):
+        for batch in batches(settings, label, stage):
             assert batch.kernel is not None
             offsets = torch.arange(batch.kernel.shape[-1]) - batch.kernel.shape[-1] // 2
             sigma = (batch.kernel * offsets.square()).sum(dim=(1, 2)).sqrt()
@@ -68,17 +67,23 @@ def idr_probe(config: TrainConfig, inputs: Mapping[str, Path], *, steps: int) ->
     stage = StudentStage(config, inputs)
 
     def pairs(label: str) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in _batches(config, label, stage):
+        for batch in batches(config, label, stage):
             yield batch.lr, stage.target(batch)
 
-    wide = config.model_copy(update={"networks": replace(config.networks, den_width=FULL_WIDTH)})
+    wide = config.model_copy(update={"networks": replace(config.networks, den_width=DENOptions.width)})
     held = _held(pairs("probe, held"))
     ((_, r2),) = _taught(build_student, wide, pairs("probe"), held, steps=steps, every=steps)
     return [round(float(value), 4) for value in r2.sort().values]
 
 
-def _batches(config: TrainConfig, label: str, stage: Stage | None) -> Iterator[Degraded]:
-    """Yield degraded batches, by a stage with the other images that its MLN is adapted to."""
+def batches(config: TrainConfig, label: str, stage: Stage | None) -> Iterator[Degraded]:
+    """Yield degraded batches of the student's size without end.
+
+    Args:
+        config: the training.
+        label: names the draws.
+        stage: degrades them, with the other images that its MLN is adapted to; None: without.
+    """
     patches = load_patches(config.data, config.scale)
     degrade = build_degradation(config) if stage is None else stage.degrade
     number = 0
